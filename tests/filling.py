@@ -1,0 +1,56 @@
+"""Deterministic weights and inputs from names and shapes: the scheme "timm_sk-oracle-1".
+
+Each tensor is drawn from its own stream of numpy's legacy generator, whose numbers never change, seeded with the
+crc32 of its name. Every norm gets random weights, so that no residual branch is an identity.
+"""
+
+import re
+import zlib
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Damp = tuple[tuple[str, float], ...]
+
+# The last norm scale of each residual branch of a ResNet-like net; damped, activations do not grow with depth.
+LAST_NORMS: Damp = ((r'layer\d+\.\d+\.(conv3\.bn|bn3)\.weight$', 0.25), (r'layer\d+\.\d+\.conv2\.bn\.weight$', 0.25))
+
+
+def fill(name: str, shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0, damp: Damp = ()) -> Tensor:
+    """One tensor, by the role that its name and shape give it."""
+    leaf = re.split(r'[./:]', name)[-1]
+    if leaf in ('num_batches_tracked', 'global_step'):
+        return torch.zeros(shape, dtype=dtype)
+    stream = _stream(f'{seed}:{name}')
+    count = int(np.prod(shape))
+    if leaf in ('running_mean', 'moving_mean', 'bias', 'beta'):
+        values = 0.1 * stream.standard_normal(count)
+    elif leaf in ('running_var', 'moving_variance') or (leaf in ('weight', 'gamma') and len(shape) == 1):
+        values = 0.5 + stream.random_sample(count)
+    elif len(shape) == 1:
+        values = 0.1 + 0.2 * stream.random_sample(count)
+    else:
+        values = stream.standard_normal(count) * np.sqrt(2 / np.prod(shape[1:]))
+    factor = next((factor for pattern, factor in damp if re.search(pattern, name)), 1.0)
+    return torch.from_numpy((values * factor).reshape(shape)).to(dtype)
+
+
+def make_input(shape: tuple[int, ...], *, seed: int = 0) -> Tensor:
+    """A standard normal picture batch in float32."""
+    stream = _stream(f'{seed}:input:{"x".join(map(str, shape))}')
+    return torch.from_numpy(stream.standard_normal(int(np.prod(shape))).reshape(shape)).float()
+
+
+def fill_model(model: nn.Module, *, seed: int = 0, damp: Damp = LAST_NORMS) -> nn.Module:
+    """Replace every parameter and buffer of a model in place."""
+    filled = {
+        name: fill(name, tuple(tensor.shape), tensor.dtype, seed=seed, damp=damp)
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(filled)
+    return model
+
+
+def _stream(key: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(key.encode()))

@@ -1,0 +1,88 @@
+"""The layer alone: equal to timm's, its extensions, and what it refuses."""
+
+import pytest
+import timm.layers
+from filling import fill_model, make_input
+from torch import nn
+
+from timm_sk import SelectiveKernel
+
+# Arguments that timm's layer takes as well.
+SHARED = [
+    dict(out_channels=32),
+    dict(stride=2, dilation=2, split_input=False),
+    dict(out_channels=32, groups=4, rd_ratio=1 / 4, rd_divisor=4),
+    dict(kernel_size=3, split_input=False),
+    dict(kernel_size=[3, 5, 7, 9], keep_3x3=False),
+    dict(kernel_size=[5], rd_channels=5),
+    dict(kernel_size=[3, 3], aa_layer=timm.layers.BlurPool2d, stride=2),
+]
+
+
+@pytest.mark.parametrize('kwargs', SHARED, ids=str)
+@pytest.mark.parametrize('train', [False, True], ids=['eval', 'train'])
+def test_outputs_and_gradients_are_timms(kwargs, train):
+    ours = fill_model(SelectiveKernel(16, **kwargs)).train(train)
+    theirs = fill_model(timm.layers.SelectiveKernel(16, **kwargs)).train(train)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    results = []
+    for layer in (ours, theirs):
+        x = make_input((3, 16, 11, 9)).requires_grad_()
+        output = layer(x)
+        output.square().sum().backward()
+        results.append({'output': output, 'x': x.grad, **{k: p.grad for k, p in layer.named_parameters()}})
+    for key, expected in results[1].items():
+        if expected.abs().max() < 1e-4:  # the attention of one branch has no gradient: its weight is always 1
+            assert kwargs.get('kernel_size') == [5]
+            assert results[0][key].abs().max() < 1e-4
+        else:
+            assert (results[0][key] - expected).abs().max() <= 1e-5 * expected.abs().max(), key
+
+
+def test_attention_follows_act_and_norm_layer():
+    layer = SelectiveKernel(16, act_layer='gelu', norm_layer='groupnorm1')
+    norms = [type(m) for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)]
+    assert norms == [timm.layers.GroupNorm1] * 3
+    assert isinstance(layer.attn.act, timm.layers.get_act_layer('gelu'))
+    assert all(isinstance(path.act, timm.layers.get_act_layer('gelu')) for path in layer.paths)
+
+
+def test_kernel_sizes_may_be_any_sequence():
+    layer = SelectiveKernel(16, kernel_size=(3, 5, 5, 7), out_channels=8)
+    assert [path.conv.dilation for path in layer.paths] == [(1, 1), (2, 2), (2, 2), (3, 3)]
+    assert [path.conv.in_channels for path in layer.paths] == [4] * 4
+
+
+def test_more_groups_than_outputs_count_as_outputs():
+    assert SelectiveKernel(16, 8, groups=32, split_input=False).paths[0].conv.groups == 8
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(in_channels=15), r'15 channels for 2 branches.*split_input=False'),
+        (dict(in_channels=16, kernel_size=[3, 4]), r'odd and at least 3, got 4 in \[3, 4\]'),
+        (dict(in_channels=16, kernel_size=1), r'odd and at least 3, got 1'),
+        (dict(in_channels=16, kernel_size=[3, 5, 2, 3]), r'got 2 in \[3, 5, 2, 3\]'),
+        (dict(in_channels=16, kernel_size=[]), r'one entry per branch, got none'),
+        (dict(in_channels=16, groups=3), r'3 groups for 8 input and 16 output channels'),
+        (dict(in_channels=16, out_channels=20, groups=8), r'8 groups for 8 input and 20 output channels'),
+        (dict(in_channels=32, out_channels=32, rd_channels=32, norm_layer='groupnorm'), r'into a constant.*groupnorm1'),
+        (dict(in_channels=32, out_channels=32, norm_layer=timm.layers.GroupNorm), r'refuses the attention.*8 channels'),
+    ],
+)
+def test_refuses(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SelectiveKernel(**{'out_channels': 16, **kwargs})
+
+
+def test_refuses_one_image_only_where_batch_statistics_are_undefined():
+    layer = SelectiveKernel(16)
+    x = make_input((1, 16, 8, 8))
+    with pytest.raises(ValueError, match='at least 2 images in train mode, got a batch of 1'):
+        layer(x)
+    layer.attn.bn.eval()
+    assert layer(x).isfinite().all()
+    assert layer.eval()(x).isfinite().all()
+    for norm_layer in ('groupnorm1', 'layernorm2d'):
+        assert SelectiveKernel(16, norm_layer=norm_layer)(x).isfinite().all()

@@ -1,0 +1,107 @@
+"""Our SK-ResNets are timm's: the same parameters, outputs, gradients and running statistics."""
+
+import pytest
+import timm
+import torch
+from filling import fill_model, make_input
+from torch import Tensor, nn
+from variants import TIMM_NAMES, upstream
+
+BATCH = (4, 3, 64, 64)
+
+
+def pair(name: str, dtype: torch.dtype = torch.float32, **kwargs: object) -> tuple[nn.Module, nn.Module]:
+    """Our model and timm's with the same random weights."""
+    ours = fill_model(timm.create_model(name, **kwargs)).to(dtype)
+    theirs = fill_model(upstream(name, **kwargs)).to(dtype)
+    assert type(ours.layer1[0]) is not type(theirs.layer1[0])
+    return ours, theirs
+
+
+def step(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+    """One training pass: output, gradients and running statistics, in float64."""
+    model.train()
+    output = model(x)
+    weights = torch.linspace(-1, 1, output.numel(), dtype=x.dtype).view_as(output).sin()
+    (output * weights).sum().backward()
+    gradients = {name: parameter.grad.double() for name, parameter in model.named_parameters()}
+    return output.detach().double(), gradients, {name: buffer.double() for name, buffer in model.named_buffers()}
+
+
+def distance(found: Tensor, expected: Tensor, scale: Tensor | float | None = None) -> float:
+    """Largest difference as a share of the expected tensor's largest value, or of `scale`."""
+    largest = expected.abs().max() if scale is None else scale
+    return float((found - expected).abs().max() / largest)
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
+def test_state_dict_has_timms_keys_order_shapes_and_dtypes(name):
+    ours, theirs = timm.create_model(name).state_dict(), upstream(name).state_dict()
+    assert [(k, v.shape, v.dtype) for k, v in ours.items()] == [(k, v.shape, v.dtype) for k, v in theirs.items()]
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
+def test_float32_eval_output(name):
+    ours, theirs = pair(name)
+    x = make_input(BATCH)
+    with torch.inference_mode():
+        assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-5
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
+def test_float32_train_output_and_gradients(name):
+    ours, theirs = pair(name)
+    exact = fill_model(upstream(name)).double()
+    x = make_input(BATCH)
+    output, gradients, _ = step(ours, x)
+    their_output, their_gradients, _ = step(theirs, x)
+    _, exact_gradients, _ = step(exact, x.double())
+    assert distance(output, their_output) <= 1e-4
+    error = max(distance(gradients[key], exact_gradients[key]) for key in exact_gradients)
+    their_error = max(distance(their_gradients[key], exact_gradients[key]) for key in exact_gradients)
+    assert 0 < error <= 2 * their_error
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
+def test_float64_training_step(name):
+    ours, theirs = pair(name, torch.float64)
+    x = make_input(BATCH).double()
+    output, gradients, statistics = step(ours, x)
+    their_output, their_gradients, their_statistics = step(theirs, x)
+    assert distance(output, their_output) <= 1e-11
+    for key, gradient in their_gradients.items():
+        assert distance(gradients[key], gradient) <= 1e-11, key
+    for key, statistic in their_statistics.items():
+        assert distance(statistics[key], statistic) <= 1e-11, key
+
+
+@pytest.mark.parametrize('name', ['skresnet18', 'skresnet50d'])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(output_stride=8),
+        dict(output_stride=16),
+        dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
+        dict(aa_layer=timm.layers.BlurPool2d),
+        dict(block_args=dict(sk_kwargs=dict(kernel_size=[3, 5, 7], split_input=False), attn_layer='se')),
+    ],
+    ids=lambda kwargs: '-'.join(kwargs),
+)
+def test_float64_eval_output_of_options(name, kwargs):
+    ours, theirs = pair(name, torch.float64, **kwargs)
+    x = make_input((2, kwargs.get('in_chans', 3), 64, 64)).double()
+    with torch.inference_mode():
+        assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
+
+
+@pytest.mark.parametrize('name', ['skresnet18', 'skresnet50'])
+def test_stochastic_layers_draw_as_timms_do(name):
+    ours, theirs = pair(name, drop_path_rate=0.5, drop_block_rate=0.2, drop_rate=0.3)
+    x = make_input((4, 3, 64, 64))
+    outputs = []
+    for model in (ours, theirs):
+        torch.manual_seed(3)
+        outputs.append(model.train()(x).detach())
+    torch.manual_seed(4)
+    assert distance(*outputs) <= 1e-4
+    assert distance(ours(x).detach(), outputs[1]) > 1e-2

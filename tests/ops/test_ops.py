@@ -1,0 +1,75 @@
+"""fuse and select against the paper's formulas written with stack, and what they refuse."""
+
+import pytest
+import torch
+from filling import make_input
+from torch import Tensor
+
+from timm_sk import ops
+
+
+def make_branches(count: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
+    return [make_input((3, 5, 7, 6), seed=m).to(dtype).requires_grad_() for m in range(count)]
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_fuse_is_the_mean_over_space_of_the_sum(count):
+    branches = make_branches(count)
+    torch.testing.assert_close(ops.fuse(branches), torch.stack(branches).sum(0).mean((2, 3)), rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize('count', [1, 2, 3, 5])
+def test_select_is_the_softmax_weighted_sum(count):
+    branches, logits = make_branches(count), 3 * make_input((3, count, 5)).double()
+    weights = logits.softmax(1)[..., None, None]
+    expected = (torch.stack(branches, 1) * weights).sum(1)
+    torch.testing.assert_close(ops.select(branches, logits), expected, rtol=0, atol=1e-14)
+    if count == 1:
+        assert torch.equal(ops.select(branches, logits), branches[0])
+
+
+@pytest.mark.parametrize('count', [1, 2, 3])
+def test_gradients(count):
+    branches = [branch.detach()[:, :2, :3, :2].requires_grad_() for branch in make_branches(count)]
+    logits = make_input((3, count, 2)).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda *args: ops.fuse(list(args)), branches)
+    assert torch.autograd.gradcheck(lambda *args: ops.select(list(args[:-1]), args[-1]), (*branches, logits))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_select_keeps_the_branches_dtype(dtype):
+    branches = make_branches(2, dtype)
+    assert ops.select(branches, make_input((3, 2, 5))).dtype is dtype
+
+
+def test_select_keeps_channels_last():
+    branches = [branch.to(memory_format=torch.channels_last) for branch in make_branches(2)]
+    selected = ops.select(branches, make_input((3, 2, 5)).double())
+    assert selected.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('op', [ops.fuse, lambda branches: ops.select(branches, torch.zeros(3, len(branches), 5))])
+@pytest.mark.parametrize(
+    ('shapes', 'message'),
+    [
+        ([], 'at least one branch, got none'),
+        ([(3, 5, 7)], r'\[B, C, H, W\], got 3 dimensions'),
+        ([(3, 5, 7, 6), (3, 5, 7, 6), (3, 5, 6, 7)], r'got \[3, 5, 6, 7\] for branch 2 and \[3, 5, 7, 6\]'),
+        ([(3, 5, 7, 6), (1, 5, 7, 6)], r'got \[1, 5, 7, 6\] for branch 1'),
+    ],
+)
+def test_refuses_branches(op, shapes, message):
+    with pytest.raises(ValueError, match=message):
+        op([torch.zeros(shape) for shape in shapes])
+
+
+@pytest.mark.parametrize('shape', [(3, 2, 4), (2, 3, 5), (3, 10), (3, 2, 5, 1, 1), (3, 1, 5)])
+def test_refuses_logits_of_another_shape(shape):
+    with pytest.raises(ValueError, match=r'\[B, M, C\] = \[3, 2, 5\] for these branches, got'):
+        ops.select([torch.zeros(3, 5, 7, 6)] * 2, torch.zeros(shape))
+
+
+def test_scripted_checks_still_speak():
+    scripted = torch.jit.script(ops.select)
+    with pytest.raises(Exception, match=r'\[B, M, C\] = \[3, 2, 5\]'):
+        scripted([torch.zeros(3, 5, 7, 6)] * 2, torch.zeros(3, 5))

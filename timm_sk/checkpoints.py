@@ -1,0 +1,155 @@
+"""Which weights: the one table of checkpoints, as data. Everything said elsewhere about weights is read from here.
+
+A row's key is `arch.tag`. Facts that nobody has established are None.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One place that a checkpoint's file comes from.
+
+    Attributes:
+        kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`) or 'hub' (a Hugging Face repository).
+        location: The hub repository's id; None for 'bundled'.
+        sha256: Hex digest of this source's file, if established.
+    """
+
+    kind: str
+    location: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """One row of the table.
+
+    Attributes:
+        name: `arch.tag`.
+        family: The module of `timm_sk.models` that builds the architecture.
+        sources: Where the file comes from, best first; empty for a tag that names an untrained model.
+        licence: SPDX identifier of the weights' licence.
+        origin: Who made the weights.
+        input_size: (channels, height, width) that the metrics were measured at.
+        mean, std, interpolation, crop_pct: Preprocessing, as the makers evaluate.
+        num_classes: Classes of the classifier.
+        label_names: Their names in order; None where `timm.data` knows them (ImageNet).
+        pool_size: (height, width) of the features that reach the classifier, or None.
+        first_conv: Path of the convolution that sees the picture's channels.
+        classifier: Path of the classifier.
+        dataset: What the metrics were measured on.
+        top1, top5: Accuracy in percent.
+    """
+
+    name: str
+    family: str
+    sources: tuple[Source, ...] = ()
+    licence: str | None = None
+    origin: str | None = None
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: str = 'bicubic'
+    crop_pct: float = 0.875
+    num_classes: int = 1000
+    label_names: tuple[str, ...] | None = None
+    pool_size: tuple[int, int] | None = (7, 7)
+    first_conv: str = 'conv1'
+    classifier: str = 'fc'
+    dataset: str | None = None
+    top1: float | None = None
+    top5: float | None = None
+
+    @property
+    def arch(self) -> str:
+        return self.name.partition('.')[0]
+
+    @property
+    def tag(self) -> str:
+        return self.name.partition('.')[2]
+
+    @property
+    def bundled(self) -> Source | None:
+        """The source that ships with the project, if there is one."""
+        return next((source for source in self.sources if source.kind == 'bundled'), None)
+
+    @property
+    def hub_id(self) -> str | None:
+        """The first Hugging Face repository among the sources."""
+        return next((source.location for source in self.sources if source.kind == 'hub'), None)
+
+    def timm_cfg(self) -> dict[str, Any]:
+        """The row as fields of `timm.models.PretrainedCfg`, without the path of a bundled file."""
+        return dict(
+            url='',
+            hf_hub_id=self.hub_id,
+            input_size=self.input_size,
+            pool_size=self.pool_size,
+            mean=self.mean,
+            std=self.std,
+            interpolation=self.interpolation,
+            crop_pct=self.crop_pct,
+            num_classes=self.num_classes,
+            label_names=self.label_names,
+            first_conv=self.first_conv,
+            classifier=self.classifier,
+            license=self.licence,
+        )
+
+
+def _timm_imagenet(name: str, *, top1: float | None = None, top5: float | None = None, **fields: Any) -> Checkpoint:
+    """A row of timm 1.0.31's own SK-ResNets; accuracies from its results-imagenet.csv."""
+    return Checkpoint(
+        name=name,
+        family='sknet',
+        sources=() if top1 is None else (Source(kind='hub', location=f'timm/{name}'),),
+        licence='apache-2.0',
+        origin='timm',
+        dataset=None if top1 is None else 'ImageNet-1k validation',
+        top1=top1,
+        top5=top5,
+        **fields,
+    )
+
+
+_ROWS = (
+    _timm_imagenet('skresnet18.ra_in1k', top1=73.020, top5=91.172),
+    _timm_imagenet('skresnet34.ra_in1k', top1=76.956, top5=93.320),
+    _timm_imagenet('skresnet50.untrained'),
+    _timm_imagenet('skresnet50d.untrained', first_conv='conv1.0'),
+    _timm_imagenet('skresnext50_32x4d.ra_in1k', top1=80.168, top5=94.644),
+    Checkpoint(
+        name='sknet_atto.digits',
+        family='sknet',
+        sources=(Source(kind='bundled', sha256='0' * 64),),
+        licence='apache-2.0',
+        origin='timm_sk, weights/train.py',
+        input_size=(3, 32, 32),
+        pool_size=(1, 1),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation='bilinear',
+        crop_pct=1.0,
+        num_classes=10,
+        label_names=tuple('0123456789'),
+        first_conv='conv1.0',
+        dataset='held-out fifth of scikit-learn digits',
+        top1=None,
+    ),
+)
+
+CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}
+
+
+def of_family(family: str) -> list[Checkpoint]:
+    """The rows whose architectures one module of `timm_sk.models` builds, in the table's order."""
+    return [row for row in CHECKPOINTS.values() if row.family == family]
+
+
+def of_arch(arch: str) -> list[Checkpoint]:
+    """The rows of one architecture, the default first."""
+    return [row for row in CHECKPOINTS.values() if row.arch == arch]

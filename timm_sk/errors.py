@@ -1,0 +1,25 @@
+"""The exceptions a caller may catch. All are `ValueError`s: the message says the rule, what came and what to do."""
+
+
+class TimmSkError(ValueError):
+    """Base of the project's own exceptions; never raised itself."""
+
+
+class UnknownModelError(TimmSkError):
+    """Raised when a name is neither an architecture nor one of its checkpoints; names the nearest ones."""
+
+
+class NoWeightsError(TimmSkError):
+    """Raised when pretrained weights are asked of an architecture or a tag that has none."""
+
+
+class CorruptCheckpointError(TimmSkError):
+    """Raised before loading when a checkpoint's file is missing or is not the one that was published."""
+
+
+class MismatchedCheckpointError(TimmSkError):
+    """Raised before loading when a checkpoint's keys or shapes are not the model's; names them."""
+
+
+class UnreadableImageError(TimmSkError):
+    """Raised when a file is not a picture that can be decoded in full; names the file."""

@@ -1,0 +1,6 @@
+"""The mechanism as modules, usable without any model."""
+
+from .conv_norm_act import ConvNormAct
+from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
+
+__all__ = ['ConvNormAct', 'SelectiveKernel', 'SelectiveKernelAttn']

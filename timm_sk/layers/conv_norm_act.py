@@ -1,0 +1,69 @@
+"""Convolution, norm, activation, with timm's parameter names (`conv`, `bn`).
+
+Differs from `timm.layers.ConvNormAct` in one point: the norm is a plain module and the activation a separate one, so
+`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which replaces the norm, leaves the activation in place.
+"""
+
+from collections.abc import Callable
+
+import torch
+from timm.layers import LayerType, create_aa, create_act_layer, create_conv2d, get_norm_layer
+from torch import Tensor, nn
+
+
+class ConvNormAct(nn.Module):
+    """Bias-free convolution, then norm, DropBlock, activation and anti-aliasing, where they are given.
+
+    Input [B, in_channels, H, W], output [B, out_channels, ceil(H / stride), ceil(W / stride)].
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel_size: Odd size of the kernel; the padding keeps the input's size at stride 1.
+        stride: Stride of the convolution, or of the anti-aliasing where there is one.
+        dilation: Dilation of the convolution.
+        groups: Groups of the convolution.
+        norm_layer: Norm class or timm's name for it.
+        act_layer: Activation class or timm's name for it; None for no activation.
+        aa_layer: Anti-aliasing layer class, which takes over the stride when it is above 1.
+        drop_layer: Makes the layer between norm and activation, such as DropBlock.
+        device: Where the parameters are made.
+        dtype: Their floating-point type.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 1,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        act_layer: LayerType | None = nn.ReLU,
+        aa_layer: type[nn.Module] | None = None,
+        drop_layer: Callable[[], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        anti_alias = aa_layer is not None and stride > 1
+        self.conv = create_conv2d(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=1 if anti_alias else stride,
+            dilation=dilation,
+            groups=groups,
+            bias=False,
+            device=device,
+            dtype=dtype,
+        )
+        self.bn = get_norm_layer(norm_layer)(out_channels, device=device, dtype=dtype)
+        self.drop = drop_layer() if drop_layer else nn.Identity()
+        self.act = create_act_layer(act_layer, inplace=True) if act_layer else nn.Identity()
+        self.aa = create_aa(aa_layer, out_channels, stride=stride, enable=anti_alias, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.aa(self.act(self.drop(self.bn(self.conv(x)))))

@@ -1,0 +1,216 @@
+"""The selective-kernel unit of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586).
+
+Signature, parameter names and numbers are those of `timm.layers.SelectiveKernel`, whose split of the input channels
+over the branches is not in the paper. Different on purpose: the branches are never stacked, `act_layer` and
+`norm_layer` reach the attention as well, and every kernel size is checked.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.fx
+from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisible
+from torch import Tensor, nn
+
+from .. import ops
+from .conv_norm_act import ConvNormAct
+
+
+def require_batch(fused: Tensor) -> Tensor:
+    """Return the descriptor [B, C] unless it holds one image, whose batch statistics would be undefined."""
+    if fused.shape[0] == 1:
+        raise ValueError(
+            'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger '
+            'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
+            'train on several devices with SyncBatchNorm.'
+        )
+    return fused
+
+
+torch.fx.wrap('require_batch')
+
+
+class SelectiveKernelAttn(nn.Module):
+    """From the fused descriptor to the logits of the selection: reduce, norm, activation, expand.
+
+    Equations 3 and 4 of the paper. Input [B, C], output [B, M, C]; the softmax over M belongs to `ops.select`.
+
+    Args:
+        channels: C, the channels of a branch.
+        num_paths: M, the number of branches.
+        attn_channels: Width d of the hidden layer.
+        act_layer: Activation class or timm's name for it.
+        norm_layer: Norm class or timm's name for it.
+        device: Where the parameters are made.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: If the norm would normalise each pooled value by itself, which erases the descriptor.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_paths: int = 2,
+        attn_channels: int = 32,
+        *,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        self.num_paths = num_paths
+        self.fc_reduce = nn.Conv2d(channels, attn_channels, kernel_size=1, bias=False, device=device, dtype=dtype)
+        self.bn = _make_pooled_norm(norm_layer, attn_channels, device=device, dtype=dtype)
+        self.act = create_act_layer(act_layer, inplace=True)
+        self.fc_select = nn.Conv2d(
+            attn_channels, channels * num_paths, kernel_size=1, bias=False, device=device, dtype=dtype
+        )
+
+    def forward(self, fused: Tensor) -> Tensor:
+        if not torch.jit.is_scripting():
+            if self.bn.training and isinstance(self.bn, nn.BatchNorm2d):  # not a SyncBatchNorm, which may see more
+                fused = require_batch(fused)
+        hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
+        return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
+
+
+class SelectiveKernel(nn.Module):
+    """Split, fuse, select: convolutions of several receptive fields, and attention that weighs them per channel.
+
+    Input [B, in_channels, H, W], output [B, out_channels, ceil(H / stride), ceil(W / stride)].
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: C, channels of each branch and of the output; None for `in_channels`.
+        kernel_size: Odd size of each branch's kernel, 3 or more; an int stands for two such branches, None for [3, 5].
+        stride: Stride of every branch.
+        dilation: Dilation of the unit as a whole, which multiplies that of each branch.
+        groups: G, convolution groups of each branch; more than `out_channels` count as `out_channels`.
+        rd_ratio: 1 / r; the attention's width is `out_channels * rd_ratio`, rounded to `rd_divisor`.
+        rd_channels: The attention's width itself, instead of the ratio.
+        rd_divisor: The attention's width is a multiple of it, at least as large (L in the paper), and not below 90 %
+            of the exact ratio.
+        keep_3x3: Turn kernels above 3 into dilated 3x3 kernels, as the paper does.
+        split_input: Give each branch its own share of the input channels instead of all of them.
+        act_layer: Activation class or timm's name for it, in the branches and in the attention.
+        norm_layer: Norm class or timm's name for it, in the branches and in the attention.
+        aa_layer: Anti-aliasing layer class of the branches, where the stride is above 1.
+        drop_layer: Makes the layer between a branch's norm and activation, such as DropBlock.
+        device: Where the parameters are made.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: If there is no kernel size, or one that is even or below 3; if the channels do not divide into the
+            branches (`split_input`) or into the groups; at a forward pass in train mode with a batch of 1, if the
+            attention's norm is a BatchNorm that is training and not synchronised.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int | Sequence[int] | None = None,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+        rd_ratio: float = 1.0 / 16,
+        rd_channels: int | None = None,
+        rd_divisor: int = 8,
+        keep_3x3: bool = True,
+        split_input: bool = True,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        aa_layer: type[nn.Module] | None = None,
+        drop_layer: Callable[[], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        out_channels = out_channels or in_channels
+        kernel_sizes = _as_kernel_sizes(kernel_size)
+        self.num_paths = len(kernel_sizes)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.split_input = split_input
+        if split_input and in_channels % self.num_paths:
+            raise ValueError(
+                f'split_input needs in_channels that divide into the branches, got {in_channels} channels for '
+                f'{self.num_paths} branches: change either, or pass split_input=False.'
+            )
+        path_channels = in_channels // self.num_paths if split_input else in_channels
+        groups = min(out_channels, groups)
+        if path_channels % groups or out_channels % groups:
+            raise ValueError(
+                f'groups must divide the channels of every branch, got {groups} groups for {path_channels} input and '
+                f'{out_channels} output channels: choose a divisor of both.'
+            )
+        self.paths = nn.ModuleList(
+            ConvNormAct(
+                path_channels,
+                out_channels,
+                kernel_size=3 if keep_3x3 else size,
+                stride=stride,
+                dilation=dilation * (size - 1) // 2 if keep_3x3 else dilation,
+                groups=groups,
+                norm_layer=norm_layer,
+                act_layer=act_layer,
+                aa_layer=aa_layer,
+                drop_layer=drop_layer,
+                device=device,
+                dtype=dtype,
+            )
+            for size in kernel_sizes
+        )
+        self.attn = SelectiveKernelAttn(
+            out_channels,
+            self.num_paths,
+            rd_channels or make_divisible(out_channels * rd_ratio, divisor=rd_divisor),
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            device=device,
+            dtype=dtype,
+        )
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W']."""
+        if self.split_input:
+            shares = x.chunk(self.num_paths, dim=1)
+            return [path(shares[m]) for m, path in enumerate(self.paths)]
+        return [path(x) for path in self.paths]
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = self.split(x)  # M x [B, C, H', W']
+        return ops.select(branches, self.attn(ops.fuse(branches)))
+
+
+def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:
+    """Spell out one kernel size per branch and check each."""
+    if kernel_size is None:
+        kernel_size = [3, 5]
+    elif isinstance(kernel_size, int):
+        kernel_size = [kernel_size] * 2
+    if not kernel_size:
+        raise ValueError('kernel_size needs one entry per branch, got none: pass a list such as [3, 5].')
+    for size in kernel_size:
+        if size < 3 or size % 2 == 0:
+            raise ValueError(f'Every kernel size must be odd and at least 3, got {size} in {list(kernel_size)}.')
+    return list(kernel_size)
+
+
+def _make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:
+    """Make a norm for [B, channels, 1, 1], where one that looks at a single value would leave a constant."""
+    advice = (
+        f'The attention has {channels} channels with one value each: use norm_layer="groupnorm1" or "layernorm2d", '
+        'a partial of GroupNorm with fewer groups, or a larger rd_channels.'
+    )
+    try:
+        norm = get_norm_layer(norm_layer)(channels, **factory)
+    except ValueError as error:
+        raise ValueError(f'The norm refuses the attention: {error}. {advice}') from error
+    lone_groups = isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels
+    if lone_groups or isinstance(norm, nn.InstanceNorm2d):
+        raise ValueError(f'{norm} would turn every pooled value into a constant. {advice}')
+    return norm

@@ -1,0 +1,79 @@
+"""The way every family builds a model: timm's builder, with weights that are verified and fit."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm.models
+from torch import Tensor, nn
+
+from ..checkpoints import CHECKPOINTS, of_arch, of_family
+from ..errors import NoWeightsError
+from ..pretrained import bundled_file, check_state_dict, resolve
+
+StateDict = dict[str, Tensor]
+
+
+def family_cfgs(family: str) -> dict[str, timm.models.DefaultCfg]:
+    """Timm's `default_cfgs` of one family: its rows of the table, with the paths of the bundled files."""
+    rows = of_family(family)
+    cfgs = {row.name: dict(row.timm_cfg(), file=str(bundled_file(row)) if row.bundled else None) for row in rows}
+    return timm.models.generate_default_cfgs(cfgs)
+
+
+def build_model(model_cls: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    """Build one variant through `timm.models.build_model_with_cfg`.
+
+    Args:
+        model_cls: The trunk's class.
+        variant: The architecture's name.
+        pretrained: Load weights; a bundled file is verified before a tensor of it is used.
+        **kwargs: What `timm.create_model` passes on, and the class's own arguments.
+
+    Raises:
+        NoWeightsError: If weights are asked for and the tag has none.
+        CorruptCheckpointError: If a bundled file is missing or damaged.
+        MismatchedCheckpointError: If the weights lack anything but a classifier of another number of classes.
+    """
+    cfg = timm.models.resolve_pretrained_cfg(
+        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None)
+    )
+    if pretrained:
+        _require_weights(cfg, variant)
+        row = CHECKPOINTS.get(f'{cfg.architecture}.{cfg.tag}')
+        if row and row.bundled and cfg.file == str(bundled_file(row)):  # not a file of the caller's
+            resolve(row)
+    return timm.models.build_model_with_cfg(
+        model_cls,
+        variant,
+        pretrained,
+        pretrained_cfg=cfg,
+        pretrained_filter_fn=_fit_checker(cfg, features_only=kwargs.get('features_only', False)),
+        **kwargs,
+    )
+
+
+def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:
+    if cfg.has_weights or cfg.state_dict:
+        return
+    others = [row.name for row in of_arch(variant) if row.sources]
+    instead = f' or one of its checkpoints: {", ".join(others)}' if others else ''
+    raise NoWeightsError(
+        f'There are no pretrained weights of {variant}{"." + cfg.tag if cfg.tag else ""}. '
+        f'Use `pretrained=False` for random weights{instead}.'
+    )
+
+
+def _fit_checker(cfg: timm.models.PretrainedCfg, *, features_only: bool) -> Callable[[StateDict, nn.Module], StateDict]:
+    """Make a state dict filter for timm's loader that lets only weights of the model itself pass."""
+
+    def check(state_dict: StateDict, model: nn.Module) -> StateDict:
+        drops_classifier = features_only or model.num_classes != cfg.num_classes
+        check_state_dict(
+            state_dict,
+            {key: tensor.shape for key, tensor in model.state_dict().items()},
+            dropped=[f'{cfg.classifier}.{leaf}' for leaf in ('weight', 'bias')] if drops_classifier else [],
+            adapted=[f'{cfg.first_conv}.weight'],
+        )
+        return state_dict
+
+    return check

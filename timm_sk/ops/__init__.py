@@ -1,0 +1,78 @@
+"""The two operations of a selective-kernel unit: `fuse` the branches into one descriptor, `select` among them.
+
+This is the only place that decides which implementation runs. Both functions are leaves to `torch.fx`, so that
+their argument checks survive symbolic tracing.
+"""
+
+from typing import List
+
+import torch
+import torch.fx
+from torch import Tensor
+
+from . import reference
+
+__all__ = ['fuse', 'select']
+
+
+def _check_branches(branches: List[Tensor]) -> None:
+    if len(branches) == 0:
+        raise ValueError('fuse and select need at least one branch, got none: pass a list of M tensors [B, C, H, W].')
+    first = branches[0]
+    if first.dim() != 4:
+        raise ValueError(f'A branch must be a tensor [B, C, H, W], got {first.dim()} dimensions: add the missing ones.')
+    for m, branch in enumerate(branches):
+        if branch.shape != first.shape:
+            raise ValueError(
+                f'All branches must have one shape, got {list(branch.shape)} for branch {m} and {list(first.shape)} '
+                'for branch 0: give their convolutions the same stride, channels and "same" padding.'
+            )
+
+
+def fuse(branches: List[Tensor]) -> Tensor:
+    """Sum the branches and average the sum over space.
+
+    Equations 1 and 2 of "Selective Kernel Networks" (arXiv:1903.06586).
+
+    Args:
+        branches: M >= 1 tensors [B, C, H, W] of one shape.
+
+    Returns:
+        The descriptor [B, C], in the branches' dtype.
+
+    Raises:
+        ValueError: If there is no branch, or one that is not 4-dimensional, or the shapes differ.
+    """
+    if not torch.jit.is_tracing():
+        _check_branches(branches)
+    return reference.fuse(branches)
+
+
+def select(branches: List[Tensor], logits: Tensor) -> Tensor:
+    """Sum the branches, each channel weighed by a softmax over the branches.
+
+    Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586); with one branch its weight is 1.
+
+    Args:
+        branches: M >= 1 tensors [B, C, H, W] of one shape.
+        logits: [B, M, C], before the softmax.
+
+    Returns:
+        The selected features [B, C, H, W], in the branches' dtype.
+
+    Raises:
+        ValueError: If `fuse` would refuse the branches, or the logits are not [B, M, C].
+    """
+    if not torch.jit.is_tracing():
+        _check_branches(branches)
+        expected = [branches[0].shape[0], len(branches), branches[0].shape[1]]
+        if list(logits.shape) != expected:
+            raise ValueError(
+                f'Logits must be [B, M, C] = {expected} for these branches, got {list(logits.shape)}: '
+                'one logit for each image, branch and channel.'
+            )
+    return reference.select(branches, logits)
+
+
+torch.fx.wrap('fuse')
+torch.fx.wrap('select')

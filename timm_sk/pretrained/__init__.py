@@ -1,0 +1,7 @@
+"""Whose checkpoint: from a row of the table to a verified local file. Knows no model."""
+
+from .resolve import bundled_file, resolve
+from .store import bundled_folder, save_safetensors
+from .verify import check_file, check_state_dict
+
+__all__ = ['bundled_file', 'bundled_folder', 'check_file', 'check_state_dict', 'resolve', 'save_safetensors']

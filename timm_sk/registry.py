@@ -1,0 +1,62 @@
+"""Which names: registration in timm, and the policy for names that timm already owns.
+
+The policy. `import timm_sk` replaces timm's own entrypoint of the same name, because ours has the same parameters and
+the same numbers. It takes nothing away: every tag that timm knows for the name stays, with its repository id spelled
+out (timm completes an id only from the literal 'timm/'), and timm's default tag stays the default. The attribute
+`timm.models.<name>` stays timm's too; only the registry changes.
+"""
+
+import difflib
+import sys
+import warnings
+from collections.abc import Callable
+
+import timm.models
+from torch import nn
+
+from .errors import UnknownModelError
+
+Entrypoint = Callable[..., nn.Module]
+
+_ENTRYPOINTS: dict[str, Entrypoint] = {}
+
+
+def register(entrypoint: Entrypoint) -> Entrypoint:
+    """Register a model function under its name, with the `default_cfgs` of its module, and return it unchanged."""
+    name = entrypoint.__name__
+    default_cfg = sys.modules[entrypoint.__module__].default_cfgs[name]
+    for upstream_cfg in timm.models.get_arch_pretrained_cfgs(name).values():
+        if upstream_cfg.tag not in default_cfg.cfgs:
+            default_cfg.cfgs[upstream_cfg.tag] = upstream_cfg
+            default_cfg.tags.append(upstream_cfg.tag)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message=f'Overwriting {name} in registry')
+        timm.models.register_model(entrypoint)
+    _ENTRYPOINTS[name] = entrypoint
+    return entrypoint
+
+
+def architectures() -> dict[str, Entrypoint]:
+    """The architectures that this package registers, by name, in the order of their files."""
+    return dict(_ENTRYPOINTS)
+
+
+def require_model(name: str) -> None:
+    """Check that timm's registry has an architecture and, where one is given, its tag.
+
+    Names with a source, such as `hf-hub:` or `local-dir:`, are left to timm.
+
+    Raises:
+        UnknownModelError: If it has not; the message names the nearest names.
+    """
+    if ':' in name:
+        return
+    arch, tag = timm.models.split_model_name_tag(name)
+    if timm.models.is_model(arch):
+        tagged = timm.models.list_models(f'{arch}.*', include_tags=True)
+        if not tag or name in tagged:
+            return
+        raise UnknownModelError(f'{arch} has no checkpoint "{tag}". It has: {", ".join(tagged) or "none"}.')
+    known = sorted({*timm.models.list_models(), *timm.models.list_models(include_tags=True)})
+    nearest = difflib.get_close_matches(name, known, n=4) or list(_ENTRYPOINTS)
+    raise UnknownModelError(f'There is no model "{name}". Nearest: {", ".join(nearest)}. `timm-sk list` shows all.')
