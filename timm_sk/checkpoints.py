@@ -16,7 +16,7 @@ class Source:
     Attributes:
         kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`) or 'hub' (a Hugging Face repository).
         location: The hub repository's id; None for 'bundled'.
-        sha256: Hex digest of this source's file, if established.
+        sha256: Hex digest of this source's file, where established; a bundled file always has one.
     """
 
     kind: str

@@ -70,9 +70,9 @@ class SelectiveKernelAttn(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            if self.bn.training and isinstance(self.bn, nn.BatchNorm2d):  # not a SyncBatchNorm, which may see more
-                fused = require_batch(fused)
+        # a SyncBatchNorm is no BatchNorm2d, and may see other devices' images
+        if not torch.jit.is_scripting() and self.bn.training and isinstance(self.bn, nn.BatchNorm2d):
+            fused = require_batch(fused)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
 

@@ -189,8 +189,9 @@ class SelectiveKernelBottleneck(_ResidualBlock):
 
 
 def _zero_weight(norm: nn.Module) -> None:
-    if getattr(norm, 'weight', None) is not None:
-        nn.init.zeros_(norm.weight)
+    weight = getattr(norm, 'weight', None)
+    if weight is not None:
+        nn.init.zeros_(weight)
 
 
 def _build_resnet(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:

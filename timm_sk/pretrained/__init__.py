@@ -2,6 +2,14 @@
 
 from .resolve import bundled_file, resolve
 from .store import bundled_folder, save_safetensors
-from .verify import check_file, check_state_dict
+from .verify import check_file, check_state_dict, sha256_of
 
-__all__ = ['bundled_file', 'bundled_folder', 'check_file', 'check_state_dict', 'resolve', 'save_safetensors']
+__all__ = [
+    'bundled_file',
+    'bundled_folder',
+    'check_file',
+    'check_state_dict',
+    'resolve',
+    'save_safetensors',
+    'sha256_of',
+]

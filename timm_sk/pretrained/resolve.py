@@ -20,8 +20,7 @@ def resolve(checkpoint: Checkpoint) -> Path | None:
     Raises:
         CorruptCheckpointError: If the file ought to be on this machine but is missing or damaged.
     """
-    if checkpoint.bundled is None:
-        return None
-    path = bundled_folder(checkpoint.name) / WEIGHTS_NAME
-    check_file(path, checkpoint.bundled.sha256)
+    path = bundled_file(checkpoint)
+    if path is not None and checkpoint.bundled is not None:
+        check_file(path, checkpoint.bundled.sha256)
     return path

@@ -21,8 +21,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_file(path: Path, sha256: str) -> None:
+def check_file(path: Path, sha256: str | None) -> None:
     """Check that a file is there and holds what was published.
+
+    Args:
+        path: The file.
+        sha256: The published hex digest; None accepts nothing.
 
     Raises:
         CorruptCheckpointError: If it is missing or its sha256 is another.

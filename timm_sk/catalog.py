@@ -1,0 +1,97 @@
+"""What there is: every architecture and checkpoint of the project with its size, cost and accuracy, as rows."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from . import registry
+from .checkpoints import Checkpoint, of_arch
+
+
+@dataclass(frozen=True, kw_only=True)
+class CatalogEntry:
+    """One row.
+
+    Attributes:
+        arch: Architecture.
+        tag: Checkpoint.
+        params: Parameters with the checkpoint's classifier.
+        macs: Multiply-adds of all convolutions and matrix products for one picture of `input_size`.
+        input_size: (channels, height, width).
+        weights: Where they come from: 'bundled', 'hub' or 'none'.
+        top1: Accuracy in percent on the checkpoint's own data set, if established.
+    """
+
+    arch: str
+    tag: str
+    params: int
+    macs: int
+    input_size: tuple[int, int, int]
+    weights: str
+    top1: float | None
+
+
+def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Multiply-adds of all convolutions and matrix products in one forward pass of a picture, in eval mode.
+
+    Args:
+        model: In eval mode; one on the meta device costs no arithmetic.
+        input_size: (channels, height, width).
+    """
+    parameter = next(model.parameters())
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.empty(1, *input_size, device=parameter.device, dtype=parameter.dtype))
+    return counter.get_total_flops() // 2
+
+
+def catalog(pattern: str = '') -> list[CatalogEntry]:
+    """All rows whose `arch.tag` holds a text, or matches it if it has wildcards."""
+    rows = [row for arch in registry.architectures() for row in of_arch(arch) if _matches(row.name, pattern)]
+    return [_entry(row) for row in rows]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    if set('*?[') & set(pattern):
+        return fnmatch(name, pattern) or fnmatch(name.partition('.')[0], pattern)
+    return pattern in name
+
+
+def _entry(row: Checkpoint) -> CatalogEntry:
+    model = timm.create_model(row.arch, num_classes=row.num_classes, device='meta').eval()
+    return CatalogEntry(
+        arch=row.arch,
+        tag=row.tag,
+        params=sum(parameter.numel() for parameter in model.parameters()),
+        macs=count_macs(model, row.input_size),
+        input_size=row.input_size,
+        weights='bundled' if row.bundled else 'hub' if row.hub_id else 'none',
+        top1=row.top1,
+    )
+
+
+COLUMNS = ('name', 'tag', 'params', 'GMACs', 'input', 'weights', 'top-1')
+
+
+def cells(entry: CatalogEntry) -> tuple[str, ...]:
+    """An entry as text, in the order of `COLUMNS`: millions of parameters, thousands of millions of multiply-adds."""
+    return (
+        entry.arch,
+        entry.tag,
+        f'{entry.params / 1e6:.2f} M',
+        f'{entry.macs / 1e9:.3f}',
+        'x'.join(map(str, entry.input_size)),
+        entry.weights,
+        '' if entry.top1 is None else f'{entry.top1:.2f}',
+    )
+
+
+def markdown(entries: Sequence[CatalogEntry]) -> str:
+    """The rows as a Markdown table, as the README shows them."""
+    lines = [COLUMNS, ('---',) * len(COLUMNS), *map(cells, entries)]
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

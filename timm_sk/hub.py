@@ -1,0 +1,123 @@
+"""Models that are ready to call: created, loaded, moved and in eval mode. `hubconf.py` offers them to torch.hub."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from torch import nn
+
+from . import registry
+
+
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """Turn a wish into a device that this machine has; None stands for the best one: cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: If the device has no such form, or this machine does not have it.
+    """
+    available = ['cpu', *(['cuda'] if torch.cuda.is_available() else []), *(['mps'] if _has_mps() else [])]
+    if device is None:
+        return torch.device('cuda' if 'cuda' in available else available[-1])
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'"{device}" is no device: use one of {", ".join(available)}.') from error
+    missing = picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count()
+    if missing or (picked.type == 'mps' and 'mps' not in available):
+        raise ValueError(f'This machine has no device "{device}": use one of {", ".join(available)}.')
+    return picked
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def ready_model(
+    name: str,
+    pretrained: bool = True,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Create a model that is ready to call, in eval mode.
+
+    Args:
+        name: Architecture, `arch.tag`, or what else `timm.create_model` takes.
+        pretrained: Load weights.
+        device: Where to put it; None for the best device of this machine: cuda, then mps, then cpu.
+        dtype: Floating-point type of parameters and buffers; None for float32.
+        channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
+        **kwargs: Further arguments of `timm.create_model`, such as `num_classes`.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+        NoWeightsError: If `pretrained` and there are none.
+        ValueError: If this machine does not have the device.
+    """
+    registry.require_model(name)
+    target = pick_device(device)
+    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    if channels_last is None:
+        channels_last = target.type == 'cuda'
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return model.to(device=target, dtype=dtype, memory_format=memory_format).eval()
+
+
+def transforms(name: str) -> Callable[[Any], Any]:
+    """The preprocessing that a checkpoint was evaluated with: a PIL picture in, a tensor [3, H, W] out.
+
+    Args:
+        name: Architecture (its default checkpoint) or `arch.tag`.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+    """
+    registry.require_model(name)
+    cfg = timm.get_pretrained_cfg(name)
+    return timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
+
+
+def hub_entrypoints() -> dict[str, Callable[..., Any]]:
+    """The doors of `torch.hub`: one for each architecture, and `transforms`."""
+    doors: dict[str, Callable[..., Any]] = {arch: _make_door(arch) for arch in registry.architectures()}
+    doors['transforms'] = transforms
+    return doors
+
+
+def _make_door(arch: str) -> Callable[..., nn.Module]:
+    def door(
+        pretrained: bool = True,
+        *,
+        tag: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        channels_last: bool | None = None,
+        **kwargs: Any,
+    ) -> nn.Module:
+        name = f'{arch}.{tag}' if tag else arch
+        return ready_model(name, pretrained, device=device, dtype=dtype, channels_last=channels_last, **kwargs)
+
+    summary = (registry.architectures()[arch].__doc__ or '').strip()
+    tags = ', '.join(cfg.tag or '' for cfg in timm.models.get_arch_pretrained_cfgs(arch).values() if cfg.has_weights)
+    door.__name__ = door.__qualname__ = arch
+    door.__doc__ = f"""{summary}
+
+    The model comes in eval mode, on the device, ready to call.
+
+    Args:
+        pretrained: Load weights. Tags with weights: {tags or 'none, so pass `pretrained=False`'}.
+        tag: The checkpoint; None for the first of these tags.
+        device: Where to put it; None for the best device of this machine: cuda, then mps, then cpu.
+        dtype: Floating-point type, such as `torch.bfloat16`; None for float32.
+        channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
+        **kwargs: Further arguments of `timm.create_model`: `num_classes` (another number than the checkpoint's gets
+            a new, untrained classifier), `in_chans`, `features_only`, ...
+
+    Raises:
+        ValueError: If there are no weights, or this machine does not have the device.
+    """
+    return door

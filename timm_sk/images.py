@@ -1,0 +1,76 @@
+"""Pictures from files: finding them, and reading each as 8-bit RGB, whatever it was saved as."""
+
+import glob
+import struct
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import UnreadableImageError
+
+_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_LEVELS_16_TO_8 = 257  # 65535 / 255
+
+
+def find_images(arguments: Iterable[str]) -> Iterator[Path]:
+    """Turn files, folders and glob patterns into files.
+
+    Folders are walked for the endings that Pillow reads, in alphabetical order. What is no file, holds none or matches
+    none is passed on as it is, for `read_image` to say what is wrong with it.
+    """
+    for argument in arguments:
+        if Path(argument).exists() or not glob.has_magic(argument):
+            yield from _walk(Path(argument))
+        else:
+            for match in sorted(glob.glob(argument, recursive=True)) or [argument]:
+                yield from _walk(Path(match))
+
+
+def _walk(path: Path) -> list[Path]:
+    endings = Image.registered_extensions()
+    found = [file for file in path.rglob('*') if file.suffix.lower() in endings and file.is_file()]
+    return sorted(found) or [path]
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read a picture in full, as 8-bit RGB, upright as its EXIF orientation says.
+
+    Transparent parts become white, 16-bit greys are scaled to 8 bits, CMYK and palettes are converted; of an
+    animation the first frame is taken.
+
+    Raises:
+        UnreadableImageError: If the file is missing, empty, truncated, too large, or no picture that Pillow reads.
+    """
+    try:
+        if path.is_dir():
+            raise UnreadableImageError(f'{path}: a folder without pictures.')
+        if path.stat().st_size == 0:
+            raise UnreadableImageError(f'{path}: the file is empty.')
+        with Image.open(path) as picture:
+            picture.load()
+            return _to_rgb(ImageOps.exif_transpose(picture))
+    except UnreadableImageError:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableImageError(f'{path}: no such file.') from error
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f'{path}: not a picture that can be read.') from error
+    except _DECODING_ERRORS as error:
+        raise UnreadableImageError(f'{path}: cannot be decoded: {error}') from error
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode == 'F':
+        raise ValueError('floating-point pixels have no agreed range; save it with 8 or 16 bits.')
+    if picture.mode.startswith('I'):
+        greys = np.asarray(picture)
+        if greys.min() < 0 or greys.max() > np.iinfo(np.uint16).max:
+            raise ValueError('32-bit pixels have no agreed range; save it with 8 or 16 bits.')
+        return Image.fromarray(np.round(greys / _LEVELS_16_TO_8).astype(np.uint8)).convert('RGB')
+    if picture.has_transparency_data:
+        picture = picture.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
+    return picture.convert('RGB')
