@@ -1,16 +1,29 @@
-"""The names that the tests go through, with an input size that is small for each."""
+"""The names that the tests go through, and models of them with random weights."""
 
 import timm
 import timm.models.sknet
-from torch import nn
+import torch
+from filling import fill_model, make_input
+from torch import Tensor, nn
 
 import timm_sk.registry
 
 ARCHITECTURES = list(timm_sk.registry.architectures())
 TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
-ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # basic, bottleneck
+ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # a basic block, a bottleneck
+STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
 def upstream(name: str, **kwargs: object) -> nn.Module:
     """timm's own model of a name that the registry gives to ours."""
     return getattr(timm.models.sknet, name)(**kwargs)
+
+
+def filled(name: str, **kwargs: object) -> nn.Module:
+    """Our model with random weights in every layer, in eval mode."""
+    return fill_model(timm.create_model(name, **kwargs)).eval()
+
+
+def pictures(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A random batch [count, channels, size, size]."""
+    return make_input((count, channels, size, size)).to(dtype)

@@ -1,0 +1,58 @@
+"""Compilers and tracers take the models whole and change no value."""
+
+import pytest
+import torch
+import torch.fx
+from variants import ARCHITECTURES, ONE_PER_BLOCK, filled, pictures
+
+
+def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_compile_takes_the_whole_graph(name):
+    model = filled(name)
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    with torch.inference_mode():
+        assert_same(compiled(pictures()), model(pictures()))
+    model.train()
+    compiled(pictures()).sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize('name', ['sknet_atto'])
+def test_inductor(name):
+    model = filled(name)
+    with torch.inference_mode():
+        assert_same(torch.compile(model, fullgraph=True)(pictures(size=32)), model(pictures(size=32)))
+
+
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_export_with_dynamic_batch(name):
+    model = filled(name)
+    exported = torch.export.export(model, (pictures(),), dynamic_shapes=({0: torch.export.Dim('batch')},)).module()
+    for count in (1, 2, 5):
+        with torch.inference_mode():
+            assert_same(exported(pictures(count)), model(pictures(count)))
+
+
+@pytest.mark.parametrize('name', ONE_PER_BLOCK)
+@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
+@torch.no_grad()
+def test_script_and_trace(name):
+    sk_kwargs = dict(kernel_size=[3, 5, 7], split_input=False)
+    model = filled(name, drop_path_rate=0.1, block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
+    for converted in (torch.jit.script(model), torch.jit.trace(model, pictures())):
+        assert_same(converted(pictures(3)), model(pictures(3)))
+
+
+@pytest.mark.parametrize('name', ARCHITECTURES)
+def test_fx(name):
+    model = filled(name)
+    traced = torch.fx.symbolic_trace(model)
+    called = [node.target.__name__ for node in traced.graph.nodes if node.op == 'call_function']
+    units = sum(key.endswith('attn.fc_select.weight') for key in model.state_dict())
+    assert called.count('fuse') == called.count('select') == units
+    with torch.inference_mode():
+        assert_same(traced(pictures()), model(pictures()))
