@@ -9,6 +9,7 @@ out (timm completes an id only from the literal 'timm/'), and timm's default tag
 import difflib
 import sys
 import warnings
+from collections import deque
 from collections.abc import Callable
 
 import timm.models
@@ -25,10 +26,10 @@ def register(entrypoint: Entrypoint) -> Entrypoint:
     """Register a model function under its name, with the `default_cfgs` of its module, and return it unchanged."""
     name = entrypoint.__name__
     default_cfg = sys.modules[entrypoint.__module__].default_cfgs[name]
-    for upstream_cfg in timm.models.get_arch_pretrained_cfgs(name).values():
-        if upstream_cfg.tag not in default_cfg.cfgs:
-            default_cfg.cfgs[upstream_cfg.tag] = upstream_cfg
-            default_cfg.tags.append(upstream_cfg.tag)
+    upstream_cfgs = list(timm.models.get_arch_pretrained_cfgs(name).values())
+    for cfg in upstream_cfgs:
+        default_cfg.cfgs.setdefault(cfg.tag, cfg)
+    default_cfg.tags = deque(dict.fromkeys([*(cfg.tag for cfg in upstream_cfgs), *default_cfg.tags]))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message=f'Overwriting {name} in registry')
         timm.models.register_model(entrypoint)

@@ -6,6 +6,7 @@ The last epoch's weights are the result: nothing is chosen by the held-out part,
 Settings are chosen by `--folds 5`, which cross-validates inside the training part and writes nothing.
 """
 
+import json
 import math
 import subprocess
 from dataclasses import dataclass
@@ -100,6 +101,13 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     return 100 * float((model(images).argmax(dim=1) == labels).double().mean())
 
 
+def drop_model_args(config_file: Path) -> None:
+    """Drop what timm records of the call: the architecture implies it, and transformers 5 fails on `num_classes`."""
+    config = json.loads(config_file.read_text())
+    del config['model_args']
+    config_file.write_text(json.dumps(config, indent=2) + '\n')
+
+
 def export(name: str, model: nn.Module, pictures: list[Image.Image], inputs: Tensor, card: str) -> Path:
     """Write `weights/<name>/`: weights, timm's config, card, goldens and one example picture for each class.
 
@@ -113,7 +121,10 @@ def export(name: str, model: nn.Module, pictures: list[Image.Image], inputs: Ten
     folder = ROOT / name
     examples = folder / 'examples'
     examples.mkdir(parents=True, exist_ok=True)
-    save_for_hf(model, str(folder), safe_serialization=True)  # for its config.json; the weights are rewritten in order
+    label_names = list(CHECKPOINTS[name].label_names or ())
+    # for its config.json; the weights are written again in the order of the state dict
+    save_for_hf(model, str(folder), safe_serialization=True, model_config=dict(label_names=label_names))
+    drop_model_args(folder / 'config.json')
     commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, capture_output=True, text=True)
     source = f'weights/train.py {name}'
     save_safetensors(
@@ -124,7 +135,7 @@ def export(name: str, model: nn.Module, pictures: list[Image.Image], inputs: Ten
     with torch.inference_mode():
         goldens = dict(inputs=inputs, logits=model(inputs))
     save_safetensors(goldens, folder / 'golden.safetensors', metadata=dict(format='pt', source=source))
-    for label, picture in zip(CHECKPOINTS[name].label_names or (), pictures, strict=True):
+    for label, picture in zip(label_names, pictures, strict=True):
         picture.save(examples / f'{label}.png')
     (folder / 'README.md').write_text(card)
     return folder

@@ -258,7 +258,7 @@ def test_copies(name):
     file.seek(0)
     restored = timm.create_model(name).eval()
     restored.load_state_dict(torch.load(file, weights_only=True))
-    assert all(torch.equal(a, b) for a, b in zip(restored.state_dict().values(), model.state_dict().values()))
+    assert all(torch.equal(tensor, restored.state_dict()[key]) for key, tensor in model.state_dict().items())
 
 
 @each_architecture

@@ -1,0 +1,168 @@
+"""Weights reach the model from every source that timm has, and only the model's own do."""
+
+import json
+import os
+
+import pytest
+import timm
+import timm.models
+import torch
+from hub_server import serve
+from processes import run_python
+from torch import nn
+from variants import filled, pictures
+
+from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
+from timm_sk.pretrained import bundled_folder, save_safetensors
+
+NAME = 'sknet_atto'
+
+
+def same_weights(model: nn.Module, other: nn.Module, *, but: tuple[str, ...] = ()) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(v, theirs[k]) for k, v in model.state_dict().items() if not k.startswith(but))
+
+
+@pytest.fixture
+def weights_file(tmp_path):
+    """Random weights of sknet_atto as a file."""
+    path = tmp_path / 'weights.safetensors'
+    save_safetensors(filled(NAME).state_dict(), path)
+    return path
+
+
+def create_from(file, **kwargs):
+    return timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), **kwargs).eval()
+
+
+def test_bundled_weights_by_architecture_and_by_tag():
+    folder = bundled_folder('sknet_atto.digits')
+    bundled = timm.models.load_state_dict(str(folder / 'model.safetensors'))
+    for name in ('sknet_atto', 'sknet_atto.digits'):
+        model = timm.create_model(name, pretrained=True)
+        assert list(model.state_dict()) == list(bundled)
+        assert all(torch.equal(v, bundled[k]) for k, v in model.state_dict().items())
+        assert (model.pretrained_cfg['architecture'], model.pretrained_cfg['tag']) == ('sknet_atto', 'digits')
+        assert 'state_dict' not in model.pretrained_cfg
+
+
+def test_overlay_file(weights_file):
+    assert same_weights(create_from(weights_file), filled(NAME))
+
+
+def test_checkpoint_path(weights_file, tmp_path):
+    assert same_weights(timm.create_model(NAME, checkpoint_path=str(weights_file)), filled(NAME))
+    torch.save({'state_dict': {f'module.{k}': v for k, v in filled(NAME).state_dict().items()}}, tmp_path / 'last.pth')
+    assert same_weights(timm.create_model(NAME, checkpoint_path=str(tmp_path / 'last.pth')), filled(NAME))
+
+
+def test_local_dir_of_a_bundled_folder():
+    model = timm.create_model(f'local-dir:{bundled_folder("sknet_atto.digits")}', pretrained=True)
+    assert same_weights(model, timm.create_model('sknet_atto.digits', pretrained=True))
+    assert list(model.pretrained_cfg['label_names']) == list('0123456789')
+
+
+def test_saved_by_timm_and_loaded_again(tmp_path):
+    model = filled('skresnet18', num_classes=3)
+    timm.models.save_for_hf(model, str(tmp_path / 'mine'), safe_serialization=True)
+    assert same_weights(timm.create_model(f'local-dir:{tmp_path / "mine"}', pretrained=True), model)
+
+
+def test_hub_sources_through_the_real_client(tmp_path):
+    """timm's own id for a default tag, and an id that a user names; each in a process, with a cold cache."""
+    model = filled('skresnet18')
+    for repo in ('timm/skresnet18.ra_in1k', 'somebody/finetuned'):
+        timm.models.save_for_hf(model, str(tmp_path / 'hub' / repo), safe_serialization=True)
+    save_safetensors(dict(logits=model(pictures())), tmp_path / 'expected.safetensors')
+    code = """
+import sys, timm, torch, timm_sk
+from safetensors.torch import load_file
+sys.path.insert(0, sys.argv[2])
+from variants import pictures
+for name in ('skresnet18', 'skresnet18.ra_in1k', 'hf-hub:somebody/finetuned'):
+    model = timm.create_model(name, pretrained=True).eval()
+    assert type(model.layer1[0]).__module__ == 'timm_sk.models.sknet'
+    with torch.no_grad():
+        torch.testing.assert_close(model(pictures()), load_file(sys.argv[1])['logits'])
+    print(model.pretrained_cfg['hf_hub_id'], end=' ')
+"""
+    with serve(tmp_path / 'hub') as endpoint:
+        arguments = ('-c', code, str(tmp_path / 'expected.safetensors'), os.path.dirname(os.path.dirname(__file__)))
+        online = dict(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', HF_HOME=str(tmp_path / 'home'))
+        done = run_python(*arguments, **online)
+    assert done.stdout == 'timm/skresnet18.ra_in1k timm/skresnet18.ra_in1k somebody/finetuned ', done.stderr
+
+
+@pytest.mark.parametrize('in_chans', [1, 4])
+def test_pretrained_stem_is_adapted_to_the_channels(weights_file, in_chans):
+    original, model = create_from(weights_file), create_from(weights_file, in_chans=in_chans)
+    expected = timm.models.adapt_input_conv(in_chans, original.conv1[0].weight)
+    assert torch.equal(model.conv1[0].weight, expected)
+    assert same_weights(model, original, but=('conv1.0.weight',))
+
+
+@pytest.mark.parametrize('kwargs', [dict(num_classes=0), dict(num_classes=3), dict(features_only=True)])
+def test_only_the_classifier_may_be_left_out(weights_file, kwargs):
+    original, model = create_from(weights_file), create_from(weights_file, **kwargs)
+    assert same_weights(model, original, but=('fc.',))
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(num_classes=3), dict(features_only=True)])
+@pytest.mark.parametrize(
+    ('damage', 'message'),
+    [
+        (lambda sd: sd.pop('layer1.0.conv2.attn.bn.weight'), 'missing: layer1.0.conv2.attn.bn.weight'),
+        (lambda sd: sd.pop('conv1.0.weight'), 'missing: conv1.0.weight'),
+        (lambda sd: sd.update(extra=torch.zeros(1)), 'unexpected: extra'),
+        (lambda sd: sd.update({'bn1.bias': torch.zeros(7)}), r'of another shape: bn1.bias \(\[7\] instead of \[16\]\)'),
+        (lambda sd: [sd.pop(k) for k in list(sd) if k.startswith('layer4')], r'missing: (layer4\S+, ){4}\S+ and \d+ m'),
+    ],
+)
+def test_weights_of_another_model_are_refused(tmp_path, kwargs, damage, message):
+    state_dict = dict(filled(NAME).state_dict())
+    damage(state_dict)
+    save_safetensors(state_dict, tmp_path / 'damaged.safetensors')
+    with pytest.raises(MismatchedCheckpointError, match=message):
+        create_from(tmp_path / 'damaged.safetensors', **kwargs)
+
+
+def test_a_classifier_may_not_be_missing_where_it_is_used(tmp_path):
+    state_dict = {k: v for k, v in filled(NAME).state_dict().items() if not k.startswith('fc.')}
+    save_safetensors(state_dict, tmp_path / 'headless.safetensors')
+    with pytest.raises(MismatchedCheckpointError, match=r'missing: fc\.weight, fc\.bias'):
+        create_from(tmp_path / 'headless.safetensors')
+    assert create_from(tmp_path / 'headless.safetensors', num_classes=3).num_classes == 3
+
+
+def test_counters_of_norms_may_be_missing(tmp_path):
+    state_dict = {k: v for k, v in filled(NAME).state_dict().items() if not k.endswith('num_batches_tracked')}
+    save_safetensors(state_dict, tmp_path / 'old.safetensors')
+    assert same_weights(create_from(tmp_path / 'old.safetensors'), filled(NAME))
+
+
+@pytest.mark.parametrize('name', ['skresnet50', 'skresnet50d.untrained'])
+def test_no_weights_no_model(name):
+    with pytest.raises(NoWeightsError, match=r'of skresnet50d?\.untrained\. Use `pretrained=False`'):
+        timm.create_model(name, pretrained=True)
+    assert timm.create_model(name, pretrained=False, device='meta')
+
+
+@pytest.mark.parametrize('damage', ['flip', 'truncate', 'remove'])
+def test_a_damaged_bundled_file_is_refused(tmp_path, monkeypatch, damage):
+    folder = tmp_path / 'sknet_atto.digits'
+    folder.mkdir()
+    content = bytearray((bundled_folder('sknet_atto.digits') / 'model.safetensors').read_bytes())
+    content[-1000] ^= 1
+    if damage != 'remove':
+        (folder / 'model.safetensors').write_bytes(content if damage == 'flip' else content[:-4])
+    monkeypatch.setattr('timm_sk.pretrained.resolve.bundled_folder', lambda name: tmp_path / name)
+    cfg = timm.get_pretrained_cfg('sknet_atto').to_dict()
+    with pytest.raises(CorruptCheckpointError, match=r'model.safetensors.*(is damaged|is missing)'):
+        timm.create_model(
+            'sknet_atto', pretrained=True, pretrained_cfg={**cfg, 'file': str(folder / 'model.safetensors')}
+        )
+
+
+def test_config_is_not_changed_by_loading():
+    model = timm.create_model('sknet_atto.digits', pretrained=True)
+    assert json.dumps(model.pretrained_cfg) == json.dumps(timm.get_pretrained_cfg('sknet_atto').to_dict())

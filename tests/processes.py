@@ -1,0 +1,20 @@
+"""Running Python as a user would, in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_python(*arguments: str, cwd: Path | str = '/', **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `python *arguments`, with this checkout importable, and capture what it prints."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        cwd=cwd,
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'COLUMNS': '200', **environment},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
