@@ -125,7 +125,7 @@ _ROWS = (
     Checkpoint(
         name='sknet_atto.digits',
         family='sknet',
-        sources=(Source(kind='bundled', sha256='0' * 64),),
+        sources=(Source(kind='bundled', sha256='6fca5d04bbf3da55fccc6f8e9a69b4f635c29cb202ec1ec52c4f701b08c80077'),),
         licence='apache-2.0',
         origin='timm_sk, weights/train.py',
         input_size=(3, 32, 32),
@@ -137,8 +137,8 @@ _ROWS = (
         num_classes=10,
         label_names=tuple('0123456789'),
         first_conv='conv1.0',
-        dataset='held-out fifth of scikit-learn digits',
-        top1=None,
+        dataset='360 held-out pictures of scikit-learn digits',
+        top1=100.00,
     ),
 )
 
