@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
@@ -63,9 +64,7 @@ def one_line_errors() -> Iterator[None]:
 
 @app.command('list')
 def list_models(
-    pattern: Annotated[
-        str, typer.Argument(metavar='[FILTER]', help='Part of a name, or a pattern such as "sk*".')
-    ] = '',
+    pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
     as_markdown: Annotated[bool, typer.Option('--markdown', help="Print the README's table.")] = False,
 ) -> None:
     """List the models: size, cost, where the weights come from, accuracy."""
@@ -76,7 +75,8 @@ def list_models(
     if as_markdown:
         print(markdown(entries))
         return
-    table = Table(*COLUMNS, caption='GMACs: 10^9 multiply-adds at this input. top-1: percent, on the own data set.')
+    caption = 'GMACs: 10^9 multiply-adds at this input. top-1: percent.'
+    table = Table(*COLUMNS, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for entry in entries:
         table.add_row(*cells(entry))
     out.print(table)
@@ -86,7 +86,7 @@ def list_models(
 def predict_images(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar='[IMAGE]...', help='Files, folders or patterns; none for the shipped examples.'),
+        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; none for the shipped examples.'),
     ] = None,
     model_name: Annotated[str, typer.Option('--model', help='Model: architecture or arch.tag.')] = DEFAULT_MODEL,
     topk: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
@@ -137,12 +137,14 @@ def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[di
 
 
 def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> Table:
-    table = Table('picture', *(['truth'] if truths else []), 'prediction', 'then', title=model_name)
+    table = Table(
+        'picture', *(['truth'] if truths else []), 'prediction', 'then', title=model_name, box=box.SIMPLE_HEAD
+    )
     for index, prediction in enumerate(predictions):
         if prediction.error:
             continue
         first, *others = [
-            f'{label} {probability:.1%}'
+            f'{label} ({probability:.1%})'
             for label, probability in zip(prediction.labels, prediction.probabilities, strict=True)
         ]
         name = prediction.path.name if truths else str(prediction.path)
@@ -154,7 +156,7 @@ def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] 
 @app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
 def run_script(
     script: Annotated[str, typer.Argument(metavar='SCRIPT', help='A Python file.')],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar='[ARGS]...', help='Its arguments.')] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Its arguments.')] = None,
 ) -> None:
     """Run a Python script, such as timm's validate.py, with the models registered."""
     if not Path(script).is_file():

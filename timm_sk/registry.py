@@ -49,8 +49,10 @@ def require_model(name: str) -> None:
 
     Raises:
         UnknownModelError: If it has not; the message names the nearest names.
+        ValueError: If the name looks like a path or a repository's id without its source.
     """
-    if ':' in name:
+    source, _ = timm.models.parse_model_name(name)
+    if source:
         return
     arch, tag = timm.models.split_model_name_tag(name)
     if timm.models.is_model(arch):

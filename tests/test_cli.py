@@ -1,0 +1,137 @@
+"""The command line as a person runs it, in processes of their own."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from processes import ROOT, run_python
+from variants import ARCHITECTURES
+
+from timm_sk.catalog import catalog, markdown
+from timm_sk.predict import example_images
+
+EXAMPLES = example_images('sknet_atto.digits')
+
+
+def timm_sk(*arguments, **kwargs):
+    return run_python('-W', 'error', '-m', 'timm_sk', *map(str, arguments), **kwargs)
+
+
+def test_list():
+    done = timm_sk('list')
+    assert done.returncode == 0, done.stderr
+    assert all(name in done.stdout for name in ARCHITECTURES)
+    assert ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17'] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+
+
+def test_list_filter():
+    for pattern, names in (('50', {'skresnet50', 'skresnet50d', 'skresnext50_32x4d'}), ('skresnet??', None)):
+        found = {entry.arch for entry in catalog(pattern)}
+        assert found == (names or {'skresnet18', 'skresnet34', 'skresnet50'})
+    done = timm_sk('list', 'nothing')
+    assert (done.returncode, done.stderr) == (1, 'timm-sk: no model matches "nothing"; `timm-sk list` shows all.\n')
+
+
+def test_readme_has_the_generated_table():
+    assert markdown(catalog()) in (ROOT / 'README.md').read_text()
+    assert timm_sk('list', '--markdown').stdout.strip() == markdown(catalog())
+
+
+def test_predict_without_pictures_shows_truth_beside_prediction():
+    done = timm_sk('predict')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    rows = [line.split()[:3] for line in done.stdout.splitlines() if '.png' in line]
+    assert rows == [[f'{digit}.png', digit, digit] for digit in '0123456789']
+
+
+def test_predict_json():
+    done = timm_sk('predict', '--json', '--topk', 3, EXAMPLES[7], '--device', 'cpu')
+    (document,) = json.loads(done.stdout)
+    assert document['file'] == str(EXAMPLES[7])
+    assert [len(document['predictions']), document['predictions'][0]['label']] == [3, '7']
+    probabilities = [prediction['probability'] for prediction in document['predictions']]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[0] > 0.5
+    everything = json.loads(timm_sk('predict', '--json', '--topk', 99).stdout)
+    assert [row['truth'] for row in everything] == list('0123456789')
+    for row in everything:
+        assert len(row['predictions']) == 10
+        assert sum(prediction['probability'] for prediction in row['predictions']) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    shutil.copy(EXAMPLES[4], tmp_path / 'sub' / 'four.png')
+    Image.open(EXAMPLES[5]).save(tmp_path / 'five.webp', lossless=True)
+    (tmp_path / 'bad.png').write_bytes(EXAMPLES[0].read_bytes()[:60])
+    (tmp_path / 'empty.jpg').touch()
+    done = timm_sk('predict', '--json', tmp_path, tmp_path / 'gone.png', tmp_path / 'sub' / '*.png')
+    assert done.returncode == 1
+    documents = json.loads(done.stdout)
+    best = [d['predictions'][0]['label'] if 'predictions' in d else None for d in documents]
+    assert [d['file'][len(str(tmp_path)) + 1 :] for d in documents] == [
+        'bad.png',
+        'empty.jpg',
+        'five.webp',
+        'sub/four.png',
+        'gone.png',
+        'sub/four.png',
+    ]
+    assert best == [None, None, '5', '4', None, '4']
+    errors = done.stderr.splitlines()
+    assert [line.split(': ')[1] for line in errors] == [str(tmp_path / n) for n in ('bad.png', 'empty.jpg', 'gone.png')]
+    shown = timm_sk('predict', tmp_path / 'bad.png', tmp_path / 'five.webp')
+    assert shown.returncode == 1
+    assert 'five.webp' in shown.stdout
+    assert 'bad.png' not in shown.stdout
+    assert 'bad.png: ' in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--model', 'skresnet35'], 'There is no model "skresnet35". Nearest: '),
+        (['--model', 'skresnet34.nope'], 'skresnet34 has no checkpoint "nope". It has: skresnet34.ra_in1k.'),
+        (['--model', 'skresnet50'], 'no pretrained weights of skresnet50.untrained'),
+        (['--model', 'local-dir:/nowhere'], '/nowhere/config.json'),
+        (['--model', 'somebody/model'], "Use 'hf-hub:somebody/model'"),
+        (['--device', 'toaster'], '"toaster" is no device'),
+    ],
+)
+def test_mistakes_get_one_line(arguments, message):
+    done = timm_sk('predict', *arguments)
+    assert (done.returncode, done.stdout) == (1, '')
+    assert message in done.stderr
+    assert done.stderr.startswith('timm-sk: ')
+    assert done.stderr.count('\n') == 1
+
+
+def test_run_passes_arguments_and_exit_code_through(tmp_path):
+    (tmp_path / 'beside.py').write_text('value = 42')
+    (tmp_path / 'script.py').write_text(
+        'import sys, timm, beside\n'
+        'print(sys.argv[1:], beside.value, __name__, timm.model_entrypoint("skresnet18").__module__)\n'
+        'sys.exit(int(sys.argv[1]))\n'
+    )
+    done = timm_sk('run', 'script.py', '3', '--help', '-x', '--model=a', cwd=tmp_path)
+    assert done.stdout == "['3', '--help', '-x', '--model=a'] 42 __main__ timm_sk.models.sknet\n", done.stderr
+    assert done.returncode == 3
+
+
+def test_run_shows_the_scripts_own_traceback(tmp_path):
+    (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
+    done = timm_sk('run', tmp_path / 'broken.py')
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr
+    assert done.stderr.endswith('ValueError: mine\n')
+    assert timm_sk('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
+
+
+def test_version_and_help():
+    assert timm_sk('--version').stdout == '0.1.0\n'
+    done = timm_sk('--help')
+    assert all(command in done.stdout for command in ('list', 'predict', 'run'))

@@ -1,0 +1,74 @@
+"""Wheel and sdist carry the bundled weights, and importing costs little."""
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+
+import hatchling.build
+import pytest
+from processes import ROOT, run_python
+
+import timm_sk
+
+BUNDLED_FILES = {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'} | {
+    f'examples/{digit}.png' for digit in range(10)
+}
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('wheel')
+    done = subprocess.run(
+        [sys.executable, '-c', f'import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))'],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return folder / done.stdout.split()[-1]
+
+
+def test_wheel_works_from_any_folder(wheel, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        prefix = 'timm_sk/weights/sknet_atto.digits/'
+        assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
+        assert 'timm_sk/py.typed' in archive.namelist()
+        assert not any(name.endswith('train.py') for name in archive.namelist())
+        archive.extractall(tmp_path / 'site')
+    code = """
+import timm, timm_sk
+assert timm_sk.__file__.startswith(__import__('sys').argv[1])
+print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['file'])
+"""
+    site = str(tmp_path / 'site')
+    done = run_python('-W', 'error', '-c', code, site, PYTHONPATH=site, cwd=tmp_path)
+    assert done.stdout.strip() == f'{site}/timm_sk/weights/sknet_atto.digits/model.safetensors', done.stderr
+
+
+def test_sdist_has_the_weights_and_the_tests_data(tmp_path):
+    home = os.getcwd()
+    os.chdir(ROOT)
+    try:
+        name = hatchling.build.build_sdist(str(tmp_path))
+    finally:
+        os.chdir(home)
+    with tarfile.open(tmp_path / name) as archive:
+        names = {member.partition('/')[2] for member in archive.getnames()}
+    assert {f'weights/sknet_atto.digits/{file}' for file in BUNDLED_FILES} <= names
+    assert {'hubconf.py', 'LICENSE', 'tests/data/digits_heldout.safetensors', 'weights/train.py'} <= names
+
+
+def test_dependencies_of_importing_are_the_declared_ones():
+    code = 'import timm, sys; before = set(sys.modules); import timm_sk; print(*set(sys.modules) - before)'
+    loaded = run_python('-c', code).stdout.split()
+    assert 'timm_sk.models.sknet' in loaded
+    assert not {'typer', 'rich', 'matplotlib', 'triton'} & {name.partition('.')[0] for name in loaded}
+    hubconf = run_python('-c', 'import hubconf; print(*hubconf.dependencies)', cwd=ROOT).stdout.split()
+    assert hubconf == ['torch', 'timm', 'huggingface_hub', 'safetensors']
+
+
+def test_version_is_in_one_place():
+    assert timm_sk.__version__ == '0.1.0'
+    assert f'## {timm_sk.__version__}' in (ROOT / 'CHANGELOG.md').read_text()
