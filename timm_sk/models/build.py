@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, of_arch, of_family
 from ..errors import NoWeightsError
-from ..pretrained import bundled_file, check_state_dict, resolve
+from ..pretrained import bundled_file, check_state_dict, verified_file
 
 StateDict = dict[str, Tensor]
 
@@ -41,7 +41,7 @@ def build_model(model_cls: type[nn.Module], variant: str, pretrained: bool, **kw
         _require_weights(cfg, variant)
         row = CHECKPOINTS.get(f'{cfg.architecture}.{cfg.tag}')
         if row and row.bundled and cfg.file == str(bundled_file(row)):  # not a file of the caller's
-            resolve(row)
+            verified_file(row)
     return timm.models.build_model_with_cfg(
         model_cls,
         variant,

@@ -14,7 +14,7 @@ def bundled_file(checkpoint: Checkpoint) -> Path | None:
     return bundled_folder(checkpoint.name) / WEIGHTS_NAME if checkpoint.bundled else None
 
 
-def resolve(checkpoint: Checkpoint) -> Path | None:
+def verified_file(checkpoint: Checkpoint) -> Path | None:
     """Find and verify the local file of a checkpoint; None where timm's own loader fetches it from the hub.
 
     Raises:
