@@ -116,12 +116,25 @@ def _timm_imagenet(name: str, *, top1: float | None = None, top5: float | None =
     )
 
 
+def _untrained(name: str, *, family: str = 'sknet', **fields: Any) -> Checkpoint:
+    """A row without weights, which gives the architecture its preprocessing for ImageNet."""
+    return Checkpoint(name=name, family=family, licence='apache-2.0', origin='timm_sk', **fields)
+
+
 _ROWS = (
     _timm_imagenet('skresnet18.ra_in1k', top1=73.020, top5=91.172),
     _timm_imagenet('skresnet34.ra_in1k', top1=76.956, top5=93.320),
+    _untrained('skresnet26.untrained'),
     _timm_imagenet('skresnet50.untrained'),
     _timm_imagenet('skresnet50d.untrained', first_conv='conv1.0'),
+    _untrained('skresnet101.untrained'),
+    _untrained('skresnext26_32x4d.untrained'),
     _timm_imagenet('skresnext50_32x4d.ra_in1k', top1=80.168, top5=94.644),
+    _untrained('skresnext101_32x4d.untrained'),
+    _untrained('sknet26.untrained'),
+    _untrained('sknet50.untrained'),
+    _untrained('sknet50_3path.untrained'),
+    _untrained('sknet101.untrained'),
     Checkpoint(
         name='sknet_atto.digits',
         family='sknet',
@@ -140,6 +153,13 @@ _ROWS = (
         dataset='360 held-out pictures of scikit-learn digits',
         top1=100.00,
     ),
+    _untrained('skresnet50_insight.untrained', family='sknet_upstreams'),
+    _untrained('skresnet101_insight.untrained', family='sknet_upstreams'),
+    _untrained('sknet50_holocron.untrained', family='sknet_upstreams', num_classes=10),
+    _untrained('skresnet18_mindcv.untrained', family='sknet_upstreams'),
+    _untrained('skresnet34_mindcv.untrained', family='sknet_upstreams'),
+    _untrained('skresnet50_mindcv.untrained', family='sknet_upstreams'),
+    _untrained('skresnext50_mindcv.untrained', family='sknet_upstreams'),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}

@@ -88,13 +88,14 @@ class SelectiveKernel(nn.Module):
         kernel_size: Odd size of each branch's kernel, 3 or more; an int stands for two such branches, None for [3, 5].
         stride: Stride of every branch.
         dilation: Dilation of the unit as a whole, which multiplies that of each branch.
-        groups: G, convolution groups of each branch; more than `out_channels` count as `out_channels`.
+        groups: G, convolution groups of every branch or of each; more than `out_channels` count as `out_channels`.
         rd_ratio: 1 / r; the attention's width is `out_channels * rd_ratio`, rounded to `rd_divisor`.
         rd_channels: The attention's width itself, instead of the ratio.
         rd_divisor: The attention's width is a multiple of it, at least as large (L in the paper), and not below 90 %
             of the exact ratio.
         keep_3x3: Turn kernels above 3 into dilated 3x3 kernels, as the paper does.
         split_input: Give each branch its own share of the input channels instead of all of them.
+        attention: Select among the branches; False for their plain sum, the control of the paper's Table 7.
         act_layer: Activation class or timm's name for it, in the branches and in the attention.
         norm_layer: Norm class or timm's name for it, in the branches and in the attention.
         aa_layer: Anti-aliasing layer class of the branches, where the stride is above 1.
@@ -104,8 +105,9 @@ class SelectiveKernel(nn.Module):
 
     Raises:
         ValueError: If there is no kernel size, or one that is even or below 3; if the channels do not divide into the
-            branches (`split_input`) or into the groups; at a forward pass in train mode with a batch of 1, if the
-            attention's norm is a BatchNorm that is training and not synchronised.
+            branches (`split_input`) or into the groups; if `groups` has not one entry per branch; at a forward pass
+            in train mode with a batch of 1, if the attention's norm is a BatchNorm that is training and not
+            synchronised.
     """
 
     def __init__(
@@ -115,12 +117,13 @@ class SelectiveKernel(nn.Module):
         kernel_size: int | Sequence[int] | None = None,
         stride: int = 1,
         dilation: int = 1,
-        groups: int = 1,
+        groups: int | Sequence[int] = 1,
         rd_ratio: float = 1.0 / 16,
         rd_channels: int | None = None,
         rd_divisor: int = 8,
         keep_3x3: bool = True,
         split_input: bool = True,
+        attention: bool = True,
         act_layer: LayerType = nn.ReLU,
         norm_layer: LayerType = nn.BatchNorm2d,
         aa_layer: type[nn.Module] | None = None,
@@ -141,20 +144,15 @@ class SelectiveKernel(nn.Module):
                 f'{self.num_paths} branches: change either, or pass split_input=False.'
             )
         path_channels = in_channels // self.num_paths if split_input else in_channels
-        groups = min(out_channels, groups)
-        if path_channels % groups or out_channels % groups:
-            raise ValueError(
-                f'groups must divide the channels of every branch, got {groups} groups for {path_channels} input and '
-                f'{out_channels} output channels: choose a divisor of both.'
-            )
+        branch_groups = _as_branch_groups(groups, self.num_paths, path_channels, out_channels)
         self.paths = nn.ModuleList(
-            ConvNormAct(
+            self.make_path(
                 path_channels,
                 out_channels,
                 kernel_size=3 if keep_3x3 else size,
                 stride=stride,
                 dilation=dilation * (size - 1) // 2 if keep_3x3 else dilation,
-                groups=groups,
+                groups=path_groups,
                 norm_layer=norm_layer,
                 act_layer=act_layer,
                 aa_layer=aa_layer,
@@ -162,17 +160,21 @@ class SelectiveKernel(nn.Module):
                 device=device,
                 dtype=dtype,
             )
-            for size in kernel_sizes
+            for size, path_groups in zip(kernel_sizes, branch_groups, strict=True)
         )
-        self.attn = SelectiveKernelAttn(
-            out_channels,
-            self.num_paths,
-            rd_channels or make_divisible(out_channels * rd_ratio, divisor=rd_divisor),
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            device=device,
-            dtype=dtype,
-        )
+        attn_channels = rd_channels or make_divisible(out_channels * rd_ratio, divisor=rd_divisor)
+        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, device=device, dtype=dtype)
+        self.attn = self.make_attention(out_channels, self.num_paths, attn_channels, **layers) if attention else None
+
+    def make_path(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, **conv_kwargs: Any
+    ) -> nn.Module:
+        """Make one branch from the arguments of `ConvNormAct`; a step for subclasses to override."""
+        return ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, **conv_kwargs)
+
+    def make_attention(self, channels: int, num_paths: int, attn_channels: int, **layers: Any) -> nn.Module:
+        """Make what turns the descriptor into logits; a step for subclasses to override."""
+        return SelectiveKernelAttn(channels, num_paths, attn_channels, **layers)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W']."""
@@ -183,6 +185,8 @@ class SelectiveKernel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # M x [B, C, H', W']
+        if self.attn is None:
+            return ops.total(branches)
         return ops.select(branches, self.attn(ops.fuse(branches)))
 
 
@@ -198,6 +202,24 @@ def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:
         if size < 3 or size % 2 == 0:
             raise ValueError(f'Every kernel size must be odd and at least 3, got {size} in {list(kernel_size)}.')
     return list(kernel_size)
+
+
+def _as_branch_groups(groups: int | Sequence[int], num_paths: int, in_channels: int, out_channels: int) -> list[int]:
+    """Spell out the convolution groups of each branch and check that they divide its channels."""
+    branch_groups = [groups] * num_paths if isinstance(groups, int) else list(groups)
+    if len(branch_groups) != num_paths:
+        raise ValueError(
+            f'groups needs one entry per branch, got {branch_groups} for {num_paths} branches: '
+            'pass one number for all, or as many as there are kernel sizes.'
+        )
+    branch_groups = [min(out_channels, count) for count in branch_groups]
+    for count in branch_groups:
+        if in_channels % count or out_channels % count:
+            raise ValueError(
+                f'groups must divide the channels of every branch, got {count} groups for {in_channels} input and '
+                f'{out_channels} output channels: choose a divisor of both.'
+            )
+    return branch_groups
 
 
 def _make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:

@@ -1,272 +1,145 @@
-"""Selective-kernel networks on timm's ResNet trunk.
+"""Selective-kernel networks on timm's ResNet trunk: the paper's, and timm's.
 
-Paper: "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586). The `skresn*` variants are
-timm's (`timm/models/sknet.py`): the basic ones, and those with 50 layers except `skresnext50_32x4d`, split the input
-channels over the branches, which the paper does not. `sknet_atto` is this project's own.
+Paper: "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586), with the authors' Caffe models
+where the paper is silent: the stem's pool has no padding and rounds up. The `skresn*` variants are timm's
+(`timm/models/sknet.py`) and further depths in its style: `skresnet*` split the input channels over the branches,
+which the paper does not. `sknet_atto` is this project's own.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from timm.layers import LayerType, create_attn
-from timm.models import ResNet
-from torch import Tensor, nn
+from torch import nn
 
-from ..layers import ConvNormAct, SelectiveKernel
 from ..registry import register
-from .build import build_model, family_cfgs
+from .build import family_cfgs
+from .resnet import build_resnet, ceil_pool
+from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 __all__ = ['SelectiveKernelBasic', 'SelectiveKernelBottleneck']
 
 default_cfgs = family_cfgs('sknet')
 
 
-class _ResidualBlock(nn.Module):
-    """Shortcut, stochastic depth and the last activation around the convolutions of a subclass."""
-
-    expansion: int
-
-    def _add_tail(
-        self,
-        out_channels: int,
-        *,
-        downsample: nn.Module | None,
-        act_layer: LayerType,
-        attn_layer: LayerType | None,
-        drop_path: nn.Module | None,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
-    ) -> None:
-        """Add what follows the convolutions, in the order that timm's state dict has."""
-        self.se = create_attn(attn_layer, out_channels, device=device, dtype=dtype)
-        self.act = act_layer(inplace=True)
-        self.downsample = downsample
-        self.drop_path = drop_path
-
-    def residual(self, x: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.residual(x)
-        if self.se is not None:
-            residual = self.se(residual)
-        if self.drop_path is not None:
-            residual = self.drop_path(residual)
-        if self.downsample is not None:
-            x = self.downsample(x)
-        residual += x
-        return self.act(residual)
+def _skresnet_basic(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:
+    """The SK-ResNet of timm with basic blocks: r=8, L=16, the input channels split over the branches."""
+    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=16, keep_3x3=True, split_input=True)
+    model_args = dict(block=SelectiveKernelBasic, layers=layers, block_args=dict(sk_kwargs=sk_kwargs))
+    return build_resnet(variant, pretrained, model_args, kwargs)
 
 
-class SelectiveKernelBasic(_ResidualBlock):
-    """Basic residual block whose first 3x3 convolution is a selective-kernel unit.
-
-    Input [B, inplanes, H, W], output [B, planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes to
-    a block, and `sk_kwargs`: further arguments of `timm_sk.SelectiveKernel`.
-
-    Raises:
-        ValueError: If `cardinality` or `base_width` are not those of a plain basic block, which has no use for others.
-    """
-
-    expansion = 1
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        cardinality: int = 1,
-        base_width: int = 64,
-        sk_kwargs: dict[str, Any] | None = None,
-        reduce_first: int = 1,
-        dilation: int = 1,
-        first_dilation: int | None = None,
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-        attn_layer: LayerType | None = None,
-        aa_layer: type[nn.Module] | None = None,
-        drop_block: Callable[[], nn.Module] | None = None,
-        drop_path: nn.Module | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        if cardinality != 1 or base_width != 64:
-            raise ValueError(
-                f'A basic block needs cardinality=1 and base_width=64, got {cardinality} and {base_width}: '
-                'use a bottleneck variant for groups and other widths.'
-            )
-        factory: dict[str, Any] = dict(device=device, dtype=dtype)
-        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
-        first_planes = planes // reduce_first
-        self.conv1 = SelectiveKernel(
-            inplanes,
-            first_planes,
-            stride=stride,
-            dilation=first_dilation or dilation,
-            aa_layer=aa_layer,
-            drop_layer=drop_block,
-            **layers,
-            **(sk_kwargs or {}),
-        )
-        self.conv2 = ConvNormAct(first_planes, planes, 3, dilation=dilation, **dict(layers, act_layer=None))
-        self._add_tail(
-            planes, downsample=downsample, act_layer=act_layer, attn_layer=attn_layer, drop_path=drop_path, **factory
-        )
-
-    def zero_init_last(self) -> None:
-        _zero_weight(self.conv2.bn)
-
-    def residual(self, x: Tensor) -> Tensor:
-        return self.conv2(self.conv1(x))
+def _skresnet(
+    variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], **trunk_args: Any
+) -> nn.Module:
+    """The SK-ResNet of timm with bottlenecks: r=16, L=8, the input channels split over the branches."""
+    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=8, keep_3x3=True, split_input=True)
+    model_args = dict(block=SelectiveKernelBottleneck, layers=layers, block_args=dict(sk_kwargs=sk_kwargs))
+    return build_resnet(variant, pretrained, model_args | trunk_args, kwargs)
 
 
-class SelectiveKernelBottleneck(_ResidualBlock):
-    """Bottleneck residual block whose 3x3 convolution is a selective-kernel unit: the paper's SK unit.
-
-    Input [B, inplanes, H, W], output [B, 4 * planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes
-    to a block, and `sk_kwargs`: further arguments of `timm_sk.SelectiveKernel`.
-    """
-
-    expansion = 4
-
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        cardinality: int = 1,
-        base_width: int = 64,
-        sk_kwargs: dict[str, Any] | None = None,
-        reduce_first: int = 1,
-        dilation: int = 1,
-        first_dilation: int | None = None,
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-        attn_layer: LayerType | None = None,
-        aa_layer: type[nn.Module] | None = None,
-        drop_block: Callable[[], nn.Module] | None = None,
-        drop_path: nn.Module | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__()
-        factory: dict[str, Any] = dict(device=device, dtype=dtype)
-        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
-        width = planes * base_width // 64 * cardinality
-        first_planes = width // reduce_first
-        out_planes = planes * self.expansion
-        self.conv1 = ConvNormAct(inplanes, first_planes, 1, **layers)
-        self.conv2 = SelectiveKernel(
-            first_planes,
-            width,
-            stride=stride,
-            dilation=first_dilation or dilation,
-            groups=cardinality,
-            aa_layer=aa_layer,
-            drop_layer=drop_block,
-            **layers,
-            **(sk_kwargs or {}),
-        )
-        self.conv3 = ConvNormAct(width, out_planes, 1, **dict(layers, act_layer=None))
-        self._add_tail(
-            out_planes,
-            downsample=downsample,
-            act_layer=act_layer,
-            attn_layer=attn_layer,
-            drop_path=drop_path,
-            **factory,
-        )
-
-    def zero_init_last(self) -> None:
-        _zero_weight(self.conv3.bn)
-
-    def residual(self, x: Tensor) -> Tensor:
-        return self.conv3(self.conv2(self.conv1(x)))
-
-
-def _zero_weight(norm: nn.Module) -> None:
-    weight = getattr(norm, 'weight', None)
-    if weight is not None:
-        nn.init.zeros_(weight)
-
-
-def _build_resnet(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
-    """Build a variant from its numbers; what the caller passes wins."""
-    return build_model(ResNet, variant, pretrained, **{**model_args, **kwargs})
+def _sknet(
+    variant: str,
+    pretrained: bool,
+    layers: list[int],
+    kwargs: dict[str, Any],
+    *,
+    stem_pool: Any = None,
+    **sk_kwargs: Any,
+) -> nn.Module:
+    """The paper's SK[M=2, G=32, r=16] with L=32, in the width of ResNeXt 32x4d."""
+    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, keep_3x3=True, split_input=False) | sk_kwargs
+    model_args = dict(
+        block=SelectiveKernelBottleneck,
+        layers=layers,
+        cardinality=32,
+        base_width=4,
+        stem_pool=stem_pool,
+        block_args=dict(sk_kwargs=sk_kwargs),
+    )
+    return build_resnet(variant, pretrained, model_args, kwargs)
 
 
 @register
 def skresnet18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-18 of timm: the input channels are split over the branches to keep the parameter count low."""
-    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=16, keep_3x3=True, split_input=True)
-    model_args = dict(
-        block=SelectiveKernelBasic,
-        layers=[2, 2, 2, 2],
-        block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
-    )
-    return _build_resnet('skresnet18', pretrained, model_args, kwargs)
+    """SK-ResNet-18 of timm."""
+    return _skresnet_basic('skresnet18', pretrained, [2, 2, 2, 2], kwargs)
 
 
 @register
 def skresnet34(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-34 of timm: the input channels are split over the branches to keep the parameter count low."""
-    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=16, keep_3x3=True, split_input=True)
-    model_args = dict(
-        block=SelectiveKernelBasic,
-        layers=[3, 4, 6, 3],
-        block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
-    )
-    return _build_resnet('skresnet34', pretrained, model_args, kwargs)
+    """SK-ResNet-34 of timm."""
+    return _skresnet_basic('skresnet34', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def skresnet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-26, a depth that timm lacks."""
+    return _skresnet('skresnet26', pretrained, [2, 2, 2, 2], kwargs)
 
 
 @register
 def skresnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-50 of timm: the input channels are split over the branches to keep the parameter count low."""
-    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=8, keep_3x3=True, split_input=True)
-    model_args = dict(
-        block=SelectiveKernelBottleneck,
-        layers=[3, 4, 6, 3],
-        block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
-    )
-    return _build_resnet('skresnet50', pretrained, model_args, kwargs)
+    """SK-ResNet-50 of timm."""
+    return _skresnet('skresnet50', pretrained, [3, 4, 6, 3], kwargs)
 
 
 @register
 def skresnet50d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SK-ResNet-50-D of timm: `skresnet50` with a deep stem and average pooling in the shortcuts."""
-    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=8, keep_3x3=True, split_input=True)
-    model_args = dict(
-        block=SelectiveKernelBottleneck,
-        layers=[3, 4, 6, 3],
-        stem_width=32,
-        stem_type='deep',
-        avg_down=True,
-        block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
-    )
-    return _build_resnet('skresnet50d', pretrained, model_args, kwargs)
+    deep = dict(stem_type='deep', stem_width=32, avg_down=True)
+    return _skresnet('skresnet50d', pretrained, [3, 4, 6, 3], kwargs, **deep)
+
+
+@register
+def skresnet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-101, a depth that timm lacks."""
+    return _skresnet('skresnet101', pretrained, [3, 4, 23, 3], kwargs)
+
+
+@register
+def skresnext26_32x4d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNeXt-26-32x4d, a depth that timm lacks."""
+    return _sknet('skresnext26_32x4d', pretrained, [2, 2, 2, 2], kwargs)
 
 
 @register
 def skresnext50_32x4d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNeXt-50-32x4d of timm: the paper's SKNet-50 except for the padding of the stem's pool."""
-    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, keep_3x3=True, split_input=False)
-    model_args = dict(
-        block=SelectiveKernelBottleneck,
-        layers=[3, 4, 6, 3],
-        cardinality=32,
-        base_width=4,
-        block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
-    )
-    return _build_resnet('skresnext50_32x4d', pretrained, model_args, kwargs)
+    """SK-ResNeXt-50-32x4d of timm: `sknet50` except for the padding of the stem's pool."""
+    return _sknet('skresnext50_32x4d', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def skresnext101_32x4d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNeXt-101-32x4d, a depth that timm lacks."""
+    return _sknet('skresnext101_32x4d', pretrained, [3, 4, 23, 3], kwargs)
+
+
+@register
+def sknet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-26 of the paper: two SK units per stage."""
+    return _sknet('sknet26', pretrained, [2, 2, 2, 2], kwargs, stem_pool=ceil_pool)
+
+
+@register
+def sknet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-50 of the paper (Table 1), which `skresnext50_32x4d` equals except for the stem's pool."""
+    return _sknet('sknet50', pretrained, [3, 4, 6, 3], kwargs, stem_pool=ceil_pool)
+
+
+@register
+def sknet50_3path(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-50 with three branches, K3, K5 and K7 of the paper's Table 7: 3x3 kernels of dilation 1, 2 and 3."""
+    kernels = [3, 5, 7]
+    return _sknet('sknet50_3path', pretrained, [3, 4, 6, 3], kwargs, stem_pool=ceil_pool, kernel_size=kernels)
+
+
+@register
+def sknet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-101 as the authors published it: the attention of the second stage is 16 wide, not 32 as the formula says.
+
+    `sk_kwargs=dict(rd_channels=None)` builds the net of the formula.
+    """
+    widths = [32, 16, 32, 64]
+    return _sknet('sknet101', pretrained, [3, 4, 23, 3], kwargs, stem_pool=ceil_pool, rd_channels=widths)
 
 
 @register
@@ -282,6 +155,5 @@ def sknet_atto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         stem_width=8,
         stem_type='deep',
         block_args=dict(sk_kwargs=sk_kwargs),
-        zero_init_last=False,
     )
-    return _build_resnet('sknet_atto', pretrained, model_args, kwargs)
+    return build_resnet('sknet_atto', pretrained, model_args, kwargs)

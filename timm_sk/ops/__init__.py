@@ -1,5 +1,7 @@
 """The two operations of a selective-kernel unit: `fuse` the branches into one descriptor, `select` among them.
 
+`total`, the plain sum of the branches, is the control without selection.
+
 This is the only place that decides which implementation runs. Both functions are leaves to `torch.fx`, so that
 their argument checks survive symbolic tracing.
 """
@@ -11,8 +13,9 @@ import torch.fx
 from torch import Tensor
 
 from . import reference
+from .reference import total
 
-__all__ = ['fuse', 'select']
+__all__ = ['fuse', 'select', 'total']
 
 
 def _check_branches(branches: List[Tensor]) -> None:

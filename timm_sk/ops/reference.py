@@ -9,12 +9,17 @@ from typing import List
 from torch import Tensor
 
 
+def total(branches: List[Tensor]) -> Tensor:
+    """Sum the branches: M x [B, C, H, W] -> [B, C, H, W]."""
+    result = branches[0]
+    for branch in branches[1:]:
+        result = result + branch
+    return result
+
+
 def fuse(branches: List[Tensor]) -> Tensor:
     """Sum the branches and average over space: M x [B, C, H, W] -> [B, C]."""
-    total = branches[0]
-    for branch in branches[1:]:
-        total = total + branch
-    return total.mean(dim=(2, 3))
+    return total(branches).mean(dim=(2, 3))
 
 
 def select(branches: List[Tensor], logits: Tensor) -> Tensor:

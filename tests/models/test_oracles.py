@@ -1,0 +1,40 @@
+"""Our nets answer what other implementations answer, for weights filled under upstream's own names."""
+
+import pytest
+import timm
+import torch
+from oracles import load_oracle
+
+from timm_sk.errors import MismatchedCheckpointError
+from timm_sk.pretrained import check_state_dict
+from timm_sk.pretrained.convert import convert_caffe, convert_holocron, convert_insight, convert_mindcv
+
+ORACLES = [
+    ('caffe_sknet50', convert_caffe, 'sknet50', 3e-5),
+    ('pytorchinsight_sk_resnet50', convert_insight, 'skresnet50_insight', 3e-5),
+    ('holocron_sknet50', convert_holocron, 'sknet50_holocron', 3e-5),
+    ('mindcv_skresnet18', convert_mindcv, 'skresnet18_mindcv', 1e-4),
+    ('mindcv_skresnet50', convert_mindcv, 'skresnet50_mindcv', 1e-4),
+    ('mindcv_skresnext50_32x4d', convert_mindcv, 'skresnext50_mindcv', 1e-4),
+]
+
+
+@pytest.mark.parametrize(('name', 'convert', 'arch', 'tolerance'), ORACLES, ids=[row[0] for row in ORACLES])
+@torch.inference_mode()
+def test_oracle(name, convert, arch, tolerance, record_property):
+    oracle = load_oracle(name)
+    model = timm.create_model(arch).eval()
+    weights = convert(oracle.weights)
+    check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
+    model.load_state_dict(weights, strict=False)
+    assert sum(parameter.numel() for parameter in model.parameters()) == oracle.facts['num_params']
+    for tag, x in oracle.inputs.items():
+        distance = oracle.distance(tag, model(x))
+        record_property(tag, distance)
+        assert distance <= tolerance, tag
+
+
+@pytest.mark.parametrize(('name', 'convert', 'arch', 'tolerance'), ORACLES, ids=[row[0] for row in ORACLES])
+def test_other_layouts_are_refused(name, convert, arch, tolerance):
+    with pytest.raises(MismatchedCheckpointError, match=r'"conv9\.weight" is no key of a'):
+        convert({'conv9.weight': torch.zeros(1)})

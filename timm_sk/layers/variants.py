@@ -1,0 +1,48 @@
+"""Selective-kernel units that differ from the paper's in one step, as other implementations and ablations have them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .conv_norm_act import ConvNormAct
+from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
+
+
+class SigmoidAttn(SelectiveKernelAttn):
+    """Attention whose last layer has a bias, and whose logits are sigmoids (Holocron's `SKAttention`).
+
+    Since a softmax over the branches follows, no branch can weigh more than e times another.
+    """
+
+    def __init__(self, channels: int, num_paths: int = 2, attn_channels: int = 32, **layers: Any) -> None:
+        super().__init__(channels, num_paths, attn_channels, **layers)
+        weight = self.fc_select.weight
+        self.fc_select.bias = nn.Parameter(torch.zeros(len(weight), device=weight.device, dtype=weight.dtype))
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return super().forward(fused).sigmoid()
+
+
+class SigmoidSelectiveKernel(SelectiveKernel):
+    """Selective-kernel unit of Holocron, with `SigmoidAttn`."""
+
+    def make_attention(self, channels: int, num_paths: int, attn_channels: int, **layers: Any) -> nn.Module:
+        return SigmoidAttn(channels, num_paths, attn_channels, **layers)
+
+
+class StackedSelectiveKernel(SelectiveKernel):
+    """Selective-kernel unit whose kernels above 3 are stacks of 3x3 convolutions: two for 5x5, three for 7x7.
+
+    Each of the stack has its norm and activation; the first has the stride. `keep_3x3` has no meaning here.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, 'keep_3x3': False})
+
+    def make_path(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, **conv_kwargs: Any
+    ) -> nn.Module:
+        first = ConvNormAct(in_channels, out_channels, 3, stride=stride, **conv_kwargs)
+        others = [ConvNormAct(out_channels, out_channels, 3, **conv_kwargs) for _ in range((kernel_size - 3) // 2)]
+        return nn.Sequential(first, *others)

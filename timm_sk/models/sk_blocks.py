@@ -1,0 +1,213 @@
+"""The residual blocks that put a selective-kernel unit into timm's ResNet trunk.
+
+They take what `timm.models.ResNet` passes to a block, have the parameter names of `timm/models/sknet.py`, and one
+argument more: `sk_kwargs`, with further arguments of the unit.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import LayerType, create_attn
+from torch import Tensor, nn
+
+from ..layers import ConvNormAct, SelectiveKernel
+
+# What the blocks decide themselves.
+_BLOCKS_OWN = {'in_channels', 'out_channels', 'stride', 'act_layer', 'norm_layer', 'device', 'dtype'}
+
+
+def make_unit(in_channels: int, out_channels: int, *, sk_kwargs: dict[str, Any] | None, **kwargs: Any) -> nn.Module:
+    """Make a block's selective-kernel unit.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        sk_kwargs: Arguments of `timm_sk.SelectiveKernel` that win over `kwargs`, and `layer`: a subclass of it.
+        **kwargs: Arguments that the block sets.
+
+    Raises:
+        ValueError: If `sk_kwargs` has an unknown key.
+    """
+    sk_kwargs = dict(sk_kwargs or {})
+    layer = sk_kwargs.pop('layer', SelectiveKernel)
+    known = inspect.signature(SelectiveKernel).parameters.keys() - _BLOCKS_OWN
+    unknown = sk_kwargs.keys() - known
+    if unknown:
+        raise ValueError(
+            f'Unknown sk_kwargs: {", ".join(sorted(unknown))}. There are: layer, {", ".join(sorted(known))}.'
+        )
+    return layer(in_channels, out_channels, **{**kwargs, **sk_kwargs})
+
+
+class _ResidualBlock(nn.Module):
+    """Shortcut, stochastic depth and the last activation around the convolutions of a subclass."""
+
+    expansion: int
+
+    def _add_tail(
+        self,
+        out_channels: int,
+        *,
+        downsample: nn.Module | None,
+        act_layer: LayerType,
+        attn_layer: LayerType | None,
+        drop_path: nn.Module | None,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        """Add what follows the convolutions, in the order that timm's state dict has."""
+        self.se = create_attn(attn_layer, out_channels, device=device, dtype=dtype)
+        self.act = act_layer(inplace=True)
+        self.downsample = downsample
+        self.drop_path = drop_path
+
+    def residual(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        residual = self.residual(x)
+        if self.se is not None:
+            residual = self.se(residual)
+        if self.drop_path is not None:
+            residual = self.drop_path(residual)
+        if self.downsample is not None:
+            x = self.downsample(x)
+        residual += x
+        return self.act(residual)
+
+
+class SelectiveKernelBasic(_ResidualBlock):
+    """Basic residual block whose first 3x3 convolution is a selective-kernel unit.
+
+    Input [B, inplanes, H, W], output [B, planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes to
+    a block, and `sk_kwargs`: further arguments of `timm_sk.SelectiveKernel`.
+
+    Raises:
+        ValueError: If `cardinality` or `base_width` are not those of a plain basic block, which has no use for others.
+    """
+
+    expansion = 1
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        cardinality: int = 1,
+        base_width: int = 64,
+        sk_kwargs: dict[str, Any] | None = None,
+        reduce_first: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        attn_layer: LayerType | None = None,
+        aa_layer: type[nn.Module] | None = None,
+        drop_block: Callable[[], nn.Module] | None = None,
+        drop_path: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if cardinality != 1 or base_width != 64:
+            raise ValueError(
+                f'A basic block needs cardinality=1 and base_width=64, got {cardinality} and {base_width}: '
+                'use a bottleneck variant for groups and other widths.'
+            )
+        factory: dict[str, Any] = dict(device=device, dtype=dtype)
+        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
+        first_planes = planes // reduce_first
+        self.conv1 = make_unit(
+            inplanes,
+            first_planes,
+            stride=stride,
+            dilation=first_dilation or dilation,
+            aa_layer=aa_layer,
+            drop_layer=drop_block,
+            sk_kwargs=sk_kwargs,
+            **layers,
+        )
+        self.conv2 = ConvNormAct(first_planes, planes, 3, dilation=dilation, **dict(layers, act_layer=None))
+        self._add_tail(
+            planes, downsample=downsample, act_layer=act_layer, attn_layer=attn_layer, drop_path=drop_path, **factory
+        )
+
+    def zero_init_last(self) -> None:
+        _zero_weight(self.conv2.bn)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.conv2(self.conv1(x))
+
+
+class SelectiveKernelBottleneck(_ResidualBlock):
+    """Bottleneck residual block whose 3x3 convolution is a selective-kernel unit: the paper's SK unit.
+
+    Input [B, inplanes, H, W], output [B, 4 * planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes
+    to a block, and `sk_kwargs`: further arguments of `timm_sk.SelectiveKernel`.
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        inplanes: int,
+        planes: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        cardinality: int = 1,
+        base_width: int = 64,
+        sk_kwargs: dict[str, Any] | None = None,
+        reduce_first: int = 1,
+        dilation: int = 1,
+        first_dilation: int | None = None,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        attn_layer: LayerType | None = None,
+        aa_layer: type[nn.Module] | None = None,
+        drop_block: Callable[[], nn.Module] | None = None,
+        drop_path: nn.Module | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = dict(device=device, dtype=dtype)
+        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
+        width = planes * base_width // 64 * cardinality
+        first_planes = width // reduce_first
+        out_planes = planes * self.expansion
+        self.conv1 = ConvNormAct(inplanes, first_planes, 1, **layers)
+        self.conv2 = make_unit(
+            first_planes,
+            width,
+            stride=stride,
+            dilation=first_dilation or dilation,
+            groups=cardinality,
+            aa_layer=aa_layer,
+            drop_layer=drop_block,
+            sk_kwargs=sk_kwargs,
+            **layers,
+        )
+        self.conv3 = ConvNormAct(width, out_planes, 1, **dict(layers, act_layer=None))
+        self._add_tail(
+            out_planes,
+            downsample=downsample,
+            act_layer=act_layer,
+            attn_layer=attn_layer,
+            drop_path=drop_path,
+            **factory,
+        )
+
+    def zero_init_last(self) -> None:
+        _zero_weight(self.conv3.bn)
+
+    def residual(self, x: Tensor) -> Tensor:
+        return self.conv3(self.conv2(self.conv1(x)))
+
+
+def _zero_weight(norm: nn.Module) -> None:
+    weight = getattr(norm, 'weight', None)
+    if weight is not None:
+        nn.init.zeros_(weight)

@@ -1,0 +1,93 @@
+"""Selective-kernel networks of other implementations, whose checkpoints are other functions than the paper's net.
+
+Each is named after its source and says what differs; `timm_sk.pretrained.convert` renames their state dicts.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ..layers import SigmoidSelectiveKernel
+from ..registry import register
+from .build import family_cfgs
+from .resnet import build_resnet, same_pool
+from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
+
+default_cfgs = family_cfgs('sknet_upstreams')
+
+
+class LinearReduceBottleneck(SelectiveKernelBottleneck):
+    """Bottleneck without an activation after its first 1x1 convolution, as MindCV's code has it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conv1.act = nn.Identity()
+
+
+def _insight(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:
+    """PytorchInsight's net: a dense and a grouped 3x3 branch, neither dilated, and no lower limit to the attention."""
+    sk_kwargs = dict(kernel_size=[3, 3], groups=[1, 32], rd_ratio=1 / 16, rd_divisor=4, split_input=False)
+    model_args = dict(block=SelectiveKernelBottleneck, layers=layers, block_args=dict(sk_kwargs=sk_kwargs))
+    return build_resnet(variant, pretrained, model_args, kwargs)
+
+
+@register
+def skresnet50_insight(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-50 of PytorchInsight: a dense and a grouped 3x3 branch, attention of C / 16 channels, down to 4."""
+    return _insight('skresnet50_insight', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def skresnet101_insight(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-101 of PytorchInsight: a dense and a grouped 3x3 branch, attention of C / 16 channels, down to 4."""
+    return _insight('skresnet101_insight', pretrained, [3, 4, 23, 3], kwargs)
+
+
+@register
+def sknet50_holocron(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-50 of Holocron: dense branches, and attention with a bias and a sigmoid before the softmax."""
+    sk_kwargs = dict(
+        layer=SigmoidSelectiveKernel, kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, split_input=False
+    )
+    model_args = dict(block=SelectiveKernelBottleneck, layers=[3, 4, 6, 3], block_args=dict(sk_kwargs=sk_kwargs))
+    return build_resnet('sknet50_holocron', pretrained, model_args, kwargs)
+
+
+def _mindcv_basic(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:
+    """MindCV's net of basic blocks: timm's, with a SAME pool after the stem."""
+    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=16, split_input=True)
+    block_args = dict(sk_kwargs=sk_kwargs)
+    model_args = dict(block=SelectiveKernelBasic, layers=layers, stem_pool=same_pool, block_args=block_args)
+    return build_resnet(variant, pretrained, model_args, kwargs)
+
+
+@register
+def skresnet18_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-18 of MindCV: `skresnet18` with a SAME pool after the stem."""
+    return _mindcv_basic('skresnet18_mindcv', pretrained, [2, 2, 2, 2], kwargs)
+
+
+@register
+def skresnet34_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-34 of MindCV: `skresnet34` with a SAME pool after the stem."""
+    return _mindcv_basic('skresnet34_mindcv', pretrained, [3, 4, 6, 3], kwargs)
+
+
+def _mindcv(variant: str, pretrained: bool, kwargs: dict[str, Any], **sk_kwargs: Any) -> nn.Module:
+    """MindCV's net of bottlenecks: a SAME pool after the stem, no activation after the first 1x1 convolution."""
+    sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16) | sk_kwargs
+    block_args = dict(sk_kwargs=sk_kwargs)
+    model_args = dict(block=LinearReduceBottleneck, layers=[3, 4, 6, 3], stem_pool=same_pool, block_args=block_args)
+    return build_resnet(variant, pretrained, model_args, kwargs)
+
+
+@register
+def skresnet50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SK-ResNet-50 of MindCV: `skresnet50` with a SAME pool, and no activation after the first 1x1 convolutions."""
+    return _mindcv('skresnet50_mindcv', pretrained, kwargs, rd_divisor=8, split_input=True)
+
+
+@register
+def skresnext50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """What MindCV calls skresnext50_32x4d: not grouped at all, 64 wide, else as `skresnet50_mindcv`."""
+    return _mindcv('skresnext50_mindcv', pretrained, kwargs, rd_divisor=32, split_input=False)
