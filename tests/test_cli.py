@@ -1,15 +1,19 @@
 """The command line as a person runs it, in processes of their own."""
 
 import json
+import re
 import shutil
 
 import pytest
+import timm
+import timm.models
 from PIL import Image
 from processes import ROOT, run_python
 from variants import ARCHITECTURES
 
 from timm_sk.catalog import catalog, markdown
 from timm_sk.predict import example_images
+from timm_sk.pretrained import bundled_folder
 
 EXAMPLES = example_images('sknet_atto.digits')
 
@@ -28,9 +32,9 @@ def test_list():
 
 
 def test_list_filter():
-    for pattern, names in (('50', {'skresnet50', 'skresnet50d', 'skresnext50_32x4d'}), ('skresnet??', None)):
-        found = {entry.arch for entry in catalog(pattern)}
-        assert found == (names or {'skresnet18', 'skresnet34', 'skresnet50'})
+    assert {entry.arch for entry in catalog('net50d')} == {'skresnet50d'}
+    assert {entry.arch for entry in catalog('skresnet?4')} == {'skresnet34'}
+    assert {entry.arch for entry in catalog('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
     done = timm_sk('list', 'nothing')
     assert (done.returncode, done.stderr) == (1, 'timm-sk: no model matches "nothing"; `timm-sk list` shows all.\n')
 
@@ -96,18 +100,41 @@ def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
     [
         (['--model', 'skresnet35'], 'There is no model "skresnet35". Nearest: '),
         (['--model', 'skresnet34.nope'], 'skresnet34 has no checkpoint "nope". It has: skresnet34.ra_in1k.'),
-        (['--model', 'skresnet50'], 'no pretrained weights of skresnet50.untrained'),
-        (['--model', 'local-dir:/nowhere'], '/nowhere/config.json'),
+        (['--model', 'skresnet50', 'x.png'], 'no pretrained weights of skresnet50.untrained'),
+        (['--model', 'local-dir:/nowhere', 'x.png'], '/nowhere/config.json'),
         (['--model', 'somebody/model'], "Use 'hf-hub:somebody/model'"),
+        (['--model', 'skresnet34'], 'skresnet34 ships with no examples'),
         (['--device', 'toaster'], '"toaster" is no device'),
+        (['--device', 'meta'], 'This machine has no device "meta"'),
+        (['--model', 'local-dir:bare', 'x.png'], 'local-dir:bare cannot be loaded: KeyError'),
+        (['--model', 'local-dir:torn', 'x.png'], 'local-dir:torn cannot be loaded: SafetensorError'),
+        (['--model', 'local-dir:headless', 'x.png'], 'The model has no classifier'),
+        (['--model', 'skresnet34', 'x.png'], 'skresnet34 cannot be loaded: '),
     ],
 )
-def test_mistakes_get_one_line(arguments, message):
-    done = timm_sk('predict', *arguments)
+def test_mistakes_get_one_line(arguments, message, tmp_path):
+    for folder in ('bare', 'torn', 'headless'):
+        shutil.copytree(bundled_folder('sknet_atto.digits'), tmp_path / folder)
+    (tmp_path / 'bare' / 'config.json').write_text('{}')
+    (tmp_path / 'torn' / 'model.safetensors').write_bytes(b'torn')
+    headless = timm.create_model('sknet_atto', pretrained=True, num_classes=0)
+    timm.models.save_for_hf(headless, str(tmp_path / 'headless'), safe_serialization=True)
+    done = timm_sk('predict', *arguments, cwd=tmp_path, HF_HOME=str(tmp_path / 'home'))
     assert (done.returncode, done.stdout) == (1, '')
     assert message in done.stderr
     assert done.stderr.startswith('timm-sk: ')
     assert done.stderr.count('\n') == 1
+
+
+def test_predict_shows_progress_on_a_terminal(tmp_path):
+    shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
+    shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
+    done = timm_sk('predict', tmp_path, COLUMNS='80', TTY_COMPATIBLE='1')
+    assert 'Classifying' in done.stderr
+    plain = re.sub(r'\x1b\[[0-9;]*m', '', done.stdout)
+    shown = ''.join(line.strip().split('  ')[0] for line in plain.splitlines())
+    assert 'x1.png' in shown
+    assert 'x2.png' in shown
 
 
 def test_run_passes_arguments_and_exit_code_through(tmp_path):
@@ -128,6 +155,8 @@ def test_run_shows_the_scripts_own_traceback(tmp_path):
     assert done.returncode == 1
     assert 'Traceback' in done.stderr
     assert done.stderr.endswith('ValueError: mine\n')
+    (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
+    assert timm_sk('run', tmp_path / 'ended.py').stderr.endswith('EOFError: mine\n')
     assert timm_sk('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
 
 

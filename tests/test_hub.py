@@ -121,5 +121,15 @@ def test_devices():
     assert next(ready_model('sknet_atto').parameters()).device.type == pick_device().type
     with pytest.raises(ValueError, match='"toaster" is no device: use one of cpu'):
         pick_device('toaster')
-    with pytest.raises(ValueError, match='This machine has no device "cuda:99"'):
-        pick_device('cuda:99')
+    for device in ('cuda:99', 'meta', 'xpu'):
+        with pytest.raises(ValueError, match=f'This machine has no device "{device}": use one of cpu'):
+            pick_device(device)
+
+
+def test_transforms_take_pictures_of_any_mode():
+    grey = Image.new('L', (40, 40), 51)
+    for mode in ('L', 'P', 'RGBA', 'CMYK', '1', 'LA'):
+        assert transforms('sknet_atto')(grey.convert(mode)).shape == (3, 32, 32)
+    assert transforms('sknet_atto')(grey).unique().tolist() == pytest.approx([51 / 255 * 2 - 1])
+    with pytest.raises(UnknownModelError, match='"local-dir:x" has no preprocessing in the registry'):
+        transforms('local-dir:x')

@@ -61,12 +61,29 @@ def test_cmyk_jpeg(tmp_path):
     assert np.allclose(halves(read_image(tmp_path / 'x.jpg')), [[40, 0, 0], [220, 0, 0]], atol=8)
 
 
-@pytest.mark.parametrize(('orientation', 'turn'), [(3, 2), (6, 1), (8, 3)])
-def test_exif_rotation(tmp_path, orientation, turn):
+TURNS = {
+    2: np.fliplr,
+    3: lambda x: np.rot90(x, 2),
+    4: np.flipud,
+    5: lambda x: np.swapaxes(x, 0, 1),
+    6: np.rot90,
+    7: lambda x: np.rot90(np.swapaxes(x, 0, 1), 2),
+    8: lambda x: np.rot90(x, 3),
+}
+
+
+@pytest.mark.parametrize('orientation', TURNS)
+@pytest.mark.parametrize('ending', ['png', 'jpg'])
+def test_exif_orientation(tmp_path, orientation, ending):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(np.rot90(RGB, turn)).save(tmp_path / 'x.png', exif=exif)
-    assert np.array_equal(read_image(tmp_path / 'x.png'), RGB)
+    upright = RGB.copy()
+    upright[:8] //= 2  # so that top and bottom differ too
+    turned = np.ascontiguousarray(TURNS[orientation](upright))
+    Image.fromarray(turned).save(tmp_path / f'x.{ending}', exif=exif, quality=100, subsampling=0)
+    read = np.asarray(read_image(tmp_path / f'x.{ending}')).astype(int)
+    assert read.shape == upright.shape
+    assert np.abs(read - upright).mean() <= (0 if ending == 'png' else 2)
 
 
 def write_broken(folder, kind):
@@ -113,7 +130,7 @@ def test_broken_files_are_named(tmp_path, kind, message):
 
 
 def test_finding(tmp_path):
-    for name in ('b.png', 'a.JPG', 'notes.txt', 'deep/er/c.webp', 'deep/[1].png'):
+    for name in ('b.png', 'a.JPG', 'notes.txt', 'paper.pdf', 'film.mpg', 'deep/er/c.webp', 'deep/[1].png'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / 'none').mkdir()

@@ -15,21 +15,21 @@ from timm_sk.registry import require_model
 
 
 def test_names():
-    listed = timm.list_models('*sk*')
-    assert set(ARCHITECTURES) <= set(listed)
-    assert [name for name in listed if name in ARCHITECTURES] == sorted(ARCHITECTURES, key=listed.index)
+    assert {*TIMM_NAMES, 'sknet_atto', 'sknet50'} <= set(ARCHITECTURES) <= set(timm.list_models('*sk*'))
     pretrained = timm.list_pretrained('*sk*')
     assert {name for name in pretrained if name.partition('.')[0] in ARCHITECTURES} == {
         name for name, row in CHECKPOINTS.items() if row.sources
     }
     assert 'skresnet34.ra_in1k' in pretrained
     assert 'sknet_atto.digits' in pretrained
-    for name in ARCHITECTURES:
-        assert timm.is_model(name)
-        assert timm.models.is_model_in_modules(name, ['sknet'])
-        assert not timm.models.is_model_in_modules(name, ['resnet', 'resnest'])
+    for name in TIMM_NAMES:
         assert name in timm.list_models(module='sknet')
         assert timm.model_entrypoint(name).__module__ == 'timm_sk.models.sknet'
+    for name in ARCHITECTURES:
+        assert timm.is_model(name)
+        family = next(row.family for row in CHECKPOINTS.values() if row.arch == name)
+        assert timm.models.is_model_in_modules(name, [family])
+        assert not timm.models.is_model_in_modules(name, ['resnet', 'resnest'])
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)

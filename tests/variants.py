@@ -7,8 +7,11 @@ from filling import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk.registry
+from timm_sk.checkpoints import CHECKPOINTS
 
 ARCHITECTURES = list(timm_sk.registry.architectures())
+RESNET_FAMILIES = ('sknet', 'sknet_upstreams', 'sknet_lucid')  # on timm's ResNet trunk
+RESNETS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNET_FAMILIES))
 TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # a basic block, a bottleneck
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
@@ -19,9 +22,14 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
     return getattr(timm.models.sknet, name)(**kwargs)
 
 
+def shallow(name: str, **kwargs: object) -> nn.Module:
+    """Our model on timm's ResNet trunk with few blocks: everything but its depth, in a fraction of the time."""
+    return timm.create_model(name, **{'layers': [1, 2, 1, 1], **kwargs})
+
+
 def filled(name: str, **kwargs: object) -> nn.Module:
-    """Our model with random weights in every layer, in eval mode."""
-    return fill_model(timm.create_model(name, **kwargs)).eval()
+    """Our shallow model with random weights in every layer, in eval mode."""
+    return fill_model(shallow(name, **kwargs)).eval()
 
 
 def pictures(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -1,4 +1,4 @@
-"""Which weights: the one table of checkpoints, as data. Everything said elsewhere about weights is read from here.
+"""Which weights: the one table of checkpoints, as data. What is said elsewhere about a checkpoint is read from here.
 
 A row's key is `arch.tag`. Facts that nobody has established are None.
 """
@@ -152,6 +152,9 @@ _ROWS = (
         first_conv='conv1.0',
         dataset='360 held-out pictures of scikit-learn digits',
         top1=100.00,
+    ),
+    _untrained(
+        'sknet29_16x32d.untrained', family='sknet_cifar', input_size=(3, 32, 32), pool_size=(8, 8), num_classes=10
     ),
     _untrained('skresnet50_insight.untrained', family='sknet_upstreams'),
     _untrained('skresnet101_insight.untrained', family='sknet_upstreams'),

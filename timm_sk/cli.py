@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
-from rich.table import Table
+from rich.table import Column, Table
 
 from . import __version__
 from .catalog import COLUMNS, catalog, cells, markdown
@@ -95,24 +95,24 @@ def predict_images(
 ) -> None:
     """Classify pictures. Without any, classify the examples that ship with the model."""
     with one_line_errors():
-        model = ready_model(model_name, device=device)
         paths = list(find_images(images)) if images else example_images(model_name)
         if not paths:
             raise ValueError(f'{model_name} ships with no examples: name pictures to classify.')
-    predictions = list(
-        track(
-            predict(model, paths, topk=topk),
-            total=len(paths),
-            description='Classifying',
-            console=err,
-            transient=True,
-            disable=not err.is_terminal,
+        model = ready_model(model_name, device=device)
+        predictions = list(
+            track(
+                predict(model, paths, topk=topk),
+                total=len(paths),
+                description='Classifying',
+                console=err,
+                transient=True,
+                disable=not err.is_terminal,
+            )
         )
-    )
     truths = None if images else [path.stem for path in paths]
     if as_json:
         print(json.dumps(_as_json(predictions, truths), indent=2))
-    else:
+    elif not all(prediction.error for prediction in predictions):
         out.print(_as_table(model_name, predictions, truths))
     failures = [prediction.error for prediction in predictions if prediction.error]
     for failure in failures:
@@ -138,7 +138,12 @@ def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[di
 
 def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> Table:
     table = Table(
-        'picture', *(['truth'] if truths else []), 'prediction', 'then', title=model_name, box=box.SIMPLE_HEAD
+        Column('picture', overflow='fold'),
+        *(['truth'] if truths else []),
+        'prediction',
+        'then',
+        title=model_name,
+        box=box.SIMPLE_HEAD,
     )
     for index, prediction in enumerate(predictions):
         if prediction.error:
@@ -158,10 +163,17 @@ def run_script(
     script: Annotated[str, typer.Argument(metavar='SCRIPT', help='A Python file.')],
     arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Its arguments.')] = None,
 ) -> None:
-    """Run a Python script, such as timm's validate.py, with the models registered."""
+    """Run a Python script, such as timm's validate.py, with the models registered.
+
+    Processes that the script spawns must import timm_sk themselves; forked ones have it.
+    """
     if not Path(script).is_file():
         say_error(f'{script}: no such script.')
         raise typer.Exit(1)
     sys.argv = [script, *(arguments or [])]
     sys.path.insert(0, str(Path(script).resolve().parent))
-    runpy.run_path(script, run_name='__main__')
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except EOFError as error:  # which the command line's framework would take for a user who gives up
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise SystemExit(1) from error

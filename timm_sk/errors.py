@@ -21,5 +21,9 @@ class MismatchedCheckpointError(TimmSkError):
     """Raised before loading when a checkpoint's keys or shapes are not the model's; names them."""
 
 
+class UnloadableModelError(TimmSkError):
+    """Raised when a model's folder, repository or file cannot be read or is not what it should be; names the model."""
+
+
 class UnreadableImageError(TimmSkError):
     """Raised when a file is not a picture that can be decoded in full; names the file."""

@@ -6,9 +6,12 @@ from typing import Any
 import timm
 import timm.data
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from . import registry
+from .errors import UnloadableModelError
+from .images import to_rgb
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -25,7 +28,7 @@ def pick_device(device: torch.device | str | None = None) -> torch.device:
     except RuntimeError as error:
         raise ValueError(f'"{device}" is no device: use one of {", ".join(available)}.') from error
     missing = picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count()
-    if missing or (picked.type == 'mps' and 'mps' not in available):
+    if missing or picked.type not in available:
         raise ValueError(f'This machine has no device "{device}": use one of {", ".join(available)}.')
     return picked
 
@@ -56,11 +59,15 @@ def ready_model(
     Raises:
         UnknownModelError: If timm's registry has no such name.
         NoWeightsError: If `pretrained` and there are none.
+        UnloadableModelError: If its weights or its folder cannot be read.
         ValueError: If this machine does not have the device.
     """
     registry.require_model(name)
     target = pick_device(device)
-    model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UnloadableModelError(f'{name} cannot be loaded: {type(error).__name__}: {error}') from error
     if channels_last is None:
         channels_last = target.type == 'cuda'
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -68,7 +75,7 @@ def ready_model(
 
 
 def transforms(name: str) -> Callable[[Any], Any]:
-    """The preprocessing that a checkpoint was evaluated with: a PIL picture in, a tensor [3, H, W] out.
+    """The preprocessing that a checkpoint was evaluated with: a PIL picture of any mode in, a tensor [3, H, W] out.
 
     Args:
         name: Architecture (its default checkpoint) or `arch.tag`.
@@ -76,9 +83,9 @@ def transforms(name: str) -> Callable[[Any], Any]:
     Raises:
         UnknownModelError: If timm's registry has no such name.
     """
-    registry.require_model(name)
-    cfg = timm.get_pretrained_cfg(name)
-    return timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
+    cfg = registry.pretrained_cfg(name)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
+    return type(transform)([to_rgb, *transform.transforms])
 
 
 def hub_entrypoints() -> dict[str, Callable[..., Any]]:
@@ -102,7 +109,7 @@ def _make_door(arch: str) -> Callable[..., nn.Module]:
         return ready_model(name, pretrained, device=device, dtype=dtype, channels_last=channels_last, **kwargs)
 
     summary = (registry.architectures()[arch].__doc__ or '').strip()
-    tags = ', '.join(cfg.tag or '' for cfg in timm.models.get_arch_pretrained_cfgs(arch).values() if cfg.has_weights)
+    tags = ', '.join(registry.tags_with_weights(arch))
     door.__name__ = door.__qualname__ = arch
     door.__doc__ = f"""{summary}
 

@@ -1,7 +1,9 @@
 """Pictures from files: finding them, and reading each as 8-bit RGB, whatever it was saved as."""
 
 import glob
+import os
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -14,15 +16,20 @@ from .errors import UnreadableImageError
 _DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 _LEVELS_16_TO_8 = 257  # 65535 / 255
 
+# What is taken for a picture in a folder; a file that is named may have any ending.
+PICTURE_ENDINGS = frozenset(
+    ['.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
+)
+
 
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
     """Turn files, folders and glob patterns into files.
 
-    Folders are walked for the endings that Pillow reads, in alphabetical order. What is no file, holds none or matches
+    Folders are walked for `PICTURE_ENDINGS`, in alphabetical order. What is no file, holds none or matches
     none is passed on as it is, for `read_image` to say what is wrong with it.
     """
     for argument in arguments:
-        if Path(argument).exists() or not glob.has_magic(argument):
+        if os.path.exists(argument) or not glob.has_magic(argument):
             yield from _walk(Path(argument))
         else:
             for match in sorted(glob.glob(argument, recursive=True)) or [argument]:
@@ -30,16 +37,17 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
 
 
 def _walk(path: Path) -> list[Path]:
-    endings = Image.registered_extensions()
-    found = [file for file in path.rglob('*') if file.suffix.lower() in endings and file.is_file()]
+    if not os.path.isdir(path):
+        return [path]
+    found = [file for file in path.rglob('*') if file.suffix.lower() in PICTURE_ENDINGS and file.is_file()]
     return sorted(found) or [path]
 
 
 def read_image(path: Path) -> Image.Image:
     """Read a picture in full, as 8-bit RGB, upright as its EXIF orientation says.
 
-    Transparent parts become white, 16-bit greys are scaled to 8 bits, CMYK and palettes are converted; of an
-    animation the first frame is taken.
+    Transparent parts become white (but for a transparent shade of a 16-bit grey picture), 16-bit greys are scaled to 8
+    bits, CMYK and palettes are converted; of an animation the first frame is taken.
 
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, too large, or no picture that Pillow reads.
@@ -47,11 +55,14 @@ def read_image(path: Path) -> Image.Image:
     try:
         if path.is_dir():
             raise UnreadableImageError(f'{path}: a folder without pictures.')
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             raise UnreadableImageError(f'{path}: the file is empty.')
-        with Image.open(path) as picture:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice that size is refused
+            picture = Image.open(path)
+        with picture:
             picture.load()
-            return _to_rgb(ImageOps.exif_transpose(picture))
+            return to_rgb(ImageOps.exif_transpose(picture))
     except UnreadableImageError:
         raise
     except FileNotFoundError as error:
@@ -62,7 +73,12 @@ def read_image(path: Path) -> Image.Image:
         raise UnreadableImageError(f'{path}: cannot be decoded: {error}') from error
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def to_rgb(picture: Image.Image) -> Image.Image:
+    """Convert a picture of any mode to 8-bit RGB, as `read_image` says.
+
+    Raises:
+        ValueError: If the pixels are floating-point or 32-bit numbers, whose range nothing says.
+    """
     if picture.mode == 'F':
         raise ValueError('floating-point pixels have no agreed range; save it with 8 or 16 bits.')
     if picture.mode.startswith('I'):

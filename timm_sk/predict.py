@@ -8,11 +8,11 @@ from typing import Any
 
 import timm.data
 import torch
-from torch import nn
 
 from .errors import UnreadableImageError
 from .images import read_image
 from .pretrained import bundled_folder
+from .registry import pretrained_cfg
 
 BATCH_SIZE = 32
 
@@ -35,10 +35,10 @@ class Prediction:
 
 
 def class_names(model: Any) -> list[str]:
-    """Names of a model's classes: from its checkpoint, from ImageNet where the checkpoint is ImageNet's, or numbers."""
+    """Names of a model's classes: its checkpoint's, ImageNet's if there are as many, else numbers."""
     cfg: dict[str, Any] = model.pretrained_cfg
-    labels = cfg.get('label_names')
-    if labels:
+    labels = cfg.get('label_names') or ()
+    if len(labels) == model.num_classes:
         described = cfg.get('label_descriptions') or {}
         return [described.get(label, label) for label in labels]
     subset = timm.data.infer_imagenet_subset(model)
@@ -49,23 +49,31 @@ def class_names(model: Any) -> list[str]:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, paths: Iterable[Path], *, topk: int = 5) -> Iterator[Prediction]:
+def predict(model: Any, paths: Iterable[Path], *, topk: int = 5) -> Iterator[Prediction]:
     """Classify files one batch at a time, in their order, with the preprocessing of the model's checkpoint.
 
     Args:
         model: A classifier of timm in eval mode, on any device.
         paths: Picture files; those that cannot be read yield a prediction with an error.
         topk: How many classes to name, at most all.
+
+    Raises:
+        ValueError: If the model has no classifier, or takes pictures of neither 1 nor 3 channels.
     """
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     names = class_names(model)
+    if not names:
+        raise ValueError('The model has no classifier: create it with num_classes above 0.')
+    channels = model.in_chans
+    if channels not in (1, 3):
+        raise ValueError(f'Pictures have 1 or 3 channels, the model takes {channels}: create it with in_chans=3.')
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     parameter = next(model.parameters())
     remaining = iter(paths)
     while batch := list(islice(remaining, BATCH_SIZE)):
         pictures, errors = {}, {}
         for index, path in enumerate(batch):
             try:
-                pictures[index] = transform(read_image(path))
+                pictures[index] = transform(read_image(path).convert('L' if channels == 1 else 'RGB'))
             except UnreadableImageError as error:
                 errors[index] = Prediction(path=path, error=str(error))
         read = {}
@@ -82,5 +90,16 @@ def predict(model: nn.Module, paths: Iterable[Path], *, topk: int = 5) -> Iterat
 
 
 def example_images(name: str) -> list[Path]:
-    """The example pictures that ship with a checkpoint, each named after its true label; none if it ships with none."""
+    """The example pictures that ship with a checkpoint, each named after its true label; none if it ships with none.
+
+    Args:
+        name: Architecture, for its default checkpoint, or `arch.tag`.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+    """
+    if ':' in name:
+        return []
+    cfg = pretrained_cfg(name)
+    name = f'{cfg.architecture}.{cfg.tag}'
     return sorted((bundled_folder(name) / 'examples').glob('*.png'))

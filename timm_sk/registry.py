@@ -42,6 +42,24 @@ def architectures() -> dict[str, Entrypoint]:
     return dict(_ENTRYPOINTS)
 
 
+def tags_with_weights(arch: str) -> list[str]:
+    """The tags of an architecture that have weights, the default first."""
+    return [cfg.tag or '' for cfg in timm.models.get_arch_pretrained_cfgs(arch).values() if cfg.has_weights]
+
+
+def pretrained_cfg(name: str) -> timm.models.PretrainedCfg:
+    """What timm's registry knows of a checkpoint, by architecture (its default one) or `arch.tag`.
+
+    Raises:
+        UnknownModelError: If it knows none of that name.
+    """
+    require_model(name)
+    cfg = timm.models.get_pretrained_cfg(name) if ':' not in name else None
+    if cfg is None:
+        raise UnknownModelError(f'"{name}" has no preprocessing in the registry: name an architecture or arch.tag.')
+    return cfg
+
+
 def require_model(name: str) -> None:
     """Check that timm's registry has an architecture and, where one is given, its tag.
 

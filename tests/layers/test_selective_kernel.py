@@ -2,10 +2,12 @@
 
 import pytest
 import timm.layers
+import torch
 from filling import fill_model, make_input
 from torch import nn
 
 from timm_sk import SelectiveKernel
+from timm_sk.layers import StackedSelectiveKernel
 
 # Arguments that timm's layer takes as well.
 SHARED = [
@@ -53,6 +55,28 @@ def test_kernel_sizes_may_be_any_sequence():
     assert [path.conv.in_channels for path in layer.paths] == [4] * 4
 
 
+def test_groups_of_each_branch():
+    layer = SelectiveKernel(16, groups=[1, 4], split_input=False)
+    assert [path.conv.groups for path in layer.paths] == [1, 4]
+
+
+def test_without_attention_the_branches_are_summed():
+    layer = fill_model(SelectiveKernel(16, kernel_size=[3, 5, 7], split_input=False, attention=False))
+    x = make_input((2, 16, 8, 8))
+    torch.testing.assert_close(layer(x), layer.paths[0](x) + layer.paths[1](x) + layer.paths[2](x))
+    assert not [key for key in layer.state_dict() if 'attn' in key]
+
+
+def test_stacked_kernels_see_what_large_kernels_see():
+    layer = StackedSelectiveKernel(4, kernel_size=[3, 5, 7], split_input=False, stride=2, act_layer='identity').eval()
+    assert [len(path) for path in layer.paths] == [1, 2, 3]
+    for path, size in zip(layer.paths, [3, 5, 7], strict=True):
+        x = torch.zeros(1, 4, 16, 16, requires_grad=True)
+        path(x)[0, 0, 4, 4].backward()
+        reached = x.grad.abs().sum((0, 1)).nonzero()
+        assert (reached.amax(0) - reached.amin(0) + 1).tolist() == [size, size]
+
+
 def test_more_groups_than_outputs_count_as_outputs():
     assert SelectiveKernel(16, 8, groups=32, split_input=False).paths[0].conv.groups == 8
 
@@ -61,9 +85,13 @@ def test_more_groups_than_outputs_count_as_outputs():
     ('kwargs', 'message'),
     [
         (dict(in_channels=15), r'15 channels for 2 branches.*split_input=False'),
-        (dict(in_channels=16, kernel_size=[3, 4]), r'odd and at least 3, got 4 in \[3, 4\]'),
-        (dict(in_channels=16, kernel_size=1), r'odd and at least 3, got 1'),
+        (dict(in_channels=16, kernel_size=[3, 4]), r'odd integer, 3 or more; got 4 in \[3, 4\]'),
+        (dict(in_channels=16, kernel_size=1), r'odd integer, 3 or more; got 1'),
         (dict(in_channels=16, kernel_size=[3, 5, 2, 3]), r'got 2 in \[3, 5, 2, 3\]'),
+        (dict(in_channels=16, kernel_size=[3, 5.0]), r'got 5.0 in \[3, 5.0\]'),
+        (dict(in_channels=16, groups=0), r'integers of at least 1, got 0'),
+        (dict(in_channels=16, groups=-2), r'integers of at least 1, got -2'),
+        (dict(in_channels=16, groups=[1, 2, 4]), r'got \[1, 2, 4\] for 2 branches'),
         (dict(in_channels=16, kernel_size=[]), r'one entry per branch, got none'),
         (dict(in_channels=16, groups=3), r'3 groups for 8 input and 16 output channels'),
         (dict(in_channels=16, out_channels=20, groups=8), r'8 groups for 8 input and 20 output channels'),

@@ -7,10 +7,11 @@ import pytest
 import timm
 import timm.models
 import torch
+from filling import fill_model
 from hub_server import serve
 from processes import run_python
 from torch import nn
-from variants import filled, pictures
+from variants import pictures
 
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
 from timm_sk.pretrained import bundled_folder, save_safetensors
@@ -27,7 +28,7 @@ def same_weights(model: nn.Module, other: nn.Module, *, but: tuple[str, ...] = (
 def weights_file(tmp_path):
     """Random weights of sknet_atto as a file."""
     path = tmp_path / 'weights.safetensors'
-    save_safetensors(filled(NAME).state_dict(), path)
+    save_safetensors(fill_model(timm.create_model(NAME)).eval().state_dict(), path)
     return path
 
 
@@ -47,13 +48,20 @@ def test_bundled_weights_by_architecture_and_by_tag():
 
 
 def test_overlay_file(weights_file):
-    assert same_weights(create_from(weights_file), filled(NAME))
+    assert same_weights(create_from(weights_file), fill_model(timm.create_model(NAME)).eval())
 
 
 def test_checkpoint_path(weights_file, tmp_path):
-    assert same_weights(timm.create_model(NAME, checkpoint_path=str(weights_file)), filled(NAME))
-    torch.save({'state_dict': {f'module.{k}': v for k, v in filled(NAME).state_dict().items()}}, tmp_path / 'last.pth')
-    assert same_weights(timm.create_model(NAME, checkpoint_path=str(tmp_path / 'last.pth')), filled(NAME))
+    assert same_weights(
+        timm.create_model(NAME, checkpoint_path=str(weights_file)), fill_model(timm.create_model(NAME)).eval()
+    )
+    torch.save(
+        {'state_dict': {f'module.{k}': v for k, v in fill_model(timm.create_model(NAME)).eval().state_dict().items()}},
+        tmp_path / 'last.pth',
+    )
+    assert same_weights(
+        timm.create_model(NAME, checkpoint_path=str(tmp_path / 'last.pth')), fill_model(timm.create_model(NAME)).eval()
+    )
 
 
 def test_local_dir_of_a_bundled_folder():
@@ -63,14 +71,14 @@ def test_local_dir_of_a_bundled_folder():
 
 
 def test_saved_by_timm_and_loaded_again(tmp_path):
-    model = filled('skresnet18', num_classes=3)
+    model = fill_model(timm.create_model('skresnet18', num_classes=3)).eval()
     timm.models.save_for_hf(model, str(tmp_path / 'mine'), safe_serialization=True)
     assert same_weights(timm.create_model(f'local-dir:{tmp_path / "mine"}', pretrained=True), model)
 
 
 def test_hub_sources_through_the_real_client(tmp_path):
     """timm's own id for a default tag, and an id that a user names; each in a process, with a cold cache."""
-    model = filled('skresnet18')
+    model = fill_model(timm.create_model('skresnet18')).eval()
     for repo in ('timm/skresnet18.ra_in1k', 'somebody/finetuned'):
         timm.models.save_for_hf(model, str(tmp_path / 'hub' / repo), safe_serialization=True)
     save_safetensors(dict(logits=model(pictures())), tmp_path / 'expected.safetensors')
@@ -81,7 +89,7 @@ sys.path.insert(0, sys.argv[2])
 from variants import pictures
 for name in ('skresnet18', 'skresnet18.ra_in1k', 'hf-hub:somebody/finetuned'):
     model = timm.create_model(name, pretrained=True).eval()
-    assert type(model.layer1[0]).__module__ == 'timm_sk.models.sknet'
+    assert type(model.layer1[0]).__module__.startswith('timm_sk.')
     with torch.no_grad():
         torch.testing.assert_close(model(pictures()), load_file(sys.argv[1])['logits'])
     print(model.pretrained_cfg['hf_hub_id'], end=' ')
@@ -101,6 +109,19 @@ def test_pretrained_stem_is_adapted_to_the_channels(weights_file, in_chans):
     assert same_weights(model, original, but=('conv1.0.weight',))
 
 
+@pytest.mark.parametrize('name', ['skresnet18', 'skresnet50d'])
+def test_pretrained_stems_of_timms_names_are_adapted(name, tmp_path):
+    original = fill_model(timm.create_model(name))
+    save_safetensors(original.state_dict(), tmp_path / 'weights.safetensors')
+    overlay = dict(file=str(tmp_path / 'weights.safetensors'))
+    for in_chans in (1, 4):
+        model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans)
+        stem = model.pretrained_cfg['first_conv']
+        expected = timm.models.adapt_input_conv(in_chans, original.get_submodule(stem).weight)
+        assert torch.equal(model.get_submodule(stem).weight, expected)
+        assert same_weights(model, original, but=(f'{stem}.weight',))
+
+
 @pytest.mark.parametrize('kwargs', [dict(num_classes=0), dict(num_classes=3), dict(features_only=True)])
 def test_only_the_classifier_may_be_left_out(weights_file, kwargs):
     original, model = create_from(weights_file), create_from(weights_file, **kwargs)
@@ -114,20 +135,36 @@ def test_only_the_classifier_may_be_left_out(weights_file, kwargs):
         (lambda sd: sd.pop('layer1.0.conv2.attn.bn.weight'), 'missing: layer1.0.conv2.attn.bn.weight'),
         (lambda sd: sd.pop('conv1.0.weight'), 'missing: conv1.0.weight'),
         (lambda sd: sd.update(extra=torch.zeros(1)), 'unexpected: extra'),
+        (lambda sd: sd.update({'conv1.0.weight': torch.zeros(9, 3, 3, 3)}), r'conv1.0.weight \(\[9, 3, 3, 3\] instead'),
         (lambda sd: sd.update({'bn1.bias': torch.zeros(7)}), r'of another shape: bn1.bias \(\[7\] instead of \[16\]\)'),
         (lambda sd: [sd.pop(k) for k in list(sd) if k.startswith('layer4')], r'missing: (layer4\S+, ){4}\S+ and \d+ m'),
     ],
 )
 def test_weights_of_another_model_are_refused(tmp_path, kwargs, damage, message):
-    state_dict = dict(filled(NAME).state_dict())
+    state_dict = dict(fill_model(timm.create_model(NAME)).eval().state_dict())
     damage(state_dict)
     save_safetensors(state_dict, tmp_path / 'damaged.safetensors')
     with pytest.raises(MismatchedCheckpointError, match=message):
         create_from(tmp_path / 'damaged.safetensors', **kwargs)
 
 
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
+    torch.save({'epoch': 1, 'weights': {}}, tmp_path / 'odd.pth')
+    with pytest.raises(MismatchedCheckpointError, match=r'no state dict\. Not tensors: epoch, weights'):
+        create_from(tmp_path / 'odd.pth')
+    with pytest.raises(CorruptCheckpointError, match=r'gone\.safetensors is missing'):
+        create_from(tmp_path / 'gone.safetensors')
+
+
+def test_a_source_that_the_caller_names_wins_over_the_bundled_file():
+    with pytest.raises(OSError, match=r'(cannot find the requested files|outgoing traffic)'):
+        timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id='somebody/else'))
+
+
 def test_a_classifier_may_not_be_missing_where_it_is_used(tmp_path):
-    state_dict = {k: v for k, v in filled(NAME).state_dict().items() if not k.startswith('fc.')}
+    state_dict = {
+        k: v for k, v in fill_model(timm.create_model(NAME)).eval().state_dict().items() if not k.startswith('fc.')
+    }
     save_safetensors(state_dict, tmp_path / 'headless.safetensors')
     with pytest.raises(MismatchedCheckpointError, match=r'missing: fc\.weight, fc\.bias'):
         create_from(tmp_path / 'headless.safetensors')
@@ -135,9 +172,13 @@ def test_a_classifier_may_not_be_missing_where_it_is_used(tmp_path):
 
 
 def test_counters_of_norms_may_be_missing(tmp_path):
-    state_dict = {k: v for k, v in filled(NAME).state_dict().items() if not k.endswith('num_batches_tracked')}
+    state_dict = {
+        k: v
+        for k, v in fill_model(timm.create_model(NAME)).eval().state_dict().items()
+        if not k.endswith('num_batches_tracked')
+    }
     save_safetensors(state_dict, tmp_path / 'old.safetensors')
-    assert same_weights(create_from(tmp_path / 'old.safetensors'), filled(NAME))
+    assert same_weights(create_from(tmp_path / 'old.safetensors'), fill_model(timm.create_model(NAME)).eval())
 
 
 @pytest.mark.parametrize('name', ['skresnet50', 'skresnet50d.untrained'])

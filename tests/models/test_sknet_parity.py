@@ -63,6 +63,19 @@ def test_float32_train_output_and_gradients(name):
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)
+@pytest.mark.parametrize('stage', ['layer1', 'layer2'])
+def test_gradients_of_one_block_in_float32(name, stage):
+    ours, theirs = (getattr(model, stage)[0] for model in pair(name))
+    channels = next(ours.parameters()).shape[1] * (2 if 'basic' in type(ours).__name__.lower() else 1)
+    x = make_input((3, channels, 12, 12))
+    output, gradients, _ = step(ours, x)
+    their_output, their_gradients, _ = step(theirs, x)
+    assert distance(output, their_output) <= 1e-5
+    for key, gradient in their_gradients.items():
+        assert distance(gradients[key], gradient) <= 1e-5, key
+
+
+@pytest.mark.parametrize('name', TIMM_NAMES)
 def test_float64_training_step(name):
     ours, theirs = pair(name, torch.float64)
     x = make_input(BATCH).double()

@@ -17,18 +17,20 @@ from .. import ops
 from .conv_norm_act import ConvNormAct
 
 
-def require_batch(fused: Tensor) -> Tensor:
-    """Return the descriptor [B, C] unless it holds one image, whose batch statistics would be undefined."""
-    if fused.shape[0] == 1:
+def _require_batch(fused: Tensor, norm: nn.Module) -> None:
+    """Refuse a descriptor [B, C] of one image where the norm is about to take its batch statistics.
+
+    A tracer passes: what it records must not depend on the mode and the batch that it happens to see. A SyncBatchNorm
+    passes too, since it may see other devices' images; it is no BatchNorm2d.
+    """
+    if isinstance(fused, torch.fx.Proxy) or torch.jit.is_tracing():
+        return
+    if norm.training and isinstance(norm, nn.BatchNorm2d) and fused.shape[0] == 1:
         raise ValueError(
             'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger '
             'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
             'train on several devices with SyncBatchNorm.'
         )
-    return fused
-
-
-torch.fx.wrap('require_batch')
 
 
 class SelectiveKernelAttn(nn.Module):
@@ -70,9 +72,8 @@ class SelectiveKernelAttn(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> Tensor:
-        # a SyncBatchNorm is no BatchNorm2d, and may see other devices' images
-        if not torch.jit.is_scripting() and self.bn.training and isinstance(self.bn, nn.BatchNorm2d):
-            fused = require_batch(fused)
+        if not torch.jit.is_scripting():
+            _require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
 
@@ -199,21 +200,23 @@ def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:
     if not kernel_size:
         raise ValueError('kernel_size needs one entry per branch, got none: pass a list such as [3, 5].')
     for size in kernel_size:
-        if size < 3 or size % 2 == 0:
-            raise ValueError(f'Every kernel size must be odd and at least 3, got {size} in {list(kernel_size)}.')
+        if not isinstance(size, int) or size < 3 or size % 2 == 0:
+            raise ValueError(f'Every kernel size must be an odd integer, 3 or more; got {size} in {list(kernel_size)}.')
     return list(kernel_size)
 
 
 def _as_branch_groups(groups: int | Sequence[int], num_paths: int, in_channels: int, out_channels: int) -> list[int]:
     """Spell out the convolution groups of each branch and check that they divide its channels."""
     branch_groups = [groups] * num_paths if isinstance(groups, int) else list(groups)
+    branch_groups = [min(out_channels, count) for count in branch_groups]
     if len(branch_groups) != num_paths:
         raise ValueError(
             f'groups needs one entry per branch, got {branch_groups} for {num_paths} branches: '
             'pass one number for all, or as many as there are kernel sizes.'
         )
-    branch_groups = [min(out_channels, count) for count in branch_groups]
     for count in branch_groups:
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f'groups must be integers of at least 1, got {count}: 1 stands for a dense convolution.')
         if in_channels % count or out_channels % count:
             raise ValueError(
                 f'groups must divide the channels of every branch, got {count} groups for {in_channels} input and '

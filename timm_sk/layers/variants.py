@@ -34,7 +34,8 @@ class SigmoidSelectiveKernel(SelectiveKernel):
 class StackedSelectiveKernel(SelectiveKernel):
     """Selective-kernel unit whose kernels above 3 are stacks of 3x3 convolutions: two for 5x5, three for 7x7.
 
-    Each of the stack has its norm and activation; the first has the stride. `keep_3x3` has no meaning here.
+    Each of the stack has its norm and activation; the last has the stride, so that the stack sees what the large kernel
+    sees. `keep_3x3` has no meaning here.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -43,6 +44,16 @@ class StackedSelectiveKernel(SelectiveKernel):
     def make_path(
         self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, **conv_kwargs: Any
     ) -> nn.Module:
-        first = ConvNormAct(in_channels, out_channels, 3, stride=stride, **conv_kwargs)
-        others = [ConvNormAct(out_channels, out_channels, 3, **conv_kwargs) for _ in range((kernel_size - 3) // 2)]
-        return nn.Sequential(first, *others)
+        count = (kernel_size - 1) // 2
+        return nn.Sequential(
+            *(
+                ConvNormAct(
+                    in_channels if index == 0 else out_channels,
+                    out_channels,
+                    3,
+                    stride=stride if index == count - 1 else 1,
+                    **conv_kwargs,
+                )
+                for index in range(count)
+            )
+        )

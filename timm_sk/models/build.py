@@ -1,13 +1,14 @@
 """The way every family builds a model: timm's builder, with weights that are verified and fit."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import timm.models
 from torch import Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, of_arch, of_family
-from ..errors import NoWeightsError
+from ..errors import CorruptCheckpointError, NoWeightsError
 from ..pretrained import bundled_file, check_state_dict, verified_file
 
 StateDict = dict[str, Tensor]
@@ -31,12 +32,13 @@ def build_model(model_cls: type[nn.Module], variant: str, pretrained: bool, **kw
 
     Raises:
         NoWeightsError: If weights are asked for and the tag has none.
-        CorruptCheckpointError: If a bundled file is missing or damaged.
+        CorruptCheckpointError: If a file is missing, or a bundled one is damaged.
         MismatchedCheckpointError: If the weights lack anything but a classifier of another number of classes.
     """
-    cfg = timm.models.resolve_pretrained_cfg(
-        variant, kwargs.pop('pretrained_cfg', None), kwargs.pop('pretrained_cfg_overlay', None)
-    )
+    overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
+    if overlay.get('hf_hub_id') or overlay.get('url'):
+        overlay.setdefault('file', None)  # else timm would prefer the bundled file to the source that the caller names
+    cfg = timm.models.resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     if pretrained:
         _require_weights(cfg, variant)
         row = CHECKPOINTS.get(f'{cfg.architecture}.{cfg.tag}')
@@ -53,6 +55,8 @@ def build_model(model_cls: type[nn.Module], variant: str, pretrained: bool, **kw
 
 
 def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:
+    if cfg.file and not (cfg.state_dict or Path(cfg.file).exists()) and cfg.source != 'hf-hub':
+        raise CorruptCheckpointError(f'The checkpoint file {cfg.file} is missing.')
     if cfg.has_weights or cfg.state_dict:
         return
     others = [row.name for row in of_arch(variant) if row.sources]

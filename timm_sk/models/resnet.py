@@ -1,12 +1,16 @@
 """timm's ResNet trunk with what selective-kernel networks add: a choice of stem pool, attention widths by stage."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from timm.layers import create_pool2d
+import torch
+import torch.fx
+import torch.nn.functional as F
+from timm.layers import pad_same
 from timm.models import ResNet
-from torch import nn
+from torch import Tensor, nn
 
 from .build import build_model
 
@@ -16,9 +20,18 @@ def ceil_pool() -> nn.Module:
     return nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
 
 
-def same_pool() -> nn.Module:
-    """3x3 max pool of stride 2 with TensorFlow's SAME padding, as MindSpore's nets have it."""
-    return create_pool2d('max', 3, stride=2, padding='same')
+def _max_pool_same(x: Tensor) -> Tensor:
+    return F.max_pool2d(pad_same(x, (3, 3), (2, 2), value=-math.inf), 3, stride=2)
+
+
+torch.fx.wrap('_max_pool_same')
+
+
+class SamePool(nn.Module):
+    """3x3 max pool of stride 2 with TensorFlow's SAME padding, as MindSpore's nets have it after the stem."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _max_pool_same(x)
 
 
 class StemPoolResNet(ResNet):
@@ -38,15 +51,23 @@ class StemPoolResNet(ResNet):
             self.maxpool = stem_pool()
 
 
-def build_resnet(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
+def build_resnet(
+    variant: str,
+    pretrained: bool,
+    model_args: dict[str, Any],
+    kwargs: dict[str, Any],
+    *,
+    trunk: type[ResNet] = StemPoolResNet,
+) -> nn.Module:
     """Build a variant from its numbers; what the caller passes wins.
 
     Args:
         variant: The architecture's name.
         pretrained: Load weights.
-        model_args: The variant's arguments of `StemPoolResNet`.
+        model_args: The variant's arguments of the trunk.
         kwargs: The caller's. `sk_kwargs` are merged key by key into those of the variant's `block_args`; among them
             `rd_channels`, the attention's width, may have one entry per stage.
+        trunk: The trunk's class.
 
     Raises:
         ValueError: If `sk_kwargs` has an unknown key, or `rd_channels` has not one entry per stage.
@@ -57,7 +78,7 @@ def build_resnet(variant: str, pretrained: bool, model_args: dict[str, Any], kwa
     sk_kwargs = {**block_args.pop('sk_kwargs', {}), **sk_kwargs}
     args['block'] = _block_per_stage(args['block'], sk_kwargs, stages=len(args['layers']))
     args['block_args'] = block_args
-    return build_model(StemPoolResNet, variant, pretrained, **args)
+    return build_model(trunk, variant, pretrained, **args)
 
 
 def _block_per_stage(block: Any, sk_kwargs: dict[str, Any], *, stages: int) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import LayerType, create_attn
+from timm.layers import LayerType, create_act_layer, create_attn
 from torch import Tensor, nn
 
 from ..layers import ConvNormAct, SelectiveKernel
@@ -59,7 +59,7 @@ class _ResidualBlock(nn.Module):
     ) -> None:
         """Add what follows the convolutions, in the order that timm's state dict has."""
         self.se = create_attn(attn_layer, out_channels, device=device, dtype=dtype)
-        self.act = act_layer(inplace=True)
+        self.act = create_act_layer(act_layer, inplace=True)
         self.downsample = downsample
         self.drop_path = drop_path
 

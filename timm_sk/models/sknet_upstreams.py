@@ -10,7 +10,7 @@ from torch import nn
 from ..layers import SigmoidSelectiveKernel
 from ..registry import register
 from .build import family_cfgs
-from .resnet import build_resnet, same_pool
+from .resnet import SamePool, build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 default_cfgs = family_cfgs('sknet_upstreams')
@@ -57,7 +57,7 @@ def _mindcv_basic(variant: str, pretrained: bool, layers: list[int], kwargs: dic
     """MindCV's net of basic blocks: timm's, with a SAME pool after the stem."""
     sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=16, split_input=True)
     block_args = dict(sk_kwargs=sk_kwargs)
-    model_args = dict(block=SelectiveKernelBasic, layers=layers, stem_pool=same_pool, block_args=block_args)
+    model_args = dict(block=SelectiveKernelBasic, layers=layers, stem_pool=SamePool, block_args=block_args)
     return build_resnet(variant, pretrained, model_args, kwargs)
 
 
@@ -77,7 +77,7 @@ def _mindcv(variant: str, pretrained: bool, kwargs: dict[str, Any], **sk_kwargs:
     """MindCV's net of bottlenecks: a SAME pool after the stem, no activation after the first 1x1 convolution."""
     sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16) | sk_kwargs
     block_args = dict(sk_kwargs=sk_kwargs)
-    model_args = dict(block=LinearReduceBottleneck, layers=[3, 4, 6, 3], stem_pool=same_pool, block_args=block_args)
+    model_args = dict(block=LinearReduceBottleneck, layers=[3, 4, 6, 3], stem_pool=SamePool, block_args=block_args)
     return build_resnet(variant, pretrained, model_args, kwargs)
 
 

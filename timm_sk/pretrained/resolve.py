@@ -20,7 +20,8 @@ def verified_file(checkpoint: Checkpoint) -> Path | None:
     Raises:
         CorruptCheckpointError: If the file ought to be on this machine but is missing or damaged.
     """
-    path = bundled_file(checkpoint)
-    if path is not None and checkpoint.bundled is not None:
-        check_file(path, checkpoint.bundled.sha256)
+    if checkpoint.bundled is None:
+        return None
+    path = bundled_folder(checkpoint.name) / WEIGHTS_NAME
+    check_file(path, checkpoint.bundled.sha256 or 'unknown')
     return path

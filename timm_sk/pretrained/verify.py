@@ -21,12 +21,12 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def check_file(path: Path, sha256: str | None) -> None:
+def check_file(path: Path, sha256: str) -> None:
     """Check that a file is there and holds what was published.
 
     Args:
         path: The file.
-        sha256: The published hex digest; None accepts nothing.
+        sha256: The published hex digest.
 
     Raises:
         CorruptCheckpointError: If it is missing or its sha256 is another.
@@ -56,11 +56,14 @@ def check_state_dict(
         state_dict: What the checkpoint holds.
         expected: Shape by key of the model.
         dropped: Keys that are not loaded, so may be missing on either side.
-        adapted: Keys whose tensors are adapted to the model's shape afterwards.
+        adapted: Keys of convolutions that are adapted afterwards to another number of input channels, dimension 1.
 
     Raises:
         MismatchedCheckpointError: If other keys are missing, unexpected or of another shape; names them.
     """
+    strangers = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise MismatchedCheckpointError(f'The checkpoint is no state dict. Not tensors: {_enumerate(strangers)}.')
     found = {key: tensor.shape for key, tensor in state_dict.items() if key not in dropped}
     wanted = {key: shape for key, shape in expected.items() if key not in dropped}
     missing = [key for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
@@ -68,7 +71,7 @@ def check_state_dict(
     reshaped = [
         f'{key} ({list(found[key])} instead of {list(shape)})'
         for key, shape in wanted.items()
-        if key in found and found[key] != shape and key not in adapted
+        if key in found and found[key] != shape and not (key in adapted and _differ_in_inputs_only(found[key], shape))
     ]
     complaints = [
         f'{complaint}: {_enumerate(keys)}'
@@ -80,6 +83,10 @@ def check_state_dict(
             f'The checkpoint is not of this model. Keys {"; ".join(complaints)}. '
             'Create the architecture that the checkpoint was made for, with the same arguments.'
         )
+
+
+def _differ_in_inputs_only(shape: Size, other: Size) -> bool:
+    return len(shape) == len(other) == 4 and (shape[0], *shape[2:]) == (other[0], *other[2:])
 
 
 def _enumerate(keys: list[str]) -> str:
