@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 from processes import ROOT, run_python
-from variants import ARCHITECTURES
+from variants import REGISTERED
 
 from timm_sk.catalog import catalog, markdown
 from timm_sk.predict import example_images
@@ -21,7 +21,7 @@ def timm_sk(*arguments, **kwargs):
 def test_list():
     done = timm_sk('list')
     assert done.returncode == 0, done.stderr
-    assert all(name in done.stdout for name in ARCHITECTURES)
+    assert all(name in done.stdout for name in REGISTERED)
     assert ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17'] in [
         line.split() for line in done.stdout.splitlines()
     ]

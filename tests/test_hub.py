@@ -9,7 +9,7 @@ import torch
 import torch.hub
 from PIL import Image
 from processes import ROOT, run_python
-from variants import ARCHITECTURES
+from variants import REGISTERED
 
 import timm_sk
 from timm_sk.errors import NoWeightsError, UnknownModelError
@@ -72,13 +72,13 @@ print('pretrained=False' in torch.hub.help('owner/timm_sk:main', 'skresnet50', *
 print(torch.hub.load('owner/timm_sk:main', 'sknet_atto', device='cpu', num_classes=4, **options).num_classes)
 """
     names, *facts = run_isolated(code, TORCH_HOME=str(tmp_path)).splitlines()
-    assert names.split() == sorted([*ARCHITECTURES, 'transforms'])
+    assert names.split() == sorted([*REGISTERED, 'transforms'])
     assert facts == ['True', 'True', '4']
 
 
 def test_every_door_is_documented():
     doors = timm_sk.hub_entrypoints()
-    assert list(doors) == [*ARCHITECTURES, 'transforms']
+    assert list(doors) == [*REGISTERED, 'transforms']
     for name, door in doors.items():
         assert door.__name__ == name
         assert door.__doc__.splitlines()[0].endswith('.') or ':' in door.__doc__.splitlines()[0]

@@ -7,8 +7,10 @@ from filling import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk.registry
+from timm_sk.checkpoints import of_arch
 
-ARCHITECTURES = list(timm_sk.registry.architectures())
+REGISTERED = list(timm_sk.registry.architectures())
+ARCHITECTURES = [name for name in REGISTERED if of_arch(name)[0].family == 'sknet']  # those on timm's ResNet trunk
 TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # a basic block, a bottleneck
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']

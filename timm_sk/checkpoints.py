@@ -140,6 +140,11 @@ _ROWS = (
         dataset='360 held-out pictures of scikit-learn digits',
         top1=100.00,
     ),
+    Checkpoint(name='sk_shufflenetv2_x0_5.untrained', family='sk_mobile', first_conv='conv1.0'),
+    Checkpoint(name='sk_shufflenetv2_x1_0.untrained', family='sk_mobile', first_conv='conv1.0'),
+    Checkpoint(
+        name='sk_mobilenetv2_100.untrained', family='sk_mobile', first_conv='conv_stem', classifier='classifier'
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}
