@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers import LayerType, create_act_layer, create_classifier, get_norm_layer
+from timm.layers import LayerType, SelectAdaptivePool2d, create_act_layer, create_classifier, get_norm_layer
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
@@ -74,8 +74,8 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         norm_layer: LayerType = nn.BatchNorm2d,
     ) -> None:
         super().__init__(inp, oup, stride)
-        self.branch1 = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
-        self.branch2 = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+        self.branch1: nn.Sequential = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+        self.branch2: nn.Sequential = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
 
 
 class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
@@ -130,8 +130,8 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
         )
         if in_chans != 3:
             self.conv1[0] = nn.Conv2d(in_chans, stages_out_channels[0], 3, stride=2, padding=1, bias=False)
-        self.conv1 = _refit(self.conv1, **layers)
-        self.conv5 = _refit(self.conv5, **layers)
+        self.conv1: nn.Sequential = _refit(self.conv1, **layers)
+        self.conv5: nn.Sequential = _refit(self.conv5, **layers)
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.num_features = stages_out_channels[-1]
@@ -167,14 +167,16 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one on the model's device and in its dtype; None keeps the pooling."""
         parameter = self.conv1[0].weight
+        pool_type: str = self.global_pool.pool_type if global_pool is None else global_pool
         self.num_classes = num_classes
-        self.global_pool, self.fc = create_classifier(
+        pool, self.fc = create_classifier(
             self.num_features,
             num_classes,
-            pool_type=self.global_pool.pool_type if global_pool is None else global_pool,
+            pool_type=pool_type,
             device=parameter.device,
             dtype=parameter.dtype,
         )
+        self.global_pool: SelectAdaptivePool2d = pool
         self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
         self.global_pool.train(self.training)
         self.fc.train(self.training)
@@ -225,7 +227,7 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
             setattr(self, name, nn.Sequential())
         ends_early = max(taken) + 1 < len(LEVELS)
         if prune_norm or prune_head or ends_early:
-            self.conv5 = nn.Identity()
+            self.conv5 = nn.Sequential()
             self.num_features = self.feature_info[max(taken)]['num_chs']
             self.reset_classifier(0, '')
         return taken

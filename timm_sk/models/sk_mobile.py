@@ -3,7 +3,7 @@
 Paper: section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586), which puts SK units
 into ShuffleNetV2. The nets are torchvision's ShuffleNetV2 and timm's MobileNetV2, and keep their parameter names. Each
 depthwise 3x3 convolution with its norm becomes a unit of two depthwise branches, 3x3 and 3x3 with dilation 2, that see
-all channels. The paper does not say more; chosen here:
+all channels. The paper has no layer table of this; chosen here:
 
 - every depthwise convolution is replaced, also the one in the shortcut of a ShuffleNetV2 block with a stride;
 - a branch has the activation that follows the depthwise convolution in the original net: none in ShuffleNetV2, ReLU6 in
