@@ -23,8 +23,9 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
-    """Our model on timm's ResNet trunk with few blocks: everything but its depth, in a fraction of the time."""
-    return timm.create_model(name, **{'layers': [1, 2, 1, 1], **kwargs})
+    """Our model, with few blocks where it is on timm's ResNet trunk: all but its depth, in a fraction of the time."""
+    few = {'layers': [1, 2, 1, 1]} if name in RESNETS else {}
+    return timm.create_model(name, **{**few, **kwargs})
 
 
 def filled(name: str, **kwargs: object) -> nn.Module:

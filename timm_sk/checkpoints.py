@@ -163,6 +163,11 @@ _ROWS = (
     _untrained('skresnet34_mindcv.untrained', family='sknet_upstreams'),
     _untrained('skresnet50_mindcv.untrained', family='sknet_upstreams'),
     _untrained('skresnext50_mindcv.untrained', family='sknet_upstreams'),
+    Checkpoint(name='sk_shufflenetv2_x0_5.untrained', family='sk_mobile', first_conv='conv1.0'),
+    Checkpoint(name='sk_shufflenetv2_x1_0.untrained', family='sk_mobile', first_conv='conv1.0'),
+    Checkpoint(
+        name='sk_mobilenetv2_100.untrained', family='sk_mobile', first_conv='conv_stem', classifier='classifier'
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}

@@ -21,11 +21,11 @@ def family_cfgs(family: str) -> dict[str, timm.models.DefaultCfg]:
     return timm.models.generate_default_cfgs(cfgs)
 
 
-def build_model(model_cls: type[nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     """Build one variant through `timm.models.build_model_with_cfg`.
 
     Args:
-        model_cls: The trunk's class.
+        model_cls: The trunk's class, or a function that builds it.
         variant: The architecture's name.
         pretrained: Load weights; a bundled file is verified before a tensor of it is used.
         **kwargs: What `timm.create_model` passes on, and the class's own arguments.

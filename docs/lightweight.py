@@ -1,0 +1,40 @@
+"""Prints the table of `lightweight.md`: parameters and multiply-adds of the lightweight nets, plain, with SE, with SK.
+
+From the repository's root: `python docs/lightweight.py`.
+"""
+
+import timm
+
+import timm_sk  # noqa: F401  (registers the models)
+from timm_sk.catalog import count_macs
+
+NAMES = ('sk_shufflenetv2_x0_5', 'sk_shufflenetv2_x1_0', 'sk_mobilenetv2_100')
+UNITS = ('plain', 'se', 'sk')
+PAPER_MEGAMACS = {('sk_shufflenetv2_x1_0', 'se'): 141.73, ('sk_shufflenetv2_x1_0', 'sk'): 145.66}
+COLUMNS = ('`timm.create_model`', 'params', 'multiply-adds', 'above plain', 'the paper')
+
+
+def table() -> str:
+    """Build every net on the meta device and count, at 3x224x224 with 1000 classes."""
+    lines = [COLUMNS, ('---', '---:', '---:', '---:', '---:')]
+    for name in NAMES:
+        plain_macs = 0
+        for unit in UNITS:
+            model = timm.create_model(name, unit=unit, device='meta').eval()
+            macs = count_macs(model, (3, 224, 224))
+            plain_macs = plain_macs or macs
+            printed = PAPER_MEGAMACS.get((name, unit))
+            lines.append(
+                (
+                    f"`'{name}'`" if unit == 'sk' else f"`'{name}', unit='{unit}'`",
+                    f'{sum(parameter.numel() for parameter in model.parameters()):,}',
+                    f'{macs / 1e6:.2f} M',
+                    f'{(macs - plain_macs) / 1e6:.2f} M',
+                    f'{printed:.2f} M' if printed else '',
+                )
+            )
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
+if __name__ == '__main__':
+    print(table())

@@ -1,0 +1,64 @@
+"""Units that take the place of a depthwise convolution, or follow it.
+
+What the SK unit is, by section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586):
+two depthwise branches, 3x3 and 3x3 with dilation 2, that see all channels. Its attention has the paper's width
+max(C / r, L) with the paper's defaults r = 16 and L = 32; most depthwise convolutions have fewer than 512 channels,
+so L decides and the width is 32.
+"""
+
+from timm.layers import LayerType, SqueezeExcite
+from torch import nn
+
+from .selective_kernel import SelectiveKernel
+
+UNITS = ('sk', 'se', 'plain')
+
+
+def require_unit(unit: str) -> None:
+    """Check the name of a unit."""
+    if unit not in UNITS:
+        raise ValueError(
+            f'unit must be one of {", ".join(UNITS)}, got "{unit}": "sk" selects kernels, "se" weighs channels only, '
+            '"plain" is the original net.'
+        )
+
+
+def _attention_width(channels: int) -> int:
+    """Equation 4 of the paper, d = max(C / r, L), with its defaults."""
+    return max(channels // 16, 32)
+
+
+def selective_kernel(
+    depthwise: nn.Conv2d, *, act_layer: LayerType, norm_layer: LayerType, activate_branches: bool
+) -> SelectiveKernel:
+    """Make the SK unit for a depthwise convolution and its norm, on the convolution's device and in its dtype."""
+    unit = SelectiveKernel(
+        depthwise.in_channels,
+        depthwise.out_channels,
+        kernel_size=[3, 5],
+        stride=depthwise.stride[0],
+        dilation=depthwise.dilation[0],
+        groups=depthwise.groups,
+        rd_channels=_attention_width(depthwise.out_channels),
+        keep_3x3=True,
+        split_input=False,
+        act_layer=act_layer,
+        norm_layer=norm_layer,
+        device=depthwise.weight.device,
+        dtype=depthwise.weight.dtype,
+    )
+    if not activate_branches:  # the core layer has one act_layer for branches and attention
+        for path in unit.paths:
+            path.act = nn.Identity()
+    return unit
+
+
+def squeeze_excite(depthwise: nn.Conv2d, *, act_layer: LayerType) -> nn.Module:
+    """Make the SE twin's part, on the convolution's device and in its dtype."""
+    return SqueezeExcite(
+        depthwise.out_channels,
+        rd_channels=_attention_width(depthwise.out_channels),
+        act_layer=act_layer,
+        device=depthwise.weight.device,
+        dtype=depthwise.weight.dtype,
+    )

@@ -1,0 +1,266 @@
+"""Torchvision's ShuffleNetV2 with units for depthwise convolutions and with the methods of timm's models.
+
+Paper: "ShuffleNet V2: Practical Guidelines for Efficient CNN Architecture Design" (Ma, Zhang, Zheng, Sun, ECCV 2018,
+arXiv:1807.11164). Layout, blocks and parameter names are torchvision's; the architectures are in `sk_mobile.py`.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import LayerType, SelectAdaptivePool2d, create_act_layer, create_classifier, get_norm_layer
+from timm.models import checkpoint_seq
+from torch import Tensor, nn
+from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
+
+from ..layers.depthwise import require_unit, selective_kernel, squeeze_excite
+
+LEVELS = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
+STAGES = LEVELS[2:]
+
+
+def _refit(layers: nn.Sequential, *, unit: str, act_layer: LayerType, norm_layer: LayerType) -> nn.Sequential:
+    """Give torchvision's layers other norms and activations, and a depthwise convolution among them its unit.
+
+    What stays keeps its name, so the unit is called `sk` or `se` instead of taking a number.
+    """
+    refitted = nn.Sequential()
+    depthwise = None  # the depthwise convolution whose norm comes next
+    for name, layer in layers.named_children():
+        if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+            depthwise = layer
+            if unit == 'sk':
+                selective = selective_kernel(layer, act_layer=act_layer, norm_layer=norm_layer, activate_branches=False)
+                refitted.add_module('sk', selective)
+            else:
+                refitted.add_module(name, layer)
+        elif isinstance(layer, nn.BatchNorm2d):
+            if depthwise is None or unit != 'sk':
+                refitted.add_module(name, get_norm_layer(norm_layer)(layer.num_features))
+            if depthwise is not None and unit == 'se':
+                refitted.add_module('se', squeeze_excite(depthwise, act_layer=act_layer))
+            depthwise = None
+        elif isinstance(layer, nn.ReLU):
+            refitted.add_module(name, create_act_layer(act_layer, inplace=True))
+        else:
+            refitted.add_module(name, layer)
+    return refitted
+
+
+class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
+    """Torchvision's ShuffleNetV2 block whose depthwise convolutions are units.
+
+    Input [B, inp, H, W], output [B, oup, ceil(H / stride), ceil(W / stride)].
+
+    Args:
+        inp: Channels of the input.
+        oup: Channels of the output; at stride 1 the same.
+        stride: 1, where half of the channels pass unchanged, or 2, where both branches see all of them.
+        unit: 'sk', 'se' or 'plain'.
+        act_layer: Activation class or timm's name for it.
+        norm_layer: Norm class or timm's name for it.
+    """
+
+    def __init__(
+        self,
+        inp: int,
+        oup: int,
+        stride: int,
+        *,
+        unit: str = 'sk',
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+    ) -> None:
+        super().__init__(inp, oup, stride)
+        self.branch1: nn.Sequential = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+        self.branch2: nn.Sequential = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+
+
+class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
+    """Torchvision's ShuffleNetV2 with units for depthwise convolutions and the methods of timm's models.
+
+    Input [B, in_chans, H, W], output [B, num_classes]. Modules that torchvision has too keep its parameter names and
+    its initialisation.
+
+    Args:
+        stages_repeats: Blocks of the three stages.
+        stages_out_channels: Channels of stem, stages and last convolution.
+        num_classes: Classes; 0 for pooled features.
+        in_chans: Channels of the picture.
+        output_stride: 32, the only one: a ShuffleNetV2 block with a stride has no form with dilation.
+        global_pool: Pooling that `timm.layers.SelectAdaptivePool2d` knows, or '' for none.
+        unit: What replaces the depthwise convolutions: 'sk', 'se' (squeeze-and-excitation after them) or 'plain'.
+        act_layer: Activation class or timm's name for it.
+        norm_layer: Norm class or timm's name for it.
+        drop_rate: Dropout before the classifier.
+        device: Where the parameters are.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: For another `output_stride` or `unit`.
+    """
+
+    def __init__(
+        self,
+        stages_repeats: Sequence[int],
+        stages_out_channels: Sequence[int],
+        *,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        output_stride: int = 32,
+        global_pool: str = 'avg',
+        unit: str = 'sk',
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        drop_rate: float = 0.0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        require_unit(unit)
+        if output_stride != 32:
+            raise ValueError(
+                f'ShuffleNetV2 supports output_stride=32 only, got {output_stride}: its blocks with a stride have no '
+                'form with dilation. Use sk_mobilenetv2_100 for strides 8 and 16.'
+            )
+        layers: dict[str, Any] = dict(unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+        super().__init__(
+            list(stages_repeats), list(stages_out_channels), inverted_residual=partial(ShuffleBlock, **layers)
+        )
+        if in_chans != 3:
+            self.conv1[0] = nn.Conv2d(in_chans, stages_out_channels[0], 3, stride=2, padding=1, bias=False)
+        self.conv1: nn.Sequential = _refit(self.conv1, **layers)
+        self.conv5: nn.Sequential = _refit(self.conv5, **layers)
+        self.num_classes = num_classes
+        self.in_chans = in_chans
+        self.num_features = stages_out_channels[-1]
+        self.drop_rate = drop_rate
+        self.grad_checkpointing = False
+        self.feature_info = [
+            dict(num_chs=channels, reduction=2 ** (level + 1), module=name)
+            for level, (name, channels) in enumerate(
+                zip(LEVELS, [stages_out_channels[0], *stages_out_channels[:4]], strict=True)
+            )
+        ]
+        self.to(device=device, dtype=dtype)
+        self.reset_classifier(num_classes, global_pool)
+
+    @torch.jit.ignore
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Patterns of the parameter groups: stem, stages or blocks, last convolution."""
+        return dict(
+            stem=r'^conv1',
+            blocks=[(r'^stage(\d+)' if coarse else r'^stage(\d+)\.(\d+)', None), (r'^conv5', (99999,))],
+        )
+
+    @torch.jit.ignore
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    @torch.jit.ignore
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    @torch.jit.ignore
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one on the model's device and in its dtype; None keeps the pooling."""
+        parameter = self.conv1[0].weight
+        pool_type: str = self.global_pool.pool_type if global_pool is None else global_pool
+        self.num_classes = num_classes
+        pool, self.fc = create_classifier(
+            self.num_features,
+            num_classes,
+            pool_type=pool_type,
+            device=parameter.device,
+            dtype=parameter.dtype,
+        )
+        self.global_pool: SelectAdaptivePool2d = pool
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
+
+    @torch.jit.ignore
+    def forward_intermediates(
+        self,
+        x: Tensor,
+        indices: int | Sequence[int] | None = None,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str = 'NCHW',
+        intermediates_only: bool = False,
+    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
+        """Return the features, if asked for, and the outputs of levels, whose reductions are 2, 4, 8, 16 and 32.
+
+        Args:
+            x: Pictures [B, in_chans, H, W].
+            indices: Levels to return: the last n, a sequence, or None for all.
+            norm: No effect: there is no norm apart from those within the levels.
+            stop_early: Do not run what comes after the last of these levels.
+            output_fmt: 'NCHW'.
+            intermediates_only: Return the levels' outputs alone.
+
+        Raises:
+            ValueError: For a level that there is not, or another `output_fmt`.
+        """
+        if output_fmt != 'NCHW':
+            raise ValueError(f'output_fmt must be "NCHW", got "{output_fmt}": permute the outputs instead.')
+        taken = _take_levels(indices)
+        intermediates = []
+        for level, name in enumerate(LEVELS[: max(taken) + 1] if stop_early else LEVELS):
+            module = getattr(self, name)
+            x = checkpoint_seq(module, x) if self.grad_checkpointing and name in STAGES else module(x)
+            if level in taken:
+                intermediates.append(x)
+        if intermediates_only:
+            return intermediates
+        return (x if stop_early and max(taken) + 1 < len(LEVELS) else self.conv5(x)), intermediates
+
+    @torch.jit.ignore
+    def prune_intermediate_layers(
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Remove the layers after the last of these levels, and return the levels as non-negative numbers."""
+        taken = _take_levels(indices)
+        for name in LEVELS[max(taken) + 1 :]:
+            setattr(self, name, nn.Sequential())
+        ends_early = max(taken) + 1 < len(LEVELS)
+        if prune_norm or prune_head or ends_early:
+            self.conv5 = nn.Sequential()
+            self.num_features = self.feature_info[max(taken)]['num_chs']
+            self.reset_classifier(0, '')
+        return taken
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Stem, stages and last convolution: [B, in_chans, H, W] -> [B, num_features, H / 32, W / 32]."""
+        x = self.maxpool(self.conv1(x))
+        if self.grad_checkpointing and not torch.jit.is_scripting():
+            x = checkpoint_seq([self.stage2, self.stage3, self.stage4], x, flatten=True)
+        else:
+            x = self.stage4(self.stage3(self.stage2(x)))
+        return self.conv5(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooling, dropout and, unless `pre_logits`, the classifier: [B, num_features, H, W] -> [B, num_classes]."""
+        x = self.global_pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+def _take_levels(indices: int | Sequence[int] | None) -> list[int]:
+    """Spell out levels in ascending terms: None for all, an int for the last n, negative ones from the end."""
+    count = len(LEVELS)
+    if indices is None:
+        return list(range(count))
+    if isinstance(indices, int):
+        asked: list[int] = list(range(-indices, 0))
+    else:
+        asked = list(indices)
+    if not asked or min(asked) < -count or max(asked) >= count:
+        raise ValueError(f'indices must name some of the {count} levels (0 to {count - 1}), got {indices}.')
+    return [level % count for level in asked]
