@@ -19,21 +19,43 @@ LAST_NORMS: Damp = ((r'layer\d+\.\d+\.(conv3\.bn|bn3)\.weight$', 0.25), (r'layer
 
 def fill(name: str, shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0, damp: Damp = ()) -> Tensor:
     """One tensor, by the role that its name and shape give it."""
-    leaf = re.split(r'[./:]', name)[-1]
-    if leaf in ('num_batches_tracked', 'global_step'):
+    role = _role(name, shape)
+    if role == 'counter':
         return torch.zeros(shape, dtype=dtype)
     stream = _stream(f'{seed}:{name}')
     count = int(np.prod(shape))
-    if leaf in ('running_mean', 'moving_mean', 'bias', 'beta'):
+    if role in ('mean', 'shift'):
         values = 0.1 * stream.standard_normal(count)
-    elif leaf in ('running_var', 'moving_variance') or (leaf in ('weight', 'gamma') and len(shape) == 1):
+    elif role in ('variance', 'scale'):
         values = 0.5 + stream.random_sample(count)
-    elif len(shape) == 1:
+    elif role == 'layer scale':
         values = 0.1 + 0.2 * stream.random_sample(count)
     else:
-        values = stream.standard_normal(count) * np.sqrt(2 / np.prod(shape[1:]))
+        fan_in = np.prod(shape[:-1] if role == 'output last' else shape[1:])
+        values = stream.standard_normal(count) * np.sqrt(2 / fan_in)
     factor = next((factor for pattern, factor in damp if re.search(pattern, name)), 1.0)
     return torch.from_numpy((values * factor).reshape(shape)).to(dtype)
+
+
+def _role(name: str, shape: tuple[int, ...]) -> str:
+    """What a tensor is to its layer, in the naming of PyTorch, TensorFlow, Gluon, MindSpore or Caffe (`layer:blob`)."""
+    caffe_norm = re.search(r'/bn:([0-3])$', name)
+    if caffe_norm:
+        return ('scale', 'shift', 'mean', 'variance')[int(caffe_norm[1])]
+    leaf = re.split(r'[./:]', name)[-1]
+    if leaf in ('num_batches_tracked', 'global_step'):
+        return 'counter'
+    if leaf in ('running_mean', 'moving_mean'):
+        return 'mean'
+    if leaf in ('running_var', 'moving_variance'):
+        return 'variance'
+    if leaf in ('weight', 'gamma') and len(shape) == 1:
+        return 'scale'
+    if leaf in ('bias', 'beta') or name.endswith(':1'):
+        return 'shift'
+    if len(shape) == 1:
+        return 'layer scale'
+    return 'output last' if leaf == 'kernel' else 'output first'
 
 
 def make_input(shape: tuple[int, ...], *, seed: int = 0) -> Tensor:
