@@ -140,6 +140,10 @@ _ROWS = (
         dataset='360 held-out pictures of scikit-learn digits',
         top1=100.00,
     ),
+    Checkpoint(name='sk_resnet_18.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnet_34.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnet_50.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnext_50_32x4d.untrained', family='sknet_lucid'),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}

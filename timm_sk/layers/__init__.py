@@ -1,6 +1,7 @@
 """The mechanism as modules, usable without any model."""
 
+from .bare_selective_kernel import BareSelectiveKernel, BranchAttn
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
 
-__all__ = ['ConvNormAct', 'SelectiveKernel', 'SelectiveKernelAttn']
+__all__ = ['BareSelectiveKernel', 'BranchAttn', 'ConvNormAct', 'SelectiveKernel', 'SelectiveKernelAttn']

@@ -1,5 +1,5 @@
 """Which numbers: the architectures, a file per family. Importing this package registers them."""
 
-from . import sknet
+from . import sknet, sknet_lucid
 
-__all__ = ['sknet']
+__all__ = ['sknet', 'sknet_lucid']
