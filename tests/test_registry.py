@@ -9,7 +9,7 @@ import timm.models.sknet
 from processes import run_python
 from variants import ARCHITECTURES, TIMM_NAMES
 
-from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.checkpoints import CHECKPOINTS, of_arch
 from timm_sk.errors import UnknownModelError
 from timm_sk.registry import require_model
 
@@ -26,10 +26,11 @@ def test_names():
     assert 'sknet_atto.digits' in pretrained
     for name in ARCHITECTURES:
         assert timm.is_model(name)
-        assert timm.models.is_model_in_modules(name, ['sknet'])
+        family = of_arch(name)[0].family
+        assert timm.models.is_model_in_modules(name, [family])
         assert not timm.models.is_model_in_modules(name, ['resnet', 'resnest'])
-        assert name in timm.list_models(module='sknet')
-        assert timm.model_entrypoint(name).__module__ == 'timm_sk.models.sknet'
+        assert name in timm.list_models(module=family)
+        assert timm.model_entrypoint(name).__module__ == f'timm_sk.models.{family}'
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)

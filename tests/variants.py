@@ -10,7 +10,10 @@ import timm_sk.registry
 
 ARCHITECTURES = list(timm_sk.registry.architectures())
 TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
-ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # a basic block, a bottleneck
+LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
+ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18']  # a basic block, a bottleneck, a bare kernel
+# large nets for tests in which neither depth nor width matters
+SMALLER = {name: dict(layers=[1, 1, 1, 1], channels=(32, 64, 64, 128)) for name in LUCID_NAMES}
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
@@ -19,9 +22,14 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
     return getattr(timm.models.sknet, name)(**kwargs)
 
 
+def created(name: str, **kwargs: object) -> nn.Module:
+    """Our model, narrow and with a block per stage where it is large."""
+    return timm.create_model(name, **{**SMALLER.get(name, {}), **kwargs})
+
+
 def filled(name: str, **kwargs: object) -> nn.Module:
-    """Our model with random weights in every layer, in eval mode."""
-    return fill_model(timm.create_model(name, **kwargs)).eval()
+    """The model of `created` with random weights in every layer, in eval mode."""
+    return fill_model(created(name, **kwargs)).eval()
 
 
 def pictures(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -11,13 +11,17 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from torch import nn
-from variants import ARCHITECTURES, STAGES, filled, pictures
+from variants import ARCHITECTURES, LUCID_NAMES, STAGES, created, filled, pictures
 
 from timm_sk.pretrained import save_safetensors
 
 each_architecture = pytest.mark.parametrize('name', ARCHITECTURES)
 
 SK_UNIT = dict.fromkeys(ARCHITECTURES, 'conv2') | dict.fromkeys(['skresnet18', 'skresnet34'], 'conv1')
+# dilations of a unit's branches: two 3x3 kernels of different dilation, or kernels of different size
+BRANCH_DILATIONS = dict.fromkeys(ARCHITECTURES, (1, 2)) | dict.fromkeys(LUCID_NAMES, (1, 1))
+# DropBlocks in a block: in each branch, or after the selection
+DROP_BLOCKS = dict.fromkeys(ARCHITECTURES, 2) | dict.fromkeys(LUCID_NAMES, 1)
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
@@ -53,7 +57,7 @@ def test_head(name):
 @each_architecture
 @torch.inference_mode()
 def test_reset_classifier_keeps_device_and_dtype(name):
-    model = timm.create_model(name, dtype=torch.bfloat16, device='meta')
+    model = created(name, dtype=torch.bfloat16, device='meta')
     model.reset_classifier(7, 'max')
     assert (model.fc.weight.dtype, model.fc.weight.device.type) == (torch.bfloat16, 'meta')
     assert model(pictures(dtype=torch.bfloat16).to('meta')).shape == (2, 7)
@@ -99,7 +103,7 @@ def test_features_only(name, feature_cls, tmp_path):
     model = filled(name)
     expected = stage_outputs(model, pictures())
     save_safetensors(model.state_dict(), tmp_path / 'model.safetensors')
-    backbone = timm.create_model(
+    backbone = created(
         name,
         pretrained=True,
         pretrained_cfg_overlay=dict(file=str(tmp_path / 'model.safetensors')),
@@ -143,7 +147,7 @@ def test_prune_intermediate_layers(name):
 
 @each_architecture
 def test_group_matcher_places_every_parameter(name):
-    model = timm.create_model(name, device='meta')
+    model = created(name, device='meta')
     names = [key for key, _ in model.named_parameters()]
     for coarse, blocks in ((True, 4), (False, sum(len(getattr(model, stage)) for stage in STAGES))):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse), reverse=True)  # group by parameter
@@ -177,9 +181,13 @@ def test_output_stride(name, output_stride):
     # the first block of a dilated stage has the dilation of the stage before
     dilations = [4 * 2**stage // min(4 * 2**stage, output_stride) for stage in range(4)]
     for stage, dilation, previous in zip(STAGES, dilations, [1, *dilations], strict=False):
-        first, *others = [block.get_submodule(SK_UNIT[name]) for block in getattr(model, stage)]
-        assert [path.conv.dilation[0] for path in first.paths] == [previous, 2 * previous]
-        assert all([path.conv.dilation[0] for path in other.paths] == [dilation, 2 * dilation] for other in others)
+        first, *others = [unit_dilations(block.get_submodule(SK_UNIT[name])) for block in getattr(model, stage)]
+        assert first == [previous * factor for factor in BRANCH_DILATIONS[name]]
+        assert all(other == [dilation * factor for factor in BRANCH_DILATIONS[name]] for other in others)
+
+
+def unit_dilations(unit: nn.Module) -> list[int]:
+    return [conv.dilation[0] for conv in unit.paths.modules() if isinstance(conv, nn.Conv2d)]
 
 
 @each_architecture
@@ -191,7 +199,7 @@ def test_drop_rates(name):
     rates = [block.drop_path.drop_prob if block.drop_path else 0.0 for block in blocks]
     assert rates == pytest.approx([0.3 * i / (len(blocks) - 1) for i in range(len(blocks))])
     drops = [m for m in model.modules() if isinstance(m, timm.layers.DropBlock2d)]
-    assert len(drops) == 2 * (len(model.layer3) + len(model.layer4))
+    assert len(drops) == DROP_BLOCKS[name] * (len(model.layer3) + len(model.layer4))
     pooled = torch.ones(2, model.num_features, 1, 1)
     torch.manual_seed(1)
     dropped = model.train().forward_head(pooled, pre_logits=True)
@@ -202,7 +210,7 @@ def test_drop_rates(name):
 @each_architecture
 @torch.inference_mode()
 def test_act_and_norm_layer_reach_everything(name):
-    model = timm.create_model(name, act_layer='silu', norm_layer='groupnorm1')
+    model = created(name, act_layer='silu', norm_layer='groupnorm1')
     kinds = {type(module) for module in model.modules()}
     assert not kinds & {nn.ReLU, nn.BatchNorm2d}
     model(pictures(count=1)).sum()
@@ -213,7 +221,7 @@ def test_act_and_norm_layer_reach_everything(name):
 
 @each_architecture
 def test_batch_of_one_in_train_mode(name):
-    model = timm.create_model(name).train()
+    model = created(name).train()
     with pytest.raises(ValueError, match='at least 2 images in train mode'):
         model(pictures(count=1, size=128))
     frozen = timm.layers.freeze_batch_norm_2d(model)
@@ -222,7 +230,7 @@ def test_batch_of_one_in_train_mode(name):
 
 @each_architecture
 def test_device_and_dtype(name):
-    model = timm.create_model(name, device='meta', dtype=torch.bfloat16)
+    model = created(name, device='meta', dtype=torch.bfloat16)
     tensors = [*model.parameters(), *(b for key, b in model.named_buffers() if 'num_batches' not in key)]
     assert {(t.device.type, t.dtype) for t in tensors} == {('meta', torch.bfloat16)}
     assert model(torch.empty(2, 3, 64, 64, device='meta', dtype=torch.bfloat16)).shape == (2, model.num_classes)
@@ -256,7 +264,7 @@ def test_copies(name):
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
-    restored = timm.create_model(name).eval()
+    restored = created(name).eval()
     restored.load_state_dict(torch.load(file, weights_only=True))
     assert all(torch.equal(tensor, restored.state_dict()[key]) for key, tensor in model.state_dict().items())
 
