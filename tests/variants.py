@@ -13,7 +13,7 @@ TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnex
 LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18']  # a basic block, a bottleneck, a bare kernel
 # large nets for tests in which neither depth nor width matters
-SMALLER = {name: dict(layers=[1, 1, 1, 1], channels=(32, 64, 64, 128)) for name in LUCID_NAMES}
+SMALLER = {name: dict(layers=[1, 1, 1, 2], channels=(32, 64, 64, 128)) for name in LUCID_NAMES}
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
@@ -23,7 +23,7 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 
 def created(name: str, **kwargs: object) -> nn.Module:
-    """Our model, narrow and with a block per stage where it is large."""
+    """Our model, narrow and shallow where it is large."""
     return timm.create_model(name, **{**SMALLER.get(name, {}), **kwargs})
 
 
