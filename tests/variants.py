@@ -13,7 +13,8 @@ ARCHITECTURES = list(timm_sk.registry.architectures())
 RESNET_FAMILIES = ('sknet', 'sknet_upstreams', 'sknet_lucid')  # on timm's ResNet trunk
 RESNETS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNET_FAMILIES))
 TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
-ONE_PER_BLOCK = ['skresnet18', 'sknet_atto']  # a basic block, a bottleneck
+LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
+ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18']  # a basic block, a bottleneck, a bare kernel
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
@@ -24,7 +25,9 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
     """Our model, with few blocks where it is on timm's ResNet trunk: all but its depth, in a fraction of the time."""
-    few = {'layers': [1, 2, 1, 1]} if name in RESNETS else {}
+    few: dict[str, object] = {'layers': [1, 2, 1, 1]} if name in RESNETS else {}
+    if name in LUCID_NAMES:  # wide
+        few['channels'] = (32, 64, 64, 128)
     return timm.create_model(name, **{**few, **kwargs})
 
 

@@ -168,6 +168,10 @@ _ROWS = (
     Checkpoint(
         name='sk_mobilenetv2_100.untrained', family='sk_mobile', first_conv='conv_stem', classifier='classifier'
     ),
+    Checkpoint(name='sk_resnet_18.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnet_34.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnet_50.untrained', family='sknet_lucid'),
+    Checkpoint(name='sk_resnext_50_32x4d.untrained', family='sknet_lucid'),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}

@@ -11,7 +11,7 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from torch import nn
-from variants import RESNETS, STAGES, filled, pictures, shallow
+from variants import LUCID_NAMES, RESNETS, STAGES, filled, pictures, shallow
 
 from timm_sk.pretrained import save_safetensors
 
@@ -177,14 +177,17 @@ def test_output_stride(name, output_stride):
     reductions = [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
     assert [64 // output.shape[-1] for output in outputs] == reductions
     assert [info['reduction'] for info in model.feature_info] == reductions
-    plain = [path.conv.dilation[0] for path in shallow(name).layer1[0].get_submodule(SK_UNIT[name]).paths]
+    plain = unit_dilations(shallow(name).layer1[0].get_submodule(SK_UNIT[name]))
     # the first block of a dilated stage has the dilation of the stage before
     dilations = [4 * 2**stage // min(4 * 2**stage, output_stride) for stage in range(4)]
     for stage, dilation, previous in zip(STAGES, dilations, [1, *dilations], strict=False):
-        first, *others = [block.get_submodule(SK_UNIT[name]) for block in getattr(model, stage)]
-        assert [path.conv.dilation[0] for path in first.paths] == [previous * factor for factor in plain]
-        for other in others:
-            assert [path.conv.dilation[0] for path in other.paths] == [dilation * factor for factor in plain]
+        first, *others = [unit_dilations(block.get_submodule(SK_UNIT[name])) for block in getattr(model, stage)]
+        assert first == [previous * factor for factor in plain]
+        assert all(other == [dilation * factor for factor in plain] for other in others)
+
+
+def unit_dilations(unit: nn.Module) -> list[int]:
+    return [conv.dilation[0] for conv in unit.paths.modules() if isinstance(conv, nn.Conv2d)]
 
 
 @each_architecture
@@ -196,8 +199,8 @@ def test_drop_rates(name):
     rates = [block.drop_path.drop_prob if block.drop_path else 0.0 for block in blocks]
     assert rates == pytest.approx([0.3 * i / (len(blocks) - 1) for i in range(len(blocks))])
     drops = [m for m in model.modules() if isinstance(m, timm.layers.DropBlock2d)]
-    branches = model.layer3[0].get_submodule(SK_UNIT[name]).num_paths
-    assert len(drops) == branches * (len(model.layer3) + len(model.layer4))
+    per_block = 1 if name in LUCID_NAMES else model.layer3[0].get_submodule(SK_UNIT[name]).num_paths
+    assert len(drops) == per_block * (len(model.layer3) + len(model.layer4))
     pooled = torch.ones(2, model.num_features, 1, 1)
     torch.manual_seed(1)
     dropped = model.train().forward_head(pooled, pre_logits=True)
@@ -222,8 +225,8 @@ def test_act_and_norm_layer_reach_everything(name):
 def test_aa_layer(name):
     model = filled(name, aa_layer=timm.layers.BlurPool2d)
     blurs = [key for key, module in model.named_modules() if isinstance(module, timm.layers.BlurPool2d)]
-    branches = model.layer2[0].get_submodule(SK_UNIT[name]).num_paths
-    assert len([key for key in blurs if key.startswith('layer')]) == 3 * branches  # the first block of three stages
+    per_block = 1 if name in LUCID_NAMES else model.layer2[0].get_submodule(SK_UNIT[name]).num_paths
+    assert len([key for key in blurs if key.startswith('layer')]) == 3 * per_block  # the first block of three stages
     assert [output.shape for output in stage_outputs(model, pictures())] == [
         output.shape for output in stage_outputs(filled(name), pictures())
     ]

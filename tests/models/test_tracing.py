@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.fx
-from variants import ONE_PER_BLOCK, RESNETS, filled, pictures
+from variants import LUCID_NAMES, ONE_PER_BLOCK, RESNETS, filled, pictures
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -45,7 +45,7 @@ def test_export_with_dynamic_batch(name):
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
 def test_script_and_trace(name):
-    sk_kwargs = dict(kernel_size=[3, 5, 7], split_input=False)
+    sk_kwargs = dict(kernel_sizes=[1, 3, 7]) if name in LUCID_NAMES else dict(kernel_size=[3, 5, 7], split_input=False)
     model = filled(name, drop_path_rate=0.1, block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
     for converted in (torch.jit.script(model), torch.jit.trace(model, pictures())):
         assert_same(converted(pictures(3)), model(pictures(3)))

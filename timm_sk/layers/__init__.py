@@ -1,7 +1,16 @@
 """The mechanism as modules, usable without any model."""
 
+from .bare_selective_kernel import BareSelectiveKernel, BranchAttn
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
 from .variants import SigmoidSelectiveKernel, StackedSelectiveKernel
 
-__all__ = ['ConvNormAct', 'SelectiveKernel', 'SelectiveKernelAttn', 'SigmoidSelectiveKernel', 'StackedSelectiveKernel']
+__all__ = [
+    'BareSelectiveKernel',
+    'BranchAttn',
+    'ConvNormAct',
+    'SelectiveKernel',
+    'SelectiveKernelAttn',
+    'SigmoidSelectiveKernel',
+    'StackedSelectiveKernel',
+]

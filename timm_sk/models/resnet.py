@@ -90,7 +90,8 @@ def _block_per_stage(block: Any, sk_kwargs: dict[str, Any], *, stages: int) -> t
         raise ValueError(f'rd_channels needs one entry per stage, got {list(widths)} for {stages} stages.')
     blocks = []
     for width in widths:
-        stage_block = partial(block, sk_kwargs={**sk_kwargs, 'rd_channels': width})
+        own = {} if width is None else {'rd_channels': width}
+        stage_block = partial(block, sk_kwargs={**sk_kwargs, **own})
         stage_block.expansion = block.expansion  # type: ignore[attr-defined]  # which the trunk asks of a block
         blocks.append(stage_block)
     return tuple(blocks)

@@ -41,12 +41,12 @@ def make_unit(in_channels: int, out_channels: int, *, sk_kwargs: dict[str, Any] 
     return layer(in_channels, out_channels, **{**kwargs, **sk_kwargs})
 
 
-class _ResidualBlock(nn.Module):
+class ResidualBlock(nn.Module):
     """Shortcut, stochastic depth and the last activation around the convolutions of a subclass."""
 
     expansion: int
 
-    def _add_tail(
+    def add_tail(
         self,
         out_channels: int,
         *,
@@ -78,7 +78,7 @@ class _ResidualBlock(nn.Module):
         return self.act(residual)
 
 
-class SelectiveKernelBasic(_ResidualBlock):
+class SelectiveKernelBasic(ResidualBlock):
     """Basic residual block whose first 3x3 convolution is a selective-kernel unit.
 
     Input [B, inplanes, H, W], output [B, planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes to
@@ -131,18 +131,18 @@ class SelectiveKernelBasic(_ResidualBlock):
             **layers,
         )
         self.conv2 = ConvNormAct(first_planes, planes, 3, dilation=dilation, **dict(layers, act_layer=None))
-        self._add_tail(
+        self.add_tail(
             planes, downsample=downsample, act_layer=act_layer, attn_layer=attn_layer, drop_path=drop_path, **factory
         )
 
     def zero_init_last(self) -> None:
-        _zero_weight(self.conv2.bn)
+        zero_weight(self.conv2.bn)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.conv2(self.conv1(x))
 
 
-class SelectiveKernelBottleneck(_ResidualBlock):
+class SelectiveKernelBottleneck(ResidualBlock):
     """Bottleneck residual block whose 3x3 convolution is a selective-kernel unit: the paper's SK unit.
 
     Input [B, inplanes, H, W], output [B, 4 * planes, H / stride, W / stride]. Takes what `timm.models.ResNet` passes
@@ -191,7 +191,7 @@ class SelectiveKernelBottleneck(_ResidualBlock):
             **layers,
         )
         self.conv3 = ConvNormAct(width, out_planes, 1, **dict(layers, act_layer=None))
-        self._add_tail(
+        self.add_tail(
             out_planes,
             downsample=downsample,
             act_layer=act_layer,
@@ -201,13 +201,14 @@ class SelectiveKernelBottleneck(_ResidualBlock):
         )
 
     def zero_init_last(self) -> None:
-        _zero_weight(self.conv3.bn)
+        zero_weight(self.conv3.bn)
 
     def residual(self, x: Tensor) -> Tensor:
         return self.conv3(self.conv2(self.conv1(x)))
 
 
-def _zero_weight(norm: nn.Module) -> None:
+def zero_weight(norm: nn.Module) -> None:
+    """Start a residual branch as an identity, if its last norm has a weight."""
     weight = getattr(norm, 'weight', None)
     if weight is not None:
         nn.init.zeros_(weight)

@@ -1,0 +1,257 @@
+"""The classes of Lucid's documents: their signatures, their numbers, and what they refuse."""
+
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import timm.layers
+import torch
+import torch.nn.functional as F
+from filling import fill_model, make_input
+from oracles import load_oracle
+from torch import Tensor, nn
+from variants import LUCID_NAMES
+
+from timm_sk import lucid
+from timm_sk.layers import SelectiveKernelAttn
+from timm_sk.pretrained.convert import convert_lucid
+
+TOLERANCE = 1e-4  # of the output's standard deviation
+
+DOCUMENT = Path(__file__).parents[1] / 'docs' / 'lucid.md'
+EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+PARAMETERS = dict(
+    sk_resnet_18=25_647_368, sk_resnet_34=45_895_512, sk_resnet_50=57_073_368, sk_resnext_50_32x4d=29_274_760
+)
+
+
+def small_net(*args: object, **kwargs: object) -> lucid.SKNet:
+    """A net of one block per stage with few channels."""
+    return lucid.SKNet(lucid.SKBottleneck, [1, 1, 1, 1], 5, *args, **{'channels': (16, 16, 16, 32), **kwargs})
+
+
+def slow_selection(layer: lucid.SelectiveKernel, x: Tensor, paddings: list[int], stride: int, groups: int) -> Tensor:
+    """The layer written out, with stacked branches."""
+    convolve = [
+        F.conv2d(x, path.weight, stride=stride, padding=padding, groups=groups)
+        for path, padding in zip(layer.paths, paddings, strict=True)
+    ]
+    branches = torch.stack(convolve, dim=1)  # [B, M, C, H, W]
+    hidden = layer.attn.bn(layer.attn.fc_reduce(branches.sum(1).mean((2, 3), keepdim=True))).relu()
+    logits = layer.attn.fc_select(hidden).view(len(x), len(paddings), -1)  # [B, M, 1] or [B, M, C]
+    return (branches * logits.softmax(1)[..., None, None]).sum(1)
+
+
+@pytest.mark.parametrize(
+    ('name', 'kwargs'),
+    [
+        ('lucid_selective_kernel_1', dict(in_channels=16, out_channels=16, kernel_sizes=[3, 5])),
+        (
+            'lucid_selective_kernel_3',
+            dict(in_channels=32, out_channels=32, kernel_sizes=[1, 3], groups=32, reduction=8),
+        ),
+    ],
+)
+@torch.inference_mode()
+def test_layer_answers_as_lucids(name, kwargs):
+    oracle = load_oracle(name)
+    layer = lucid.SelectiveKernel(**kwargs).eval()
+    layer.load_state_dict(convert_lucid(oracle.weights))
+    assert sum(p.numel() for p in layer.parameters()) == oracle.facts['num_params']
+    assert oracle.distance('x', layer(oracle.inputs['x'])) <= TOLERANCE
+
+
+@pytest.mark.parametrize('name', ['sk_resnet_18', 'sk_resnet_50'])
+@torch.inference_mode()
+def test_net_answers_as_lucids(name):
+    oracle = load_oracle(f'lucid_{name}')
+    model = getattr(lucid, name)().eval()
+    model.load_state_dict(convert_lucid(oracle.weights))
+    registered = timm.create_model(name).eval()
+    registered.load_state_dict(model.state_dict())
+    assert sum(p.numel() for p in model.parameters()) == oracle.facts['num_params']
+    for tag, x in oracle.inputs.items():
+        assert oracle.distance(tag, model(x)) <= TOLERANCE, tag
+    assert torch.equal(registered(oracle.inputs['s64']), model(oracle.inputs['s64']))
+
+
+@pytest.mark.parametrize('name', LUCID_NAMES)
+def test_factories_and_registered_names_build_the_same_nets(name):
+    ours, registered = getattr(lucid, name)(device='meta'), timm.create_model(name, device='meta')
+    assert type(ours) is lucid.SKNet
+    assert sum(p.numel() for p in ours.parameters()) == PARAMETERS[name]
+    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
+        (k, v.shape) for k, v in registered.state_dict().items()
+    ]
+    assert f'{PARAMETERS[name]:,}' in DOCUMENT.read_text()
+
+
+@pytest.mark.parametrize(
+    ('call', 'expected'),
+    [
+        (
+            lucid.SelectiveKernel,
+            '(in_channels, out_channels, kernel_sizes, stride=1, padding=None, groups=1, reduction=16',
+        ),
+        (
+            lucid.SKNet,
+            '(block, layers, num_classes=1000, kernel_sizes=[3, 5], base_width=64, cardinality=1, **resnet_args)',
+        ),
+        *((getattr(lucid, name), '(num_classes=1000, **kwargs)') for name in LUCID_NAMES),
+    ],
+)
+def test_signatures_are_the_documents(call, expected):
+    parameters = inspect.signature(call).parameters.values()
+    bare = inspect.Signature([p.replace(annotation=inspect.Parameter.empty) for p in parameters])
+    assert str(bare).startswith(expected)
+
+
+@pytest.mark.parametrize('example', EXAMPLES)
+def test_examples_of_the_document(example, capsys):
+    exec(compile(example, str(DOCUMENT), 'exec'), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r'^print\(.*\)  # (.*)$', example, re.MULTILINE)
+
+
+def test_the_document_has_its_examples():
+    assert len(EXAMPLES) == 5
+
+
+@pytest.mark.parametrize('select', ['branch', 'channel'])
+@pytest.mark.parametrize(
+    ('kernel_sizes', 'stride', 'padding', 'groups', 'expected_paddings'),
+    [
+        ([3, 5], 1, None, 1, [1, 2]),
+        ([1, 7, 3], 2, None, 4, [0, 3, 1]),
+        ([2, 4], 1, None, 1, [1, 2]),
+        ([2, 4], 1, 'same', 1, [0, 1]),
+        ([3, 5], 2, 'same', 1, [1, 2]),
+        ([3, 3], 1, 0, 8, [0, 0]),
+        ([5, 5], 2, 3, 1, [3, 3]),
+        ([4, 4], 1, 'valid', 1, [0, 0]),
+        ([5], 1, 'valid', 1, [0]),
+    ],
+)
+def test_padding_stride_groups_and_selection(kernel_sizes, stride, padding, groups, expected_paddings, select):
+    layer = fill_model(lucid.SelectiveKernel(8, 16, kernel_sizes, stride, padding, groups, 4, select=select))
+    x = make_input((3, 8, 9, 12))
+    for training in (False, True):
+        layer.train(training)
+        torch.testing.assert_close(
+            layer(x), slow_selection(layer, x, expected_paddings, stride, groups), rtol=0, atol=2e-6
+        )
+    assert layer.attn.fc_reduce.out_channels == 16 // 4
+    assert (type(layer.attn) is SelectiveKernelAttn) == (select == 'channel')
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(kernel_sizes=[3, 5], padding=1), r'9x12 for kernel 3, 7x10 for kernel 5, with padding=1: use padding=N'),
+        (dict(kernel_sizes=[3, 5], padding='valid'), r"7x10 for kernel 3, 5x8 for kernel 5, with padding='valid'"),
+        (dict(kernel_sizes=[3, 4]), r'9x12 for kernel 3, 10x13 for kernel 4, with padding=None'),
+        (dict(kernel_sizes=[3, 4, 3], padding='same'), r'9x12 for kernel 3, 8x11 for kernel 4, 9x12 for kernel 3'),
+    ],
+)
+def test_branches_of_different_size_are_refused(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        lucid.SelectiveKernel(8, 16, **kwargs)(make_input((2, 8, 9, 12)))
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'message'),
+    [
+        (dict(kernel_sizes=[]), r'one entry per branch, got \[\]'),
+        (dict(kernel_sizes=3), r'one entry per branch, got 3'),
+        (dict(kernel_sizes=[3, 0]), r'from 1, got 0 in \[3, 0\]'),
+        (dict(kernel_sizes=[3, 2.5]), r'from 1, got 2\.5'),
+        (dict(padding='full'), r"'same', 'valid' or a whole number from 0, got 'full'"),
+        (dict(padding=-1), r'from 0, got -1'),
+        (dict(groups=3), r'got 3 groups for 8 input and 16 output channels'),
+        (dict(groups=0), r'got 0 groups'),
+        (dict(reduction=17), r'between 1 and out_channels, got 17 for 16'),
+        (dict(select='both'), r"'branch' or 'channel', got 'both'"),
+    ],
+)
+def test_wrong_arguments_of_the_layer(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        lucid.SelectiveKernel(**{'in_channels': 8, 'out_channels': 16, 'kernel_sizes': [3, 5], **kwargs})
+
+
+def test_a_batch_without_its_dimension_is_refused():
+    with pytest.raises(ValueError, match=r'\[B, C, H, W\], got 3 dimensions'):
+        lucid.SelectiveKernel(8, 16, [3, 5])(make_input((8, 9, 9)))
+
+
+@pytest.mark.parametrize('select', ['branch', 'channel'])
+def test_one_picture_in_train_mode_is_weighed_by_the_norms_bias(select):
+    layer = fill_model(lucid.SelectiveKernel(8, 16, [3, 5], reduction=2, select=select)).train()
+    x = make_input((1, 8, 6, 6))
+    logits = layer.attn.fc_select(layer.attn.bn.bias.relu()[None, :, None, None]).view(1, 2, -1, 1, 1)
+    branches = torch.stack([path(x) for path in layer.paths], dim=1)
+    # the norm magnifies the rounding of the mean by 1 / sqrt(eps)
+    torch.testing.assert_close(layer(x), (branches * logits.softmax(1)).sum(1), rtol=0, atol=1e-4)
+    assert all(buffer.isfinite().all() for buffer in layer.buffers())
+
+
+def test_repeated_kernel_sizes_and_one_branch():
+    x = make_input((2, 8, 7, 7))
+    twins = fill_model(lucid.SelectiveKernel(8, 16, [3, 3])).eval()
+    twins.paths[1].load_state_dict(twins.paths[0].state_dict())
+    torch.testing.assert_close(twins(x), twins.paths[0](x))
+    alone = fill_model(lucid.SelectiveKernel(8, 16, [3])).eval()
+    assert torch.equal(alone(x), alone.paths[0](x))
+
+
+def test_attributes_of_the_net():
+    model = small_net([3, 7], 32, 2)
+    assert (model.kernel_sizes, model.base_width, model.cardinality) == ([3, 7], 32, 2)
+    assert model.layers == [model.layer1, model.layer2, model.layer3, model.layer4]
+    unit = model.layer4[0].conv2
+    assert [path.kernel_size for path in unit.paths] == [(3, 3), (7, 7)]
+    assert (unit.paths[0].groups, unit.out_channels) == (2, 32 * 32 // 64 * 2)
+    assert inspect.signature(lucid.SKNet).parameters['kernel_sizes'].default == [3, 5]
+
+
+def test_arguments_of_the_units():
+    model = small_net(block_args=dict(sk_kwargs=dict(select='channel', reduction=8)), act_layer='silu')
+    assert model.layer4[0].conv2.attn.fc_select.out_channels == 2 * 32
+    assert model.layer4[0].conv2.attn.fc_reduce.out_channels == 32 // 8
+    assert not any(isinstance(module, nn.ReLU) for module in model.modules())
+    assert small_net(in_channels=1)(make_input((2, 1, 64, 64))).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'message'),
+    [
+        (dict(stem_wdith=32), TypeError, 'takes no argument stem_wdith'),
+        (dict(self_attention=True, dilate=2), TypeError, 'takes no argument dilate, self_attention'),
+        (dict(in_channels=3, in_chans=3), ValueError, 'got both'),
+        (dict(kernel_sizes=[3, 0]), ValueError, 'got 0'),
+    ],
+)
+def test_wrong_arguments_of_the_net(kwargs, error, message):
+    with pytest.raises(error, match=message):
+        small_net(**kwargs)
+    with pytest.raises(error, match=message):
+        lucid.sk_resnet_18(10, **kwargs)
+
+
+@torch.inference_mode()
+def test_deep_stem_ends_bare_before_a_pool_with_zeros():
+    model = fill_model(small_net(stem_type='deep', stem_width=8)).eval()
+    x = make_input((2, 3, 64, 64))
+    conv1, norm1, _, conv2, norm2, _, conv3 = model.conv1
+    stem = conv3(norm2(conv2(norm1(conv1(x)).relu())).relu())
+    pooled = F.max_pool2d(F.pad(stem, (1, 1, 1, 1)), 3, stride=2)
+    assert not torch.equal(pooled, F.max_pool2d(stem, 3, stride=2, padding=1))
+    expected = model.fc(model.layer4(model.layer3(model.layer2(model.layer1(pooled)))).mean((2, 3)))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_stochastic_depth_drops_the_residual_branch():
+    block = lucid.SKBasicBlock(16, 16, drop_path=timm.layers.DropPath(1 - 1e-9, scale_by_keep=False)).train()
+    x = make_input((4, 16, 8, 8))
+    assert torch.equal(block(x), x.relu())
+    assert not torch.equal(block.eval()(x), x.relu())

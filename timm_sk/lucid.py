@@ -1,0 +1,195 @@
+"""The selective-kernel classes of the Lucid library's documents, with their signatures, in PyTorch.
+
+Code written for `lucid.nn.SelectiveKernel`, `lucid.models.SKNet` and its factories (versions 1 and 2) runs after the
+import is changed to this module. docs/lucid.md maps every argument to timm's and to the paper's letters;
+`timm_sk.pretrained.convert.convert_lucid` renames Lucid's state dicts. `timm.create_model` builds the same nets as
+`sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
+
+As in Lucid, and unlike elsewhere in this package, arguments may be positional and a batch of 1 is accepted in train
+mode: the BatchNorm of the attention then leaves only its bias, so that the weights do not depend on the picture.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from timm.layers import LayerType
+from timm.models import ResNet
+from torch import nn
+
+from .layers import BareSelectiveKernel
+from .models.sknet_lucid import SKBasicBlock, SKBottleneck
+
+__all__ = [
+    'SKBasicBlock',
+    'SKBottleneck',
+    'SKNet',
+    'SelectiveKernel',
+    'sk_resnet_18',
+    'sk_resnet_34',
+    'sk_resnet_50',
+    'sk_resnext_50_32x4d',
+]
+
+
+class SelectiveKernel(BareSelectiveKernel):
+    """`lucid.nn.SelectiveKernel`: true k x k branches without norm and activation, and attention that weighs them.
+
+    Input [B, in_channels, H, W], output [B, out_channels, H', W']; with odd kernels and the default padding H' is
+    ceil(H / stride).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of each branch and of the output.
+        kernel_sizes: Size of each branch's kernel, any from 1.
+        stride: Stride of every branch.
+        padding: None for `k // 2` for each branch, an int for all, 'same' for `(k - 1) // 2`, or 'valid' for none.
+            'same' is symmetric and goes with any stride, as in Lucid.
+        groups: Convolution groups of each branch.
+        reduction: The attention's width is `out_channels // reduction`.
+        select: 'branch' for one weight per branch and picture, as in Lucid; 'channel' for the paper's weight per
+            branch, picture and channel.
+        act_layer: Activation class or timm's name for it, in the attention.
+        norm_layer: Norm class or timm's name for it, in the attention.
+        device: Where the parameters are made.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: If an argument is out of range, or the groups do not divide the channels; at a forward pass, if the
+            padding gives the branches different sizes.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_sizes: Sequence[int],
+        stride: int = 1,
+        padding: int | str | None = None,
+        groups: int = 1,
+        reduction: int = 16,
+        *,
+        select: str = 'branch',
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType = nn.BatchNorm2d,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_sizes,
+            stride=stride,
+            padding=padding,
+            groups=groups,
+            reduction=reduction,
+            select=select,
+            single_image=True,
+            act_layer=act_layer,
+            norm_layer=norm_layer,
+            device=device,
+            dtype=dtype,
+        )
+
+
+class SKNet(ResNet):
+    """`lucid.models.SKNet`: a ResNet of residual blocks around a selective-kernel unit, on timm's trunk.
+
+    Input [B, in_channels, H, W], output [B, num_classes]. All methods of timm's ResNet are there.
+
+    Args:
+        block: `SKBasicBlock`, `SKBottleneck`, or a class with their signature.
+        layers: Number of blocks in each stage.
+        num_classes: Classes of the classifier.
+        kernel_sizes: Size of each branch's kernel.
+        base_width: Width of a group in the first stage, by which the blocks' inner width is scaled.
+        cardinality: Convolution groups of each branch.
+        **resnet_args: Lucid's `in_channels` (3), `stem_width` (64, of the deep stem), `stem_type` (None or 'deep'),
+            `avg_down` (False), `channels` (64, 128, 256, 512) and `block_args`, and any keyword of
+            `timm.models.ResNet`. `block_args['sk_kwargs']` takes further arguments of
+            `timm_sk.layers.BareSelectiveKernel`, such as `select` and `reduction`.
+
+    Attributes:
+        kernel_sizes: As given.
+        base_width: As given.
+        cardinality: As given.
+        layers: The stages, each a sequence of blocks.
+
+    Raises:
+        TypeError: If a keyword is none of those; names it.
+        ValueError: If a value is out of range.
+    """
+
+    __jit_unused_properties__ = ['layers']  # noqa: RUF012  (TorchScript reads a list)
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        kernel_sizes: Sequence[int] = [3, 5],
+        base_width: int = 64,
+        cardinality: int = 1,
+        **resnet_args: Any,
+    ) -> None:
+        resnet_args = _as_timm_arguments(resnet_args)
+        block_args = dict(resnet_args.pop('block_args', None) or {})
+        own_sk_kwargs = dict(kernel_sizes=list(kernel_sizes), single_image=True)
+        block_args['sk_kwargs'] = {**own_sk_kwargs, **block_args.get('sk_kwargs', {})}
+        super().__init__(
+            block,
+            tuple(layers),
+            num_classes,
+            cardinality=cardinality,
+            base_width=base_width,
+            block_args=block_args,
+            **{'zero_init_last': False, **resnet_args},
+        )
+        self.kernel_sizes = list(kernel_sizes)
+        self.base_width = base_width
+        self.cardinality = cardinality
+        if resnet_args.get('stem_type') == 'deep':
+            # Lucid's deep stem has no norm and no activation after its last convolution, so that the zeros with which
+            # Lucid pads the pool's input matter; after a ReLU they equal torch's padding
+            self.bn1, self.act1 = nn.Identity(), nn.Identity()
+            self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+
+def _as_timm_arguments(resnet_args: dict[str, Any]) -> dict[str, Any]:
+    """Translate Lucid's names of a ResNet's arguments, let timm's pass, and refuse all others."""
+    own = {'self', 'block', 'layers', 'num_classes', 'cardinality', 'base_width'}
+    known = {'in_channels', *inspect.signature(ResNet.__init__).parameters} - own
+    unknown = sorted(set(resnet_args) - known)
+    if unknown:
+        raise TypeError(f'SKNet takes no argument {", ".join(unknown)}. Beside its own it takes: {sorted(known)}.')
+    renamed = {{'in_channels': 'in_chans'}.get(name, name): value for name, value in resnet_args.items()}
+    if len(renamed) < len(resnet_args):
+        raise ValueError('in_channels and in_chans are one argument, got both: pass either.')
+    if renamed.get('stem_type', '') is None:
+        renamed['stem_type'] = ''
+    return renamed
+
+
+def sk_resnet_18(num_classes: int = 1000, **kwargs: Any) -> SKNet:
+    """`lucid.models.sk_resnet_18`; the keywords are those of `SKNet`."""
+    return SKNet(SKBasicBlock, [2, 2, 2, 2], num_classes, **kwargs)
+
+
+def sk_resnet_34(num_classes: int = 1000, **kwargs: Any) -> SKNet:
+    """`lucid.models.sk_resnet_34`; the keywords are those of `SKNet`."""
+    return SKNet(SKBasicBlock, [3, 4, 6, 3], num_classes, **kwargs)
+
+
+def sk_resnet_50(num_classes: int = 1000, **kwargs: Any) -> SKNet:
+    """`lucid.models.sk_resnet_50`; the keywords are those of `SKNet`."""
+    return SKNet(SKBottleneck, [3, 4, 6, 3], num_classes, **kwargs)
+
+
+def sk_resnext_50_32x4d(num_classes: int = 1000, **kwargs: Any) -> SKNet:
+    """`lucid.models.sk_resnext_50_32x4d`; the keywords are those of `SKNet`."""
+    return SKNet(SKBottleneck, [3, 4, 6, 3], num_classes, cardinality=32, base_width=4, **kwargs)
