@@ -140,6 +140,23 @@ _ROWS = (
         dataset='360 held-out pictures of scikit-learn digits',
         top1=100.00,
     ),
+    Checkpoint(
+        name='sknet_atto.shapes',
+        family='sknet',
+        sources=(Source(kind='bundled'),),
+        licence='apache-2.0',
+        origin='timm_sk, weights/train.py',
+        input_size=(3, 32, 32),
+        pool_size=(1, 1),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        interpolation='bilinear',
+        crop_pct=1.0,
+        num_classes=8,
+        label_names=('circle', 'crescent', 'cross', 'hourglass', 'ring', 'square', 'star', 'triangle'),
+        first_conv='conv1.0',
+        dataset='2,000 held-out pictures of timm_sk.shapes',
+    ),
 )
 
 CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}
