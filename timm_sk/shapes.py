@@ -37,7 +37,8 @@ def draw(
     """Draw pictures, one shape in each.
 
     The first pictures of a longer draw are those of a shorter one. Another `scale` changes neither class, clutter,
-    colour, rotation nor noise, and moves the object's centre only as far as it must to keep the object inside.
+    colour, rotation nor noise, and moves the object's centre only as far as it must to keep the object inside. Another
+    `size` shows the same scenes with other noise.
 
     Args:
         count: Pictures to draw.
@@ -63,16 +64,17 @@ def draw(
         )
     if size < 8:
         raise ValueError(f'size must be at least 8 pixels, got {size}: a shape needs that many to be seen.')
-    stream = np.random.RandomState(np.random.PCG64(seed))
-    chunks = [_draw_chunk(stream, scale, size) for _ in range(math.ceil(count / _CHUNK))]
+    generator = np.random.PCG64(seed)
+    stream, noise_stream = np.random.RandomState(generator), np.random.RandomState(generator.jumped())
+    chunks = [_draw_chunk(stream, noise_stream, scale, size) for _ in range(math.ceil(count / _CHUNK))]
     pictures, labels = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))
     return pictures, labels
 
 
 def _draw_chunk(
-    stream: np.random.RandomState, scale: float | None, size: int
+    stream: np.random.RandomState, noise_stream: np.random.RandomState, scale: float | None, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw `_CHUNK` pictures; the random numbers taken from the stream depend on `size` alone."""
+    """Draw `_CHUNK` pictures; how many numbers the first stream gives depends neither on `scale` nor on `size`."""
     labels = (stream.random_sample(_CHUNK) * len(CLASS_NAMES)).astype(np.int64)
     angles = stream.random_sample(_CHUNK) * math.tau
     scales = MIN_SCALE + (MAX_SCALE - MIN_SCALE) * stream.random_sample(_CHUNK)
@@ -81,7 +83,7 @@ def _draw_chunk(
     # each channel of the object is at least 0.3 away from the background's
     colour = (background + _uniform(stream, 0.3, 0.7, 3)) % 1
     texture = _texture(stream, size)[..., None] * _uniform(stream, -0.3, 0.3, 3)
-    noise = np.frombuffer(stream.bytes(_CHUNK * size * size * 3), np.uint8).reshape(_CHUNK, size, size, 3)
+    noise = np.frombuffer(noise_stream.bytes(_CHUNK * size * size * 3), np.uint8).reshape(_CHUNK, size, size, 3)
     strength = _uniform(stream, 0, 0.15)  # the largest deviation
 
     cover = _cover(labels, angles, scales, places, scale, size)[..., None]  # [B, size, size, 1]
@@ -207,7 +209,8 @@ def _star(x: Floats, y: Floats) -> Floats:
         beyond = tip_x * x + tip_y * y
         second = np.maximum(second, np.minimum(first, beyond))
         first = np.maximum(first, beyond)
-    return second - math.cos(math.tau / 5)
+    # and the circle around it, or the tips would be blurred far beyond it
+    return np.maximum(second - math.cos(math.tau / 5), _circle(x, y))
 
 
 def _triangle(x: Floats, y: Floats) -> Floats:

@@ -50,9 +50,15 @@ class LabelledPictures:
 
 
 class Task(ABC):
-    """One checkpoint's data; a subclass for each."""
+    """One checkpoint's data; a subclass for each.
+
+    Attributes:
+        recipe: Its settings.
+        threads: Processor cores to use, or None for all.
+    """
 
     recipe: ClassVar[Recipe]
+    threads: ClassVar[int | None] = None
 
     @abstractmethod
     def training_set(self) -> TrainingSet:

@@ -86,6 +86,8 @@ def main(
     if name not in TASKS:
         raise typer.BadParameter(f'no recipe for {name}; there are: {", ".join(TASKS)}')
     task = TASKS[name]()
+    if task.threads:
+        torch.set_num_threads(task.threads)
     if validate:
         print_validation(name, task)
         return
