@@ -74,12 +74,14 @@ def table(measured: Mapping[str, Mapping[float, Tensor]]) -> str:
 
 def verdict(measured: Mapping[str, Mapping[float, Tensor]]) -> str:
     """In which units the weight clearly rises or falls with the object, and how that compares with the paper."""
-    directions: dict[str, list[str]] = {'rises in': [], 'falls in': [], f'moves by at most {CLEAR} errors in': []}
-    rises, falls, stays = directions.values()
+    rises: list[str] = []
+    falls: list[str] = []
+    stays: list[str] = []
     for unit, weights in measured.items():
         rise, error = growth(weights)
         (stays if abs(rise) <= CLEAR * error else rises if rise > 0 else falls).append(unit)
-    found = '; it '.join(f'{verb} {", ".join(units)}' for verb, units in directions.items() if units)
+    said = {'rises in': rises, 'falls in': falls, f'changes by at most {CLEAR} standard errors in': stays}
+    found = '; it '.join(f'{verb} {", ".join(units)}' for verb, units in said.items() if units)
     early = list(measured)[:-1]
     return (
         f'From the smallest to the largest object the weight {found}. The paper ("Selective Kernel Networks", section '

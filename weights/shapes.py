@@ -1,5 +1,6 @@
 """Single shapes on textured clutter, drawn on the fly by `timm_sk.shapes`: no picture is trained on twice."""
 
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -88,5 +89,5 @@ class Shapes(Task):
             test_count=f'{TEST_COUNT:,}',
             scale_pictures=str(selection.PICTURES),
             scale_table=selection.table(measured),
-            scale_verdict=selection.verdict(measured),
+            scale_verdict=textwrap.fill(selection.verdict(measured), 120),
         )
