@@ -123,7 +123,7 @@ def test_file(name):
     path = bundled_folder(name) / 'model.safetensors'
     assert path.stat().st_size <= 1e6
     assert sha256_of(path) == CHECKPOINTS[name].bundled.sha256
-    state_dict = timm.create_model(CHECKPOINTS[name].arch).state_dict()
+    state_dict = timm.create_model(name).state_dict()
     assert [(k, v.shape) for k, v in load_file(path).items()] == [(k, v.shape) for k, v in state_dict.items()]
     with safe_open(path, 'pt') as file:
         metadata = file.metadata()
