@@ -11,9 +11,16 @@ import pytest
 from processes import ROOT, run_python
 
 import timm_sk
+from timm_sk.checkpoints import CHECKPOINTS
 
-BUNDLED_FILES = {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'} | {
-    f'examples/{digit}.png' for digit in range(10)
+BUNDLED_FILES = {
+    f'{name}/{file}'
+    for name, row in CHECKPOINTS.items()
+    if row.bundled
+    for file in (
+        *('README.md', 'config.json', 'golden.safetensors', 'model.safetensors'),
+        *(f'examples/{label}.png' for label in row.label_names),
+    )
 }
 
 
@@ -32,7 +39,7 @@ def wheel(tmp_path_factory):
 
 def test_wheel_works_from_any_folder(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
-        prefix = 'timm_sk/weights/sknet_atto.digits/'
+        prefix = 'timm_sk/weights/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
         assert 'timm_sk/py.typed' in archive.namelist()
         assert not any(name.endswith('train.py') for name in archive.namelist())
@@ -56,7 +63,7 @@ def test_sdist_has_the_weights_and_the_tests_data(tmp_path):
         os.chdir(home)
     with tarfile.open(tmp_path / name) as archive:
         names = {member.partition('/')[2] for member in archive.getnames()}
-    assert {f'weights/sknet_atto.digits/{file}' for file in BUNDLED_FILES} <= names
+    assert {f'weights/{file}' for file in BUNDLED_FILES} <= names
     assert {'hubconf.py', 'LICENSE', 'tests/data/digits_heldout.safetensors', 'weights/train.py'} <= names
 
 

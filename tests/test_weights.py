@@ -12,10 +12,12 @@ from processes import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from timm_sk import shapes
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.images import read_image
 from timm_sk.predict import example_images
 from timm_sk.pretrained import bundled_folder, sha256_of
+from weights import selection
 
 BUNDLED = [name for name, row in CHECKPOINTS.items() if row.bundled]
 
@@ -25,7 +27,7 @@ def transform_of(name):
 
 
 @pytest.fixture(scope='module')
-def held_out():
+def digits():
     """The held-out digits as preprocessed pictures [360, 3, 32, 32], labels [360] and indices [360]."""
     data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
     transform = transform_of('sknet_atto.digits')
@@ -33,22 +35,79 @@ def held_out():
     return torch.stack(pictures), data['labels'], data['indices']
 
 
+def drawn(count, **kwargs):
+    """The first held-out shapes as preprocessed pictures [N, 3, 32, 32] and labels [N]."""
+    pictures, labels = shapes.draw(count, seed=shapes.TEST_SEED, **kwargs)
+    transform = transform_of('sknet_atto.shapes')
+    return torch.stack([transform(Image.fromarray(picture)) for picture in pictures]), torch.from_numpy(labels)
+
+
+@pytest.fixture(scope='module')
+def held_out(digits):
+    """Held-out pictures [N, 3, 32, 32] and labels [N] of each bundled checkpoint."""
+    return {'sknet_atto.digits': digits[:2], 'sknet_atto.shapes': drawn(shapes.TEST_COUNT)}
+
+
+@pytest.mark.parametrize(('name', 'goal'), [('sknet_atto.digits', 98.5), ('sknet_atto.shapes', 97)])
 @torch.inference_mode()
-def test_held_out_accuracy_is_the_published_one(held_out):
-    pictures, labels, _ = held_out
-    model = timm.create_model('sknet_atto.digits', pretrained=True).eval()
-    top1 = 100 * (model(pictures).argmax(1) == labels).double().mean().item()
-    card = (bundled_folder('sknet_atto.digits') / 'README.md').read_text()
-    assert top1 >= 98.5
-    assert f'{top1:.2f}' == f'{CHECKPOINTS["sknet_atto.digits"].top1:.2f}'
+def test_held_out_accuracy_is_the_published_one(name, goal, held_out):
+    pictures, labels = held_out[name]
+    model = timm.create_model(name, pretrained=True).eval()
+    guesses = torch.cat([model(batch).argmax(1) for batch in pictures.split(500)])
+    top1 = 100 * (guesses == labels).double().mean().item()
+    card = (bundled_folder(name) / 'README.md').read_text()
+    assert top1 >= goal
+    assert f'{top1:.2f}' == f'{CHECKPOINTS[name].top1:.2f}'
     assert re.search(r'Held-out top-1 \| ([\d.]+) %', card)[1] == f'{top1:.2f}'
 
 
-def test_the_split_is_stratified_and_the_one_written_down(held_out):
-    _, labels, indices = held_out
+def test_every_bundled_checkpoint_has_held_out_pictures(held_out):
+    assert set(held_out) == set(BUNDLED)
+
+
+def test_the_scale_table_is_what_the_net_does():
+    model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
+    images = {scale: drawn(selection.PICTURES, scale=scale)[0] for scale in (0.3, 0.5, 0.7, 0.9)}
+    measured = selection.measure(model, images)
+    card = (bundled_folder('sknet_atto.shapes') / 'README.md').read_text()
+    rows = re.findall(r'^\| (SK_\d_\d) \| (.*) \|$', card, re.MULTILINE)
+    assert [unit for unit, _ in rows] == list(measured) == ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
+    for unit, cells in rows:
+        published = [float(cell.split(' ± ')[0]) for cell in cells.split(' | ')]
+        means = [float(weights.mean()) for weights in measured[unit].values()]
+        assert published == pytest.approx([*means, means[-1] - means[0]], abs=0.005)
+    assert selection.verdict(measured) in ' '.join(card.split())
+
+
+def test_larger_kernel_weights_are_the_last_branchs():
+    # with a constant logit for the last branch, the softmax over two is a sigmoid
+    model = timm.create_model('sknet_atto').eval()
+    attn = model.layer3[0].conv2.attn
+    attn.register_forward_hook(lambda module, args, logits: torch.zeros_like(logits) + torch.tensor([[[0.0], [2.0]]]))
+    weights = selection.larger_kernel_weights(model, torch.randn(3, 3, 32, 32))
+    assert weights['SK_4_1'].tolist() == pytest.approx([torch.tensor(2.0).sigmoid().item()] * 3)
+    assert len(attn._forward_hooks) == 1
+
+
+def test_the_split_is_stratified_and_the_one_written_down(digits):
+    _, labels, indices = digits
     assert indices.tolist() == json.loads((ROOT / 'weights' / 'digits_split.json').read_text())['held_out']
     assert len(set(indices.tolist())) == 360
     assert 35 <= labels.bincount(minlength=10).min() <= labels.bincount(minlength=10).max() <= 37
+
+
+def test_the_words_under_the_scale_table():
+    noise = torch.tensor([-0.01, 0.01] * 50)
+    measured = {
+        'SK_2_1': {0.3: 0.5 + noise, 0.9: 0.6 - noise},
+        'SK_3_1': {0.3: 0.5 + noise, 0.9: 0.4 - noise},
+        'SK_4_1': {0.3: 0.5 + noise, 0.9: 0.502 - noise},
+        'SK_5_1': {0.3: 0.5 + noise, 0.9: 0.502 + noise},
+    }
+    assert '| SK_2_1 | 0.500 ± 0.001 | 0.600 ± 0.001 | +0.100 ± 0.002 |' in selection.table(measured)
+    verdict = selection.verdict(measured)
+    assert 'rises in SK_2_1, SK_5_1; it falls in SK_3_1; it changes by at most 3 standard errors in SK_4_1.' in verdict
+    assert verdict.endswith('in 1 of the 3 units before the last stage, and also in the last.')
 
 
 @pytest.mark.parametrize('name', BUNDLED)
@@ -64,7 +123,7 @@ def test_file(name):
     path = bundled_folder(name) / 'model.safetensors'
     assert path.stat().st_size <= 1e6
     assert sha256_of(path) == CHECKPOINTS[name].bundled.sha256
-    state_dict = timm.create_model(CHECKPOINTS[name].arch).state_dict()
+    state_dict = timm.create_model(name).state_dict()
     assert [(k, v.shape) for k, v in load_file(path).items()] == [(k, v.shape) for k, v in state_dict.items()]
     with safe_open(path, 'pt') as file:
         metadata = file.metadata()
@@ -87,10 +146,17 @@ def test_config_agrees_with_the_table(name):
     )
 
 
-def test_examples_are_the_first_held_out_picture_of_each_class(held_out):
-    pictures, labels, _ = held_out
-    examples = example_images('sknet_atto.digits')
-    assert [path.stem for path in examples] == list('0123456789')
+@pytest.mark.parametrize('name', BUNDLED)
+def test_goldens_are_the_first_held_out_pictures(name, held_out):
+    inputs = load_file(bundled_folder(name) / 'golden.safetensors')['inputs']
+    assert torch.equal(inputs, held_out[name][0][: len(inputs)])
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_examples_are_the_first_held_out_picture_of_each_class(name, held_out):
+    pictures, labels = held_out[name]
+    examples = example_images(name)
+    assert tuple(path.stem for path in examples) == CHECKPOINTS[name].label_names
     for label, path in enumerate(examples):
         first = pictures[(labels == label).nonzero()[0, 0]]
-        assert torch.equal(transform_of('sknet_atto.digits')(read_image(path)), first)
+        assert torch.equal(transform_of(name)(read_image(path)), first)

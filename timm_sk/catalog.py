@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import registry
-from .checkpoints import Checkpoint, of_arch
+from .checkpoints import CHECKPOINTS, Checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +50,8 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
 
 
 def catalog(pattern: str = '') -> list[CatalogEntry]:
-    """All rows whose `arch.tag` holds a text, or matches it if it has wildcards."""
-    rows = [row for arch in registry.architectures() for row in of_arch(arch) if _matches(row.name, pattern)]
-    return [_entry(row) for row in rows]
+    """All rows of the table whose `arch.tag` holds a text, or matches it if it has wildcards."""
+    return [_entry(row) for row in CHECKPOINTS.values() if _matches(row.name, pattern)]
 
 
 def _matches(name: str, pattern: str) -> bool:

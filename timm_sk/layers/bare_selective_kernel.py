@@ -120,7 +120,7 @@ class BareSelectiveKernel(SelectiveKernel):
             for size in kernel_sizes
         )
         attention: type[SelectiveKernelAttn] = BranchAttn if select == 'branch' else SelectiveKernelAttn
-        self.attn = attention(
+        self.attn: nn.Module = attention(
             out_channels,
             self.num_paths,
             out_channels // reduction,

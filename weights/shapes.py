@@ -1,0 +1,93 @@
+"""Single shapes on textured clutter, drawn on the fly by `timm_sk.shapes`: no picture is trained on twice."""
+
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import selection
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from recipe import LabelledPictures, Recipe, Task
+from torch import Tensor, nn
+
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.shapes import TEST_COUNT, TEST_SEED, draw
+
+VALIDATION_SEED, VALIDATION_COUNT = 10_000, 10_000  # epochs take the seeds below
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShapesRecipe(Recipe):
+    """The settings, and how many new pictures an epoch draws."""
+
+    epochs: int = 24
+    warmup_epochs: int = 1
+    batch_size: int = 128
+    lr: float = 4e-3
+    epoch_pictures: int = 12_800
+
+
+def preprocess(pictures: NDArray[np.uint8]) -> Tensor:
+    """What timm's transform makes of pictures [N, H, W, 3] that have the right size: [N, 3, H, W]."""
+    row = CHECKPOINTS['sknet_atto.shapes']
+    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div(255)
+    mean, std = torch.tensor(row.mean)[:, None, None], torch.tensor(row.std)[:, None, None]
+    return images.sub(mean).div(std)
+
+
+@dataclass(frozen=True)
+class NewPictures:
+    """Epoch k draws its pictures from seed k."""
+
+    recipe: ShapesRecipe
+
+    @property
+    def steps(self) -> int:
+        return self.recipe.epoch_pictures // self.recipe.batch_size
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        pictures, labels = draw(self.steps * self.recipe.batch_size, seed=epoch)
+        size = self.recipe.batch_size
+        yield from zip(preprocess(pictures).split(size), torch.from_numpy(labels).split(size), strict=True)
+
+
+class Shapes(Task):
+    """Naming shapes; the settings are chosen by pictures of a seed that neither trains nor tests."""
+
+    recipe = ShapesRecipe()
+    # a second thread gains next to nothing on maps this small, and would change the last digits
+    threads = 1
+
+    def training_set(self) -> NewPictures:
+        return NewPictures(self.recipe)
+
+    def held_out(self) -> LabelledPictures:
+        pictures, labels = draw(TEST_COUNT, seed=TEST_SEED)
+        return LabelledPictures(
+            images=preprocess(pictures),
+            labels=torch.from_numpy(labels),
+            pictures=[Image.fromarray(picture) for picture in pictures],
+        )
+
+    def validation(self) -> Iterator[tuple[NewPictures, Tensor, Tensor]]:
+        pictures, labels = draw(VALIDATION_COUNT, seed=VALIDATION_SEED)
+        yield self.training_set(), preprocess(pictures), torch.from_numpy(labels)
+
+    def facts(self, model: nn.Module) -> dict[str, str]:
+        images = {
+            scale: preprocess(draw(selection.PICTURES, seed=TEST_SEED, scale=scale)[0]) for scale in selection.SCALES
+        }
+        measured = selection.measure(model, images)
+        return dict(
+            epochs=str(self.recipe.epochs),
+            epoch_pictures=f'{self.recipe.epoch_pictures:,}',
+            validation_seed=str(VALIDATION_SEED),
+            validation_count=f'{VALIDATION_COUNT:,}',
+            test_seed=str(TEST_SEED),
+            test_count=f'{TEST_COUNT:,}',
+            scale_pictures=str(selection.PICTURES),
+            scale_table=selection.table(measured),
+            scale_verdict=textwrap.fill(selection.verdict(measured), 120),
+        )
