@@ -1,9 +1,19 @@
 """timm_sk: selective-kernel networks for timm. Importing this package registers its models."""
 
 from . import models, ops
+from .attention import UnitWeights, attention_weights, record_attention
 from .hub import hub_entrypoints
 from .layers import SelectiveKernel
 
 __version__ = '0.1.0'
 
-__all__ = ['SelectiveKernel', '__version__', 'hub_entrypoints', 'models', 'ops']
+__all__ = [
+    'SelectiveKernel',
+    'UnitWeights',
+    '__version__',
+    'attention_weights',
+    'hub_entrypoints',
+    'models',
+    'ops',
+    'record_attention',
+]

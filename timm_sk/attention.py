@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers import SelectiveKernel, SelectiveKernelAttn
+from .layers import SelectiveKernel
 
 
 @dataclass(frozen=True)
@@ -54,18 +54,17 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     Raises:
         ValueError: If the model has no unit with attention.
     """
-    units = {
-        path: unit
+    units = [
+        (path, unit, unit.attn)
         for path, unit in model.named_modules()
-        if isinstance(unit, SelectiveKernel) and isinstance(unit.attn, SelectiveKernelAttn)
-    }
+        if isinstance(unit, SelectiveKernel) and unit.attn is not None
+    ]
     if not units:
         raise ValueError(f'{type(model).__name__} has no selective-kernel unit: use one of the models of timm_sk.')
     recorded: list[UnitWeights] = []
     with ExitStack() as hooks:
-        for path, unit in units.items():
-            hook = partial(_record, recorded, path, unit)
-            hooks.callback(unit.attn.register_forward_hook(hook).remove)
+        for path, unit, attn in units:
+            hooks.callback(attn.register_forward_hook(partial(_record, recorded, path, unit)).remove)
         yield recorded
 
 

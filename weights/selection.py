@@ -1,47 +1,27 @@
 """What selection does as the object grows: the weight of the larger kernel, on the same pictures at several scales."""
 
-import re
 from collections.abc import Mapping
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from timm_sk import SelectiveKernel
+from timm_sk import attention_weights
 
 SCALES = (0.3, 0.5, 0.7, 0.9)
 PICTURES = 500
 CLEAR = 3  # standard errors, from which on a difference counts as one
 
 
-@torch.inference_mode()
 def larger_kernel_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """The weight of each SK unit's last branch, averaged over the channels, for each picture.
 
     Args:
-        model: A bottleneck net of `timm_sk` on timm's ResNet trunk, in eval mode.
+        model: A net of `timm_sk`, in eval mode.
         images: Preprocessed pictures [N, 3, H, W].
 
     Returns:
-        Weights [N] from 0 to 1, keyed as the paper numbers the units: `layer1.0.conv2` is SK_2_1.
+        Weights [N] from 0 to 1, keyed as the paper numbers the units.
     """
-    weights: dict[str, Tensor] = {}
-    hooks = []
-    for path, module in model.named_modules():
-        if isinstance(module, SelectiveKernel):
-            stage, block = map(int, re.findall(r'\d+', path)[:2])
-            unit = f'SK_{stage + 1}_{block + 1}'
-
-            def keep(attn: nn.Module, args: Any, logits: Tensor, unit: str = unit) -> None:
-                weights[unit] = logits.softmax(dim=1)[:, -1].mean(dim=1)  # logits [N, M, C]
-
-            hooks.append(module.attn.register_forward_hook(keep))
-    try:
-        model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return weights
+    return {unit.name: unit.weights[:, -1].mean(dim=1) for unit in attention_weights(model, images)}
 
 
 def measure(model: nn.Module, images: Mapping[float, Tensor]) -> dict[str, dict[float, Tensor]]:

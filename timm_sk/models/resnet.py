@@ -15,15 +15,27 @@ from torch import Tensor, nn
 from .build import build_model
 
 
-def ceil_pool() -> nn.Module:
+def _max_pool_ceil(x: Tensor) -> Tensor:
+    if min(x.shape[-2:]) < 2:
+        raise ValueError(
+            f'The pool after the stem has no padding and needs 2x2 features, got {x.shape[-2]}x{x.shape[-1]}: '
+            'use pictures of at least 3x3 pixels.'
+        )
+    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
+
+
+class CeilPool(nn.Module):
     """3x3 max pool of stride 2 without padding, rounding the size up: the stem's pool of the authors' Caffe nets."""
-    return nn.MaxPool2d(3, stride=2, padding=0, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _max_pool_ceil(x)
 
 
 def _max_pool_same(x: Tensor) -> Tensor:
     return F.max_pool2d(pad_same(x, (3, 3), (2, 2), value=-math.inf), 3, stride=2)
 
 
+torch.fx.wrap('_max_pool_ceil')
 torch.fx.wrap('_max_pool_same')
 
 

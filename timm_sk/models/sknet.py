@@ -12,7 +12,7 @@ from torch import nn
 
 from ..registry import register
 from .build import family_cfgs
-from .resnet import build_resnet, ceil_pool
+from .resnet import CeilPool, build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 __all__ = ['SelectiveKernelBasic', 'SelectiveKernelBottleneck']
@@ -116,20 +116,20 @@ def skresnext101_32x4d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 @register
 def sknet26(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SKNet-26 of the paper: two SK units per stage."""
-    return _sknet('sknet26', pretrained, [2, 2, 2, 2], kwargs, stem_pool=ceil_pool)
+    return _sknet('sknet26', pretrained, [2, 2, 2, 2], kwargs, stem_pool=CeilPool)
 
 
 @register
 def sknet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SKNet-50 of the paper (Table 1), which `skresnext50_32x4d` equals except for the stem's pool."""
-    return _sknet('sknet50', pretrained, [3, 4, 6, 3], kwargs, stem_pool=ceil_pool)
+    return _sknet('sknet50', pretrained, [3, 4, 6, 3], kwargs, stem_pool=CeilPool)
 
 
 @register
 def sknet50_3path(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """SKNet-50 with three branches, K3, K5 and K7 of the paper's Table 7: 3x3 kernels of dilation 1, 2 and 3."""
     kernels = [3, 5, 7]
-    return _sknet('sknet50_3path', pretrained, [3, 4, 6, 3], kwargs, stem_pool=ceil_pool, kernel_size=kernels)
+    return _sknet('sknet50_3path', pretrained, [3, 4, 6, 3], kwargs, stem_pool=CeilPool, kernel_size=kernels)
 
 
 @register
@@ -139,7 +139,7 @@ def sknet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     `sk_kwargs=dict(rd_channels=None)` builds the net of the formula.
     """
     widths = [32, 16, 32, 64]
-    return _sknet('sknet101', pretrained, [3, 4, 23, 3], kwargs, stem_pool=ceil_pool, rd_channels=widths)
+    return _sknet('sknet101', pretrained, [3, 4, 23, 3], kwargs, stem_pool=CeilPool, rd_channels=widths)
 
 
 @register

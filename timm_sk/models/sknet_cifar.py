@@ -30,7 +30,7 @@ class CifarResNet(ResNet):
         block: Residual block class.
         layers: Blocks of each of the three stages.
         in_chans: Channels of the input.
-        output_stride: 1, 2 or 4; strides beyond it become dilations.
+        output_stride: 2 or 4; at 2 the last stage has dilations for its stride.
         device: Where the parameters are made.
         dtype: Their floating-point type.
         **kwargs: As for `timm.models.ResNet`; the arguments of its stem and pool have no meaning here.
@@ -52,11 +52,11 @@ class CifarResNet(ResNet):
     ) -> None:
         if len(layers) != len(STAGES):
             raise ValueError(f'The CIFAR trunk has three stages, got layers={layers}: give three numbers.')
-        if output_stride not in (1, 2, 4):
-            raise ValueError(f'The CIFAR trunk has output stride 1, 2 or 4, got {output_stride}.')
+        if output_stride not in (2, 4):
+            raise ValueError(f'The CIFAR trunk has output stride 2 or 4, got {output_stride}: choose one of them.')
         factory: dict[str, Any] = dict(device=device, dtype=dtype)
         # timm's stem divides the size by 4 before the first stage, ours by 1
-        strides = dict(output_stride=max(4 * output_stride, 8))
+        strides = dict(output_stride=4 * output_stride)
         super().__init__(block, layers, in_chans=in_chans, channels=(64, 128, 256), **strides, **factory, **kwargs)
         self.conv1 = nn.Conv2d(in_chans, STEM_CHANNELS, 3, padding=1, bias=False, **factory)
         self.maxpool = nn.Identity()

@@ -1,0 +1,77 @@
+"""The weights of every unit, against the units' own selection, and without any effect on the model."""
+
+import pytest
+import timm
+import torch
+from filling import fill_model
+from variants import filled, pictures
+
+import timm_sk
+from timm_sk.attention import unit_name
+
+# One net of each kind of unit.
+NETS = [
+    'skresnet18',
+    'sknet50_3path',
+    'sknet50_holocron',
+    'skresnet50_insight',
+    'sk_resnet_18',
+    'sknet_atto',
+    'sknet29_16x32d',
+    'sk_shufflenetv2_x0_5',
+    'sk_mobilenetv2_100',
+]
+
+
+@pytest.mark.parametrize('name', NETS)
+@torch.inference_mode()
+def test_weights_are_those_of_the_selection(name):
+    model = filled(name)
+    x = pictures(size=32)
+    expected = model(x)
+    units = timm_sk.attention_weights(model, x)
+    modules = dict(model.named_modules())
+    assert [unit.path for unit in units] == [p for p, m in modules.items() if isinstance(m, timm_sk.SelectiveKernel)]
+    assert len({unit.name for unit in units}) == len(units)
+    for unit in units:
+        assert unit.weights.shape == (2, modules[unit.path].num_paths, modules[unit.path].out_channels)
+        torch.testing.assert_close(unit.weights.sum(1), torch.ones_like(unit.weights[:, 0]))
+    seen = {}
+    last = modules[units[-1].path]
+    last.register_forward_hook(lambda unit, inputs, output: seen.update(branches=unit.split(inputs[0]), output=output))
+    assert torch.equal(model(x), expected)
+    selected = sum(b * w[..., None, None] for b, w in zip(seen['branches'], units[-1].weights.unbind(1), strict=True))
+    torch.testing.assert_close(selected, seen['output'], rtol=1e-4, atol=1e-5 * float(selected.abs().max()))
+
+
+def test_names_are_the_papers():
+    units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), pictures(size=32))
+    names = [unit.name for unit in units]
+    assert names[:4] == ['SK_2_1', 'SK_2_2', 'SK_2_3', 'SK_3_1']
+    assert names[-1] == 'SK_5_3'
+    assert len(names) == 16
+    assert {'SK_2_3', 'SK_3_4', 'SK_5_3'} <= set(names)
+    assert unit_name('stage3.1.branch2.sk') == 'SK_3_2'
+    assert unit_name('stage3.0.branch1.sk') == 'SK_3_1_shortcut'
+    assert unit_name('blocks.1.0.conv_dw') == 'SK_2_1'
+    assert unit_name('encoder.unit') == 'encoder.unit'
+
+
+def test_context_records_every_pass_and_leaves_the_model_as_it_was():
+    model = fill_model(timm.create_model('sknet_atto')).train()
+    with timm_sk.record_attention(model) as units:
+        loss = model(pictures(size=32)).sum()
+        model(pictures(size=32))
+    loss.backward()
+    assert len(units) == 8
+    assert model.training
+    assert model.layer1[0].conv2.attn.fc_select.weight.grad.abs().max() > 0
+    assert not any(module._forward_hooks for module in model.modules())
+    model(pictures(size=32))
+    assert len(units) == 8
+
+
+def test_a_model_without_selection_is_refused():
+    for model in (timm.create_model('resnet18'), timm.create_model('sknet26', sk_kwargs=dict(attention=False))):
+        with pytest.raises(ValueError, match='has no selective-kernel unit'):
+            timm_sk.attention_weights(model, pictures())

@@ -1,0 +1,84 @@
+"""Train the smallest lightweight net with SK units, with squeeze-and-excitation and plain, alike, and compare.
+
+    python weights/compare_lightweight.py
+
+Nine runs (three units, three seeds) on pictures of `timm_sk.shapes`, judged by its held-out set; writes
+`benchmarks/lightweight_shapes.csv`, which `docs/lightweight.py` puts into words.
+"""
+
+import csv
+import platform
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+import torch
+from recipe import Recipe
+from shapes import preprocess
+from torch import Tensor
+from train import count_wrong, train
+
+from timm_sk.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
+
+RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
+NAME, SIZE = 'sk_shufflenetv2_x0_5', 64
+UNITS, SEEDS = ('plain', 'se', 'sk'), (0, 1, 2)
+RECIPE = Recipe(epochs=6, warmup_epochs=1, batch_size=128, lr=4e-3)
+
+
+@dataclass(frozen=True)
+class NewPictures:
+    """6,400 pictures of 64x64 pixels an epoch, other ones for each seed and epoch."""
+
+    seed: int
+    steps: int = 50
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        pictures, labels = draw(self.steps * RECIPE.batch_size, seed=1000 * self.seed + epoch, size=SIZE)
+        size = RECIPE.batch_size
+        yield from zip(preprocess(pictures).split(size), torch.from_numpy(labels).split(size), strict=True)
+
+
+def run(unit: str, seed: int) -> dict[str, object]:
+    """Train one net on one core and judge it once."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    start = time.perf_counter()
+    model = timm.create_model(NAME, unit=unit, num_classes=len(CLASS_NAMES))
+    train(model, NewPictures(seed), RECIPE)
+    seconds = time.perf_counter() - start
+    pictures, labels = draw(TEST_COUNT, seed=TEST_SEED, size=SIZE)
+    wrong = count_wrong(model, preprocess(pictures), torch.from_numpy(labels))
+    return dict(
+        model=NAME,
+        unit=unit,
+        seed=seed,
+        top1=round(100 * (1 - wrong / TEST_COUNT), 2),
+        seconds=round(seconds),
+        size=SIZE,
+        pictures=RECIPE.epochs * NewPictures(seed).steps * RECIPE.batch_size,
+        torch=torch.__version__.partition('+')[0],
+        timm=timm.__version__,
+        machine=platform.machine(),
+    )
+
+
+def main() -> None:
+    """Run all, two at a time."""
+    jobs = [(unit, seed) for seed in SEEDS for unit in UNITS]
+    with ProcessPoolExecutor(max_workers=2) as pool:
+        rows = list(pool.map(run, *zip(*jobs, strict=True)))
+    RESULTS.parent.mkdir(exist_ok=True)
+    with RESULTS.open('w', newline='') as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    for row in rows:
+        print(row)
+
+
+if __name__ == '__main__':
+    main()
