@@ -1,13 +1,18 @@
-"""Prints the table of `lightweight.md`: parameters and multiply-adds of the lightweight nets, plain, with SE, with SK.
+"""Prints the tables of `lightweight.md`: what the lightweight nets cost, plain, with SE, with SK, and what they learn.
 
 From the repository's root: `python docs/lightweight.py`.
 """
+
+import csv
+from pathlib import Path
+from statistics import mean
 
 import timm
 
 import timm_sk  # noqa: F401  (registers the models)
 from timm_sk.catalog import count_macs
 
+RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
 NAMES = ('sk_shufflenetv2_x0_5', 'sk_shufflenetv2_x1_0', 'sk_mobilenetv2_100')
 UNITS = ('plain', 'se', 'sk')
 PAPER_MEGAMACS = {('sk_shufflenetv2_x1_0', 'se'): 141.73, ('sk_shufflenetv2_x1_0', 'sk'): 145.66}
@@ -36,5 +41,26 @@ def table() -> str:
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
 
 
+def training_table() -> str:
+    """What `weights/compare_lightweight.py` measured: top-1 of each seed, mean, and seconds of training."""
+    with RESULTS.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    lines = [('unit', 'top-1 by seed', 'mean', 'seconds'), ('---', '---', '---:', '---:')]
+    for unit in UNITS:
+        runs = [row for row in rows if row['unit'] == unit]
+        accuracies = [float(row['top1']) for row in runs]
+        seconds = [int(row['seconds']) for row in runs]
+        lines.append(
+            (
+                unit,
+                ', '.join(f'{accuracy:.2f}' for accuracy in accuracies),
+                f'{mean(accuracies):.2f}',
+                f'{min(seconds)} to {max(seconds)}',
+            )
+        )
+    return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
+
+
 if __name__ == '__main__':
-    print(table())
+    print(table(), end='\n\n')
+    print(training_table())

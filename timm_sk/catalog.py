@@ -49,9 +49,14 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
     return counter.get_total_flops() // 2
 
 
+def matching(pattern: str = '') -> list[Checkpoint]:
+    """The rows of the table whose `arch.tag` holds a text, or matches it if it has wildcards."""
+    return [row for row in CHECKPOINTS.values() if _matches(row.name, pattern)]
+
+
 def catalog(pattern: str = '') -> list[CatalogEntry]:
-    """All rows of the table whose `arch.tag` holds a text, or matches it if it has wildcards."""
-    return [_entry(row) for row in CHECKPOINTS.values() if _matches(row.name, pattern)]
+    """An entry for each of the rows that `matching` finds."""
+    return [measure(row) for row in matching(pattern)]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -60,7 +65,8 @@ def _matches(name: str, pattern: str) -> bool:
     return pattern in name
 
 
-def _entry(row: Checkpoint) -> CatalogEntry:
+def measure(row: Checkpoint) -> CatalogEntry:
+    """Count a row's architecture, on the meta device; a deep net takes a fraction of a second."""
     model = timm.create_model(row.arch, num_classes=row.num_classes, device='meta').eval()
     return CatalogEntry(
         arch=row.arch,

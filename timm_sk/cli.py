@@ -3,10 +3,10 @@
 import json
 import runpy
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich import box
@@ -16,12 +16,14 @@ from rich.progress import track
 from rich.table import Column, Table
 
 from . import __version__
-from .catalog import COLUMNS, catalog, cells, markdown
+from .catalog import COLUMNS, cells, markdown, matching, measure
 from .hub import ready_model
 from .images import find_images
 from .predict import Prediction, example_images, predict
 
 DEFAULT_MODEL = 'sknet_atto.digits'
+
+T = TypeVar('T')
 
 app = typer.Typer(
     help='Selective-kernel networks for timm.',
@@ -62,6 +64,11 @@ def one_line_errors() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
+def _progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
+    """Pass items through; on a terminal with a bar that is gone when they are."""
+    return track(items, total=total, description=description, console=err, transient=True, disable=not err.is_terminal)
+
+
 @app.command('list')
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
@@ -69,9 +76,10 @@ def list_models(
 ) -> None:
     """List the models: size, cost, where the weights come from, accuracy."""
     with one_line_errors():
-        entries = catalog(pattern)
-        if not entries:
+        rows = matching(pattern)
+        if not rows:
             raise ValueError(f'no model matches "{pattern}"; `timm-sk list` shows all.')
+    entries = [measure(row) for row in _progress(rows, len(rows), 'Counting')]
     if as_markdown:
         print(markdown(entries))
         return
@@ -99,16 +107,7 @@ def predict_images(
         if not paths:
             raise ValueError(f'{model_name} ships with no examples: name pictures to classify.')
         model = ready_model(model_name, device=device)
-        predictions = list(
-            track(
-                predict(model, paths, topk=topk),
-                total=len(paths),
-                description='Classifying',
-                console=err,
-                transient=True,
-                disable=not err.is_terminal,
-            )
-        )
+        predictions = list(_progress(predict(model, paths, topk=topk), len(paths), 'Classifying'))
     truths = None if images else [path.stem for path in paths]
     if as_json:
         print(json.dumps(_as_json(predictions, truths), indent=2))
