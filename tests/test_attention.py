@@ -71,7 +71,19 @@ def test_context_records_every_pass_and_leaves_the_model_as_it_was():
     assert len(units) == 8
 
 
+def test_training_models_keep_their_mode_and_statistics():
+    model = fill_model(timm.create_model('sknet_atto')).train()
+    model.bn1.eval()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    (first, *_) = timm_sk.attention_weights(model, pictures(1, size=32))
+    assert first.weights.shape[0] == 1
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+    assert model.training
+    assert model.layer1[0].conv2.attn.bn.training
+    assert not model.bn1.training
+
+
 def test_a_model_without_selection_is_refused():
     for model in (timm.create_model('resnet18'), timm.create_model('sknet26', sk_kwargs=dict(attention=False))):
-        with pytest.raises(ValueError, match='has no selective-kernel unit'):
+        with pytest.raises(ValueError, match='has no unit that selects'):
             timm_sk.attention_weights(model, pictures())

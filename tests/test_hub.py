@@ -102,6 +102,9 @@ def test_door_arguments():
     assert door(device='cpu').layer2[0].conv2.paths[0].conv.weight.is_contiguous()
     with pytest.raises(UnknownModelError, match=r'has no checkpoint "digit"\. It has: sknet_atto\.digits'):
         door(tag='digit')
+    with pytest.raises(ValueError, match="True or False, got 'shapes': name a checkpoint as tag="):
+        door('shapes')
+    assert door(tag='shapes', device='cpu').num_classes == 8
     with pytest.raises(TypeError, match='num_class'):
         door(num_class=3)
 

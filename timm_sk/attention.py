@@ -17,7 +17,7 @@ class UnitWeights:
     """What one selective-kernel unit weighed its branches with.
 
     Attributes:
-        name: As the paper numbers: SK_2_3 is the third unit of the first stage, which follows the stem.
+        name: As the paper numbers: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts as 1.
         path: Path of the unit's module in the model.
         weights: [B, M, C], summing to 1 over M; detached, on the model's device.
     """
@@ -30,23 +30,30 @@ class UnitWeights:
 def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
     """Run pictures through a model and return the weights of all its units, in the order in which they ran.
 
-    The mode of the model stays as it is, and nothing is recorded for a backward pass.
+    They run in eval mode, so that no statistics move; afterwards every module is in the mode that it was in.
 
     Args:
-        model: A model with `SelectiveKernel` units, not compiled.
+        model: A model with `SelectiveKernel` units.
         x: Pictures [B, in_chans, H, W].
 
     Raises:
         ValueError: If the model has no unit with attention.
     """
-    with record_attention(model) as units, torch.no_grad():
-        model(x)
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with record_attention(model.eval()) as units, torch.no_grad():
+            model(x)
+    finally:
+        for module, training in modes:
+            module.training = training
     return units
 
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
-    """Record the weights of every unit in the forward passes inside the context; outputs are not touched.
+    """Record the weights of every unit in the forward passes inside the context, in whatever mode the model is.
+
+    Outputs are not touched.
 
     Yields:
         A list that grows by one `UnitWeights` whenever a unit runs.
@@ -60,7 +67,9 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
         if isinstance(unit, SelectiveKernel) and unit.attn is not None
     ]
     if not units:
-        raise ValueError(f'{type(model).__name__} has no selective-kernel unit: use one of the models of timm_sk.')
+        raise ValueError(
+            f'{type(model).__name__} has no unit that selects: use a selective-kernel model with attention.'
+        )
     recorded: list[UnitWeights] = []
     with ExitStack() as hooks:
         for path, unit, attn in units:

@@ -105,6 +105,8 @@ def _make_door(arch: str) -> Callable[..., nn.Module]:
         channels_last: bool | None = None,
         **kwargs: Any,
     ) -> nn.Module:
+        if not isinstance(pretrained, bool):
+            raise ValueError(f'pretrained must be True or False, got {pretrained!r}: name a checkpoint as tag=...')
         name = f'{arch}.{tag}' if tag else arch
         return ready_model(name, pretrained, device=device, dtype=dtype, channels_last=channels_last, **kwargs)
 

@@ -79,5 +79,5 @@ def require_model(name: str) -> None:
             return
         raise UnknownModelError(f'{arch} has no checkpoint "{tag}". It has: {", ".join(tagged) or "none"}.')
     known = sorted({*timm.models.list_models(), *timm.models.list_models(include_tags=True)})
-    nearest = difflib.get_close_matches(name, known, n=4) or list(_ENTRYPOINTS)
+    nearest = difflib.get_close_matches(name, known, n=4) or list(_ENTRYPOINTS)[:4]
     raise UnknownModelError(f'There is no model "{name}". Nearest: {", ".join(nearest)}. `timm-sk list` shows all.')

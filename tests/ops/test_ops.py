@@ -63,6 +63,12 @@ def test_refuses_branches(op, shapes, message):
         op([torch.zeros(shape) for shape in shapes])
 
 
+@pytest.mark.parametrize('op', [ops.fuse, lambda branches: ops.select(branches, torch.zeros(3, 2, 5))])
+def test_refuses_stacked_branches(op):
+    with pytest.raises(ValueError, match=r'must be a list of M tensors \[B, C, H, W\], got one tensor'):
+        op(torch.zeros(3, 2, 5, 7, 6))
+
+
 @pytest.mark.parametrize('shape', [(3, 2, 4), (2, 3, 5), (3, 10), (3, 2, 5, 1, 1), (3, 1, 5)])
 def test_refuses_logits_of_another_shape(shape):
     with pytest.raises(ValueError, match=r'\[B, M, C\] = \[3, 2, 5\] for these branches, got'):

@@ -19,6 +19,8 @@ __all__ = ['fuse', 'select', 'total']
 
 
 def _check_branches(branches: List[Tensor]) -> None:
+    if not torch.jit.is_scripting() and isinstance(branches, Tensor):
+        raise ValueError('Branches must be a list of M tensors [B, C, H, W], got one tensor: pass list(x.unbind(dim)).')
     if len(branches) == 0:
         raise ValueError('fuse and select need at least one branch, got none: pass a list of M tensors [B, C, H, W].')
     first = branches[0]
