@@ -476,4 +476,4 @@ def test_the_document_has_the_generated_table():
     document = (ROOT / 'docs' / 'lightweight.md').read_text()
     assert script['table']() in document
     assert script['training_table']() in document
-    assert '149.30 M' in table
+    assert '149.30 M' in script['table']()
