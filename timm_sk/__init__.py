@@ -1,14 +1,15 @@
-"""timm_sk: selective-kernel networks for timm. Importing this package registers its models."""
+"""timm_sk: selective-kernel networks and ResNeSt for timm. Importing this package registers its models."""
 
 from . import models, ops
 from .attention import UnitWeights, attention_weights, record_attention
 from .hub import hub_entrypoints
-from .layers import SelectiveKernel
+from .layers import SelectiveKernel, SplitAttention
 
 __version__ = '0.1.0'
 
 __all__ = [
     'SelectiveKernel',
+    'SplitAttention',
     'UnitWeights',
     '__version__',
     'attention_weights',

@@ -14,14 +14,17 @@ class Source:
     """One place that a checkpoint's file comes from.
 
     Attributes:
-        kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`) or 'hub' (a Hugging Face repository).
-        location: The hub repository's id; None for 'bundled'.
+        kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`), 'hub' (a Hugging Face repository) or
+            'url' (a file of the makers' release).
+        location: The hub repository's id, or the URL; None for 'bundled'.
         sha256: Hex digest of this source's file, where established; a bundled file always has one.
+        sha256_prefix: First digits of the digest, where its makers publish no more.
     """
 
     kind: str
     location: str | None = None
     sha256: str | None = None
+    sha256_prefix: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +85,15 @@ class Checkpoint:
         """The first Hugging Face repository among the sources."""
         return next((source.location for source in self.sources if source.kind == 'hub'), None)
 
+    @property
+    def url(self) -> str | None:
+        """The first release file among the sources."""
+        return next((source.location for source in self.sources if source.kind == 'url'), None)
+
     def timm_cfg(self) -> dict[str, Any]:
         """The row as fields of `timm.models.PretrainedCfg`, without the path of a bundled file."""
         return dict(
-            url='',
+            url='' if self.hub_id else self.url or '',
             hf_hub_id=self.hub_id,
             input_size=self.input_size,
             pool_size=self.pool_size,
@@ -113,6 +121,51 @@ def _timm_imagenet(name: str, *, top1: float | None = None, top5: float | None =
         top1=top1,
         top5=top5,
         **fields,
+    )
+
+
+def _resnest_release(file: str) -> Source:
+    """A file of the ResNeSt authors' release; it is named after the first digits of its sha256."""
+    return Source(
+        kind='url',
+        location=f'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/{file}.pth',
+        sha256_prefix=file.rpartition('-')[2],
+    )
+
+
+def _timm_resnest(
+    name: str, *, release: str | None = None, size: int = 224, interpolation: str = 'bilinear', **fields: Any
+) -> Checkpoint:
+    """A row of timm 1.0.31's own ResNeSt, with timm's evaluation; accuracies from its results-imagenet.csv."""
+    return Checkpoint(
+        name=name,
+        family='resnest',
+        sources=(
+            Source(kind='hub', location=f'timm/{name}'),
+            *([_resnest_release(release)] if release else []),
+        ),
+        licence='apache-2.0',
+        origin='ResNeSt authors, by timm' if release else 'GluonCV, by timm',
+        input_size=(3, size, size),
+        pool_size=(size // 32, size // 32),
+        interpolation=interpolation,
+        first_conv='conv1.0',
+        dataset='ImageNet-1k validation',
+        **fields,
+    )
+
+
+def _authors_resnest(name: str, release: str, *, top1: float) -> Checkpoint:
+    """A net of the ResNeSt authors' ablation that timm lacks; accuracy from their ablation table, with PyTorch."""
+    return Checkpoint(
+        name=name,
+        family='resnest',
+        sources=(_resnest_release(release),),
+        licence='apache-2.0',
+        origin='ResNeSt authors',
+        first_conv='conv1.0',
+        dataset='ImageNet-1k validation',
+        top1=top1,
     )
 
 
@@ -186,6 +239,50 @@ _ROWS = (
     Checkpoint(
         name='sk_mobilenetv2_100.untrained', family='sk_mobile', first_conv='conv_stem', classifier='classifier'
     ),
+    _timm_resnest('resnest14d.gluon_in1k', top1=75.516, top5=92.512),
+    _timm_resnest('resnest26d.gluon_in1k', top1=78.476, top5=94.300),
+    _timm_resnest('resnest50d.in1k', release='resnest50-528c19ca', top1=80.958, top5=95.372),
+    _timm_resnest('resnest101e.in1k', release='resnest101-22405ba7', size=256, top1=82.916, top5=96.310),
+    _timm_resnest(
+        'resnest200e.in1k',
+        release='resnest200-75117900',
+        size=320,
+        interpolation='bicubic',
+        crop_pct=0.909,
+        top1=83.880,
+        top5=96.880,
+    ),
+    _timm_resnest(
+        'resnest269e.in1k',
+        release='resnest269-0cc87c48',
+        size=416,
+        interpolation='bicubic',
+        crop_pct=0.928,
+        top1=84.542,
+        top5=96.988,
+    ),
+    _timm_resnest(
+        'resnest50d_4s2x40d.in1k',
+        release='resnest50_fast_4s2x40d-41d14ed0',
+        interpolation='bicubic',
+        top1=81.146,
+        top5=95.566,
+    ),
+    _timm_resnest(
+        'resnest50d_1s4x24d.in1k',
+        release='resnest50_fast_1s4x24d-d4a4f76f',
+        interpolation='bicubic',
+        top1=81.024,
+        top5=95.338,
+    ),
+    _authors_resnest('resnest50d_1s1x64d.in1k', 'resnest50_fast_1s1x64d-d8fbf808', top1=80.33),
+    _authors_resnest('resnest50d_2s1x64d.in1k', 'resnest50_fast_2s1x64d-44938639', top1=80.53),
+    _authors_resnest('resnest50d_4s1x64d.in1k', 'resnest50_fast_4s1x64d-f74f3fc3', top1=80.76),
+    _authors_resnest('resnest50d_1s2x40d.in1k', 'resnest50_fast_1s2x40d-32830b84', top1=80.59),
+    _authors_resnest('resnest50d_2s2x40d.in1k', 'resnest50_fast_2s2x40d-9d126481', top1=80.61),
+    _untrained('resnest18.untrained', family='resnest_upstreams', first_conv='conv1.0'),
+    _untrained('resnest50_mindcv.untrained', family='resnest_upstreams', first_conv='conv1.0'),
+    _untrained('resnest101_mindcv.untrained', family='resnest_upstreams', first_conv='conv1.0'),
     Checkpoint(name='sk_resnet_18.untrained', family='sknet_lucid'),
     Checkpoint(name='sk_resnet_34.untrained', family='sknet_lucid'),
     Checkpoint(name='sk_resnet_50.untrained', family='sknet_lucid'),

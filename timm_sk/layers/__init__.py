@@ -3,14 +3,17 @@
 from .bare_selective_kernel import BareSelectiveKernel, BranchAttn
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
-from .variants import SigmoidSelectiveKernel, StackedSelectiveKernel
+from .split_attention import SplitAttention
+from .variants import RadixMajorSplitAttention, SigmoidSelectiveKernel, StackedSelectiveKernel
 
 __all__ = [
     'BareSelectiveKernel',
     'BranchAttn',
     'ConvNormAct',
+    'RadixMajorSplitAttention',
     'SelectiveKernel',
     'SelectiveKernelAttn',
     'SigmoidSelectiveKernel',
+    'SplitAttention',
     'StackedSelectiveKernel',
 ]

@@ -14,6 +14,7 @@ from timm.layers import LayerType
 from torch import Tensor, nn
 
 from .. import ops
+from . import pooled
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
 
 
@@ -133,7 +134,7 @@ class BareSelectiveKernel(SelectiveKernel):
     def forward(self, x: Tensor) -> Tensor:
         branches = require_one_size(self.split(x), self.kernel_sizes, self.padding)  # M x [B, C, H', W']
         fused = ops.fuse(branches)
-        attended = at_least_two(fused) if self.training and self.single_image else fused
+        attended = pooled.at_least_two(fused) if self.training and self.single_image else fused
         logits = self.attn(attended)[: fused.shape[0]]  # [B, M, 1] or [B, M, C]
         return ops.select(branches, logits.expand(-1, -1, fused.shape[1]))
 
@@ -154,13 +155,7 @@ def require_one_size(branches: List[Tensor], kernel_sizes: List[int], padding: s
     return branches
 
 
-def at_least_two(fused: Tensor) -> Tensor:
-    """Return the descriptor [B, C], twice where there is one picture: its batch statistics are then defined."""
-    return fused.repeat(2, 1) if fused.shape[0] == 1 else fused
-
-
 torch.fx.wrap('require_one_size')
-torch.fx.wrap('at_least_two')
 
 
 def _padding_of(kernel_size: int, dilation: int, padding: int | str | None) -> int:

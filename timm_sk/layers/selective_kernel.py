@@ -9,28 +9,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torch.fx
-from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisible
+from timm.layers import LayerType, create_act_layer, make_divisible
 from torch import Tensor, nn
 
 from .. import ops
 from .conv_norm_act import ConvNormAct
-
-
-def _require_batch(fused: Tensor, norm: nn.Module) -> None:
-    """Refuse a descriptor [B, C] of one image where the norm is about to take its batch statistics.
-
-    A tracer passes: what it records must not depend on the mode and the batch that it happens to see. A SyncBatchNorm
-    passes too, since it may see other devices' images; it is no BatchNorm2d.
-    """
-    if isinstance(fused, torch.fx.Proxy) or torch.jit.is_tracing():
-        return
-    if norm.training and isinstance(norm, nn.BatchNorm2d) and fused.shape[0] == 1:
-        raise ValueError(
-            'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger '
-            'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
-            'train on several devices with SyncBatchNorm.'
-        )
+from .pooled import make_pooled_norm, require_batch
 
 
 class SelectiveKernelAttn(nn.Module):
@@ -65,7 +49,7 @@ class SelectiveKernelAttn(nn.Module):
         super().__init__()
         self.num_paths = num_paths
         self.fc_reduce = nn.Conv2d(channels, attn_channels, kernel_size=1, bias=False, device=device, dtype=dtype)
-        self.bn = _make_pooled_norm(norm_layer, attn_channels, device=device, dtype=dtype)
+        self.bn = make_pooled_norm(norm_layer, attn_channels, device=device, dtype=dtype)
         self.act = create_act_layer(act_layer, inplace=True)
         self.fc_select = nn.Conv2d(
             attn_channels, channels * num_paths, kernel_size=1, bias=False, device=device, dtype=dtype
@@ -73,7 +57,7 @@ class SelectiveKernelAttn(nn.Module):
 
     def forward(self, fused: Tensor) -> Tensor:
         if not torch.jit.is_scripting():
-            _require_batch(fused, self.bn)
+            require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
 
@@ -223,19 +207,3 @@ def _as_branch_groups(groups: int | Sequence[int], num_paths: int, in_channels: 
                 f'{out_channels} output channels: choose a divisor of both.'
             )
     return branch_groups
-
-
-def _make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:
-    """Make a norm for [B, channels, 1, 1], where one that looks at a single value would leave a constant."""
-    advice = (
-        f'The attention has {channels} channels with one value each: use norm_layer="groupnorm1" or "layernorm2d", '
-        'a partial of GroupNorm with fewer groups, or a larger rd_channels.'
-    )
-    try:
-        norm = get_norm_layer(norm_layer)(channels, **factory)
-    except ValueError as error:
-        raise ValueError(f'The norm refuses the attention: {error}. {advice}') from error
-    lone_groups = isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels
-    if lone_groups or isinstance(norm, nn.InstanceNorm2d):
-        raise ValueError(f'{norm} would turn every pooled value into a constant. {advice}')
-    return norm

@@ -1,12 +1,14 @@
-"""Selective-kernel units that differ from the paper's in one step, as other implementations and ablations have them."""
+"""Units that differ from the papers' in one step, as other implementations and ablations have them."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from . import pooled
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
+from .split_attention import SplitAttention
 
 
 class SigmoidAttn(SelectiveKernelAttn):
@@ -57,3 +59,18 @@ class StackedSelectiveKernel(SelectiveKernel):
                 for index in range(count)
             )
         )
+
+
+class RadixMajorSplitAttention(SplitAttention):
+    """Split attention of Lucid (versions 1 and 2).
+
+    The last layer's channels are sorted by branch whatever the cardinality, so that with groups a branch's weights come
+    from other groups than its features; and a batch of 1 is accepted in train mode, where the norm leaves only its bias.
+    """
+
+    def logits(self, fused: Tensor) -> Tensor:
+        attended = pooled.at_least_two(fused) if self.training else fused
+        return super().logits(attended)[: fused.shape[0]]
+
+    def by_branch(self, expanded: Tensor) -> Tensor:
+        return expanded.unflatten(1, (self.radix, -1))

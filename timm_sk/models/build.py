@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints import CHECKPOINTS, of_arch, of_family
 from ..errors import CorruptCheckpointError, NoWeightsError
 from ..pretrained import bundled_file, check_state_dict, verified_file
+from ..pretrained.convert import to_ours
 
 StateDict = dict[str, Tensor]
 
@@ -54,6 +55,14 @@ def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: b
     )
 
 
+def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """Rename a state dict of a layout that `timm_sk.pretrained.convert` knows; one in timm's layout passes unchanged.
+
+    For timm's loaders, such as `timm.models.load_pretrained` and `timm.models.load_checkpoint`.
+    """
+    return to_ours(state_dict)
+
+
 def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:
     if cfg.file and not (cfg.state_dict or Path(cfg.file).exists()) and cfg.source != 'hf-hub':
         raise CorruptCheckpointError(f'The checkpoint file {cfg.file} is missing.')
@@ -71,6 +80,7 @@ def _fit_checker(cfg: timm.models.PretrainedCfg, *, features_only: bool) -> Call
     """Make a state dict filter for timm's loader that lets only weights of the model itself pass."""
 
     def check(state_dict: StateDict, model: nn.Module) -> StateDict:
+        state_dict = checkpoint_filter_fn(state_dict, model)
         drops_classifier = features_only or model.num_classes != cfg.num_classes
         check_state_dict(
             state_dict,

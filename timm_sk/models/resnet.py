@@ -46,6 +46,31 @@ class SamePool(nn.Module):
         return _max_pool_same(x)
 
 
+def _average_pool_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    padded = pad_same(x, (kernel_size, kernel_size), (stride, stride))
+    inside = pad_same(torch.ones_like(x[:1, :1]), (kernel_size, kernel_size), (stride, stride))
+    # both are averages over the whole window, so that their ratio is the average over what is not padding
+    return F.avg_pool2d(padded, kernel_size, stride) / F.avg_pool2d(inside, kernel_size, stride)
+
+
+torch.fx.wrap('_average_pool_same')
+
+
+class SameAveragePool(nn.Module):
+    """Average pool with TensorFlow's SAME padding, which it does not count, as MindSpore's nets have it.
+
+    timm's `AvgPool2dSame` counts it.
+    """
+
+    def __init__(self, kernel_size: int, stride: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.stride = stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _average_pool_same(x, self.kernel_size, self.stride)
+
+
 class StemPoolResNet(ResNet):
     """`timm.models.ResNet` with another pool after the stem.
 

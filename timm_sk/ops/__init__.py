@@ -1,4 +1,4 @@
-"""The two operations of a selective-kernel unit: `fuse` the branches into one descriptor, `select` among them.
+"""The two operations of SK units and of split attention: `fuse` the branches into one descriptor, `select` among them.
 
 `total`, the plain sum of the branches, is the control without selection.
 
@@ -53,30 +53,34 @@ def fuse(branches: List[Tensor]) -> Tensor:
     return reference.fuse(branches)
 
 
-def select(branches: List[Tensor], logits: Tensor) -> Tensor:
-    """Sum the branches, each channel weighed by a softmax over the branches.
+def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
+    """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
-    Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586); with one branch its weight is 1.
+    Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586), and of "ResNeSt" (arXiv:2004.08955), which takes
+    the sigmoid where there is one branch: the softmax would weigh it by 1.
 
     Args:
         branches: M >= 1 tensors [B, C, H, W] of one shape.
-        logits: [B, M, C], before the softmax.
+        logits: [B, M, C], before the gate.
+        gate: 'softmax' or 'sigmoid'.
 
     Returns:
         The selected features [B, C, H, W], in the branches' dtype.
 
     Raises:
-        ValueError: If `fuse` would refuse the branches, or the logits are not [B, M, C].
+        ValueError: If `fuse` would refuse the branches, the logits are not [B, M, C], or there is no such gate.
     """
     if not torch.jit.is_tracing():
         _check_branches(branches)
+        if gate not in ('softmax', 'sigmoid'):
+            raise ValueError(f"The gate must be 'softmax' or 'sigmoid', got '{gate}'.")
         expected = [branches[0].shape[0], len(branches), branches[0].shape[1]]
         if list(logits.shape) != expected:
             raise ValueError(
                 f'Logits must be [B, M, C] = {expected} for these branches, got {list(logits.shape)}: '
                 'one logit for each image, branch and channel.'
             )
-    return reference.select(branches, logits)
+    return reference.select(branches, logits, gate)
 
 
 torch.fx.wrap('fuse')

@@ -1,6 +1,6 @@
 """The law: fuse and select in plain PyTorch, equations 1, 2 and 5 of arXiv:1903.06586 for any number of branches.
 
-Every kernel must agree with these two functions, forward and backward. They do not check their arguments:
+Every kernel must agree with `fuse` and `select`, forward and backward. They do not check their arguments:
 callers go through `timm_sk.ops`.
 """
 
@@ -22,9 +22,14 @@ def fuse(branches: List[Tensor]) -> Tensor:
     return total(branches).mean(dim=(2, 3))
 
 
-def select(branches: List[Tensor], logits: Tensor) -> Tensor:
-    """Weigh the branches by a softmax over them: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
-    weights = logits.softmax(dim=1).to(branches[0].dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
+def attention(logits: Tensor, gate: str = 'softmax') -> Tensor:
+    """Turn logits into the branches' weights, [B, M, C] -> [B, M, C]: a softmax over the branches, or a sigmoid."""
+    return logits.sigmoid() if gate == 'sigmoid' else logits.softmax(dim=1)
+
+
+def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
+    """Weigh the branches by their attention: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
+    weights = attention(logits, gate).to(branches[0].dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
     selected = branches[0] * weights[:, 0]
     for m in range(1, len(branches)):
         selected = selected + branches[m] * weights[:, m]

@@ -1,0 +1,55 @@
+"""Norms of pooled features: what a norm of [B, C, 1, 1] needs in order to mean something."""
+
+from typing import Any
+
+import torch
+import torch.fx
+from timm.layers import LayerType, get_norm_layer
+from torch import Tensor, nn
+
+
+def make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:
+    """Make a norm for [B, channels, 1, 1], where one that looks at a single value would leave a constant.
+
+    Raises:
+        ValueError: If the norm cannot be made for so many channels, or would erase what it normalises.
+    """
+    advice = (
+        f'The attention has {channels} channels with one value each: use norm_layer="groupnorm1" or "layernorm2d", '
+        'a partial of GroupNorm with fewer groups, or a larger rd_channels.'
+    )
+    try:
+        norm = get_norm_layer(norm_layer)(channels, **factory)
+    except ValueError as error:
+        raise ValueError(f'The norm refuses the attention: {error}. {advice}') from error
+    lone_groups = isinstance(norm, nn.GroupNorm) and norm.num_groups == norm.num_channels
+    if lone_groups or isinstance(norm, nn.InstanceNorm2d):
+        raise ValueError(f'{norm} would turn every pooled value into a constant. {advice}')
+    return norm
+
+
+def require_batch(fused: Tensor, norm: nn.Module) -> None:
+    """Refuse a descriptor [B, C] of one image where the norm is about to take its batch statistics.
+
+    A tracer passes: what it records must not depend on the mode and the batch that it happens to see. A SyncBatchNorm
+    passes too, since it may see other devices' images; it is no BatchNorm2d.
+
+    Raises:
+        ValueError: If the norm is a BatchNorm in train mode and there is one image.
+    """
+    if isinstance(fused, torch.fx.Proxy) or torch.jit.is_tracing():
+        return
+    if norm.training and isinstance(norm, nn.BatchNorm2d) and fused.shape[0] == 1:
+        raise ValueError(
+            'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger '
+            'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
+            'train on several devices with SyncBatchNorm.'
+        )
+
+
+def at_least_two(fused: Tensor) -> Tensor:
+    """Return the descriptor [B, C], twice where there is one picture: its batch statistics are then defined."""
+    return fused.repeat(2, 1) if fused.shape[0] == 1 else fused
+
+
+torch.fx.wrap('at_least_two')

@@ -1,0 +1,131 @@
+"""Split attention of "ResNeSt: Split-Attention Networks" (Zhang et al., arXiv:2004.08955).
+
+Signature, parameter names and numbers are those of `timm.layers.SplitAttn`. Different on purpose: the splits are never
+copied into one tensor, the norm is a BatchNorm unless another is asked for, and arguments are checked.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisible
+from torch import Tensor, nn
+
+from .. import ops
+from .pooled import make_pooled_norm, require_batch
+
+
+class SplitAttention(nn.Module):
+    """Split, fuse, select, with the branches made by one convolution of `radix` times as many channels and groups.
+
+    Input [B, in_channels, H, W], output [B, out_channels, H', W'] where H' is ceil(H / stride) with the default
+    padding. Each of the `groups` cardinal groups attends by itself. With one branch there is nothing to select among,
+    and a sigmoid weighs each channel.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: C, channels of each branch and of the output; None for `in_channels`.
+        kernel_size: Odd size of the kernel.
+        stride: Stride of the convolution.
+        padding: Padding of the convolution; None keeps the input's size at stride 1.
+        dilation: Dilation of the convolution.
+        groups: K, the cardinality.
+        bias: Give the convolution a bias.
+        radix: R, the number of branches.
+        rd_ratio: The attention's width as a share of `in_channels * radix`; rounded to `rd_divisor`, and at least 32.
+        rd_channels: The attention's width for each branch, instead of the ratio.
+        rd_divisor: The attention's width is a multiple of it, and not below 90 % of the exact ratio.
+        act_layer: Activation class or timm's name for it, after the convolution and in the attention.
+        norm_layer: Norm class or timm's name for it, after the convolution and in the attention; None for no norm.
+        drop_layer: Makes the layer between the convolution's norm and activation, such as DropBlock.
+        device: Where the parameters are made.
+        dtype: Their floating-point type.
+
+    Raises:
+        ValueError: If `radix` is below 1, or the groups do not divide the channels or the attention's width; at a
+            forward pass in train mode with a batch of 1, if the attention's norm is a BatchNorm that is training and
+            not synchronised.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int | None = None,
+        kernel_size: int = 3,
+        stride: int = 1,
+        padding: int | None = None,
+        dilation: int = 1,
+        groups: int = 1,
+        bias: bool = False,
+        radix: int = 2,
+        rd_ratio: float = 0.25,
+        rd_channels: int | None = None,
+        rd_divisor: int = 8,
+        act_layer: LayerType = nn.ReLU,
+        norm_layer: LayerType | None = nn.BatchNorm2d,
+        drop_layer: Callable[[], nn.Module] | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        factory: dict[str, Any] = dict(device=device, dtype=dtype)
+        out_channels = out_channels or in_channels
+        if radix < 1:
+            raise ValueError(f'radix, the number of branches, must be 1 or more, got {radix}.')
+        if rd_channels is None:
+            attn_channels = make_divisible(in_channels * radix * rd_ratio, min_value=32, divisor=rd_divisor)
+        else:
+            attn_channels = rd_channels * radix
+        _check_groups(groups, in_channels, out_channels, attn_channels, radix)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.radix = radix
+        self.cardinality = groups
+        self.gate = 'softmax' if radix > 1 else 'sigmoid'
+        self.conv = nn.Conv2d(
+            in_channels,
+            out_channels * radix,
+            kernel_size,
+            stride=stride,
+            padding=dilation * (kernel_size // 2) if padding is None else padding,
+            dilation=dilation,
+            groups=groups * radix,
+            bias=bias,
+            **factory,
+        )
+        self.bn0 = get_norm_layer(norm_layer)(out_channels * radix, **factory) if norm_layer else nn.Identity()
+        self.drop = drop_layer() if drop_layer else nn.Identity()
+        self.act0 = create_act_layer(act_layer, inplace=True)
+        self.fc1 = nn.Conv2d(out_channels, attn_channels, kernel_size=1, groups=groups, **factory)
+        self.bn1 = make_pooled_norm(norm_layer, attn_channels, **factory) if norm_layer else nn.Identity()
+        self.act1 = create_act_layer(act_layer, inplace=True)
+        self.fc2 = nn.Conv2d(attn_channels, out_channels * radix, kernel_size=1, groups=groups, **factory)
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], views of its output."""
+        splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
+        return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
+
+    def logits(self, fused: Tensor) -> Tensor:
+        """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""
+        if not torch.jit.is_scripting():
+            require_batch(fused, self.bn1)
+        hidden = self.act1(self.bn1(self.fc1(fused[:, :, None, None])))  # [B, d, 1, 1]
+        return self.by_branch(self.fc2(hidden).flatten(1))
+
+    def by_branch(self, expanded: Tensor) -> Tensor:
+        """Sort the last layer's channels, group by group in it, by branch: [B, K * R * C / K] -> [B, R, C]."""
+        return expanded.unflatten(1, (self.cardinality, self.radix, -1)).transpose(1, 2).flatten(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = self.split(x)  # R x [B, C, H', W']
+        return ops.select(branches, self.logits(ops.fuse(branches)), self.gate)
+
+
+def _check_groups(groups: int, in_channels: int, out_channels: int, attn_channels: int, radix: int) -> None:
+    if groups < 1 or in_channels % (groups * radix) or out_channels % groups or attn_channels % groups:
+        raise ValueError(
+            f'groups, the cardinality, must divide the channels and the width of the attention, and groups * radix the '
+            f'input channels; got {groups} groups, radix {radix}, {in_channels} input and {out_channels} output '
+            f'channels and an attention {attn_channels} wide: choose a multiple of {max(groups, 1) * radix} channels.'
+        )

@@ -1,0 +1,123 @@
+"""ResNeSt on timm's ResNet trunk: timm's names, and the nets of the authors' ablation that timm lacks.
+
+Paper: "ResNeSt: Split-Attention Networks" (Zhang et al., arXiv:2004.08955). In the names, d and e stand for deep stems of
+width 32 and 64 with average pools in the shortcuts, and `_4s2x40d` for radix 4, cardinality 2 and width 40 with the pool
+before the split attention (the authors' `resnest50_fast_4s2x40d`).
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ..registry import register
+from .build import build_model, family_cfgs
+from .resnest_blocks import SplitAttentionBottleneck
+from .resnet import StemPoolResNet
+
+__all__ = ['SplitAttentionBottleneck', 'build_resnest']
+
+default_cfgs = family_cfgs('resnest')
+
+
+def build_resnest(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
+    """Build a variant from what distinguishes it from ResNeSt's common numbers; what the caller passes wins."""
+    common = dict(block=SplitAttentionBottleneck, stem_type='deep', stem_width=32, avg_down=True)
+    args = common | model_args | kwargs
+    return build_model(StemPoolResNet, variant, pretrained, **args)
+
+
+def _resnest(
+    variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int = 32
+) -> nn.Module:
+    """The paper's 2s1x64d: radix 2, no groups, the pool after the split attention."""
+    block_args = dict(radix=2, avd=True, avd_first=False)
+    model_args = dict(layers=layers, stem_width=stem_width, cardinality=1, base_width=64, block_args=block_args)
+    return build_resnest(variant, pretrained, model_args, kwargs)
+
+
+def _resnest50d_fast(
+    variant: str, pretrained: bool, kwargs: dict[str, Any], *, radix: int, cardinality: int, base_width: int
+) -> nn.Module:
+    """A net of the authors' ablation: 50 layers, the pool before the split attention."""
+    block_args = dict(radix=radix, avd=True, avd_first=True)
+    width = dict(cardinality=cardinality, base_width=base_width)
+    model_args = dict(layers=[3, 4, 6, 3], block_args=block_args) | width
+    return build_resnest(variant, pretrained, model_args, kwargs)
+
+
+@register
+def resnest14d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-14 of GluonCV, a depth that the paper has not."""
+    return _resnest('resnest14d', pretrained, [1, 1, 1, 1], kwargs)
+
+
+@register
+def resnest26d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-26 of GluonCV, a depth that the paper has not."""
+    return _resnest('resnest26d', pretrained, [2, 2, 2, 2], kwargs)
+
+
+@register
+def resnest50d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50 of the paper."""
+    return _resnest('resnest50d', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def resnest101e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-101 of the paper."""
+    return _resnest('resnest101e', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)
+
+
+@register
+def resnest200e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-200 of the paper."""
+    return _resnest('resnest200e', pretrained, [3, 24, 36, 3], kwargs, stem_width=64)
+
+
+@register
+def resnest269e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-269 of the paper."""
+    return _resnest('resnest269e', pretrained, [3, 30, 48, 8], kwargs, stem_width=64)
+
+
+@register
+def resnest50d_4s2x40d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 4, cardinality 2 and width 40."""
+    return _resnest50d_fast('resnest50d_4s2x40d', pretrained, kwargs, radix=4, cardinality=2, base_width=40)
+
+
+@register
+def resnest50d_1s4x24d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 1, cardinality 4 and width 24."""
+    return _resnest50d_fast('resnest50d_1s4x24d', pretrained, kwargs, radix=1, cardinality=4, base_width=24)
+
+
+@register
+def resnest50d_1s1x64d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 1, cardinality 1 and width 64."""
+    return _resnest50d_fast('resnest50d_1s1x64d', pretrained, kwargs, radix=1, cardinality=1, base_width=64)
+
+
+@register
+def resnest50d_2s1x64d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 2, cardinality 1 and width 64."""
+    return _resnest50d_fast('resnest50d_2s1x64d', pretrained, kwargs, radix=2, cardinality=1, base_width=64)
+
+
+@register
+def resnest50d_4s1x64d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 4, cardinality 1 and width 64."""
+    return _resnest50d_fast('resnest50d_4s1x64d', pretrained, kwargs, radix=4, cardinality=1, base_width=64)
+
+
+@register
+def resnest50d_1s2x40d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 1, cardinality 2 and width 40."""
+    return _resnest50d_fast('resnest50d_1s2x40d', pretrained, kwargs, radix=1, cardinality=2, base_width=40)
+
+
+@register
+def resnest50d_2s2x40d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50-fast of the authors' ablation with radix 2, cardinality 2 and width 40."""
+    return _resnest50d_fast('resnest50d_2s2x40d', pretrained, kwargs, radix=2, cardinality=2, base_width=40)

@@ -1,0 +1,55 @@
+"""ResNeSt of other implementations, whose checkpoints are other functions than the authors' nets.
+
+`timm_sk.pretrained.convert` renames their state dicts.
+"""
+
+from typing import Any
+
+from torch import nn
+
+from ..registry import register
+from .build import family_cfgs
+from .resnest import build_resnest
+from .resnest_blocks import SplitAttentionBasic, SplitAttentionBottleneck
+from .resnet import SameAveragePool, SamePool
+
+__all__ = ['SamePoolBottleneck', 'SplitAttentionBasic']
+
+default_cfgs = family_cfgs('resnest_upstreams')
+
+
+class SamePoolBottleneck(SplitAttentionBottleneck):
+    """ResNeSt's block with a SAME average pool that does not count its padding, as MindCV's code has it."""
+
+    def make_pool(self, stride: int) -> nn.Module:
+        return SameAveragePool(3, stride)
+
+
+def _mindcv(
+    variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int
+) -> nn.Module:
+    """MindCV's net: SAME pools after the stem and in the blocks."""
+    block_args = dict(radix=2, avd=True, avd_first=False)
+    block = dict(block=SamePoolBottleneck, block_args=block_args)
+    model_args = dict(layers=layers, stem_width=stem_width, stem_pool=SamePool) | block
+    return build_resnest(variant, pretrained, model_args, kwargs)
+
+
+@register
+def resnest18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt(A)-18 of imgclsmob: basic blocks whose second convolution is a split attention."""
+    block_args = dict(radix=2, avd=True, avd_first=True)
+    model_args = dict(block=SplitAttentionBasic, layers=[2, 2, 2, 2], block_args=block_args)
+    return build_resnest('resnest18', pretrained, model_args, kwargs)
+
+
+@register
+def resnest50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50 of MindCV: `resnest50d` with SAME pools."""
+    return _mindcv('resnest50_mindcv', pretrained, [3, 4, 6, 3], kwargs, stem_width=32)
+
+
+@register
+def resnest101_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-101 of MindCV: `resnest101e` with SAME pools."""
+    return _mindcv('resnest101_mindcv', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)
