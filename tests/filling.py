@@ -14,7 +14,7 @@ from torch import Tensor, nn
 Damp = tuple[tuple[str, float], ...]
 
 # The last norm scale of each residual branch of a ResNet-like net; damped, activations do not grow with depth.
-LAST_NORMS: Damp = ((r'layer\d+\.\d+\.(conv3\.bn|bn3)\.weight$', 0.25), (r'layer\d+\.\d+\.conv2\.bn\.weight$', 0.25))
+LAST_NORMS: Damp = ((r'layer\d+\.\d+\.(conv3\.bn|bn3|conv2\.bn)\.weight$', 0.25),)
 
 
 def fill(name: str, shape: tuple[int, ...], dtype: torch.dtype, *, seed: int = 0, damp: Damp = ()) -> Tensor:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import timm
 import timm.layers
+import timm.models
+import timm.models.resnest
 import torch
 import torch.nn.functional as F
 from filling import fill_model, make_input
@@ -16,6 +18,7 @@ from variants import LUCID_NAMES
 
 from timm_sk import lucid
 from timm_sk.layers import SelectiveKernelAttn
+from timm_sk.pretrained import check_state_dict
 from timm_sk.pretrained.convert import convert_lucid
 
 TOLERANCE = 1e-4  # of the output's standard deviation
@@ -77,6 +80,75 @@ def test_net_answers_as_lucids(name):
     assert torch.equal(registered(oracle.inputs['s64']), model(oracle.inputs['s64']))
 
 
+@torch.inference_mode()
+def test_resnest_answers_as_lucids(record_property):
+    oracle = load_oracle('lucid_resnest_50')
+    model = lucid.ResNeSt(lucid.ResNeStBottleneck, [3, 4, 6, 3]).eval()
+    weights = convert_lucid(oracle.weights)
+    check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
+    model.load_state_dict(weights, strict=False)
+    assert sum(p.numel() for p in model.parameters()) == oracle.facts['num_params'] == 27_483_112
+    for tag, x in oracle.inputs.items():
+        record_property(tag, oracle.distance(tag, model(x)))
+        assert oracle.distance(tag, model(x)) <= TOLERANCE, tag
+
+
+RESNESTS = dict(
+    resnest_14=([1, 1, 1, 1], 64, 32, 1, 2),
+    resnest_26=([2, 2, 2, 2], 64, 32, 1, 2),
+    resnest_50=([3, 4, 6, 3], 64, 32, 1, 2),
+    resnest_101=([3, 4, 23, 3], 64, 64, 1, 2),
+    resnest_200=([3, 24, 36, 3], 64, 64, 1, 2),
+    resnest_269=([3, 30, 48, 8], 64, 64, 1, 2),
+    resnest_50_4s2x40d=([3, 4, 6, 3], 40, 32, 2, 4),
+    resnest_50_1s4x24d=([3, 4, 6, 3], 24, 32, 4, 1),
+)
+
+
+@pytest.mark.parametrize('name', RESNESTS)
+def test_factories_of_resnest(name):
+    model = getattr(lucid, name)(7, device='meta')
+    depths = [len(stage) for stage in model.layers]
+    assert (depths, model.base_width, model.stem_width, model.cardinality, model.radix) == RESNESTS[name]
+    unit = model.layer2[0].conv2
+    assert (unit.radix, unit.cardinality, unit.conv.stride) == (model.radix, model.cardinality, (1, 1))
+    assert isinstance(model.layer2[0].avd_last, nn.AvgPool2d)
+    assert (model.conv1[0].out_channels, model.conv1[6].out_channels) == (model.stem_width, 2 * model.stem_width)
+    assert model.fc.out_features == 7
+    assert model.avd
+
+
+@torch.inference_mode()
+def test_resnest_in_the_words_of_timms_class():
+    """timm's ResNeSt with the differences that the document lists, made by hand."""
+    kwargs = dict(block_args=dict(radix=2, avd=True), stem_type='deep', stem_width=32, zero_init_last=False)
+    theirs = timm.models.ResNet(timm.models.resnest.ResNestBottleneck, (1, 1, 1, 1), 10, **kwargs)
+    theirs.bn1, theirs.act1 = nn.Identity(), nn.Identity()
+    theirs.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, 2))
+    ours = lucid.ResNeSt(lucid.ResNeStBottleneck, [1, 1, 1, 1], 10)
+    x = make_input((2, 3, 64, 64))
+    torch.testing.assert_close(fill_model(ours).eval()(x), fill_model(theirs).eval()(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'width'), [(dict(base_width=135, radix=1), 33), (dict(radix=1), 32), (dict(radix=4, cardinality=2), 128)]
+)
+def test_width_of_lucids_attention(kwargs, width):
+    model = lucid.ResNeSt(lucid.ResNeStBottleneck, [1, 1, 1, 1], device='meta', **kwargs)
+    assert model.layer1[0].conv2.fc1.out_channels == width
+
+
+def test_arguments_of_resnest():
+    model = lucid.ResNeSt(
+        lucid._ResNeStBottleneck, [1, 1, 1, 1], 5, 32, 16, 2, 4, False, in_channels=1, channels=[64] * 4
+    )
+    assert (model.base_width, model.stem_width, model.cardinality, model.radix, model.avd) == (32, 16, 2, 4, False)
+    assert model(make_input((2, 1, 64, 64))).shape == (2, 5)
+    assert not any(isinstance(module, nn.AvgPool2d) for module in model.modules())
+    with pytest.raises(TypeError, match='ResNeSt takes no argument stem_type'):
+        lucid.ResNeSt(lucid.ResNeStBottleneck, [1, 1, 1, 1], stem_type='')
+
+
 @pytest.mark.parametrize('name', LUCID_NAMES)
 def test_factories_and_registered_names_build_the_same_nets(name):
     ours, registered = getattr(lucid, name)(device='meta'), timm.create_model(name, device='meta')
@@ -99,6 +171,12 @@ def test_factories_and_registered_names_build_the_same_nets(name):
             lucid.SKNet,
             '(block, layers, num_classes=1000, kernel_sizes=[3, 5], base_width=64, cardinality=1, **resnet_args)',
         ),
+        (
+            lucid.ResNeSt,
+            '(block, layers, num_classes=1000, base_width=64, stem_width=32, cardinality=1, radix=2, avd=True, '
+            '**resnet_args)',
+        ),
+        *((getattr(lucid, name), '(num_classes=1000, **kwargs)') for name in RESNESTS),
         *((getattr(lucid, name), '(num_classes=1000, **kwargs)') for name in LUCID_NAMES),
     ],
 )
@@ -115,7 +193,7 @@ def test_examples_of_the_document(example, capsys):
 
 
 def test_the_document_has_its_examples():
-    assert len(EXAMPLES) == 5
+    assert len(EXAMPLES) == 6
 
 
 @pytest.mark.parametrize('select', ['branch', 'channel'])

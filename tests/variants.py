@@ -1,7 +1,7 @@
 """The names that the tests go through, and models of them with random weights."""
 
 import timm
-import timm.models.sknet
+import timm.models
 import torch
 from filling import fill_model, make_input
 from torch import Tensor, nn
@@ -10,23 +10,37 @@ import timm_sk.registry
 from timm_sk.checkpoints import CHECKPOINTS
 
 ARCHITECTURES = list(timm_sk.registry.architectures())
-RESNET_FAMILIES = ('sknet', 'sknet_upstreams', 'sknet_lucid')  # on timm's ResNet trunk
+RESNEST_FAMILIES = ('resnest', 'resnest_upstreams')
+RESNET_FAMILIES = ('sknet', 'sknet_upstreams', 'sknet_lucid', *RESNEST_FAMILIES)  # on timm's ResNet trunk
 RESNETS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNET_FAMILIES))
-TIMM_NAMES = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
+RESNESTS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNEST_FAMILIES))
+TIMM_SKNETS = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
+TIMM_RESNESTS = [
+    'resnest14d',
+    'resnest26d',
+    'resnest50d',
+    'resnest101e',
+    'resnest200e',
+    'resnest269e',
+    'resnest50d_4s2x40d',
+    'resnest50d_1s4x24d',
+]
+TIMM_NAMES = TIMM_SKNETS + TIMM_RESNESTS
 LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
-ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18']  # a basic block, a bottleneck, a bare kernel
+# SK in a basic block and a bottleneck, a bare kernel; ResNeSt with a softmax, with a sigmoid and in a basic block
+ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d', 'resnest18']
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
 def upstream(name: str, **kwargs: object) -> nn.Module:
     """timm's own model of a name that the registry gives to ours."""
-    return getattr(timm.models.sknet, name)(**kwargs)
+    return getattr(timm.models, name)(**kwargs)
 
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
     """Our model, with few blocks where it is on timm's ResNet trunk: all but its depth, in a fraction of the time."""
     few: dict[str, object] = {'layers': [1, 2, 1, 1]} if name in RESNETS else {}
-    if name in LUCID_NAMES:  # wide
+    if name in LUCID_NAMES or name in RESNESTS:  # wide
         few['channels'] = (32, 64, 64, 128)
     return timm.create_model(name, **{**few, **kwargs})
 

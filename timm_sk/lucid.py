@@ -1,9 +1,9 @@
-"""The selective-kernel classes of the Lucid library's documents, with their signatures, in PyTorch.
+"""The selective-kernel and ResNeSt classes of the Lucid library's documents, with their signatures, in PyTorch.
 
-Code written for `lucid.nn.SelectiveKernel`, `lucid.models.SKNet` and its factories (versions 1 and 2) runs after the
-import is changed to this module. docs/lucid.md maps every argument to timm's and to the paper's letters;
-`timm_sk.pretrained.convert.convert_lucid` renames Lucid's state dicts. `timm.create_model` builds the same nets as
-`sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
+Code written for `lucid.nn.SelectiveKernel`, `lucid.models.SKNet`, `lucid.models.ResNeSt` and their factories (versions
+1 and 2) runs after the import is changed to this module. docs/lucid.md maps every argument to timm's and to the papers'
+letters; `timm_sk.pretrained.convert.convert_lucid` renames Lucid's state dicts. `timm.create_model` builds the same
+SKNets as `sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
 
 As in Lucid, and unlike elsewhere in this package, arguments may be positional and a batch of 1 is accepted in train
 mode: the BatchNorm of the attention then leaves only its bias, so that the weights do not depend on the picture.
@@ -18,14 +18,25 @@ from timm.layers import LayerType
 from timm.models import ResNet
 from torch import nn
 
-from .layers import BareSelectiveKernel
+from .layers import BareSelectiveKernel, RadixMajorSplitAttention
+from .models.resnest_blocks import SplitAttentionBottleneck
 from .models.sknet_lucid import SKBasicBlock, SKBottleneck
 
 __all__ = [
+    'ResNeSt',
+    'ResNeStBottleneck',
     'SKBasicBlock',
     'SKBottleneck',
     'SKNet',
     'SelectiveKernel',
+    'resnest_14',
+    'resnest_26',
+    'resnest_50',
+    'resnest_50_1s4x24d',
+    'resnest_50_4s2x40d',
+    'resnest_101',
+    'resnest_200',
+    'resnest_269',
     'sk_resnet_18',
     'sk_resnet_34',
     'sk_resnet_50',
@@ -93,7 +104,25 @@ class SelectiveKernel(BareSelectiveKernel):
         )
 
 
-class SKNet(ResNet):
+class _LucidResNet(ResNet):
+    """What Lucid's nets share beyond timm's trunk: the deep stem, and their stages as `layers`."""
+
+    __jit_unused_properties__ = ['layers']  # noqa: RUF012  (TorchScript reads a list)
+
+    def bare_deep_stem(self) -> None:
+        """Leave out the norm and the activation after the stem's last convolution, which Lucid has not.
+
+        So the zeros matter with which Lucid pads the pool's input; after a ReLU they equal torch's padding.
+        """
+        self.bn1, self.act1 = nn.Identity(), nn.Identity()
+        self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        return [self.layer1, self.layer2, self.layer3, self.layer4]
+
+
+class SKNet(_LucidResNet):
     """`lucid.models.SKNet`: a ResNet of residual blocks around a selective-kernel unit, on timm's trunk.
 
     Input [B, in_channels, H, W], output [B, num_classes]. All methods of timm's ResNet are there.
@@ -121,8 +150,6 @@ class SKNet(ResNet):
         ValueError: If a value is out of range.
     """
 
-    __jit_unused_properties__ = ['layers']  # noqa: RUF012  (TorchScript reads a list)
-
     def __init__(
         self,
         block: type[nn.Module],
@@ -133,7 +160,7 @@ class SKNet(ResNet):
         cardinality: int = 1,
         **resnet_args: Any,
     ) -> None:
-        resnet_args = _as_timm_arguments(resnet_args)
+        resnet_args = _as_timm_arguments(resnet_args, caller='SKNet')
         block_args = dict(resnet_args.pop('block_args', None) or {})
         own_sk_kwargs = dict(kernel_sizes=list(kernel_sizes), single_image=True)
         block_args['sk_kwargs'] = {**own_sk_kwargs, **block_args.get('sk_kwargs', {})}
@@ -150,23 +177,94 @@ class SKNet(ResNet):
         self.base_width = base_width
         self.cardinality = cardinality
         if resnet_args.get('stem_type') == 'deep':
-            # Lucid's deep stem has no norm and no activation after its last convolution, so that the zeros with which
-            # Lucid pads the pool's input matter; after a ReLU they equal torch's padding
-            self.bn1, self.act1 = nn.Identity(), nn.Identity()
-            self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
-
-    @property
-    def layers(self) -> list[nn.Module]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+            self.bare_deep_stem()
 
 
-def _as_timm_arguments(resnet_args: dict[str, Any]) -> dict[str, Any]:
+class ResNeStBottleneck(SplitAttentionBottleneck):
+    """Lucid's `_ResNeStBottleneck`: a bottleneck around its split attention, pooled after it where `avd` says so.
+
+    Input [B, inplanes, H, W], output [B, 4 * planes, H / stride, W / stride]. Arguments as for
+    `timm_sk.models.resnest.SplitAttentionBottleneck`.
+    """
+
+    def make_unit(self, channels: int, **unit_kwargs: Any) -> RadixMajorSplitAttention:
+        summed = channels * unit_kwargs['radix']
+        return RadixMajorSplitAttention(channels, rd_ratio=summed // 4 / max(summed, 1), rd_divisor=1, **unit_kwargs)
+
+
+_ResNeStBottleneck = ResNeStBottleneck  # as the documents' examples call it
+
+
+class ResNeSt(_LucidResNet):
+    """`lucid.models.ResNeSt`: a ResNet of residual blocks around split attention, on timm's trunk.
+
+    Input [B, in_channels, H, W], output [B, num_classes]. All methods of timm's ResNet are there.
+
+    Args:
+        block: `ResNeStBottleneck`, or a class with its signature.
+        layers: Number of blocks in each stage.
+        num_classes: Classes of the classifier.
+        base_width: Width of a group in the first stage, by which the blocks' inner width is scaled.
+        stem_width: Channels of the deep stem's first two convolutions; the third has twice as many.
+        cardinality: Groups of the split attention.
+        radix: Its branches.
+        avd: Pool an average where the resolution falls, after the split attention.
+        **resnet_args: Lucid's `in_channels` (3), `avg_down` (False), `channels` (64, 128, 256, 512) and `block_args`,
+            and any keyword of `timm.models.ResNet`.
+
+    Attributes:
+        base_width: As given.
+        stem_width: As given.
+        cardinality: As given.
+        radix: As given.
+        avd: As given.
+        layers: The stages, each a sequence of blocks.
+
+    Raises:
+        TypeError: If a keyword is none of those; names it.
+        ValueError: If a value is out of range.
+    """
+
+    def __init__(
+        self,
+        block: type[nn.Module],
+        layers: Sequence[int],
+        num_classes: int = 1000,
+        base_width: int = 64,
+        stem_width: int = 32,
+        cardinality: int = 1,
+        radix: int = 2,
+        avd: bool = True,
+        **resnet_args: Any,
+    ) -> None:
+        resnet_args = _as_timm_arguments(resnet_args, taken=('stem_type', 'stem_width'), caller='ResNeSt')
+        block_args = dict(radix=radix, avd=avd) | dict(resnet_args.pop('block_args', None) or {})
+        super().__init__(
+            block,
+            tuple(layers),
+            num_classes,
+            cardinality=cardinality,
+            base_width=base_width,
+            stem_type='deep',
+            stem_width=stem_width,
+            block_args=block_args,
+            **{'zero_init_last': False, **resnet_args},
+        )
+        self.base_width = base_width
+        self.stem_width = stem_width
+        self.cardinality = cardinality
+        self.radix = radix
+        self.avd = avd
+        self.bare_deep_stem()
+
+
+def _as_timm_arguments(resnet_args: dict[str, Any], *, taken: Sequence[str] = (), caller: str) -> dict[str, Any]:
     """Translate Lucid's names of a ResNet's arguments, let timm's pass, and refuse all others."""
-    own = {'self', 'block', 'layers', 'num_classes', 'cardinality', 'base_width'}
+    own = {'self', 'block', 'layers', 'num_classes', 'cardinality', 'base_width', *taken}
     known = {'in_channels', *inspect.signature(ResNet.__init__).parameters} - own
     unknown = sorted(set(resnet_args) - known)
     if unknown:
-        raise TypeError(f'SKNet takes no argument {", ".join(unknown)}. Beside its own it takes: {sorted(known)}.')
+        raise TypeError(f'{caller} takes no argument {", ".join(unknown)}. Beside its own it takes: {sorted(known)}.')
     renamed = {{'in_channels': 'in_chans'}.get(name, name): value for name, value in resnet_args.items()}
     if len(renamed) < len(resnet_args):
         raise ValueError('in_channels and in_chans are one argument, got both: pass either.')
@@ -193,3 +291,43 @@ def sk_resnet_50(num_classes: int = 1000, **kwargs: Any) -> SKNet:
 def sk_resnext_50_32x4d(num_classes: int = 1000, **kwargs: Any) -> SKNet:
     """`lucid.models.sk_resnext_50_32x4d`; the keywords are those of `SKNet`."""
     return SKNet(SKBottleneck, [3, 4, 6, 3], num_classes, cardinality=32, base_width=4, **kwargs)
+
+
+def resnest_14(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_14`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [1, 1, 1, 1], num_classes, **kwargs)
+
+
+def resnest_26(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_26`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [2, 2, 2, 2], num_classes, **kwargs)
+
+
+def resnest_50(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_50`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, **kwargs)
+
+
+def resnest_101(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_101`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 4, 23, 3], num_classes, stem_width=64, **kwargs)
+
+
+def resnest_200(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_200`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 24, 36, 3], num_classes, stem_width=64, **kwargs)
+
+
+def resnest_269(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_269`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 30, 48, 8], num_classes, stem_width=64, **kwargs)
+
+
+def resnest_50_4s2x40d(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_50_4s2x40d`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, base_width=40, cardinality=2, radix=4, **kwargs)
+
+
+def resnest_50_1s4x24d(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
+    """`lucid.models.resnest_50_1s4x24d`; the keywords are those of `ResNeSt`."""
+    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, base_width=24, cardinality=4, radix=1, **kwargs)

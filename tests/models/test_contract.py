@@ -11,13 +11,15 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from torch import nn
-from variants import LUCID_NAMES, RESNETS, STAGES, filled, pictures, shallow
+from variants import LUCID_NAMES, RESNESTS, RESNETS, STAGES, filled, pictures, shallow
 
 from timm_sk.pretrained import save_safetensors
 
 each_architecture = pytest.mark.parametrize('name', RESNETS)
 
 BASIC = ['skresnet18', 'skresnet34', 'skresnet18_mindcv', 'skresnet34_mindcv']
+LAST_NORMS = ['bn3.weight', 'conv3.bn.weight', 'conv2.bn.weight', 'conv2.bn0.weight']
+ONE_LAYER_FOR_ALL_BRANCHES = LUCID_NAMES + RESNESTS
 SK_UNIT = {name: 'conv1' if name in BASIC else 'conv2' for name in RESNETS}
 
 
@@ -187,7 +189,7 @@ def test_output_stride(name, output_stride):
 
 
 def unit_dilations(unit: nn.Module) -> list[int]:
-    return [conv.dilation[0] for conv in unit.paths.modules() if isinstance(conv, nn.Conv2d)]
+    return [conv.dilation[0] for conv in unit.modules() if isinstance(conv, nn.Conv2d) and conv.kernel_size != (1, 1)]
 
 
 @each_architecture
@@ -199,7 +201,7 @@ def test_drop_rates(name):
     rates = [block.drop_path.drop_prob if block.drop_path else 0.0 for block in blocks]
     assert rates == pytest.approx([0.3 * i / (len(blocks) - 1) for i in range(len(blocks))])
     drops = [m for m in model.modules() if isinstance(m, timm.layers.DropBlock2d)]
-    per_block = 1 if name in LUCID_NAMES else model.layer3[0].get_submodule(SK_UNIT[name]).num_paths
+    per_block = 1 if name in ONE_LAYER_FOR_ALL_BRANCHES else model.layer3[0].get_submodule(SK_UNIT[name]).num_paths
     assert len(drops) == per_block * (len(model.layer3) + len(model.layer4))
     pooled = torch.ones(2, model.num_features, 1, 1)
     torch.manual_seed(1)
@@ -215,17 +217,18 @@ def test_act_and_norm_layer_reach_everything(name):
     kinds = {type(module) for module in model.modules()}
     assert not kinds & {nn.ReLU, nn.BatchNorm2d}
     assert model(pictures(count=1)).isfinite().all()
-    attention = model.layer1[0].get_submodule(SK_UNIT[name]).attn
-    assert type(attention.act) is timm.layers.get_act_layer('silu')
-    assert type(attention.bn) is timm.layers.GroupNorm1
+    unit = model.layer1[0].get_submodule(SK_UNIT[name])
+    act, norm = (unit.act1, unit.bn1) if name in RESNESTS else (unit.attn.act, unit.attn.bn)
+    assert type(act) is timm.layers.get_act_layer('silu')
+    assert type(norm) is timm.layers.GroupNorm1
 
 
-@each_architecture
+@pytest.mark.parametrize('name', [name for name in RESNETS if name not in RESNESTS])
 @torch.inference_mode()
 def test_aa_layer(name):
     model = filled(name, aa_layer=timm.layers.BlurPool2d)
     blurs = [key for key, module in model.named_modules() if isinstance(module, timm.layers.BlurPool2d)]
-    per_block = 1 if name in LUCID_NAMES else model.layer2[0].get_submodule(SK_UNIT[name]).num_paths
+    per_block = 1 if name in ONE_LAYER_FOR_ALL_BRANCHES else model.layer2[0].get_submodule(SK_UNIT[name]).num_paths
     assert len([key for key in blurs if key.startswith('layer')]) == 3 * per_block  # the first block of three stages
     assert [output.shape for output in stage_outputs(model, pictures())] == [
         output.shape for output in stage_outputs(filled(name), pictures())
@@ -237,9 +240,9 @@ def test_aa_layer(name):
 def test_zero_init_last(name):
     model = shallow(name, zero_init_last=True)
     for block in (block for stage in STAGES for block in getattr(model, stage)):
-        last = block.conv3.bn if hasattr(block, 'conv3') else block.conv2.bn
-        assert not last.weight.any()
-    assert all(norm.weight.all() for norm in shallow(name).modules() if isinstance(norm, nn.BatchNorm2d))
+        assert not next(block.get_parameter(key) for key in LAST_NORMS if key in dict(block.named_parameters())).any()
+    plain = shallow(name, zero_init_last=False)
+    assert all(norm.weight.all() for norm in plain.modules() if isinstance(norm, nn.BatchNorm2d))
 
 
 @each_architecture

@@ -7,7 +7,15 @@ from oracles import load_oracle
 
 from timm_sk.errors import MismatchedCheckpointError
 from timm_sk.pretrained import check_state_dict
-from timm_sk.pretrained.convert import convert_caffe, convert_holocron, convert_insight, convert_mindcv
+from timm_sk.pretrained.convert import (
+    convert_caffe,
+    convert_gluon,
+    convert_holocron,
+    convert_insight,
+    convert_mindcv,
+    convert_pytorchcv,
+    convert_resnest,
+)
 
 ORACLES = [
     ('caffe_sknet50', convert_caffe, 'sknet50', 3e-5),
@@ -16,6 +24,15 @@ ORACLES = [
     ('mindcv_skresnet18', convert_mindcv, 'skresnet18_mindcv', 1e-4),
     ('mindcv_skresnet50', convert_mindcv, 'skresnet50_mindcv', 1e-4),
     ('mindcv_skresnext50_32x4d', convert_mindcv, 'skresnext50_mindcv', 1e-4),
+    ('resnest_resnest50', convert_resnest, 'resnest50d', 3e-5),
+    ('resnest_resnest50_fast_1s1x64d', convert_resnest, 'resnest50d_1s1x64d', 3e-5),
+    ('resnest_resnest50_fast_2s1x64d', convert_resnest, 'resnest50d_2s1x64d', 3e-5),
+    ('resnest_resnest50_fast_1s4x24d', convert_resnest, 'resnest50d_1s4x24d', 3e-5),
+    ('resnest_resnest50_fast_4s2x40d', convert_resnest, 'resnest50d_4s2x40d', 3e-5),
+    ('gluon_resnest50', convert_gluon, 'resnest50d', 1e-4),
+    ('pytorchcv_resnestabc14', convert_pytorchcv, 'resnest14d', 3e-5),
+    ('pytorchcv_resnesta18', convert_pytorchcv, 'resnest18', 3e-5),
+    ('mindcv_resnest50', convert_mindcv, 'resnest50_mindcv', 1e-4),
 ]
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.fx
-from variants import LUCID_NAMES, ONE_PER_BLOCK, RESNETS, filled, pictures
+from variants import LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, RESNETS, filled, pictures
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -46,7 +46,8 @@ def test_export_with_dynamic_batch(name):
 @torch.no_grad()
 def test_script_and_trace(name):
     sk_kwargs = dict(kernel_sizes=[1, 3, 7]) if name in LUCID_NAMES else dict(kernel_size=[3, 5, 7], split_input=False)
-    model = filled(name, drop_path_rate=0.1, block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
+    block_args = {} if name in RESNESTS else dict(block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
+    model = filled(name, drop_path_rate=0.1, **block_args)
     for converted in (torch.jit.script(model), torch.jit.trace(model, pictures())):
         assert_same(converted(pictures(3)), model(pictures(3)))
 
@@ -63,7 +64,7 @@ def test_fx(name):
     model = filled(name)
     traced = torch.fx.symbolic_trace(model)
     called = [node.target.__name__ for node in traced.graph.nodes if node.op == 'call_function']
-    units = sum(key.endswith('attn.fc_select.weight') for key in model.state_dict())
+    units = sum(key.endswith(('attn.fc_select.weight', 'conv2.fc2.weight')) for key in model.state_dict())
     assert called.count('fuse') == called.count('select') == units
     with torch.inference_mode():
         assert_same(traced(pictures()), model(pictures()))

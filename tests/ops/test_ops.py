@@ -28,12 +28,25 @@ def test_select_is_the_softmax_weighted_sum(count):
         assert torch.equal(ops.select(branches, logits), branches[0])
 
 
+@pytest.mark.parametrize('count', [1, 2])
+def test_select_with_a_sigmoid(count):
+    branches, logits = make_branches(count), 3 * make_input((3, count, 5)).double()
+    expected = (torch.stack(branches, 1) / (1 + (-logits).exp())[..., None, None]).sum(1)
+    torch.testing.assert_close(ops.select(branches, logits, 'sigmoid'), expected, rtol=0, atol=1e-14)
+
+
+def test_unknown_gate():
+    with pytest.raises(ValueError, match=r"must be 'softmax' or 'sigmoid', got 'relu'"):
+        ops.select(make_branches(2), torch.zeros(3, 2, 5), 'relu')
+
+
+@pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('count', [1, 2, 3])
-def test_gradients(count):
+def test_gradients(count, gate):
     branches = [branch.detach()[:, :2, :3, :2].requires_grad_() for branch in make_branches(count)]
     logits = make_input((3, count, 2)).double().requires_grad_()
     assert torch.autograd.gradcheck(lambda *args: ops.fuse(list(args)), branches)
-    assert torch.autograd.gradcheck(lambda *args: ops.select(list(args[:-1]), args[-1]), (*branches, logits))
+    assert torch.autograd.gradcheck(lambda *args: ops.select(list(args[:-1]), args[-1], gate), (*branches, logits))
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -65,7 +65,7 @@ class RadixMajorSplitAttention(SplitAttention):
     """Split attention of Lucid (versions 1 and 2).
 
     The last layer's channels are sorted by branch whatever the cardinality, so that with groups a branch's weights come
-    from other groups than its features; and a batch of 1 is accepted in train mode, where the norm leaves only its bias.
+    from other groups than its features. A batch of 1 is accepted in train mode, where the norm leaves only its bias.
     """
 
     def logits(self, fused: Tensor) -> Tensor:

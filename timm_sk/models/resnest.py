@@ -1,8 +1,8 @@
 """ResNeSt on timm's ResNet trunk: timm's names, and the nets of the authors' ablation that timm lacks.
 
-Paper: "ResNeSt: Split-Attention Networks" (Zhang et al., arXiv:2004.08955). In the names, d and e stand for deep stems of
-width 32 and 64 with average pools in the shortcuts, and `_4s2x40d` for radix 4, cardinality 2 and width 40 with the pool
-before the split attention (the authors' `resnest50_fast_4s2x40d`).
+Paper: "ResNeSt: Split-Attention Networks" (Zhang et al., arXiv:2004.08955). In the names, d and e stand for deep stems
+of width 32 and 64 with average pools in the shortcuts, and `_4s2x40d` for radix 4, cardinality 2 and width 40 with the
+pool before the split attention (the authors' `resnest50_fast_4s2x40d`).
 """
 
 from typing import Any

@@ -25,9 +25,7 @@ class SamePoolBottleneck(SplitAttentionBottleneck):
         return SameAveragePool(3, stride)
 
 
-def _mindcv(
-    variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int
-) -> nn.Module:
+def _mindcv(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int) -> nn.Module:
     """MindCV's net: SAME pools after the stem and in the blocks."""
     block_args = dict(radix=2, avd=True, avd_first=False)
     block = dict(block=SamePoolBottleneck, block_args=block_args)

@@ -1,17 +1,25 @@
-"""Our SK-ResNets are timm's: the same parameters, outputs, gradients and running statistics."""
+"""Under timm's names ours are timm's nets: the same parameters, outputs, gradients and running statistics.
+
+The three deepest have few blocks here, of each kind that they have; their names, shapes and order are compared whole.
+"""
+
+from functools import partial
 
 import pytest
 import timm
 import torch
 from filling import fill_model, make_input
 from torch import Tensor, nn
-from variants import TIMM_NAMES, upstream
+from variants import TIMM_NAMES, TIMM_RESNESTS, upstream
 
 BATCH = (4, 3, 64, 64)
+FEWER_LAYERS = {name: [1, 2, 2, 1] for name in ('resnest101e', 'resnest200e', 'resnest269e')}
 
 
 def pair(name: str, dtype: torch.dtype = torch.float32, **kwargs: object) -> tuple[nn.Module, nn.Module]:
     """Our model and timm's with the same random weights."""
+    if name in FEWER_LAYERS:
+        kwargs['layers'] = FEWER_LAYERS[name]
     ours = fill_model(timm.create_model(name, **kwargs)).to(dtype)
     theirs = fill_model(upstream(name, **kwargs)).to(dtype)
     assert type(ours.layer1[0]) is not type(theirs.layer1[0])
@@ -34,9 +42,17 @@ def distance(found: Tensor, expected: Tensor, scale: Tensor | float | None = Non
     return float((found - expected).abs().max() / largest)
 
 
+def gradient_distances(found: dict[str, Tensor], expected: dict[str, Tensor]) -> dict[str, float]:
+    """`distance` of every gradient; of a bias before a BatchNorm, zero but for rounding, as a share of its weight's."""
+    scales = {key: expected[key.replace('fc1.bias', 'fc1.weight')].abs().max() for key in expected}
+    return {key: distance(found[key], expected[key], scales[key]) for key in expected}
+
+
 @pytest.mark.parametrize('name', TIMM_NAMES)
 def test_state_dict_has_timms_keys_order_shapes_and_dtypes(name):
-    ours, theirs = timm.create_model(name).state_dict(), upstream(name).state_dict()
+    ours, theirs = (
+        make(device='meta').state_dict() for make in (partial(timm.create_model, name), partial(upstream, name))
+    )
     assert [(k, v.shape, v.dtype) for k, v in ours.items()] == [(k, v.shape, v.dtype) for k, v in theirs.items()]
 
 
@@ -51,14 +67,14 @@ def test_float32_eval_output(name):
 @pytest.mark.parametrize('name', TIMM_NAMES)
 def test_float32_train_output_and_gradients(name):
     ours, theirs = pair(name)
-    exact = fill_model(upstream(name)).double()
+    _, exact = pair(name, torch.float64)
     x = make_input(BATCH)
     output, gradients, _ = step(ours, x)
     their_output, their_gradients, _ = step(theirs, x)
     _, exact_gradients, _ = step(exact, x.double())
     assert distance(output, their_output) <= 1e-4
-    error = max(distance(gradients[key], exact_gradients[key]) for key in exact_gradients)
-    their_error = max(distance(their_gradients[key], exact_gradients[key]) for key in exact_gradients)
+    error = max(gradient_distances(gradients, exact_gradients).values())
+    their_error = max(gradient_distances(their_gradients, exact_gradients).values())
     assert 0 < error <= 2 * their_error
 
 
@@ -71,8 +87,8 @@ def test_gradients_of_one_block_in_float32(name, stage):
     output, gradients, _ = step(ours, x)
     their_output, their_gradients, _ = step(theirs, x)
     assert distance(output, their_output) <= 1e-5
-    for key, gradient in their_gradients.items():
-        assert distance(gradients[key], gradient) <= 1e-5, key
+    for key, found in gradient_distances(gradients, their_gradients).items():
+        assert found <= 1e-5, key
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)
@@ -82,10 +98,24 @@ def test_float64_training_step(name):
     output, gradients, statistics = step(ours, x)
     their_output, their_gradients, their_statistics = step(theirs, x)
     assert distance(output, their_output) <= 1e-11
-    for key, gradient in their_gradients.items():
-        assert distance(gradients[key], gradient) <= 1e-11, key
+    for key, found in gradient_distances(gradients, their_gradients).items():
+        assert found <= 1e-11, key
     for key, statistic in their_statistics.items():
         assert distance(statistics[key], statistic) <= 1e-11, key
+
+
+@pytest.mark.parametrize('name', TIMM_RESNESTS)
+@torch.inference_mode()
+def test_the_residual_branches_that_are_compared_are_no_identities(name):
+    model = fill_model(timm.create_model(name, layers=[1, 1, 1, 1])).eval()
+    expected = model(make_input(BATCH))
+    for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
+        norm = stage[0].bn3.weight
+        original = norm.clone()
+        assert distance(model(make_input(BATCH)), expected) == 0
+        norm.zero_()
+        assert distance(model(make_input(BATCH)), expected) > 1e-4
+        norm.copy_(original)
 
 
 @pytest.mark.parametrize('name', ['skresnet18', 'skresnet50d'])
@@ -102,6 +132,25 @@ def test_float64_training_step(name):
 )
 def test_float64_eval_output_of_options(name, kwargs):
     ours, theirs = pair(name, torch.float64, **kwargs)
+    x = make_input((2, kwargs.get('in_chans', 3), 64, 64)).double()
+    with torch.inference_mode():
+        assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
+
+
+@pytest.mark.parametrize('name', ['resnest14d', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d'])
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
+        dict(block_args=dict(radix=1)),
+        dict(block_args=dict(radix=2, avd=True, avd_first=True), cardinality=4),
+        dict(stem_type='', avg_down=False),
+        dict(stem_type='deep_tiered', channels=(32, 64, 96, 160)),
+    ],
+    ids=lambda kwargs: '-'.join(kwargs),
+)
+def test_float64_eval_output_of_resnest_options(name, kwargs):
+    ours, theirs = pair(name, torch.float64, layers=[1, 1, 1, 1], **kwargs)
     x = make_input((2, kwargs.get('in_chans', 3), 64, 64)).double()
     with torch.inference_mode():
         assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11

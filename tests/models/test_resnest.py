@@ -1,0 +1,180 @@
+"""ResNeSt: what its blocks are made of, what timm's gets wrong, and the sizes that the authors print."""
+
+import re
+
+import pytest
+import timm
+import timm.layers
+import timm.models
+import timm.models.resnest
+import torch
+from filling import fill_model, make_input
+from oracles import load_oracle
+from processes import ROOT
+from torch import nn
+from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
+
+from timm_sk.catalog import count_macs
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.models.resnest_blocks import SplitAttentionBottleneck
+from timm_sk.models.resnet import SameAveragePool
+
+TIMMS = timm.models.resnest.ResNestBottleneck
+each_block = pytest.mark.parametrize(
+    'block', [SplitAttentionBottleneck, pytest.param(TIMMS, marks=pytest.mark.xfail(strict=True, reason="timm's"))]
+)
+
+
+def make_block(block: type[nn.Module], inplanes: int = 64, planes: int = 16, **kwargs: object) -> nn.Module:
+    return fill_model(block(inplanes, planes, **{'radix': 2, 'base_width': 64, **kwargs}))
+
+
+@each_block
+def test_stochastic_depth_drops_the_residual_branch(block):
+    made = make_block(block, drop_path=timm.layers.DropPath(1 - 1e-9, scale_by_keep=False))
+    x = make_input((4, 64, 8, 8))
+    assert torch.equal(made.train()(x), x.relu())
+    assert not torch.equal(made.eval()(x), x.relu())
+
+
+@each_block
+def test_stochastic_depth_keeps_the_shortcut(block):
+    downsample = nn.Sequential(nn.Conv2d(32, 64, 1, bias=False), nn.BatchNorm2d(64))
+    dropped = timm.layers.DropPath(1 - 1e-9, scale_by_keep=False)
+    made = make_block(block, 32, downsample=downsample, drop_path=dropped).train()
+    x = make_input((4, 32, 8, 8))
+    torch.testing.assert_close(made(x), downsample(x).relu())
+
+
+@each_block
+def test_act_layer_reaches_the_attention(block):
+    made = make_block(block, act_layer=nn.SiLU)
+    assert not any(isinstance(module, nn.ReLU) for module in made.modules())
+
+
+@each_block
+def test_norm_layer_reaches_the_attention(block):
+    made = make_block(block, norm_layer='groupnorm1')
+    assert type(made.conv2.bn1) is timm.layers.GroupNorm1
+
+
+@each_block
+def test_batch_of_one_in_train_mode_says_what_to_do(block):
+    with pytest.raises(ValueError, match='use a larger batch'):
+        make_block(block).train()(make_input((1, 64, 8, 8)))
+
+
+@pytest.mark.parametrize('make', [timm.create_model, pytest.param(upstream, marks=pytest.mark.xfail(strict=True))])
+@torch.inference_mode()
+def test_dilated_net_answers_as_the_authors(make, record_property):
+    oracle = load_oracle('resnest_resnest50_dilation2')
+    model = make('resnest50d', output_stride=16).eval()
+    model.load_state_dict(oracle.weights)
+    for tag, x in oracle.inputs.items():
+        record_property(tag, oracle.distance(tag, model(x)))
+        assert oracle.distance(tag, model(x)) <= 3e-5, tag
+
+
+@pytest.mark.parametrize('name', TIMM_RESNESTS)
+@pytest.mark.parametrize(('output_stride', 'dilated'), [(16, ['layer4']), (8, ['layer3', 'layer4'])])
+@torch.inference_mode()
+def test_dilated_stages_are_the_authors(name, output_stride, dilated):
+    """timm's net, mended by hand: no pool in the shortcut of a dilated stage, a pool of stride 1 in its first block."""
+    options = dict(layers=[1, 2, 2, 2], channels=(32, 64, 96, 160), output_stride=output_stride)
+    ours, theirs = (fill_model(make(name, **options)).double().eval() for make in (timm.create_model, upstream))
+    x = pictures(dtype=torch.float64)
+    assert not torch.allclose(ours(x), theirs(x), rtol=1e-3)
+    for stage in dilated:
+        first = getattr(theirs, stage)[0]
+        first.downsample[0] = nn.Identity()
+        place = 'avd_first' if theirs.layer2[0].avd_first is not None else 'avd_last'
+        setattr(first, place, nn.AvgPool2d(3, stride=1, padding=1))
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize('avd_first', [False, True])
+def test_pool_comes_before_or_after_the_split_attention(avd_first):
+    made = make_block(SplitAttentionBottleneck, avd=True, avd_first=avd_first, stride=2).eval()
+    assert isinstance(made.avd_first, nn.AvgPool2d) == avd_first
+    assert isinstance(made.avd_last, nn.AvgPool2d) == (not avd_first)
+    assert made.conv2.conv.stride == (1, 1)
+    x = make_input((2, 64, 8, 8))
+    hidden, pool = made.bn1(made.conv1(x)).relu(), nn.AvgPool2d(3, 2, padding=1)
+    attended = made.conv2(pool(hidden)) if avd_first else pool(made.conv2(hidden))
+    torch.testing.assert_close(made.residual(x), made.bn3(made.conv3(attended)))
+
+
+def test_without_avd_the_convolution_has_the_stride():
+    made = make_block(SplitAttentionBottleneck, stride=2)
+    assert made.conv2.conv.stride == (2, 2)
+    assert not any(isinstance(module, nn.AvgPool2d) for module in made.modules())
+
+
+@pytest.mark.parametrize('kwargs', [dict(aa_layer=timm.layers.BlurPool2d), dict(block_reduce_first=2)])
+def test_what_the_block_does_not_take(kwargs):
+    with pytest.raises(ValueError, match='takes neither block_reduce_first nor aa_layer'):
+        shallow('resnest14d', **kwargs)
+
+
+@torch.inference_mode()
+def test_attention_after_the_last_convolution():
+    model = fill_model(shallow('resnest50d', block_args=dict(radix=2, avd=True, attn_layer='se'))).eval()
+    se = model.layer1[0].se
+    x = make_input((2, 64, 8, 8))
+    block = model.layer1[0]
+    torch.testing.assert_close(block(x), (se(block.residual(x)) + block.downsample(x)).relu())
+
+
+@pytest.mark.parametrize('size', [(6, 6), (7, 7), (6, 9), (1, 2)])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_same_average_pool_leaves_its_padding_out(size, stride):
+    x = make_input((2, 3, *size))
+    found = SameAveragePool(3, stride)(x)
+
+    def starts_of(length: int) -> list[int]:
+        count = -(-length // stride)
+        before = max((count - 1) * stride + 3 - length, 0) // 2
+        return [i * stride - before for i in range(count)]
+
+    starts = [starts_of(length) for length in size]
+    for i, top in enumerate(starts[0]):
+        for j, left in enumerate(starts[1]):
+            window = x[..., max(top, 0) : top + 3, max(left, 0) : left + 3]
+            torch.testing.assert_close(found[..., i, j], window.mean((2, 3)))
+    assert found.shape[2:] == tuple(map(len, starts))
+
+
+def test_resnest18_is_made_of_basic_blocks():
+    model = timm.create_model('resnest18', device='meta')
+    block = model.layer2[0]
+    assert [conv.kernel_size for conv in (block.conv1, block.conv2.conv)] == [(3, 3), (3, 3)]
+    assert isinstance(block.avd_first, nn.AvgPool2d)
+    assert isinstance(block.conv2.act0, nn.Identity)
+    assert sum(len(getattr(model, f'layer{stage}')) for stage in (1, 2, 3, 4)) == 8
+
+
+@pytest.mark.parametrize('name', RESNESTS)
+def test_every_name_has_its_page(name):
+    assert f'`{name}`' in (ROOT / 'docs' / 'resnest.md').read_text()
+
+
+def sizes() -> list[tuple[str, int, float, float, float, float]]:
+    """The document's table: name, size of the pictures, millions of parameters and GMACs, ours and the authors'."""
+    rows = re.findall(
+        r'^\| `(\w+)` \| (\d+) \| ([\d.]+) M \| ([\d.]+|-) ?M? \| ([\d.]+) \| ([\d.]+|-) \|',
+        (ROOT / 'docs' / 'resnest.md').read_text(),
+        re.MULTILINE,
+    )
+    return [(name, int(size), *(float('nan' if x == '-' else x) for x in numbers)) for name, size, *numbers in rows]
+
+
+def test_the_documents_sizes_are_those_of_the_models():
+    rows = sizes()
+    assert [row[0] for row in rows] == [name for name in RESNESTS if CHECKPOINTS.get(f'{name}.untrained') is None]
+    for name, size, params, authors_params, macs, authors_macs in rows:
+        model = timm.create_model(name, device='meta').eval()
+        count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
+        assert f'{count:.2f}' == f'{params:.2f}'
+        assert f'{count_macs(model, (3, size, size)) / 1e9:.3f}' == f'{macs:.3f}'
+        assert not abs(count / authors_params - 1) > 0.01  # true where they print none
+        assert not abs(macs / authors_macs - 1) > 0.01
