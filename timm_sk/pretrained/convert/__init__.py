@@ -10,7 +10,3 @@ from .lucid import convert_lucid
 from .mindcv import convert_mindcv
 
 __all__ = ['convert_caffe', 'convert_holocron', 'convert_insight', 'convert_lucid', 'convert_mindcv']
-
-
-def to_ours(state_dict):
-    return state_dict

@@ -1,0 +1,102 @@
+"""Checkpoints of ResNeSt: the authors' release through timm's own loader, and other layouts after renaming."""
+
+import pytest
+import timm
+import timm.models
+import torch
+from filling import fill_model
+from hub_server import serve
+from oracles import load_oracle
+from processes import run_python
+from variants import TIMM_RESNESTS, filled, shallow, upstream
+
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.errors import MismatchedCheckpointError
+from timm_sk.models.build import checkpoint_filter_fn
+from timm_sk.pretrained import check_state_dict, save_safetensors
+from timm_sk.pretrained.convert import to_gluon
+
+RELEASE = 'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1'
+AUTHORS = ['1s1x64d', '2s1x64d', '4s1x64d', '1s2x40d', '2s2x40d']
+
+
+@pytest.mark.parametrize('kind', AUTHORS)
+def test_rows_of_the_authors_release(kind):
+    row = CHECKPOINTS[f'resnest50d_{kind}.in1k']
+    cfg = timm.models.get_pretrained_cfg(f'resnest50d_{kind}')
+    assert (cfg.tag, cfg.hf_hub_id, cfg.interpolation, cfg.crop_pct) == ('in1k', None, 'bicubic', 0.875)
+    assert cfg.url == f'{RELEASE}/resnest50_fast_{kind}-{row.sources[0].sha256_prefix}.pth'
+    assert len(row.sources[0].sha256_prefix) == 8
+    assert cfg.has_weights
+
+
+@pytest.mark.parametrize('name', TIMM_RESNESTS)
+def test_timms_rows_keep_timms_cfg_and_name_the_authors_file(name):
+    ours = timm.create_model(name, device='meta')
+    theirs = upstream(name, device='meta')
+    assert ours.pretrained_cfg == theirs.pretrained_cfg
+    row = CHECKPOINTS[f'{name}.{ours.pretrained_cfg["tag"]}']
+    hub, *others = row.sources
+    assert hub.location == f'timm/{row.name}' == ours.pretrained_cfg['hf_hub_id']
+    assert [source.kind for source in others] == ([] if 'gluon' in row.tag else ['url'])
+    assert all(source.location.startswith(f'{RELEASE}/resnest') for source in others)
+
+
+def test_the_authors_file_through_timms_loader(tmp_path):
+    """A release file as the authors write them, a bare state dict, from a loopback server, with a cold cache."""
+    model = fill_model(timm.create_model('resnest50d_1s1x64d'))
+    folder = tmp_path / 'served' / 'a' / 'b'
+    folder.mkdir(parents=True)
+    torch.save(model.state_dict(), folder / 'resnest50_fast_1s1x64d-d8fbf808.pth')
+    save_safetensors(model.state_dict(), tmp_path / 'expected.safetensors')
+    code = """
+        import sys, timm, timm_sk, torch
+        url, expected = sys.argv[1:]
+        overlay = dict(url=url)
+        model = timm.create_model('resnest50d_1s1x64d', pretrained=True, pretrained_cfg_overlay=overlay)
+        expected = timm.models.load_state_dict(expected)
+        assert all(torch.equal(v, expected[k]) for k, v in model.state_dict().items())
+        print(model.pretrained_cfg['url'])
+    """
+    with serve(tmp_path / 'served') as endpoint:
+        url = f'{endpoint}/a/b/resolve/main/resnest50_fast_1s1x64d-d8fbf808.pth'
+        output = run_python(code, url, str(tmp_path / 'expected.safetensors'), TORCH_HOME=str(tmp_path / 'home'))
+    assert output.strip() == url
+
+
+def test_gluons_names_load_where_timms_do(tmp_path):
+    model = filled('resnest14d')
+    for name, state_dict in (('timm', model.state_dict()), ('gluon', to_gluon(model.state_dict()))):
+        save_safetensors(state_dict, tmp_path / f'{name}.safetensors')
+        overlay = dict(file=str(tmp_path / f'{name}.safetensors'))
+        loaded = shallow('resnest14d', pretrained=True, pretrained_cfg_overlay=overlay)
+        assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ('oracle', 'arch'),
+    [
+        ('gluon_resnest50', 'resnest50d'),
+        ('pytorchcv_resnestabc14', 'resnest14d'),
+        ('pytorchcv_resnesta18', 'resnest18'),
+        ('mindcv_resnest50', 'resnest50_mindcv'),
+        ('resnest_resnest50', 'resnest50d'),
+        ('caffe_sknet50', 'sknet50'),
+        ('mindcv_skresnet18', 'skresnet18_mindcv'),
+    ],
+)
+def test_checkpoint_filter_fn_recognises_the_layout(oracle, arch):
+    model = timm.create_model(arch, device='meta')
+    renamed = checkpoint_filter_fn(load_oracle(oracle).weights, model)
+    check_state_dict(renamed, {key: tensor.shape for key, tensor in model.state_dict().items()})
+
+
+def test_timms_layout_passes_unchanged():
+    state_dict = filled('resnest14d').state_dict()
+    assert checkpoint_filter_fn(state_dict, filled('resnest14d')) is state_dict
+
+
+def test_weights_of_another_net_are_refused(tmp_path):
+    save_safetensors(filled('resnest50d_1s4x24d').state_dict(), tmp_path / 'other.safetensors')
+    with pytest.raises(MismatchedCheckpointError, match=r'of another shape: layer1\.0\.conv1\.weight'):
+        shallow('resnest14d', pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'other.safetensors')))
