@@ -54,7 +54,7 @@ NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var', '.num_ba
 class Layout:
     """The names of another implementation beside ours, as a bijection between state dicts.
 
-    A name may hold numbers as `{stage}` (1 to 4), `{block}` or `{path}` (from 0), where the other layout may count
+    A name may hold numbers: `{stage}` (1 to 4), and `{block}` and any other (from 0). The other layout may count them
     from elsewhere: `features.{stage+3}`. Every key must have a place in the table. The order of the tensors stays.
 
     Args:
