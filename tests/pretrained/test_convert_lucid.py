@@ -7,7 +7,7 @@ from oracles import load_oracle
 
 from timm_sk import lucid
 from timm_sk.errors import MismatchedCheckpointError
-from timm_sk.pretrained.convert import convert_lucid
+from timm_sk.pretrained.convert import convert_lucid, to_lucid
 
 
 @pytest.mark.parametrize('name', ['sk_resnet_18', 'sk_resnet_50'])
@@ -45,11 +45,21 @@ def test_tensors_are_not_changed():
 
 def test_deep_stem():
     ours = lucid.SKNet(lucid.SKBasicBlock, [1, 1, 1, 1], stem_type='deep', device='meta').state_dict()
-    stem = {f'stem.{key.removeprefix("conv1.")}': value for key, value in ours.items() if key.startswith('conv1.')}
-    assert list(convert_lucid(stem)) == [key for key in ours if key.startswith('conv1.')]
+    stem = [key for key in ours if key.startswith('conv1.') and not key.endswith('num_batches_tracked')]
+    theirs = {f'stem.{key.removeprefix("conv1.")}': ours[key] for key in stem}
+    assert list(convert_lucid(theirs)) == stem
+    assert list(to_lucid(convert_lucid(theirs))) == list(theirs)
+
+
+@pytest.mark.parametrize('avg_down', [False, True])
+def test_downsamples_with_and_without_a_pool(avg_down):
+    ours = lucid.SKNet(lucid.SKBasicBlock, [1, 1, 1, 1], avg_down=avg_down, device='meta').state_dict()
+    theirs = to_lucid(ours)
+    assert f'layer2.0.downsample.{int(avg_down)}.weight' in theirs
+    assert list(convert_lucid(theirs)) == [key for key in ours if not key.endswith('num_batches_tracked')]
 
 
 @pytest.mark.parametrize('key', ['layer1.0.conv2.paths.0.weight', 'stem.2.weight', 'conv1.weight', 'layer1.x.bn2.bias'])
 def test_unknown_names_are_refused(key):
-    with pytest.raises(MismatchedCheckpointError, match=f'{key} is not a name of Lucid'):
+    with pytest.raises(MismatchedCheckpointError, match=f'"{key}" is no key of a Lucid'):
         convert_lucid({key: torch.zeros(1)})

@@ -1,34 +1,30 @@
 """PytorchInsight's SK-ResNets (implus/PytorchInsight, classification/models/imagenet/resnet_sk.py)."""
 
-import re
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from .rename import rename
+from .layout import NORM, WEIGHT, WEIGHT_AND_BIAS, Layout
 
-_MODULES = {
-    'conv1': 'conv1.conv',
-    'bn1': 'conv1.bn',
-    'conv2': 'conv2.paths.0.conv',
-    'bn2': 'conv2.paths.0.bn',
-    'conv2g': 'conv2.paths.1.conv',
-    'bn2g': 'conv2.paths.1.bn',
-    'conv_fc1': 'conv2.attn.fc_reduce',
-    'bn_fc1': 'conv2.attn.bn',
-    'conv_fc2': 'conv2.attn.fc_select',
-    'conv3': 'conv3.conv',
-    'bn3': 'conv3.bn',
-    'downsample.0': 'downsample.0',
-    'downsample.1': 'downsample.1',
-}
-
-_RULES = (
-    (r'(conv1|bn1|fc)\.(\w+)', r'\1.\2'),
-    (
-        rf'(layer[1-4]\.\d+)\.({"|".join(map(re.escape, _MODULES))})\.(\w+)',
-        lambda match: f'{match[1]}.{_MODULES[match[2]]}.{match[3]}',
-    ),
+_LAYOUT = Layout(
+    'PytorchInsight SK-ResNet',
+    net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
+    block=('layer{stage}.{block}.', 'layer{stage}.{block}.'),
+    modules=[
+        ('conv1', 'conv1.conv', WEIGHT),
+        ('bn1', 'conv1.bn', NORM),
+        ('conv2', 'conv2.paths.0.conv', WEIGHT),
+        ('bn2', 'conv2.paths.0.bn', NORM),
+        ('conv2g', 'conv2.paths.1.conv', WEIGHT),
+        ('bn2g', 'conv2.paths.1.bn', NORM),
+        ('conv_fc1', 'conv2.attn.fc_reduce', WEIGHT),
+        ('bn_fc1', 'conv2.attn.bn', NORM),
+        ('conv_fc2', 'conv2.attn.fc_select', WEIGHT),
+        ('conv3', 'conv3.conv', WEIGHT),
+        ('bn3', 'conv3.bn', NORM),
+        ('downsample.0', 'downsample.0', WEIGHT),
+        ('downsample.1', 'downsample.1', NORM),
+    ],
 )
 
 
@@ -38,4 +34,13 @@ def convert_insight(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         MismatchedCheckpointError: If a key is not of this layout.
     """
-    return rename(state_dict, _RULES, layout='PytorchInsight SK-ResNet')
+    return _LAYOUT.to_ours(state_dict)
+
+
+def to_insight(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back.
+
+    Raises:
+        MismatchedCheckpointError: If a key has no place in this layout.
+    """
+    return _LAYOUT.to_theirs(state_dict)

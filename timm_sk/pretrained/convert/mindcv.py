@@ -1,35 +1,32 @@
-"""MindCV's SK-ResNets (mindspore-lab/mindcv, mindcv/models/sknet.py)."""
+"""MindCV's SK-ResNets and ResNeSts (mindspore-lab/mindcv, mindcv/models/sknet.py and resnest.py)."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from torch import Tensor
 
-from .rename import Rule, rename
+from .layout import WEIGHT, WEIGHT_AND_BIAS, Layout, norm_leaves
+from .resnest import BLOCK, resnest_block, resnest_net
 
-_NORM_LEAVES = {'gamma': 'weight', 'beta': 'bias', 'moving_mean': 'running_mean', 'moving_variance': 'running_var'}
-_NORM = '|'.join(_NORM_LEAVES)
+_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
 
-
-def _norm(replacement: str) -> Callable[[re.Match[str]], str]:
-    """A norm's new name from a template for its module; the last group is the leaf."""
-    return lambda match: f'{match.expand(replacement)}.{_NORM_LEAVES[match[match.re.groups]]}'
-
-
-_CONV = r'(layer\d\.\d+\.conv\d)'
-_RULES: tuple[Rule, ...] = (
-    (r'conv1\.weight', 'conv1.weight'),
-    (rf'bn1\.({_NORM})', _norm('bn1')),
-    (rf'{_CONV}\.paths\.(\d)\.features\.0\.weight', r'\1.paths.\2.conv.weight'),
-    (rf'{_CONV}\.paths\.(\d)\.features\.1\.({_NORM})', _norm(r'\1.paths.\2.bn')),
-    (rf'{_CONV}\.attn\.(fc_reduce|fc_select)\.weight', r'\1.attn.\2.weight'),
-    (rf'{_CONV}\.attn\.bn\.({_NORM})', _norm(r'\1.attn.bn')),
-    (rf'{_CONV}\.0\.weight', r'\1.conv.weight'),
-    (rf'{_CONV}\.1\.({_NORM})', _norm(r'\1.bn')),
-    (r'(layer\d\.\d+)\.down_sample\.0\.weight', r'\1.downsample.0.weight'),
-    (rf'(layer\d\.\d+)\.down_sample\.1\.({_NORM})', _norm(r'\1.downsample.1')),
-    (r'classifier\.(weight|bias)', r'fc.\1'),
+# Basic blocks have the selective-kernel unit as conv1, bottlenecks as conv2.
+_SK_RESNET = Layout(
+    'MindCV SK-ResNet',
+    net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', _NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
+    block=BLOCK,
+    modules=[
+        ('conv{conv}.0', 'conv{conv}.conv', WEIGHT),
+        ('conv{conv}.1', 'conv{conv}.bn', _NORM),
+        ('conv{conv}.paths.{path}.features.0', 'conv{conv}.paths.{path}.conv', WEIGHT),
+        ('conv{conv}.paths.{path}.features.1', 'conv{conv}.paths.{path}.bn', _NORM),
+        ('conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_reduce', WEIGHT),
+        ('conv{conv}.attn.bn', 'conv{conv}.attn.bn', _NORM),
+        ('conv{conv}.attn.fc_select', 'conv{conv}.attn.fc_select', WEIGHT),
+        ('down_sample.0', 'downsample.0', WEIGHT),
+        ('down_sample.1', 'downsample.1', _NORM),
+    ],
 )
+_RESNEST = Layout('MindCV ResNeSt', net=resnest_net(_NORM), block=BLOCK, modules=resnest_block(_NORM))
 
 
 def convert_mindcv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -38,4 +35,31 @@ def convert_mindcv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         MismatchedCheckpointError: If a key is not of this layout.
     """
-    return rename(state_dict, _RULES, layout='MindCV SK-ResNet')
+    return _SK_RESNET.to_ours(state_dict)
+
+
+def to_mindcv(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back of `convert_mindcv`; MindSpore's norms have no counter of batches.
+
+    Raises:
+        MismatchedCheckpointError: If a key has no place in this layout.
+    """
+    return _SK_RESNET.to_theirs(state_dict)
+
+
+def convert_mindcv_resnest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """From MindCV's `resnest14`, `resnest50`, `resnest101` and so on to our ResNeSts with its pools.
+
+    Raises:
+        MismatchedCheckpointError: If a key is not of this layout.
+    """
+    return _RESNEST.to_ours(state_dict)
+
+
+def to_mindcv_resnest(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The way back of `convert_mindcv_resnest`; MindSpore's norms have no counter of batches.
+
+    Raises:
+        MismatchedCheckpointError: If a key has no place in this layout.
+    """
+    return _RESNEST.to_theirs(state_dict)

@@ -1,0 +1,150 @@
+"""Layouts: one table of names per other implementation, read in both directions."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ...errors import MismatchedCheckpointError
+
+
+class Leaf(NamedTuple):
+    """A tensor of a module: how its name goes on after the module's.
+
+    Attributes:
+        theirs: In the other layout; None if the tensor is only in ours.
+        ours: In ours.
+        shape: How the other layout stores what is flat in ours; None if the shapes are equal.
+    """
+
+    theirs: str | None
+    ours: str
+    shape: tuple[int, ...] | None = None
+
+
+Leaves = Sequence[Leaf]
+Module = tuple[str, str, Leaves]  # their name, our name, its tensors
+
+
+def norm_leaves(
+    scale: str,
+    shift: str,
+    mean: str,
+    variance: str,
+    counter: str | None = None,
+    *,
+    shape: tuple[int, ...] | None = None,
+) -> Leaves:
+    """The tensors of a BatchNorm by their names in the other layout."""
+    return (
+        Leaf(scale, '.weight', shape),
+        Leaf(shift, '.bias', shape),
+        Leaf(mean, '.running_mean', shape),
+        Leaf(variance, '.running_var', shape),
+        Leaf(counter, '.num_batches_tracked'),
+    )
+
+
+WEIGHT: Leaves = (Leaf('.weight', '.weight'),)
+WEIGHT_AND_BIAS: Leaves = (*WEIGHT, Leaf('.bias', '.bias'))
+NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var', '.num_batches_tracked')
+
+
+class Layout:
+    """The names of another implementation beside ours, as a bijection between state dicts.
+
+    A name may hold numbers: `{stage}` (1 to 4), and `{block}` and any other (from 0). The other layout may count them
+    from elsewhere: `features.{stage+3}`. Every key must have a place in the table. The order of the tensors stays.
+
+    Args:
+        name: Whose layout it is, for the errors.
+        net: Modules outside the blocks.
+        block: What a block's names begin with, theirs and ours.
+        modules: Modules of a block, named from there on.
+    """
+
+    def __init__(
+        self, name: str, *, net: Iterable[Module], block: tuple[str, str] = ('', ''), modules: Iterable[Module] = ()
+    ) -> None:
+        self.name = name
+        self._to_ours: list[_Rule] = []
+        self._to_theirs: list[_Rule] = []
+        their_block, our_block = block
+        in_blocks = ((their_block + theirs, our_block + ours, leaves) for theirs, ours, leaves in modules)
+        for their_module, our_module, leaves in (*net, *in_blocks):
+            for leaf in leaves:
+                ours = _Template(our_module + leaf.ours)
+                theirs = None if leaf.theirs is None else _Template(their_module + leaf.theirs)
+                self._to_theirs.append(_Rule(ours, theirs, leaf.shape))
+                if theirs is not None:
+                    self._to_ours.append(_Rule(theirs, ours, None if leaf.shape is None else (-1,)))
+
+    def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The same tensors under our names.
+
+        Raises:
+            MismatchedCheckpointError: If a key is not of this layout, or two become one.
+        """
+        return _rename(
+            state_dict, self._to_ours, f'is no key of a {self.name} state dict. Name the layout it comes from.'
+        )
+
+    def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The way back; tensors that only ours has (a norm's counter of batches) are left out.
+
+        Raises:
+            MismatchedCheckpointError: If a key has no place in this layout, or two become one.
+        """
+        return _rename(
+            state_dict, self._to_theirs, f'has no place in a {self.name} state dict: give it a net of that layout.'
+        )
+
+
+class _Template:
+    """A name with numbers in it; `{stage+3}` stands for the stage's number and three more."""
+
+    _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}')
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._fields = [(field, int(offset or 0)) for field, offset in self._FIELD.findall(text)]
+        literals = self._FIELD.split(text)[::3]  # between two of them come a field and its offset
+        self._pattern = re.compile('(0|[1-9][0-9]{0,3})'.join(map(re.escape, literals)))
+
+    def read(self, name: str) -> dict[str, int] | None:
+        """The numbers in a name; None if it is another name."""
+        match = self._pattern.fullmatch(name)
+        if match is None:
+            return None
+        written = zip(self._fields, match.groups(), strict=True)
+        numbers = {field: int(digits) - offset for (field, offset), digits in written}
+        in_range = numbers.get('stage', 1) in range(1, 5) and min(numbers.values(), default=0) >= 0
+        return numbers if in_range else None
+
+    def write(self, numbers: Mapping[str, int]) -> str:
+        return self._FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), self._text)
+
+
+class _Rule(NamedTuple):
+    source: _Template
+    target: _Template | None  # None if the tensor is left out
+    shape: tuple[int, ...] | None  # None if it stays
+
+
+def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint: str) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for key, tensor in state_dict.items():
+        found = ((rule, numbers) for rule in rules if (numbers := rule.source.read(key)) is not None)
+        rule, numbers = next(found, (None, {}))
+        if rule is None:
+            raise MismatchedCheckpointError(f'"{key}" {complaint}')
+        if rule.target is None:
+            continue
+        name = rule.target.write(numbers)
+        if name in renamed:
+            raise MismatchedCheckpointError(
+                f'Two keys become "{name}", one of them "{key}": keep the one that belongs to the net.'
+            )
+        renamed[name] = tensor if rule.shape is None else tensor.reshape(rule.shape)
+    return renamed
