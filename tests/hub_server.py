@@ -57,6 +57,9 @@ class Fault:
         return True
 
 
+NO_FAULT = Fault(request='')
+
+
 class Hub(Store):
     """The server, running while it is entered; `requests` counts by method and kind, `faults` may be added any time."""
 
@@ -108,10 +111,13 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
 
     def _serve(self) -> None:
-        body = self.rfile.read(int(self.headers.get('Content-Length') or 0))
+        size = int(self.headers.get('Content-Length') or 0)
+        body = self.rfile.read(size)
+        if len(body) < size:
+            return  # the client left in the middle of what it asked: that is not carried out
         line = f'{self.command} {self.path}'
         with self.hub.lock:
-            fault = next((fault for fault in self.hub.faults if fault.strikes(line)), Fault(request=line))
+            fault = next((fault for fault in self.hub.faults if fault.strikes(line)), NO_FAULT)
         if not self.hub.stopped.wait(min(fault.delay, threading.TIMEOUT_MAX)):
             with suppress(ConnectionError):  # the client may have left
                 self._send(*self._answer(body, fault), fault)
