@@ -1,50 +1,168 @@
-"""A loopback stand-in for the Hugging Face Hub's download routes, for the real huggingface_hub client."""
+"""A loopback server that speaks the Hugging Face Hub's HTTP API to the real huggingface_hub client, and its faults."""
 
-import hashlib
+import json
+import math
+import re
+import threading
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from urllib.parse import parse_qs, urlsplit
 
-COMMIT = 'c0ffee' + '0' * 34
+from hub_repos import File, Refused, Repo, is_lfs
+from hub_routes import Call, Download, Store, carry_out, find
+
+
+@dataclass(kw_only=True)
+class Fault:
+    """Spoils the answers to some of the requests whose line, `METHOD /path?query`, matches `request`.
+
+    Attributes:
+        request: Regular expression, searched in the request's line.
+        skip: How many matching requests pass unspoilt before the first is struck.
+        times: How many are struck then; `math.inf` for all that follow.
+        delay: Seconds before the headers; `math.inf` hangs until the server stops.
+        status: Answer this error status; the request is then not carried out.
+        headers: Added to the answer's, or in their place (`Retry-After`, a wrong `X-Linked-Size`).
+        flip: Index in the whole body of a byte whose lowest bit is inverted in transit.
+        length: What `Content-Length` says instead of the truth; what exceeds it is not sent.
+        cut: Close the connection after so many bytes of the body.
+        rate: Bytes of the body per second.
+        hits: How many requests were struck so far.
+    """
+
+    request: str
+    skip: int = 0
+    times: float = 1
+    delay: float = 0.0
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    flip: int | None = None
+    length: int | None = None
+    cut: int | None = None
+    rate: float = math.inf
+    hits: int = field(default=0, init=False)
+
+    def strikes(self, line: str) -> bool:
+        """Whether this request's answer is to be spoilt; counts it."""
+        if self.hits >= self.times or not re.search(self.request, line):
+            return False
+        if self.skip:
+            self.skip -= 1
+            return False
+        self.hits += 1
+        return True
+
+
+NO_FAULT = Fault(request='')
+
+
+class Hub(Store):
+    """The server, running while it is entered; `requests` counts by method and kind, `faults` may be added any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.requests: Counter[tuple[str, str]] = Counter()
+        self.faults: list[Fault] = []
+        self.lock, self.stopped = threading.Lock(), threading.Event()
+
+    def __enter__(self) -> 'Hub':
+        self.server = _Server(('127.0.0.1', 0), type('Handler', (_Handler,), dict(hub=self)))
+        self.endpoint = f'http://127.0.0.1:{self.server.server_port}'
+        threading.Thread(target=self.server.serve_forever, kwargs=dict(poll_interval=0.05), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stopped.set()
+        self.server.shutdown()
+        self.server.server_close()
+
+    def add(self, name: str, folder: Path, *, private: bool = False) -> str:
+        """Commit a folder's files to a repository, made if it is new, without any request; returns the commit."""
+        repo = self.repos.setdefault(name, Repo(name, private=private))
+        contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
+        files = {path: File(content, is_lfs(path, len(content))) for path, content in sorted(contents.items())}
+        return repo.commit(f'Add {folder.name}', {**repo.files(), **files})
+
+    def environment(self, home: Path) -> dict[str, str]:
+        """The variables that lead a new process's client here, with its caches and tokens under `home`."""
+        quiet = dict(HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', HF_HUB_OFFLINE='0')
+        return dict(HF_ENDPOINT=self.endpoint, HF_HOME=str(home), HF_TOKEN='', **quiet)
 
 
 @contextmanager
 def serve(root: Path) -> Iterator[str]:
     """Serve `root/<owner>/<name>/<file>` as the files of hub repositories; yields the endpoint's URL."""
+    with Hub() as hub:
+        for folder in root.glob('*/*'):
+            hub.add(folder.relative_to(root).as_posix(), folder)
+        yield hub.endpoint
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self._answer()
 
-        def do_GET(self) -> None:
-            self._answer()
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # the default of 5 makes some of many clients at once wait for a second
 
-        def _answer(self) -> None:
-            repo, _, rest = self.path.lstrip('/').partition('/resolve/')
-            file = root / repo / rest.partition('/')[2]
-            found = rest and file.is_file()
-            body = file.read_bytes() if found else b'{"error": "Entry not found"}'
-            self.send_response(200 if found else 404)
-            if not found:
-                self.send_header('X-Error-Code', 'EntryNotFound')
-            self.send_header('X-Repo-Commit', COMMIT)
-            self.send_header('ETag', f'"{hashlib.sha256(body).hexdigest()}"')
-            self.send_header('Content-Length', str(len(body)))
-            self.end_headers()
-            if self.command == 'GET':
-                self.wfile.write(body)
 
-        def log_message(self, *_: object) -> None:
-            """Stay quiet."""
+class _Handler(BaseHTTPRequestHandler):
+    hub: Hub
+    protocol_version = 'HTTP/1.1'
 
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f'http://127.0.0.1:{server.server_port}'
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join(timeout=10)
+    def _serve(self) -> None:
+        size = int(self.headers.get('Content-Length') or 0)
+        body = self.rfile.read(size)
+        if len(body) < size:
+            return  # the client left in the middle of what it asked: that is not carried out
+        line = f'{self.command} {self.path}'
+        with self.hub.lock:
+            fault = next((fault for fault in self.hub.faults if fault.strikes(line)), NO_FAULT)
+        if not self.hub.stopped.wait(min(fault.delay, threading.TIMEOUT_MAX)):
+            with suppress(ConnectionError):  # the client may have left
+                self._send(*self._answer(body, fault), fault)
+
+    do_HEAD = do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815  (the names that http.server looks for)
+
+    def _answer(self, body: bytes, fault: Fault) -> tuple[int, dict[str, str], bytes]:
+        url = urlsplit(self.path)
+        method = self.command.replace('HEAD', 'GET')
+        token = (self.headers.get('Authorization') or '').removeprefix('Bearer ') or None
+        function, arguments = find(method, url.path)
+        with self.hub.lock:
+            self.hub.requests[self.command, function.__name__] += 1
+            try:
+                if fault.status is not None:
+                    raise Refused(fault.status, 'Ordered by the test')
+                answer = carry_out(function, arguments, Call(self.hub, method, token, parse_qs(url.query), body))
+            except Refused as refused:
+                return refused.status, refused.headers, json.dumps(refused.content).encode()
+        if not isinstance(answer, Download):
+            return 200, {'Content-Type': 'application/json'}, json.dumps(answer).encode()
+        return 200, {'Accept-Ranges': 'bytes', **answer.headers}, answer.content
+
+    def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
+        if fault.flip is not None:
+            spoilt = bytearray(body)
+            spoilt[fault.flip] ^= 1
+            body = bytes(spoilt)
+        wanted = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
+        if wanted and 'Accept-Ranges' in headers:
+            start, size = int(wanted[1]), len(body)
+            body = body[start : int(wanted[2] or size) + 1]
+            status, covered = (206, f'{start}-{start + len(body) - 1}') if body else (416, '*')
+            headers = {**headers, 'Content-Range': f'bytes {covered}/{size}'}
+        length = len(body) if fault.length is None else fault.length
+        self.send_response(status)
+        for name, value in {**headers, **fault.headers, 'Content-Length': str(length), 'Connection': 'close'}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != 'HEAD':
+            body = body[:length][: fault.cut]
+            step = max(1, int(min(fault.rate / 20, len(body))))
+            for start in range(0, len(body), step):
+                self.wfile.write(body[start : start + step])
+                self.hub.stopped.wait(step / fault.rate)
+
+    def log_message(self, *_: object) -> None:
+        """Stay quiet."""

@@ -1,0 +1,386 @@
+"""The loopback hub answers the real huggingface_hub client as the Hub would, and fails as a test orders."""
+
+import hashlib
+import math
+import os
+import socket
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from http.client import IncompleteRead
+from urllib.error import HTTPError
+
+import pytest
+import timm
+import torch
+from filling import fill_model
+from hub_server import Fault, Hub
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from processes import run_python
+from safetensors.torch import save_file
+
+REPO = 'timm-sk/sknet_atto'
+WEIGHTS = bytes(range(256)) * 48 * 1024  # 12 MB
+SMALL = bytes(range(256)) * 400
+CONFIG = b'{"architecture": "sknet_atto"}\n'
+README = b'---\nlicense: apache-2.0\n---\n'
+
+
+@pytest.fixture
+def hub():
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def waits(monkeypatch):
+    """The seconds that the client would have slept between its attempts."""
+    waits = []
+    monkeypatch.setattr(time, 'sleep', waits.append)
+    return waits
+
+
+@pytest.fixture
+def client(hub, monkeypatch, tmp_path):
+    """A function of a token, or False for none, that makes a client; all use one cold cache."""
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+    return lambda token='hf_owner': HfApi(endpoint=hub.endpoint, token=token)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / 'folder'
+    (folder / 'examples').mkdir(parents=True)
+    contents = {'model.safetensors': SMALL, 'config.json': CONFIG, 'README.md': README, 'examples/note.txt': b'seven\n'}
+    for name, content in contents.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+@pytest.fixture
+def published(hub, folder):
+    """The folder as a repository; the fixture is its commit."""
+    return hub.add(REPO, folder)
+
+
+def read(path):
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def git_blob(content):
+    return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+
+
+def test_publish_and_pull(hub, client, folder, tmp_path):
+    api = client()
+    (folder / 'model.safetensors').write_bytes(WEIGHTS)
+    (folder / 'golden.data').write_bytes(WEIGHTS[::-1])  # an LFS file for its size alone
+    assert api.whoami()['name'] == 'owner'
+    assert not api.repo_exists(REPO)
+    assert api.create_repo(REPO, private=True).repo_id == REPO
+    assert api.create_repo(REPO, exist_ok=True) == f'{hub.endpoint}/{REPO}'
+    with pytest.raises(HfHubHTTPError, match='already created'):
+        api.create_repo(REPO)
+    first = api.repo_info(REPO).sha
+    assert api.repo_info(REPO).private
+    assert api.list_repo_files(REPO) == ['.gitattributes']
+
+    commit = api.upload_folder(repo_id=REPO, folder_path=folder, commit_message='Publish').oid
+    api.create_tag(REPO, tag='v1.0')
+    assert [c.title for c in api.list_repo_commits(REPO)] == ['Publish', 'initial commit']
+    assert (hub.requests['PUT', 'lfs_upload'], hub.requests['POST', 'lfs_verify'], len(hub.objects)) == (2, 2, 2)
+    assert {(b.name, b.target_commit) for b in api.list_repo_refs(REPO).branches} == {('main', commit)}
+    assert {(t.name, t.target_commit) for t in api.list_repo_refs(REPO).tags} == {('v1.0', commit)}
+    with pytest.raises(HfHubHTTPError, match='409'):
+        api.create_tag(REPO, tag='v1.0')
+    api.create_tag(REPO, tag='v1.0', exist_ok=True)
+
+    api.upload_file(repo_id=REPO, path_in_repo='config.json', path_or_fileobj=b'{}')
+    files = {f.path: f for f in api.list_repo_tree(REPO, recursive=True, revision='v1.0')}
+    assert files['model.safetensors'].lfs.sha256 == hashlib.sha256(WEIGHTS).hexdigest()
+    assert (files['model.safetensors'].size, files['golden.data'].lfs.size) == (len(WEIGHTS), len(WEIGHTS))
+    assert (files['config.json'].lfs, files['config.json'].blob_id) == (None, git_blob(CONFIG))
+    siblings = {s.rfilename: s for s in api.model_info(REPO, revision='v1.0', files_metadata=True).siblings}
+    assert siblings['model.safetensors'].lfs.sha256 == files['model.safetensors'].lfs.sha256
+    assert siblings['examples/note.txt'].blob_id == git_blob(b'seven\n')
+    top = {type(f).__name__: f.path for f in api.list_repo_tree(REPO) if f.path.startswith('examples')}
+    assert top == {'RepoFolder': 'examples'}
+    assert [f.path for f in api.list_repo_tree(REPO, 'examples')] == ['examples/note.txt']
+
+    for revision, config in (('v1.0', CONFIG), (commit, CONFIG), ('main', b'{}'), (None, b'{}')):
+        assert read(api.hf_hub_download(REPO, 'config.json', revision=revision)) == config
+    assert not api.file_exists(REPO, 'config.json', revision=first)
+    pulled = api.snapshot_download(REPO, revision='v1.0', cache_dir=tmp_path / 'pulled')
+    for path in ('model.safetensors', 'golden.data', 'README.md', 'examples/note.txt'):
+        assert read(f'{pulled}/{path}') == (folder / path).read_bytes()
+    assert os.path.basename(os.path.realpath(f'{pulled}/model.safetensors')) == hashlib.sha256(WEIGHTS).hexdigest()
+
+
+def test_the_same_folder_again_is_no_commit_and_no_upload(hub, client, folder):
+    api = client()
+    api.create_repo(REPO)
+    first = api.upload_folder(repo_id=REPO, folder_path=folder)
+    again = api.upload_folder(repo_id=REPO, folder_path=folder)
+    assert (again.oid, hub.requests['PUT', 'lfs_upload'], hub.requests['POST', 'commit']) == (first.oid, 1, 1)
+
+
+def test_a_commit_is_made_wholly_or_not_at_all(hub, client, published):
+    api, before = client(), hub.repos[REPO].head
+    add = CommitOperationAdd('new.txt', b'new')
+    for delete, parent, message in (('gone.txt', None, 'deletedFile gone.txt'), ('config.json', '0' * 40, '412')):
+        operations = [add, CommitOperationDelete(delete)]
+        with pytest.raises(HfHubHTTPError, match=message):
+            api.create_commit(REPO, operations, commit_message='change', parent_commit=parent)
+        assert api.repo_info(REPO).sha == before
+    operations = [add, CommitOperationDelete('config.json')]
+    after = api.create_commit(REPO, operations, commit_message='change', parent_commit=before).oid
+    assert set(api.list_repo_files(REPO)) ^ set(api.list_repo_files(REPO, revision=before)) == {
+        'new.txt',
+        'config.json',
+    }
+    assert (api.repo_info(REPO).sha, api.repo_info(REPO, revision=before).sha) == (after, before)
+
+
+def test_a_commit_that_arrives_in_part_is_not_made(hub, client, published):
+    lines = (
+        b'{"key": "header", "value": {"summary": "change"}}\n{"key": "deletedFile", "value": {"path": "README.md"}}\n'
+    )
+    for missing, head_moves in ((1, False), (0, True)):
+        with socket.create_connection(('127.0.0.1', hub.server.server_port), timeout=5) as connection:
+            connection.sendall(f'POST /api/models/{REPO}/commit/main HTTP/1.1\r\n'.encode())
+            connection.sendall(b'Authorization: Bearer hf_owner\r\nContent-Length: %d\r\n\r\n' % (len(lines) + missing))
+            connection.sendall(lines)
+            connection.shutdown(socket.SHUT_WR)
+            assert bool(connection.recv(100)) == head_moves
+        assert (hub.repos[REPO].head != published) == head_moves
+
+
+def test_an_upload_that_was_interrupted_leaves_the_repository_as_it_was(hub, client, folder, waits):
+    api = client()
+    api.create_repo(REPO)
+    before = api.repo_info(REPO).sha
+    hub.faults = [Fault(request='PUT /lfs', status=500, times=6)]
+    with pytest.raises(RuntimeError, match='Error while uploading') as raised:
+        api.upload_folder(repo_id=REPO, folder_path=folder)
+    assert (raised.value.__cause__.response.status_code, hub.faults[0].hits, len(waits)) == (500, 6, 5)
+    hub.faults = [Fault(request='POST .*commit/main', status=503)]
+    with pytest.raises(HfHubHTTPError, match='503'):
+        api.upload_folder(repo_id=REPO, folder_path=folder)
+    assert (api.repo_info(REPO).sha, hub.objects) == (before, {hashlib.sha256(SMALL).hexdigest(): SMALL})
+    hub.faults = [Fault(request='POST .*commit/main', cut=0)]
+    with pytest.raises(Exception, match='peer closed connection'):
+        api.upload_folder(repo_id=REPO, folder_path=folder)
+    assert api.repo_info(REPO).sha != before  # made, although its answer was lost
+    assert hub.requests['PUT', 'lfs_upload'] == 7
+
+
+def test_what_does_not_exist(hub, client, published):
+    api = client()
+    with pytest.raises(EntryNotFoundError):
+        api.hf_hub_download(REPO, 'adapter_config.json')
+    missing = os.path.join(constants.HF_HUB_CACHE, 'models--timm-sk--sknet_atto', '.no_exist', published)
+    assert os.listdir(missing) == ['adapter_config.json']  # as transformers expects after a first look
+    with pytest.raises(EntryNotFoundError):
+        list(api.list_repo_tree(REPO, 'nowhere'))
+    for revision in ('v2.0', '0' * 40, published[:12]):
+        with pytest.raises(RevisionNotFoundError):
+            api.hf_hub_download(REPO, 'config.json', revision=revision)
+        with pytest.raises(RevisionNotFoundError):
+            api.snapshot_download(REPO, revision=revision)
+    for api, status in ((client(), 404), (client(False), 401)):
+        with pytest.raises(RepositoryNotFoundError) as raised:
+            api.hf_hub_download('timm-sk/other', 'config.json')
+        assert raised.value.response.status_code == status
+        assert not api.repo_exists('timm-sk/other')
+
+
+def test_who_may_do_what(hub, client, folder):
+    hub.add(REPO, folder)
+    hub.add('timm-sk/private', folder, private=True)
+    owner, nobody, wrong = client(), client(False), client('hf_wrong')
+    assert owner.repo_info('timm-sk/private').private
+    assert read(owner.hf_hub_download('timm-sk/private', 'config.json')) == CONFIG
+    assert read(nobody.hf_hub_download(REPO, 'README.md')) == README
+    for call in (nobody.model_info, nobody.list_repo_files, nobody.list_repo_refs, nobody.list_repo_commits):
+        with pytest.raises(RepositoryNotFoundError, match='401'):
+            call('timm-sk/private')
+    with pytest.raises(RepositoryNotFoundError, match='401'):
+        nobody.hf_hub_download('timm-sk/private', 'README.md')
+    for name in (REPO, 'timm-sk/private'):
+        for call in (wrong.model_info, wrong.list_repo_files, wrong.create_repo):
+            with pytest.raises(HfHubHTTPError, match='Invalid credentials'):
+                call(name)
+        with pytest.raises(HfHubHTTPError, match='Invalid credentials'):
+            wrong.hf_hub_download(name, 'model.safetensors')
+    with pytest.raises(HfHubHTTPError, match='Invalid user token'):
+        wrong.whoami()
+    before = hub.repos[REPO].head
+    for api in (nobody, wrong):
+        for write in (
+            lambda: api.create_repo('timm-sk/new'),  # noqa: B023
+            lambda: api.create_tag(REPO, tag='v1'),  # noqa: B023
+            lambda: api.upload_file(repo_id=REPO, path_in_repo='a', path_or_fileobj=b'a'),  # noqa: B023
+        ):
+            with pytest.raises(HfHubHTTPError, match='401'):
+                write()
+    assert (hub.repos[REPO].head, hub.repos[REPO].tags, list(hub.repos)) == (before, {}, [REPO, 'timm-sk/private'])
+    hub.repos[REPO].gated = True
+    with pytest.raises(GatedRepoError):
+        nobody.hf_hub_download(REPO, 'model.safetensors')
+    assert read(owner.hf_hub_download(REPO, 'model.safetensors')) == SMALL
+
+
+def test_storage_takes_only_what_was_announced(hub, client, published):
+    """An upload's address needs no token: it must be one that was given out, for that content."""
+    oid = hashlib.sha256(b'announced').hexdigest()
+    for awaited, body, code in ((set(), b'announced', 403), ({oid}, b'other', 400)):
+        hub.awaited = awaited
+        with pytest.raises(HTTPError, match=str(code)):
+            urllib.request.urlopen(urllib.request.Request(f'{hub.endpoint}/lfs/{oid}', body, method='PUT'))
+    assert hub.objects == {}
+
+
+def test_an_interrupted_download_is_resumed(hub, client, published, waits, monkeypatch):
+    """The last answer is cut where the rest of the file ends: were it not that rest, the file would lack its end."""
+    monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)
+    cuts = (70_000, 0, len(SMALL) - 70_000)
+    hub.faults = [Fault(request=r'GET .*model\.safetensors', cut=cut) for cut in cuts]
+    assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
+    assert (hub.requests['GET', 'resolve'], hub.requests['HEAD', 'resolve'], waits) == (3, 1, [1, 1])
+    assert [fault.hits for fault in hub.faults] == [1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ('fault', 'seconds', 'asked'),
+    [
+        (dict(request='GET', status=429, headers={'Retry-After': '7'}), [8], 2),
+        (dict(request='HEAD', status=500, times=2), [1], 1),
+        (dict(request='HEAD', status=429, times=2, headers={'Retry-After': '3'}), [4], 1),
+        (dict(request='GET', length=len(SMALL) + 10), [1], 2),
+    ],
+)
+def test_what_the_client_outlasts(hub, client, published, waits, fault, seconds, asked):
+    hub.faults = [Fault(**fault)]
+    assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
+    assert (waits, hub.requests['GET', 'resolve']) == (seconds, asked)
+    assert hub.faults[0].hits == hub.faults[0].times
+
+
+@pytest.mark.parametrize(
+    ('fault', 'error', 'message'),
+    [
+        (dict(request='GET', status=500), HfHubHTTPError, '500'),
+        (dict(request='HEAD', status=500, times=math.inf), LocalEntryNotFoundError, 'An error happened'),
+        (dict(request='GET', length=5000), OSError, 'should be of size 102400 but has size 5000'),
+        (dict(request='HEAD', headers={'X-Linked-Size': '9'}), OSError, 'should be of size 9 but has size 102400'),
+        (dict(request='GET', cut=0, times=math.inf), Exception, 'peer closed connection'),
+    ],
+)
+def test_what_the_client_reports(hub, client, published, waits, fault, error, message):
+    hub.faults = [Fault(**fault)]
+    with pytest.raises(error, match=message):
+        client().hf_hub_download(REPO, 'model.safetensors')
+    blobs = os.path.join(constants.HF_HUB_CACHE, 'models--timm-sk--sknet_atto', 'blobs')
+    assert not os.path.exists(blobs) or os.listdir(blobs) == []
+
+
+def test_a_flipped_byte_is_not_seen_by_the_client(hub, client, published):
+    """Hence whoever loads must check; the ETag that the client stored is that of the right content."""
+    hub.faults = [Fault(request='GET', flip=-3)]
+    path = client().hf_hub_download(REPO, 'model.safetensors')
+    wrong = [at for at, (got, sent) in enumerate(zip(read(path), SMALL, strict=True)) if got != sent]
+    assert (wrong, os.path.basename(os.path.realpath(path))) == ([len(SMALL) - 3], hashlib.sha256(SMALL).hexdigest())
+
+
+def test_a_slow_and_a_hanging_server(hub, client, published, monkeypatch, waits):
+    hub.faults = [Fault(request='GET', rate=200_000), Fault(request='HEAD .*config', delay=math.inf)]
+    start = time.monotonic()
+    assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
+    assert time.monotonic() - start > 0.4  # half a second at that rate
+    assert read(client().hf_hub_download(REPO, 'config.json', etag_timeout=0.2)) == CONFIG
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.2)
+    hub.faults.append(Fault(request='GET .*README', delay=math.inf, times=6))
+    with pytest.raises(Exception, match='timed out'):
+        client().hf_hub_download(REPO, 'README.md')
+    assert [fault.hits for fault in hub.faults] == [1, 1, 6]
+
+
+def test_plain_files(hub):
+    hub.files['v1/net.pth'] = SMALL
+    url = f'{hub.endpoint}/files/v1/net.pth'
+
+    def fetch(**headers):
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:
+            return response.status, response.headers['Content-Range'], response.read()
+
+    size = len(SMALL)
+    assert fetch() == (200, None, SMALL)
+    assert fetch(Range='bytes=1000-') == (206, f'bytes 1000-{size - 1}/{size}', SMALL[1000:])
+    assert fetch(Range='bytes=0-9') == (206, f'bytes 0-9/{size}', SMALL[:10])
+    with pytest.raises(HTTPError, match='416'):
+        fetch(Range=f'bytes={size}-')
+    hub.faults = [Fault(request='/files/', skip=1, cut=10)]
+    assert fetch()[2] == SMALL
+    with pytest.raises(IncompleteRead):
+        fetch()
+    url += '.zip'
+    with pytest.raises(HTTPError, match='404'):
+        fetch()
+    assert hub.requests == {('GET', 'files'): 7}
+
+
+def test_many_at_once_and_silence_after_the_end(hub, client, folder):
+    client().create_repo(REPO)
+    with ThreadPoolExecutor(8) as pool:
+        uploads = [dict(path_in_repo=f'{i}.txt', path_or_fileobj=b'%d' % i) for i in range(8)]
+        oids = set(pool.map(lambda upload: client().upload_file(repo_id=REPO, **upload).oid, uploads))
+    assert len(oids) == 8
+    assert set(client().list_repo_files(REPO)) == {'.gitattributes', *(f'{i}.txt' for i in range(8))}
+    hub.__exit__()
+    with pytest.raises(OSError, match='refused'):
+        urllib.request.urlopen(f'{hub.endpoint}/api/models/{REPO}', timeout=5)
+
+
+def test_timm_loads_what_was_uploaded(hub, client, tmp_path):
+    torch.manual_seed(3)
+    model = fill_model(timm.create_model('resnet10t', num_classes=4)).eval()
+    timm.models.save_for_hf(model, str(tmp_path / 'net'), safe_serialization=True)
+    client().create_repo('somebody/net', private=True)
+    client().upload_folder(repo_id='somebody/net', folder_path=tmp_path / 'net')
+    inputs = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        save_file(dict(inputs=inputs, logits=model(inputs)), tmp_path / 'expected.safetensors')
+    code = """
+import os, sys, timm, torch
+from huggingface_hub import constants
+from huggingface_hub.errors import RepositoryNotFoundError
+from safetensors.torch import load_file
+def difference():
+    with torch.no_grad():
+        model, expected = timm.create_model('hf-hub:somebody/net', pretrained=True).eval(), load_file(sys.argv[1])
+        return (model(expected['inputs']) - expected['logits']).abs().max().item()
+try:
+    difference()
+except RepositoryNotFoundError as error:
+    print(error.response.status_code, end=' ')
+os.environ['HF_TOKEN'] = 'hf_owner'
+print(difference(), end=' ')
+constants.HF_HUB_OFFLINE = True
+print(difference(), end=' ')
+"""
+    arguments = ('-c', code, str(tmp_path / 'expected.safetensors'))
+    done = run_python(*arguments, **hub.environment(tmp_path / 'home'))
+    assert done.stdout == '401 0.0 0.0 ', done.stderr
+    assert hub.requests['GET', 'resolve'] == 2  # config.json and model.safetensors, once
