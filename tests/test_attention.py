@@ -20,7 +20,11 @@ NETS = [
     'sknet29_16x32d',
     'sk_shufflenetv2_x0_5',
     'sk_mobilenetv2_100',
+    'resnest50d_4s2x40d',
+    'resnest50d_1s4x24d',
+    'resnest18',
 ]
+UNITS = (timm_sk.SelectiveKernel, timm_sk.SplitAttention)
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -31,14 +35,19 @@ def test_weights_are_those_of_the_selection(name):
     expected = model(x)
     units = timm_sk.attention_weights(model, x)
     modules = dict(model.named_modules())
-    assert [unit.path for unit in units] == [p for p, m in modules.items() if isinstance(m, timm_sk.SelectiveKernel)]
+    assert [unit.path for unit in units] == [p for p, m in modules.items() if isinstance(m, UNITS)]
     assert len({unit.name for unit in units}) == len(units)
     for unit in units:
-        assert unit.weights.shape == (2, modules[unit.path].num_paths, modules[unit.path].out_channels)
-        torch.testing.assert_close(unit.weights.sum(1), torch.ones_like(unit.weights[:, 0]))
+        module = modules[unit.path]
+        branches = module.radix if isinstance(module, timm_sk.SplitAttention) else module.num_paths
+        assert unit.weights.shape == (2, branches, module.out_channels)
+        if branches > 1:
+            torch.testing.assert_close(unit.weights.sum(1), torch.ones_like(unit.weights[:, 0]))
     seen = {}
     last = modules[units[-1].path]
-    last.register_forward_hook(lambda unit, inputs, output: seen.update(branches=unit.split(inputs[0]), output=output))
+    last.register_forward_hook(
+        lambda unit, inputs, output: seen.update(branches=unit.split(inputs[0]), output=output.clone())
+    )
     assert torch.equal(model(x), expected)
     selected = sum(b * w[..., None, None] for b, w in zip(seen['branches'], units[-1].weights.unbind(1), strict=True))
     torch.testing.assert_close(selected, seen['output'], rtol=1e-4, atol=1e-5 * float(selected.abs().max()))
@@ -51,6 +60,7 @@ def test_names_are_the_papers():
     assert names[-1] == 'SK_5_3'
     assert len(names) == 16
     assert {'SK_2_3', 'SK_3_4', 'SK_5_3'} <= set(names)
+    assert timm_sk.attention_weights(filled('resnest14d'), pictures())[0].name == 'SA_2_1'
     assert unit_name('stage3.1.branch2.sk') == 'SK_3_2'
     assert unit_name('stage3.0.branch1.sk') == 'SK_3_1_shortcut'
     assert unit_name('blocks.1.0.conv_dw') == 'SK_2_1'

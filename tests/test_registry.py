@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 import timm
 import timm.models
+import timm.models.resnest
 import timm.models.sknet
 from processes import run_python
-from variants import ARCHITECTURES, TIMM_NAMES
+from variants import ARCHITECTURES, TIMM_NAMES, TIMM_SKNETS
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.errors import UnknownModelError
@@ -15,26 +16,28 @@ from timm_sk.registry import require_model
 
 
 def test_names():
-    assert {*TIMM_NAMES, 'sknet_atto', 'sknet50'} <= set(ARCHITECTURES) <= set(timm.list_models('*sk*'))
-    pretrained = timm.list_pretrained('*sk*')
+    assert {*TIMM_NAMES, 'sknet_atto', 'sknet50'} <= set(ARCHITECTURES) <= set(timm.list_models())
+    pretrained = timm.list_pretrained()
     assert {name for name in pretrained if name.partition('.')[0] in ARCHITECTURES} == {
         name for name, row in CHECKPOINTS.items() if row.sources
     }
     assert 'skresnet34.ra_in1k' in pretrained
     assert 'sknet_atto.digits' in pretrained
+    assert 'resnest50d_2s2x40d.in1k' in pretrained
     for name in TIMM_NAMES:
-        assert name in timm.list_models(module='sknet')
-        assert timm.model_entrypoint(name).__module__ == 'timm_sk.models.sknet'
+        family = 'sknet' if name in TIMM_SKNETS else 'resnest'
+        assert name in timm.list_models(module=family)
+        assert timm.model_entrypoint(name).__module__ == f'timm_sk.models.{family}'
     for name in ARCHITECTURES:
         assert timm.is_model(name)
         family = next(row.family for row in CHECKPOINTS.values() if row.arch == name)
         assert timm.models.is_model_in_modules(name, [family])
-        assert not timm.models.is_model_in_modules(name, ['resnet', 'resnest'])
+        assert not timm.models.is_model_in_modules(name, {'resnet', 'resnest', 'sknet'} - {family})
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)
 def test_timms_tags_and_cfgs_stay(name):
-    upstream = timm.models.sknet.default_cfgs[name]
+    upstream = getattr(timm.models, 'sknet' if name in TIMM_SKNETS else 'resnest').default_cfgs[name]
     tagged = timm.models.get_arch_pretrained_cfgs(name)
     assert list(tagged) == [f'{name}.{tag}' for tag in upstream.tags]
     for tag in upstream.tags:
@@ -47,6 +50,7 @@ def test_timms_tags_and_cfgs_stay(name):
 
 def test_the_attribute_of_timm_stays_timms():
     assert timm.models.skresnet34.__module__ == 'timm.models.sknet'
+    assert timm.models.resnest50d.__module__ == 'timm.models.resnest'
 
 
 def test_import_is_quiet_and_repeatable():
@@ -55,7 +59,7 @@ import timm
 before = set(timm.list_models()), set(timm.list_models(include_tags=True))
 import timm_sk, importlib, sys
 def snapshot():
-    names = timm.list_models('*sk*', include_tags=True)
+    names = [*timm.list_models('*sk*', include_tags=True), *timm.list_models('resnest*', include_tags=True)]
     return timm.list_models(), timm.list_pretrained(), [repr(timm.get_pretrained_cfg(n)) for n in names]
 first = snapshot()
 import timm_sk

@@ -9,17 +9,20 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers import SelectiveKernel
+from .layers import SelectiveKernel, SplitAttention
+from .ops.reference import attention
 
 
 @dataclass(frozen=True)
 class UnitWeights:
-    """What one selective-kernel unit weighed its branches with.
+    """What one selective-kernel unit or split attention weighed its branches with.
 
     Attributes:
-        name: As the paper numbers: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts as 1.
+        name: As the paper numbers: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts as 1. A
+            split attention in that place is SA_2_3.
         path: Path of the unit's module in the model.
-        weights: [B, M, C], summing to 1 over M; detached, on the model's device.
+        weights: [B, M, C], summing to 1 over M; where a split attention has one branch, a sigmoid's. Detached, on the
+            model's device.
     """
 
     name: str
@@ -33,7 +36,7 @@ def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
     They run in eval mode, so that no statistics move; afterwards every module is in the mode that it was in.
 
     Args:
-        model: A model with `SelectiveKernel` units.
+        model: A model with `SelectiveKernel` or `SplitAttention` units.
         x: Pictures [B, in_chans, H, W].
 
     Raises:
@@ -61,30 +64,41 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     Raises:
         ValueError: If the model has no unit with attention.
     """
-    units = [
-        (path, unit, unit.attn)
-        for path, unit in model.named_modules()
-        if isinstance(unit, SelectiveKernel) and unit.attn is not None
-    ]
+    units = [(path, unit, layer) for path, unit in model.named_modules() if (layer := _logits_layer(unit)) is not None]
     if not units:
         raise ValueError(
             f'{type(model).__name__} has no unit that selects: use a selective-kernel model with attention.'
         )
     recorded: list[UnitWeights] = []
     with ExitStack() as hooks:
-        for path, unit, attn in units:
-            hooks.callback(attn.register_forward_hook(partial(_record, recorded, path, unit)).remove)
+        for path, unit, layer in units:
+            hooks.callback(layer.register_forward_hook(partial(_record, recorded, path, unit)).remove)
         yield recorded
 
 
+def _logits_layer(unit: nn.Module) -> nn.Module | None:
+    """The module whose output is a unit's logits, or becomes them by sorting; None for other modules."""
+    if isinstance(unit, SplitAttention):
+        return unit.fc2
+    return unit.attn if isinstance(unit, SelectiveKernel) else None
+
+
 def _record(
-    recorded: list[UnitWeights], path: str, unit: SelectiveKernel, _: nn.Module, inputs: tuple[Tensor, ...], out: Tensor
+    recorded: list[UnitWeights],
+    path: str,
+    unit: SelectiveKernel | SplitAttention,
+    _: nn.Module,
+    inputs: tuple[Tensor, ...],
+    out: Tensor,
 ) -> None:
-    weights = out.detach().softmax(dim=1).expand(-1, -1, unit.out_channels)  # [B, M, C]
-    recorded.append(UnitWeights(name=unit_name(path), path=path, weights=weights))
+    if isinstance(unit, SplitAttention):
+        name, weights = unit_name(path, 'SA'), attention(unit.by_branch(out.flatten(1)), unit.gate)
+    else:
+        name, weights = unit_name(path), attention(out).expand(-1, -1, unit.out_channels)
+    recorded.append(UnitWeights(name=name, path=path, weights=weights.detach()))  # [B, M, C]
 
 
-def unit_name(path: str) -> str:
+def unit_name(path: str, kind: str = 'SK') -> str:
     """The paper's name of a unit from its module's path, or the path where it has no stage and block.
 
     `layer1.2.conv2` (timm's ResNet) and `stage2.2.branch2.sk` (torchvision's ShuffleNetV2) are SK_2_3, `blocks.1.0`
@@ -95,4 +109,4 @@ def unit_name(path: str) -> str:
         return path
     trunk, stage, block, shortcut = match.groups()
     number = int(stage) + (0 if trunk == 'stage' else 1)
-    return f'SK_{number}_{int(block) + 1}' + ('_shortcut' if shortcut else '')
+    return f'{kind}_{number}_{int(block) + 1}' + ('_shortcut' if shortcut else '')

@@ -22,7 +22,7 @@ class CatalogEntry:
         params: Parameters with the checkpoint's classifier.
         macs: Multiply-adds of all convolutions and matrix products for one picture of `input_size`.
         input_size: (channels, height, width).
-        weights: Where they come from: 'bundled', 'hub' or 'none'.
+        weights: Where they come from first: 'bundled', 'hub', 'url' (the makers' release) or 'none'.
         top1: Accuracy in percent on the checkpoint's own data set, if established.
     """
 
@@ -74,7 +74,7 @@ def measure(row: Checkpoint) -> CatalogEntry:
         params=sum(parameter.numel() for parameter in model.parameters()),
         macs=count_macs(model, row.input_size),
         input_size=row.input_size,
-        weights='bundled' if row.bundled else 'hub' if row.hub_id else 'none',
+        weights=row.sources[0].kind if row.sources else 'none',
         top1=row.top1,
     )
 

@@ -13,6 +13,7 @@ from timm_sk.pretrained.convert import (
     convert_holocron,
     convert_insight,
     convert_mindcv,
+    convert_mindcv_resnest,
     convert_pytorchcv,
     convert_resnest,
 )
@@ -32,7 +33,7 @@ ORACLES = [
     ('gluon_resnest50', convert_gluon, 'resnest50d', 1e-4),
     ('pytorchcv_resnestabc14', convert_pytorchcv, 'resnest14d', 3e-5),
     ('pytorchcv_resnesta18', convert_pytorchcv, 'resnest18', 3e-5),
-    ('mindcv_resnest50', convert_mindcv, 'resnest50_mindcv', 1e-4),
+    ('mindcv_resnest50', convert_mindcv_resnest, 'resnest50_mindcv', 1e-4),
 ]
 
 

@@ -49,7 +49,7 @@ def test_the_authors_file_through_timms_loader(tmp_path):
     folder.mkdir(parents=True)
     torch.save(model.state_dict(), folder / 'resnest50_fast_1s1x64d-d8fbf808.pth')
     save_safetensors(model.state_dict(), tmp_path / 'expected.safetensors')
-    code = """
+    code = """if True:
         import sys, timm, timm_sk, torch
         url, expected = sys.argv[1:]
         overlay = dict(url=url)
@@ -60,8 +60,9 @@ def test_the_authors_file_through_timms_loader(tmp_path):
     """
     with serve(tmp_path / 'served') as endpoint:
         url = f'{endpoint}/a/b/resolve/main/resnest50_fast_1s1x64d-d8fbf808.pth'
-        output = run_python(code, url, str(tmp_path / 'expected.safetensors'), TORCH_HOME=str(tmp_path / 'home'))
-    assert output.strip() == url
+        expected = str(tmp_path / 'expected.safetensors')
+        done = run_python('-c', code, url, expected, TORCH_HOME=str(tmp_path / 'home'))
+    assert done.stdout.splitlines()[-1:] == [url], done.stderr
 
 
 def test_gluons_names_load_where_timms_do(tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..checkpoints import CHECKPOINTS, of_arch, of_family
 from ..errors import CorruptCheckpointError, NoWeightsError
 from ..pretrained import bundled_file, check_state_dict, verified_file
-from ..pretrained.convert import to_ours
+from ..pretrained.convert import convert_resnest, recognise
 
 StateDict = dict[str, Tensor]
 
@@ -60,7 +60,10 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
 
     For timm's loaders, such as `timm.models.load_pretrained` and `timm.models.load_checkpoint`.
     """
-    return to_ours(state_dict)
+    converter = recognise(state_dict)
+    if converter is None or converter is convert_resnest:  # the authors' layout of ResNeSt is timm's
+        return state_dict
+    return converter(state_dict)
 
 
 def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:

@@ -127,8 +127,8 @@ class SplitAttentionBottleneck(ResidualBlock):
 
     def add_expansion(self, width: int, out_planes: int, norm: Callable[..., nn.Module], **factory: Any) -> None:
         """Add what follows the split attention; a step for subclasses to override."""
-        self.conv3 = nn.Conv2d(width, out_planes, kernel_size=1, bias=False, **factory)
-        self.bn3 = norm(out_planes, **factory)
+        self.conv3: nn.Module = nn.Conv2d(width, out_planes, kernel_size=1, bias=False, **factory)
+        self.bn3: nn.Module = norm(out_planes, **factory)
 
     def zero_init_last(self) -> None:
         zero_weight(self.bn3)
