@@ -42,6 +42,14 @@ def resnest18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register
+def resnest152e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt(A)-152 of imgclsmob, a depth between the authors' 101 and 200."""
+    block_args = dict(radix=2, avd=True, avd_first=False)
+    model_args = dict(layers=[3, 8, 36, 3], stem_width=64, block_args=block_args)
+    return build_resnest('resnest152e', pretrained, model_args, kwargs)
+
+
+@register
 def resnest50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-50 of MindCV: `resnest50d` with SAME pools."""
     return _mindcv('resnest50_mindcv', pretrained, [3, 4, 6, 3], kwargs, stem_width=32)

@@ -1,0 +1,24 @@
+"""Which weights: the one table of checkpoints, as data. What is said elsewhere about a checkpoint is read from here.
+
+A row's key is `arch.tag`. A different function is a different architecture; different weights are a different tag; the
+same weights from another place are another source. Facts that nobody has established are None.
+"""
+
+from .imagenet_resnest import RESNEST_ROWS
+from .imagenet_sknet import SKNET_ROWS
+from .rows import Checkpoint, Source
+from .small import SMALL_ROWS
+
+__all__ = ['CHECKPOINTS', 'Checkpoint', 'Source', 'of_arch', 'of_family']
+
+CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*SKNET_ROWS, *SMALL_ROWS, *RESNEST_ROWS)}
+
+
+def of_family(family: str) -> list[Checkpoint]:
+    """The rows whose architectures one module of `timm_sk.models` builds, in the table's order."""
+    return [row for row in CHECKPOINTS.values() if row.family == family]
+
+
+def of_arch(arch: str) -> list[Checkpoint]:
+    """The rows of one architecture, the default first."""
+    return [row for row in CHECKPOINTS.values() if row.arch == arch]
