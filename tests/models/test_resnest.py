@@ -170,7 +170,9 @@ def sizes() -> list[tuple[str, int, float, float, float, float]]:
 
 def test_the_documents_sizes_are_those_of_the_models():
     rows = sizes()
-    assert [row[0] for row in rows] == list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family == 'resnest'))
+    assert [row[0] for row in rows] == list(
+        dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family == 'resnest')
+    )
     for name, size, params, authors_params, macs, authors_macs in rows:
         model = timm.create_model(name, device='meta').eval()
         count = sum(parameter.numel() for parameter in model.parameters()) / 1e6

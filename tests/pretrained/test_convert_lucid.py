@@ -2,12 +2,21 @@
 
 import pytest
 import timm
+import timm.models
 import torch
 from oracles import load_oracle
 
 from timm_sk import lucid
 from timm_sk.errors import MismatchedCheckpointError
-from timm_sk.pretrained.convert import convert_lucid, to_lucid
+from timm_sk.pretrained.convert import (
+    convert_lucid,
+    convert_lucid3,
+    convert_lucid3_resnest,
+    recognise,
+    to_lucid,
+    to_lucid3,
+    to_lucid3_resnest,
+)
 
 
 @pytest.mark.parametrize('name', ['sk_resnet_18', 'sk_resnet_50'])
@@ -63,3 +72,25 @@ def test_downsamples_with_and_without_a_pool(avg_down):
 def test_unknown_names_are_refused(key):
     with pytest.raises(MismatchedCheckpointError, match=f'"{key}" is no key of a Lucid'):
         convert_lucid({key: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ('name', 'convert', 'back'),
+    [
+        ('skresnet18', convert_lucid3, to_lucid3),
+        ('skresnet34', convert_lucid3, to_lucid3),
+        ('resnest50d', convert_lucid3_resnest, to_lucid3_resnest),
+        ('resnest269e', convert_lucid3_resnest, to_lucid3_resnest),
+    ],
+)
+def test_version_3(name, convert, back):
+    """No state dict of version 3 is at hand: its names are those that its documents and code tell."""
+    ours = getattr(timm.models, name)(device='meta').state_dict()
+    theirs = back(ours)
+    stem = {'stem.0.weight', 'stem.1.running_mean'} if 'sk' in name else {'conv1.6.weight', 'bn1.running_mean'}
+    assert {'classifier.weight', 'classifier.bias', *stem} <= set(theirs)
+    assert {key for key in ours if key not in theirs} == (
+        {key for key in ours if key.startswith(('fc.', 'conv1.', 'bn1.'))} if 'sk' in name else {'fc.weight', 'fc.bias'}
+    )
+    assert list(convert(theirs)) == list(ours)
+    assert recognise(theirs) is convert

@@ -9,6 +9,7 @@ from .gluon import convert_gluon, to_gluon
 from .holocron import convert_holocron, to_holocron
 from .insight import convert_insight, to_insight
 from .lucid import convert_lucid, to_lucid
+from .lucid3 import convert_lucid3, convert_lucid3_resnest, to_lucid3, to_lucid3_resnest
 from .mindcv import convert_mindcv, convert_mindcv_resnest, to_mindcv, to_mindcv_resnest
 from .pytorchcv import convert_pytorchcv, to_pytorchcv
 from .recognition import Converter, recognise
@@ -21,6 +22,8 @@ __all__ = [
     'convert_holocron',
     'convert_insight',
     'convert_lucid',
+    'convert_lucid3',
+    'convert_lucid3_resnest',
     'convert_mindcv',
     'convert_mindcv_resnest',
     'convert_pytorchcv',
@@ -31,6 +34,8 @@ __all__ = [
     'to_holocron',
     'to_insight',
     'to_lucid',
+    'to_lucid3',
+    'to_lucid3_resnest',
     'to_mindcv',
     'to_mindcv_resnest',
     'to_pytorchcv',
