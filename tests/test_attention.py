@@ -7,6 +7,7 @@ from filling import fill_model
 from variants import filled, pictures
 
 import timm_sk
+from timm_sk import lucid
 from timm_sk.attention import unit_name
 
 # One net of each kind of unit.
@@ -91,6 +92,14 @@ def test_training_models_keep_their_mode_and_statistics():
     assert model.training
     assert model.layer1[0].conv2.attn.bn.training
     assert not model.bn1.training
+
+
+@pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14])
+def test_one_picture_in_train_mode_of_lucids_nets_is_recorded_once(make):
+    model = make(3, channels=[16] * 4).train()
+    with timm_sk.record_attention(model) as units:
+        model(pictures(1))
+    assert {unit.weights.shape[:2] for unit in units} == {(1, 2)}
 
 
 def test_a_model_without_selection_is_refused():

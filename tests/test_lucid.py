@@ -149,6 +149,14 @@ def test_arguments_of_resnest():
         lucid.ResNeSt(lucid.ResNeStBottleneck, [1, 1, 1, 1], stem_type='')
 
 
+@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
+@pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14, lucid.resnest_50_4s2x40d])
+@torch.no_grad()
+def test_nets_are_scriptable(make):
+    model = fill_model(make(3, channels=[32] * 4)).eval()
+    assert torch.equal(torch.jit.script(model)(make_input((2, 3, 64, 64))), model(make_input((2, 3, 64, 64))))
+
+
 @pytest.mark.parametrize('name', LUCID_NAMES)
 def test_factories_and_registered_names_build_the_same_nets(name):
     ours, registered = getattr(lucid, name)(device='meta'), timm.create_model(name, device='meta')

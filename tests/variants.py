@@ -29,6 +29,23 @@ TIMM_NAMES = TIMM_SKNETS + TIMM_RESNESTS
 LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
 # SK in a basic block and a bottleneck, a bare kernel; ResNeSt with a softmax, with a sigmoid and in a basic block
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d', 'resnest18']
+# Names whose nets are others' with more blocks: shallow, they are the same net, and what holds for one holds for both.
+DEEPER = {
+    'skresnet34': 'skresnet18',
+    'skresnet50': 'skresnet26',
+    'skresnet101': 'skresnet26',
+    'skresnext50_32x4d': 'skresnext26_32x4d',
+    'skresnext101_32x4d': 'skresnext26_32x4d',
+    'sknet50': 'sknet26',
+    'skresnet101_insight': 'skresnet50_insight',
+    'skresnet34_mindcv': 'skresnet18_mindcv',
+    'sk_resnet_34': 'sk_resnet_18',
+    'resnest26d': 'resnest14d',
+    'resnest50d': 'resnest14d',
+    'resnest200e': 'resnest101e',
+    'resnest269e': 'resnest101e',
+}
+KINDS = [name for name in RESNETS if name not in DEEPER]
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 

@@ -72,7 +72,9 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     recorded: list[UnitWeights] = []
     with ExitStack() as hooks:
         for path, unit, layer in units:
-            hooks.callback(layer.register_forward_hook(partial(_record, recorded, path, unit)).remove)
+            expanded: list[Tensor] = []  # what the layer gave last
+            hooks.callback(layer.register_forward_hook(partial(_keep, expanded)).remove)
+            hooks.callback(unit.register_forward_hook(partial(_record, recorded, path, expanded)).remove)
         yield recorded
 
 
@@ -83,19 +85,25 @@ def _logits_layer(unit: nn.Module) -> nn.Module | None:
     return unit.attn if isinstance(unit, SelectiveKernel) else None
 
 
+def _keep(expanded: list[Tensor], layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+    expanded[:] = [out.detach()]
+
+
 def _record(
     recorded: list[UnitWeights],
     path: str,
+    expanded: list[Tensor],
     unit: SelectiveKernel | SplitAttention,
-    _: nn.Module,
     inputs: tuple[Tensor, ...],
     out: Tensor,
 ) -> None:
+    (logits,) = expanded
+    logits = logits[: out.shape[0]]  # Lucid's units attend to one picture twice in train mode
     if isinstance(unit, SplitAttention):
-        name, weights = unit_name(path, 'SA'), attention(unit.by_branch(out.flatten(1)), unit.gate)
+        name, weights = unit_name(path, 'SA'), attention(unit.by_branch(logits.flatten(1)), unit.gate)
     else:
-        name, weights = unit_name(path), attention(out).expand(-1, -1, unit.out_channels)
-    recorded.append(UnitWeights(name=name, path=path, weights=weights.detach()))  # [B, M, C]
+        name, weights = unit_name(path), attention(logits).expand(-1, -1, unit.out_channels)
+    recorded.append(UnitWeights(name=name, path=path, weights=weights))  # [B, M, C]
 
 
 def unit_name(path: str, kind: str = 'SK') -> str:

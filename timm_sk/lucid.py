@@ -109,7 +109,7 @@ class _LucidResNet(ResNet):
 
     __jit_unused_properties__ = ['layers']  # noqa: RUF012  (TorchScript reads a list)
 
-    def bare_deep_stem(self) -> None:
+    def _bare_deep_stem(self) -> None:
         """Leave out the norm and the activation after the stem's last convolution, which Lucid has not.
 
         So the zeros matter with which Lucid pads the pool's input; after a ReLU they equal torch's padding.
@@ -177,7 +177,7 @@ class SKNet(_LucidResNet):
         self.base_width = base_width
         self.cardinality = cardinality
         if resnet_args.get('stem_type') == 'deep':
-            self.bare_deep_stem()
+            self._bare_deep_stem()
 
 
 class ResNeStBottleneck(SplitAttentionBottleneck):
@@ -255,7 +255,7 @@ class ResNeSt(_LucidResNet):
         self.cardinality = cardinality
         self.radix = radix
         self.avd = avd
-        self.bare_deep_stem()
+        self._bare_deep_stem()
 
 
 def _as_timm_arguments(resnet_args: dict[str, Any], *, taken: Sequence[str] = (), caller: str) -> dict[str, Any]:

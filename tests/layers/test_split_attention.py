@@ -87,7 +87,9 @@ def test_act_and_norm_layer_reach_the_attention():
     ('kwargs', 'message'),
     [
         (dict(radix=0), r'radix, the number of branches, must be 1 or more, got 0'),
-        (dict(groups=3), r'got 3 groups, radix 2, 32 input and 32 output channels and an attention 32 wide: choose a'),
+        (dict(groups=3), r'got 3 groups, radix 2, 32 input and 32 output channels: choose a multiple of 6'),
+        (dict(in_channels=48, groups=3), r'got 3 groups and a width of 32: pass rd_channels'),
+        (dict(rd_channels=0), r'got 1 groups and a width of 0'),
         (dict(radix=4, groups=16), r'choose a multiple of 64 channels'),
         (dict(groups=0), r'got 0 groups'),
         (dict(norm_layer=nn.InstanceNorm2d), r'would turn every pooled value into a constant'),
@@ -95,7 +97,7 @@ def test_act_and_norm_layer_reach_the_attention():
 )
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
-        timm_sk.SplitAttention(32, **kwargs)
+        timm_sk.SplitAttention(**{'in_channels': 32, **kwargs})
 
 
 def test_batch_of_one_in_train_mode():

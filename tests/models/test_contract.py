@@ -1,4 +1,7 @@
-"""What timm's users expect of any model on its ResNet trunk, for every variant, by value where a value exists."""
+"""What timm's users expect of any model on its ResNet trunk, for every variant, by value where a value exists.
+
+Each kind of net runs once, with few blocks; the names that differ from it in depth alone are shown to be the same net.
+"""
 
 import copy
 import io
@@ -11,16 +14,16 @@ import timm.models
 import torch
 import torch.nn.functional as F
 from torch import nn
-from variants import LUCID_NAMES, RESNESTS, RESNETS, STAGES, filled, pictures, shallow
+from variants import DEEPER, KINDS, LUCID_NAMES, RESNESTS, STAGES, filled, pictures, shallow
 
 from timm_sk.pretrained import save_safetensors
 
-each_architecture = pytest.mark.parametrize('name', RESNETS)
+each_architecture = pytest.mark.parametrize('name', KINDS)
 
 BASIC = ['skresnet18', 'skresnet34', 'skresnet18_mindcv', 'skresnet34_mindcv']
 LAST_NORMS = ['bn3.weight', 'conv3.bn.weight', 'conv2.bn.weight', 'conv2.bn0.weight']
 ONE_LAYER_FOR_ALL_BRANCHES = LUCID_NAMES + RESNESTS
-SK_UNIT = {name: 'conv1' if name in BASIC else 'conv2' for name in RESNETS}
+SK_UNIT = {name: 'conv1' if name in BASIC else 'conv2' for name in KINDS}
 
 
 def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) -> bool:
@@ -35,6 +38,11 @@ def stage_outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     for stage in STAGES[1:]:
         outputs.append(getattr(model, stage)(outputs[-1].clone()))
     return outputs
+
+
+@pytest.mark.parametrize(('name', 'kind'), DEEPER.items())
+def test_deeper_names_are_the_same_nets_but_for_their_depth(name, kind):
+    assert repr(shallow(name, device='meta')) == repr(shallow(kind, device='meta'))
 
 
 @each_architecture
@@ -223,7 +231,7 @@ def test_act_and_norm_layer_reach_everything(name):
     assert type(norm) is timm.layers.GroupNorm1
 
 
-@pytest.mark.parametrize('name', [name for name in RESNETS if name not in RESNESTS])
+@pytest.mark.parametrize('name', [name for name in KINDS if name not in RESNESTS])
 @torch.inference_mode()
 def test_aa_layer(name):
     model = filled(name, aa_layer=timm.layers.BlurPool2d)

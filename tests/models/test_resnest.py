@@ -16,9 +16,10 @@ from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
 
 from timm_sk.catalog import count_macs
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.models.pools import SameAveragePool
 from timm_sk.models.resnest_blocks import SplitAttentionBottleneck
-from timm_sk.models.resnet import SameAveragePool
 
+DOCUMENT = (ROOT / 'docs' / 'resnest.md').read_text()
 TIMMS = timm.models.resnest.ResNestBottleneck
 each_block = pytest.mark.parametrize(
     'block', [SplitAttentionBottleneck, pytest.param(TIMMS, marks=pytest.mark.xfail(strict=True, reason="timm's"))]
@@ -52,10 +53,9 @@ def test_act_layer_reaches_the_attention(block):
     assert not any(isinstance(module, nn.ReLU) for module in made.modules())
 
 
-@each_block
-def test_norm_layer_reaches_the_attention(block):
-    made = make_block(block, norm_layer='groupnorm1')
-    assert type(made.conv2.bn1) is timm.layers.GroupNorm1
+def test_norm_layer_reaches_the_attention():
+    made = make_block(SplitAttentionBottleneck, norm_layer='groupnorm1')
+    assert type(made.conv2.bn0) is type(made.conv2.bn1) is timm.layers.GroupNorm1
 
 
 @each_block
@@ -104,10 +104,43 @@ def test_pool_comes_before_or_after_the_split_attention(avd_first):
     torch.testing.assert_close(made.residual(x), made.bn3(made.conv3(attended)))
 
 
+@pytest.mark.parametrize('avd_first', [False, True])
+def test_is_first_pools_without_a_stride(avd_first):
+    kwargs = dict(avd=True, avd_first=avd_first, is_first=True)
+    ours, theirs = (make_block(block, **kwargs).eval() for block in (SplitAttentionBottleneck, TIMMS))
+    x = make_input((2, 64, 8, 8))
+    torch.testing.assert_close(ours(x), theirs(x))
+    assert not torch.allclose(ours(x), make_block(SplitAttentionBottleneck, avd=True).eval()(x), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ('radix', 'cardinality', 'base_width'), [(1, 1, 64), (2, 1, 64), (4, 1, 64), (1, 2, 40), (2, 2, 40)]
+)
+@torch.inference_mode()
+def test_ablation_nets_are_timms_class_with_other_numbers(radix, cardinality, base_width):
+    """Every layer at its full depth; three of them have no oracle."""
+    ours = timm.create_model(f'resnest50d_{radix}s{cardinality}x{base_width}d')
+    theirs = timm.models.resnest.resnest50d_1s4x24d(
+        cardinality=cardinality, base_width=base_width, block_args=dict(radix=radix, avd=True, avd_first=True)
+    )
+    assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
+        (k, v.shape) for k, v in theirs.state_dict().items()
+    ]
+    x = pictures(1)
+    expected = fill_model(theirs).eval()(x)
+    torch.testing.assert_close(fill_model(ours).eval()(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
 def test_without_avd_the_convolution_has_the_stride():
     made = make_block(SplitAttentionBottleneck, stride=2)
     assert made.conv2.conv.stride == (2, 2)
     assert not any(isinstance(module, nn.AvgPool2d) for module in made.modules())
+
+
+@pytest.mark.parametrize('kwargs', [dict(cardinality=2), dict(base_width=32)])
+def test_basic_blocks_take_no_groups_and_no_other_width(kwargs):
+    with pytest.raises(ValueError, match='A basic block needs cardinality=1 and base_width=64'):
+        shallow('resnest18', **kwargs)
 
 
 @pytest.mark.parametrize('kwargs', [dict(aa_layer=timm.layers.BlurPool2d), dict(block_reduce_first=2)])
@@ -153,16 +186,25 @@ def test_resnest18_is_made_of_basic_blocks():
     assert sum(len(getattr(model, f'layer{stage}')) for stage in (1, 2, 3, 4)) == 8
 
 
+EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT, re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize('example', [example for example in EXAMPLES if 'pretrained=True' not in example])
+def test_examples_of_the_document(example, capsys):
+    exec(compile(example, 'docs/resnest.md', 'exec'), {})
+    assert capsys.readouterr().out.splitlines() == re.findall(r'^print\(.*\)  # (.*)$', example, re.MULTILINE)
+
+
 @pytest.mark.parametrize('name', RESNESTS)
 def test_every_name_has_its_page(name):
-    assert f'`{name}`' in (ROOT / 'docs' / 'resnest.md').read_text()
+    assert f'`{name}`' in DOCUMENT
 
 
 def sizes() -> list[tuple[str, int, float, float, float, float]]:
     """The document's table: name, size of the pictures, millions of parameters and GMACs, ours and the authors'."""
     rows = re.findall(
         r'^\| `(\w+)` \| (\d+) \| ([\d.]+) M \| ([\d.]+|-) ?M? \| ([\d.]+) \| ([\d.]+|-) \|',
-        (ROOT / 'docs' / 'resnest.md').read_text(),
+        DOCUMENT,
         re.MULTILINE,
     )
     return [(name, int(size), *(float('nan' if x == '-' else x) for x in numbers)) for name, size, *numbers in rows]

@@ -17,16 +17,32 @@ from timm_sk.pretrained import check_state_dict, save_safetensors
 from timm_sk.pretrained.convert import to_gluon
 
 RELEASE = 'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1'
-AUTHORS = ['1s1x64d', '2s1x64d', '4s1x64d', '1s2x40d', '2s2x40d']
+FILES = {
+    'resnest50d': 'resnest50-528c19ca',
+    'resnest101e': 'resnest101-22405ba7',
+    'resnest200e': 'resnest200-75117900',
+    'resnest269e': 'resnest269-0cc87c48',
+    'resnest50d_1s1x64d': 'resnest50_fast_1s1x64d-d8fbf808',
+    'resnest50d_2s1x64d': 'resnest50_fast_2s1x64d-44938639',
+    'resnest50d_4s1x64d': 'resnest50_fast_4s1x64d-f74f3fc3',
+    'resnest50d_1s2x40d': 'resnest50_fast_1s2x40d-32830b84',
+    'resnest50d_2s2x40d': 'resnest50_fast_2s2x40d-9d126481',
+    'resnest50d_4s2x40d': 'resnest50_fast_4s2x40d-41d14ed0',
+    'resnest50d_1s4x24d': 'resnest50_fast_1s4x24d-d4a4f76f',
+}
 
 
-@pytest.mark.parametrize('kind', AUTHORS)
-def test_rows_of_the_authors_release(kind):
-    row = CHECKPOINTS[f'resnest50d_{kind}.in1k']
-    cfg = timm.models.get_pretrained_cfg(f'resnest50d_{kind}')
+@pytest.mark.parametrize(('name', 'file'), FILES.items())
+def test_files_of_the_authors_release(name, file):
+    source = next(source for source in CHECKPOINTS[f'{name}.in1k'].sources if source.kind == 'url')
+    assert (source.location, source.sha256_prefix) == (f'{RELEASE}/{file}.pth', file[-8:])
+
+
+@pytest.mark.parametrize('name', [name for name in FILES if name not in TIMM_RESNESTS])
+def test_cfgs_of_the_nets_that_timm_lacks(name):
+    cfg = timm.models.get_pretrained_cfg(name)
     assert (cfg.tag, cfg.hf_hub_id, cfg.interpolation, cfg.crop_pct) == ('in1k', None, 'bicubic', 0.875)
-    assert cfg.url == f'{RELEASE}/resnest50_fast_{kind}-{row.sources[0].sha256_prefix}.pth'
-    assert len(row.sources[0].sha256_prefix) == 8
+    assert cfg.url == f'{RELEASE}/{FILES[name]}.pth'
     assert cfg.has_weights
 
 
@@ -39,7 +55,6 @@ def test_timms_rows_keep_timms_cfg_and_name_the_authors_file(name):
     hub, *others = row.sources
     assert hub.location == f'timm/{row.name}' == ours.pretrained_cfg['hf_hub_id']
     assert [source.kind for source in others] == ([] if 'gluon' in row.tag else ['url'])
-    assert all(source.location.startswith(f'{RELEASE}/resnest') for source in others)
 
 
 def test_the_authors_file_through_timms_loader(tmp_path):
@@ -92,9 +107,25 @@ def test_checkpoint_filter_fn_recognises_the_layout(oracle, arch):
     check_state_dict(renamed, {key: tensor.shape for key, tensor in model.state_dict().items()})
 
 
-def test_timms_layout_passes_unchanged():
-    state_dict = filled('resnest14d').state_dict()
-    assert checkpoint_filter_fn(state_dict, filled('resnest14d')) is state_dict
+@pytest.mark.parametrize('attn_layer', [None, 'se'])
+def test_timms_layout_passes_unchanged(attn_layer):
+    model = filled('resnest14d', block_args=dict(radix=2, avd=True, attn_layer=attn_layer))
+    state_dict = model.state_dict()
+    assert checkpoint_filter_fn(state_dict, model) is state_dict
+
+
+@pytest.mark.parametrize(
+    ('oracle', 'arch'),
+    [
+        ('mindcv_resnest50', 'resnest50d'),
+        ('gluon_resnest50', 'resnest50_mindcv'),
+        ('mindcv_skresnet18', 'skresnet18'),
+        ('caffe_sknet50', 'skresnext50_32x4d'),
+    ],
+)
+def test_a_layout_whose_nets_have_another_pool_is_refused(oracle, arch):
+    with pytest.raises(MismatchedCheckpointError, match='another pool after the stem'):
+        checkpoint_filter_fn(load_oracle(oracle).weights, timm.create_model(arch, device='meta'))
 
 
 def test_weights_of_another_net_are_refused(tmp_path):

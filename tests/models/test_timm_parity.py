@@ -156,10 +156,17 @@ def test_float64_eval_output_of_resnest_options(name, kwargs):
         assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
 
 
-@pytest.mark.parametrize('name', ['skresnet18', 'skresnet50'])
-def test_stochastic_layers_draw_as_timms_do(name):
-    ours, theirs = pair(name, drop_path_rate=0.5, drop_block_rate=0.2, drop_rate=0.3)
-    x = make_input((4, 3, 64, 64))
+@pytest.mark.parametrize(
+    ('name', 'rates'),
+    [
+        ('skresnet18', dict(drop_path_rate=0.5, drop_block_rate=0.2, drop_rate=0.3)),
+        ('skresnet50', dict(drop_path_rate=0.5, drop_block_rate=0.2, drop_rate=0.3)),
+        ('resnest14d', dict(drop_block_rate=0.5, drop_rate=0.3)),  # timm's stochastic depth acts elsewhere
+    ],
+)
+def test_stochastic_layers_draw_as_timms_do(name, rates):
+    ours, theirs = pair(name, **rates)
+    x = make_input((4, 3, 128, 128))
     outputs = []
     for model in (ours, theirs):
         torch.manual_seed(3)

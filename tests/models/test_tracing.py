@@ -3,14 +3,14 @@
 import pytest
 import torch
 import torch.fx
-from variants import LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, RESNETS, filled, pictures
+from variants import KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, pictures
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize('name', RESNETS)
+@pytest.mark.parametrize('name', KINDS)
 def test_compile_takes_the_whole_graph(name):
     model = filled(name)
     compiled = torch.compile(model, fullgraph=True, backend='eager')
@@ -32,7 +32,7 @@ def test_inductor(name):
         assert_same(torch.compile(model, fullgraph=True)(pictures(size=32)), model(pictures(size=32)))
 
 
-@pytest.mark.parametrize('name', RESNETS)
+@pytest.mark.parametrize('name', KINDS)
 def test_export_with_dynamic_batch(name):
     model = filled(name)
     exported = torch.export.export(model, (pictures(),), dynamic_shapes=({0: torch.export.Dim('batch')},)).module()
@@ -59,7 +59,7 @@ def test_a_graph_recorded_in_train_mode_serves_one_picture():
         assert_same(graph(pictures(1)), filled('sknet_atto')(pictures(1)))
 
 
-@pytest.mark.parametrize('name', RESNETS)
+@pytest.mark.parametrize('name', KINDS)
 def test_fx(name):
     model = filled(name)
     traced = torch.fx.symbolic_trace(model)

@@ -123,9 +123,14 @@ class SplitAttention(nn.Module):
 
 
 def _check_groups(groups: int, in_channels: int, out_channels: int, attn_channels: int, radix: int) -> None:
-    if groups < 1 or in_channels % (groups * radix) or out_channels % groups or attn_channels % groups:
+    if groups < 1 or in_channels % (groups * radix) or out_channels % groups:
         raise ValueError(
-            f'groups, the cardinality, must divide the channels and the width of the attention, and groups * radix the '
-            f'input channels; got {groups} groups, radix {radix}, {in_channels} input and {out_channels} output '
-            f'channels and an attention {attn_channels} wide: choose a multiple of {max(groups, 1) * radix} channels.'
+            f'groups, the cardinality, must divide the output channels, and times the radix the input channels; got '
+            f'{groups} groups, radix {radix}, {in_channels} input and {out_channels} output channels: choose a '
+            f'multiple of {max(groups, 1) * radix} channels.'
+        )
+    if attn_channels < 1 or attn_channels % groups:
+        raise ValueError(
+            f"groups, the cardinality, must divide the attention's width, which is 1 or more; got {groups} groups and "
+            f'a width of {attn_channels}: pass rd_channels, whose product with the radix {radix} is the width.'
         )

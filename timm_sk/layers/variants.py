@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import ops
 from . import pooled
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
@@ -68,9 +69,11 @@ class RadixMajorSplitAttention(SplitAttention):
     from other groups than its features. A batch of 1 is accepted in train mode, where the norm leaves only its bias.
     """
 
-    def logits(self, fused: Tensor) -> Tensor:
-        attended = pooled.at_least_two(fused) if self.training else fused
-        return super().logits(attended)[: fused.shape[0]]
-
     def by_branch(self, expanded: Tensor) -> Tensor:
         return expanded.unflatten(1, (self.radix, -1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        branches = self.split(x)  # R x [B, C, H', W']
+        fused = ops.fuse(branches)
+        attended = pooled.at_least_two(fused) if self.training else fused
+        return ops.select(branches, self.logits(attended)[: fused.shape[0]], self.gate)

@@ -8,11 +8,26 @@ import timm.models
 from torch import Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, of_arch, of_family
-from ..errors import CorruptCheckpointError, NoWeightsError
+from ..errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
 from ..pretrained import bundled_file, check_state_dict, verified_file
-from ..pretrained.convert import convert_resnest, recognise
+from ..pretrained.convert import (
+    Converter,
+    convert_caffe,
+    convert_mindcv,
+    convert_mindcv_resnest,
+    convert_resnest,
+    recognise,
+)
+from .pools import CeilPool, SamePool
 
 StateDict = dict[str, Tensor]
+
+# The pool after the stem of the nets of a layout, where it is not timm's.
+_STEM_POOLS: dict[Converter, type[nn.Module]] = {
+    convert_caffe: CeilPool,
+    convert_mindcv: SamePool,
+    convert_mindcv_resnest: SamePool,
+}
 
 
 def family_cfgs(family: str) -> dict[str, timm.models.DefaultCfg]:
@@ -59,10 +74,21 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     """Rename a state dict of a layout that `timm_sk.pretrained.convert` knows; one in timm's layout passes unchanged.
 
     For timm's loaders, such as `timm.models.load_pretrained` and `timm.models.load_checkpoint`.
+
+    Raises:
+        MismatchedCheckpointError: If the layout's nets have another pool after the stem than the model, which no key
+            would tell.
     """
     converter = recognise(state_dict)
     if converter is None or converter is convert_resnest:  # the authors' layout of ResNeSt is timm's
         return state_dict
+    pool = type(getattr(model, 'maxpool', None))
+    needed = _STEM_POOLS.get(converter)
+    if needed is not (pool if pool in _STEM_POOLS.values() else None):
+        raise MismatchedCheckpointError(
+            'The checkpoint is not of this model: its layout belongs to nets with another pool after the stem. '
+            "Caffe's are `sknet50` and `sknet101`, MindCV's the names that end with `_mindcv`, and no others."
+        )
     return converter(state_dict)
 
 

@@ -1,7 +1,7 @@
 """The residual blocks that put split attention into timm's ResNet trunk.
 
 They take what `timm.models.ResNet` passes to a block and have the parameter names of `timm/models/resnest.py`.
-Different on purpose: stochastic depth acts on the residual branch, activation and norm reach the attention, and in a
+Different on purpose: stochastic depth acts on the residual branch, the activation reaches the attention, and in a
 dilated stage the blocks are those of the authors (zhanghang1989/ResNeSt, resnest/torch/models/resnet.py).
 """
 
@@ -144,6 +144,9 @@ class SplitAttentionBasic(SplitAttentionBottleneck):
     Input [B, inplanes, H, W], output [B, planes, H / stride, W / stride]. That of imgclsmob's ResNeSt(A)-18
     (pytorchcv/models/resnesta.py), which pools before the split attention. Arguments as for
     `SplitAttentionBottleneck`.
+
+    Raises:
+        ValueError: If `cardinality` or `base_width` are not those of a plain basic block, or as there.
     """
 
     expansion = 1
@@ -155,6 +158,11 @@ class SplitAttentionBasic(SplitAttentionBottleneck):
         return unit
 
     def add_expansion(self, width: int, out_planes: int, norm: Callable[..., nn.Module], **factory: Any) -> None:
+        if width != out_planes:
+            raise ValueError(
+                'A basic block needs cardinality=1 and base_width=64, got others: use a bottleneck variant for groups '
+                'and other widths.'
+            )
         self.conv3 = nn.Identity()
         self.bn3 = nn.Identity()
 

@@ -9,9 +9,9 @@ from torch import nn
 
 from ..registry import register
 from .build import family_cfgs
+from .pools import SameAveragePool, SamePool
 from .resnest import build_resnest
 from .resnest_blocks import SplitAttentionBasic, SplitAttentionBottleneck
-from .resnet import SameAveragePool, SamePool
 
 __all__ = ['SamePoolBottleneck', 'SplitAttentionBasic']
 

@@ -1,74 +1,13 @@
 """timm's ResNet trunk with what selective-kernel networks add: a choice of stem pool, attention widths by stage."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-import torch.fx
-import torch.nn.functional as F
-from timm.layers import pad_same
 from timm.models import ResNet
-from torch import Tensor, nn
+from torch import nn
 
 from .build import build_model
-
-
-def _max_pool_ceil(x: Tensor) -> Tensor:
-    if min(x.shape[-2:]) < 2:
-        raise ValueError(
-            f'The pool after the stem has no padding and needs 2x2 features, got {x.shape[-2]}x{x.shape[-1]}: '
-            'use pictures of at least 3x3 pixels.'
-        )
-    return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
-
-
-class CeilPool(nn.Module):
-    """3x3 max pool of stride 2 without padding, rounding the size up: the stem's pool of the authors' Caffe nets."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _max_pool_ceil(x)
-
-
-def _max_pool_same(x: Tensor) -> Tensor:
-    return F.max_pool2d(pad_same(x, (3, 3), (2, 2), value=-math.inf), 3, stride=2)
-
-
-torch.fx.wrap('_max_pool_ceil')
-torch.fx.wrap('_max_pool_same')
-
-
-class SamePool(nn.Module):
-    """3x3 max pool of stride 2 with TensorFlow's SAME padding, as MindSpore's nets have it after the stem."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _max_pool_same(x)
-
-
-def _average_pool_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
-    padded = pad_same(x, (kernel_size, kernel_size), (stride, stride))
-    inside = pad_same(torch.ones_like(x[:1, :1]), (kernel_size, kernel_size), (stride, stride))
-    # both are averages over the whole window, so that their ratio is the average over what is not padding
-    return F.avg_pool2d(padded, kernel_size, stride) / F.avg_pool2d(inside, kernel_size, stride)
-
-
-torch.fx.wrap('_average_pool_same')
-
-
-class SameAveragePool(nn.Module):
-    """Average pool with TensorFlow's SAME padding, which it does not count, as MindSpore's nets have it.
-
-    timm's `AvgPool2dSame` counts it.
-    """
-
-    def __init__(self, kernel_size: int, stride: int) -> None:
-        super().__init__()
-        self.kernel_size = kernel_size
-        self.stride = stride
-
-    def forward(self, x: Tensor) -> Tensor:
-        return _average_pool_same(x, self.kernel_size, self.stride)
 
 
 class StemPoolResNet(ResNet):

@@ -12,7 +12,8 @@ from torch import nn
 
 from ..registry import register
 from .build import family_cfgs
-from .resnet import CeilPool, build_resnet
+from .pools import CeilPool
+from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 __all__ = ['SelectiveKernelBasic', 'SelectiveKernelBottleneck']

@@ -10,7 +10,8 @@ from torch import nn
 from ..layers import SigmoidSelectiveKernel
 from ..registry import register
 from .build import family_cfgs
-from .resnet import SamePool, build_resnet
+from .pools import SamePool
+from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 default_cfgs = family_cfgs('sknet_upstreams')
