@@ -70,9 +70,10 @@ class Contents:
 
     def storage(self, identifier: Any) -> Storage:
         """Enter a storage: ('storage', type, key, device, length[, None])."""
-        kind, storage_type, key, _, length, *view = exactly(tuple, identifier)
-        if kind != 'storage' or view not in ([], [None]):
+        whole = exactly(tuple, identifier)[5:] in ((), (None,))
+        if identifier[:1] != ('storage',) or not whole:
             raise Refusal('its pickle refers to something that is not a whole storage', NOT_RUN)
+        storage_type, key, _, length = identifier[1:5]
         dtype = _STORAGE_DTYPES[exactly(Global, storage_type).name]
         count_bytes(dtype, [length], f'storage {quote(exactly(str, key))}')
         storage = Storage(dtype, length)
