@@ -195,6 +195,8 @@ def test_names_in_a_zip_are_not_paths(tmp_path):
     for name in ('../escaped.params', '/escaped.params', 'C:\\escaped.params'):
         read = read_checkpoint(written(folder, zip_bytes({name: content})))
         assert_same(read, {key: EXPECTED[key] for key in KEYS})
+    nameless = zip_bytes({'net.params': content}).replace(b'net.params', b'\0et.params')  # zipfile reads up to the NUL
+    assert list(read_checkpoint(written(folder, nameless))) == list(KEYS)
     assert [path.name for path in tmp_path.rglob('*')] == ['folder', 'file']
 
 

@@ -8,7 +8,7 @@ from .pickle_contents import NOT_RUN, Contents
 from .pickles import follow
 from .stream import Refusal, Stream, quote
 from .torch_stream import load
-from .zips import open_zip, read_entry
+from .zips import check_entry, open_zip, read_entry
 
 _PICKLE = 'data.pkl'
 
@@ -49,5 +49,6 @@ def read_torch_archive(file: BinaryIO) -> Any:
             if entry is None or entry.file_size != storage.size:
                 found = 'is missing' if entry is None else f'has {entry.file_size} bytes'
                 raise Refusal(f'storage {quote(key)} of {storage.size} bytes {found}')
+            check_entry(archive, entry)
     file.seek(0)
     return load(file, contents, size)

@@ -9,6 +9,7 @@ import os
 import struct
 import zipfile
 import zlib
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from .stream import Refusal, Stream, quote
@@ -17,6 +18,7 @@ _END, _END64, _LOCATOR64 = b'PK\x05\x06', b'PK\x06\x06', b'PK\x06\x07'
 _END_BYTES, _END64_BYTES, _LOCATOR64_BYTES = 22, 56, 20
 _MOST_DIRECTORY_BYTES = 4 << 20  # 2,000 tensors need a tenth of it
 _ENCRYPTED = 0x1
+_CHUNK_BYTES = 1 << 20
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
@@ -42,19 +44,34 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     Raises:
         Refusal: If it is encrypted, damaged or of another size than the directory says.
     """
-    what = quote(entry.filename)
+    return b''.join(_chunks(archive, entry))
+
+
+def check_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    """Compare one entry with its checksum, which torch does not.
+
+    Raises:
+        Refusal: As `read_entry`.
+    """
+    for _ in _chunks(archive, entry):
+        pass
+
+
+def _chunks(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Iterator[bytes]:
+    what, left = quote(entry.filename), entry.file_size
     if entry.flag_bits & _ENCRYPTED:
         raise Refusal(f'{what} in it is encrypted')
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise Refusal(f'{what} in it is compressed by method {entry.compress_type}; stored and deflated are read')
     try:
         with archive.open(entry) as member:
-            content = member.read(entry.file_size)
+            while chunk := member.read(_CHUNK_BYTES):
+                left -= len(chunk)
+                yield chunk
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise Refusal(f'{what} in it is damaged ({error!s:.100})') from error
-    if len(content) != entry.file_size:
-        raise Refusal(f'{what} in it has {len(content)} bytes instead of {entry.file_size}')
-    return content
+    if left:
+        raise Refusal(f'{what} in it lacks {left} of {entry.file_size} bytes')
 
 
 def unzip_single(file: BinaryIO) -> BinaryIO:
@@ -65,7 +82,7 @@ def unzip_single(file: BinaryIO) -> BinaryIO:
     """
     size = Stream(file).size
     with open_zip(file) as archive:
-        entries = [entry for entry in archive.infolist() if not entry.is_dir()]
+        entries = [entry for entry in archive.infolist() if not entry.filename.endswith('/')]
         if len(entries) != 1:
             names = ', '.join(quote(entry.filename) for entry in entries[:3])
             raise Refusal(f'it is a zip of {len(entries)} files ({names}), not of one checkpoint', 'Unpack it first.')
