@@ -125,6 +125,10 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
             "names 'builtins.bytearray'",
         ),
         'a key that takes forever to hash': (archive_of(doubling), 'a tuple as a key'),
+        'a key of 2**61 - 1': (
+            archive_of(b'\x80\x02}\x8a\x08' + ((1 << 61) - 1).to_bytes(8, 'little') + b'K\x01s.'),
+            'a huge int as a key',
+        ),
         'a storage key that takes forever to print': (
             archive_of(
                 b'\x80\x02))\x86'

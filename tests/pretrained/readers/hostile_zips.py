@@ -57,6 +57,10 @@ def zip_lies() -> dict[str, tuple[bytes, str]]:
             genuine[: locator + 8] + struct.pack('<Q', 0) + genuine[locator + 16 :],
             'two ends of its zip directory do not agree',
         ),
+        'a second directory before the beginning': (
+            b'PK\x03\x04PK\x06\x07' + bytes(16) + b'PK\x05\x06' + bytes(18),
+            'two ends of its zip directory do not agree',
+        ),
         'entries that overlap': (_overlapping(), 'overlap|bytes'),
         'a zip of one byte': (b'PK\x03\x04', 'cut off'),
     }

@@ -7,7 +7,7 @@ import re
 import time
 
 import pytest
-from checkpoint_files import GIB, SAMPLES
+from checkpoint_files import GIB, SAMPLES, described, safetensors_bytes
 from hostile_files import hostile_files
 from hostile_torch import running
 from processes import run_python
@@ -105,3 +105,22 @@ def test_memory_stays_bounded(cases, tmp_path, record_property):
     worst = max(growths, key=growths.__getitem__)
     record_property('hostile_files', len(cases))
     record_property('worst_peak', f'{growths[worst] / 2**20:.0f} MiB: {worst}, {len(cases[worst][0])} bytes')
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='limits memory as Linux does')
+def test_a_sound_file_that_does_not_fit_in_memory(tmp_path):
+    path = tmp_path / 'x.safetensors'
+    with path.open('wb') as file:
+        file.write(safetensors_bytes({'a': described([GIB // 4], 0, GIB)}))
+        file.truncate(file.tell() + GIB)
+    code = f"""
+import resource
+from timm_sk.pretrained.readers import read_checkpoint
+pages = int(open('/proc/self/statm').read().split()[0])
+resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + {GIB // 2}, resource.RLIM_INFINITY))
+try:
+    read_checkpoint({str(path)!r})
+except ValueError as error:
+    print(error)
+"""
+    assert f'its {path.stat().st_size} bytes do not fit in memory. Use a machine' in run_python('-c', code).stdout

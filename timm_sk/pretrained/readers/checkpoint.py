@@ -87,3 +87,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
         raise UnreadableCheckpointError(
             f'{path} cannot be read as a checkpoint: {refusal.reason}. {refusal.advice}'
         ) from refusal
+    except MemoryError as error:
+        raise UnreadableCheckpointError(
+            f'{path} cannot be read as a checkpoint: its {path.stat().st_size} bytes do not fit in memory. '
+            'Use a machine with more.'
+        ) from error

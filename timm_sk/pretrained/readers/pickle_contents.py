@@ -10,6 +10,7 @@ from .stream import MOST_TENSORS, Refusal, count_bytes, quote
 NOT_RUN = 'Nothing of it was executed. Ask its publisher for safetensors, or for a plain state dict.'
 
 _LARGEST_STRIDE = 1 << 48
+_LARGEST_KEY = 1 << 60
 
 _STORAGE_DTYPES = {
     'torch DoubleStorage': torch.float64,
@@ -144,10 +145,13 @@ def exactly(kind: type, value: Any) -> Any:
 
 
 def fill(mapping: Any, items: list[Any] | tuple[Any, ...]) -> None:
-    """Enter keys and values that take turns, keys being strings or integers: others may take forever to hash."""
+    """Enter keys and values that take turns; keys are strings or integers that hash to themselves.
+
+    Others could take forever to hash, or all hash alike.
+    """
     if type(mapping) not in (dict, Ordered):
         raise TypeError(f'{type(mapping).__name__} in place of dict')
     for key, value in zip(items[::2], items[1::2], strict=True):
-        if type(key) not in (str, int):
-            raise Refusal(f'its pickle has a {type(key).__name__} as a key')
+        if type(key) is not str and (type(key) is not int or abs(key) > _LARGEST_KEY):
+            raise Refusal(f'its pickle has {"a huge" if type(key) is int else "a"} {type(key).__name__} as a key')
         mapping[key] = value

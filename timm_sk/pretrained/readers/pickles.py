@@ -102,7 +102,7 @@ class _Machine:
                 attributes = exactly(dict, stack.pop())
                 exactly(Ordered, stack[-1])
                 if attributes.keys() - {'_metadata'}:
-                    raise Refusal(f'its pickle sets attributes of a mapping, {quote(list(attributes))}', NOT_RUN)
+                    raise Refusal(f'its pickle sets attributes of a mapping, {quote(list(attributes)[:5])}', NOT_RUN)
             case 'BINPERSID':
                 stack[-1] = self.contents.storage(stack[-1])
             case 'STOP':

@@ -55,6 +55,6 @@ def load(file: BinaryIO, contents: Contents, size: int) -> Any:
     if contents.tensor_bytes > 4 * size:
         raise Refusal(f'its tensors would take {contents.tensor_bytes} bytes, more than four times its {size}')
     try:
-        return torch.load(file, map_location='cpu', weights_only=True)
+        return torch.load(file, map_location='cpu', weights_only=True, mmap=False)
     except Exception as error:  # torch raises whatever its parts raise
         raise Refusal(f'torch cannot load it ({type(error).__name__}: {str(error).splitlines()[0]:.100})') from error

@@ -105,7 +105,9 @@ def _check_directory(file: BinaryIO) -> None:
     file.seek(max(locator, 0))
     if stream.read(4) == _LOCATOR64:
         end = locator - _END64_BYTES
-        file.seek(max(end, 0))
+        if end < 0:
+            raise Refusal('the two ends of its zip directory do not agree')
+        file.seek(end)
         signature, record, _, _, disk, start_disk, _, _, length, start = struct.unpack(
             '<4sQ2H2L4Q', stream.read(_END64_BYTES)
         )
