@@ -1,5 +1,6 @@
 """Every format gives exactly the tensors it holds, under any name."""
 
+import io
 import zipfile
 
 import pytest
@@ -8,12 +9,14 @@ from checkpoint_files import (
     EXPECTED,
     SAMPLES,
     STATE_DICT,
+    archive_of,
     caffe_blob,
     caffe_bytes,
     field,
     mindspore_value,
     mxnet_array,
     mxnet_bytes,
+    tensor_pickle,
     torch_bytes,
     valid_files,
     zip_bytes,
@@ -23,6 +26,7 @@ from safetensors.torch import save_file
 
 from timm_sk.errors import TimmSkError, UnreadableCheckpointError
 from timm_sk.pretrained.readers import detect_format, read_checkpoint
+from timm_sk.pretrained.readers.stream import Refusal, Stream
 
 KEYS = ('conv1.weight', 'bn1.gamma', 'bn1.beta', 'fc.weight')
 CAFFE_KEYS = ('conv1:0', 'conv1/bn:0', 'conv1/bn:1', 'classifier:0')
@@ -177,6 +181,32 @@ def test_half_a_dozen_strangers_are_counted(tmp_path):
 def test_no_state_dict(tmp_path, value):
     with pytest.raises(UnreadableCheckpointError, match='not a state dict'):
         read_checkpoint(written(tmp_path, torch_bytes(value)))
+
+
+OLD = {
+    'strings of Python 2': tensor_pickle().replace(b'X\x01\0\0\0a', b'U\x01a').replace(b'X\x07\0\0\0', b'U\x07'),
+    'OrderedDict of Python 2': tensor_pickle()
+    .replace(b'}X\x01\0\0\0a', b'ccollections\nOrderedDict\n]](X\x01\0\0\0a', 1)
+    .replace(b'Rs.', b'Rea\x85R.'),
+    'tensors of PyTorch 0.1': tensor_pickle()
+    .replace(b'_rebuild_tensor_v2', b'_rebuild_tensor')
+    .replace(b'\x89ccollections\nOrderedDict\n)R', b''),
+}
+
+
+@pytest.mark.parametrize('name', OLD)
+def test_old_pickles(tmp_path, name):
+    tensor = torch.arange(6.0)
+    path = written(tmp_path, archive_of(OLD[name], {'0': numpy_bytes(tensor)}))
+    assert_same(read_checkpoint(path), {'a': tensor})
+
+
+def test_file_that_shrinks_while_it_is_read():
+    file = io.BytesIO(bytes(8))
+    stream = Stream(file)
+    file.truncate(4)
+    with pytest.raises(Refusal, match='the header was cut off while it was read'):
+        stream.take(8, 'the header')
 
 
 @pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])

@@ -72,7 +72,8 @@ class Stream:
         """
         self._check(length, what)
         taken = bytearray(length)
-        self._file.readinto(taken)  # type: ignore[attr-defined]  # every binary file of io has it
+        if self._file.readinto(taken) != length:  # type: ignore[attr-defined]  # every binary file of io has it
+            raise Refusal(f'{what} was cut off while it was read')
         return taken
 
     def skip(self, length: int, what: str) -> None:
