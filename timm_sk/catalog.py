@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import cache
 
 import timm
 import torch
@@ -67,16 +68,23 @@ def _matches(name: str, pattern: str) -> bool:
 
 def measure(row: Checkpoint) -> CatalogEntry:
     """Count a row's architecture, on the meta device; a deep net takes a fraction of a second."""
-    model = timm.create_model(row.arch, num_classes=row.num_classes, device='meta').eval()
+    params, macs = _count(row.arch, row.num_classes, row.input_size)
     return CatalogEntry(
         arch=row.arch,
         tag=row.tag,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(model, row.input_size),
+        params=params,
+        macs=macs,
         input_size=row.input_size,
         weights=row.sources[0].kind if row.sources else 'none',
         top1=row.top1,
     )
+
+
+@cache
+def _count(arch: str, num_classes: int, input_size: tuple[int, int, int]) -> tuple[int, int]:
+    """Parameters and multiply-adds, which the checkpoints of an architecture share."""
+    model = timm.create_model(arch, num_classes=num_classes, device='meta').eval()
+    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, input_size)
 
 
 COLUMNS = ('name', 'tag', 'params', 'GMACs', 'input', 'weights', 'top-1')
@@ -96,6 +104,15 @@ def cells(entry: CatalogEntry) -> tuple[str, ...]:
 
 
 def markdown(entries: Sequence[CatalogEntry]) -> str:
-    """The rows as a Markdown table, as the README shows them."""
-    lines = [COLUMNS, ('---',) * len(COLUMNS), *map(cells, entries)]
+    """The architectures as a Markdown table, as the README shows them: a row each, with the names of its checkpoints.
+
+    Size, cost and accuracy are those of the first.
+    """
+    lines = [('name', 'params', 'GMACs', 'input', 'checkpoints', 'top-1')]
+    lines.append(('---',) * len(lines[0]))
+    for arch in dict.fromkeys(entry.arch for entry in entries):
+        rows = [entry for entry in entries if entry.arch == arch]
+        _, _, params, macs, input_size, _, top1 = cells(rows[0])
+        tags = ', '.join(entry.tag for entry in rows if entry.weights != 'none')
+        lines.append((arch, params, macs, input_size, tags, top1))
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)
