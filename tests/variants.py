@@ -44,6 +44,7 @@ DEEPER = {
     'resnest50d': 'resnest14d',
     'resnest200e': 'resnest101e',
     'resnest269e': 'resnest101e',
+    'resnest152e': 'resnest101e',
 }
 KINDS = [name for name in RESNETS if name not in DEEPER]
 STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
