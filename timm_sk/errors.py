@@ -27,3 +27,7 @@ class UnloadableModelError(TimmSkError):
 
 class UnreadableImageError(TimmSkError):
     """Raised when a file is not a picture that can be decoded in full; names the file."""
+
+
+class UnreadableCheckpointError(TimmSkError):
+    """Raised when a checkpoint's file is damaged, hostile or of a format that is not read; names file and reason."""

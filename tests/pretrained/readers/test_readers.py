@@ -1,0 +1,326 @@
+"""Every format gives exactly the tensors it holds, under any name."""
+
+import io
+import zipfile
+
+import pytest
+import torch
+from checkpoint_files import (
+    EXPECTED,
+    SAMPLES,
+    STATE_DICT,
+    archive_of,
+    caffe_blob,
+    caffe_bytes,
+    field,
+    mindspore_value,
+    mxnet_array,
+    mxnet_bytes,
+    tensor_pickle,
+    torch_bytes,
+    valid_files,
+    zip_bytes,
+)
+from processes import run_python
+from safetensors.torch import save_file
+
+from timm_sk.errors import TimmSkError, UnreadableCheckpointError
+from timm_sk.pretrained.readers import detect_format, read_checkpoint
+from timm_sk.pretrained.readers.stream import Refusal, Stream
+
+KEYS = ('conv1.weight', 'bn1.gamma', 'bn1.beta', 'fc.weight')
+CAFFE_KEYS = ('conv1:0', 'conv1/bn:0', 'conv1/bn:1', 'classifier:0')
+
+
+def written(tmp_path, content, name='file'):
+    path = tmp_path / name
+    path.write_bytes(content)
+    return path
+
+
+def assert_same(read, expected):
+    assert list(read) == list(expected)
+    for key, tensor in expected.items():
+        assert type(read[key]) is torch.Tensor, key
+        assert read[key].dtype == tensor.dtype, key
+        assert read[key].shape == tensor.shape, key
+        assert read[key].is_contiguous(), key
+        assert not read[key].requires_grad, key
+        assert torch.equal(read[key], tensor), key
+
+
+@pytest.mark.parametrize('name', ['gluon.params', 'module.params'])
+def test_mxnet_sample(name):
+    assert detect_format(SAMPLES / name) == 'mxnet'
+    assert_same(read_checkpoint(SAMPLES / name), {key: EXPECTED[key] for key in KEYS})
+
+
+def test_mindspore_sample():
+    assert detect_format(SAMPLES / 'mindspore.ckpt') == 'mindspore'
+    step = torch.tensor([3], dtype=torch.int32)
+    assert_same(read_checkpoint(SAMPLES / 'mindspore.ckpt'), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
+
+
+@pytest.mark.parametrize('name', ['caffe.caffemodel', 'caffe_legacy_blob_shape.caffemodel'])
+def test_caffe_sample(name):
+    assert detect_format(SAMPLES / name) == 'caffe'
+    in_norm = {key: EXPECTED[key].reshape(1, 4, 1, 1) for key in KEYS if key.startswith('bn1')}
+    blobs = dict(zip(CAFFE_KEYS, (in_norm.get(key, EXPECTED[key]) for key in KEYS), strict=True))
+    arange = torch.arange(5.0)
+    expected = {
+        **{key: blobs[key] for key in CAFFE_KEYS[:3]},
+        'conv1/bn:2': arange[:4].reshape(1, 4, 1, 1),
+        'conv1/bn:3': arange[1:].reshape(1, 4, 1, 1),
+        'classifier:0': blobs['classifier:0'],
+        'classifier:1': arange,
+    }
+    assert_same(read_checkpoint(SAMPLES / name), expected)
+
+
+def test_safetensors_sample_is_in_the_order_of_its_data():
+    assert_same(read_checkpoint(SAMPLES / 'expected.safetensors'), {key: EXPECTED[key] for key in sorted(EXPECTED)})
+
+
+@pytest.mark.parametrize('name', ['net.safetensors', 'net.caffemodel', 'net.params', 'net.zip', 'net.pth.tar', 'net'])
+@pytest.mark.parametrize('legacy', [False, True])
+def test_torch_under_any_name(tmp_path, legacy, name):
+    path = written(tmp_path, torch_bytes(STATE_DICT, legacy=legacy), name)
+    assert detect_format(path) == ('torch-legacy' if legacy else 'torch')
+    assert_same(read_checkpoint(path), STATE_DICT)
+
+
+@pytest.mark.parametrize('name', ['net.pth', 'net.ckpt', 'net.zip'])
+def test_safetensors_under_any_name(tmp_path, name):
+    tensors = {key: tensor.contiguous() for key, tensor in STATE_DICT.items()}
+    save_file(tensors, tmp_path / name, metadata=dict(format='pt'))
+    assert detect_format(tmp_path / name) == 'safetensors'
+    read = read_checkpoint(tmp_path / name)
+    assert_same(read, {key: tensors[key] for key in read})
+    assert set(read) == set(tensors)
+
+
+@pytest.mark.parametrize('name', sorted(valid_files()))
+def test_format_is_told_from_the_content(tmp_path, name):
+    content = valid_files()[name]
+    path = written(tmp_path, content)
+    formats = {'ckpt': 'mindspore', 'params': 'mxnet', 'caffemodel': 'caffe'}
+    expected = formats.get(name.rpartition('.')[2], name.rpartition('.')[2].split()[0].rstrip(','))
+    assert detect_format(path) == expected
+    assert read_checkpoint(path)
+
+
+WRAPPED = {
+    'state_dict': lambda sd: {'state_dict': sd},
+    'model': lambda sd: {'model': sd},
+    'epoch, best_acc and optimizer': lambda sd: {
+        'epoch': 99,
+        'state_dict': sd,
+        'best_acc': torch.tensor(77.5),
+        'optimizer': {'state': {0: {'momentum_buffer': torch.ones(3)}}, 'param_groups': [{'lr': 0.1, 'params': [0]}]},
+    },
+    'model, and the name of its architecture': lambda sd: {'arch': 'sk_resnet50', 'model': sd, 'args': None},
+    'an architecture named model': lambda sd: {'model': 'sk_resnet50', 'state_dict': sd},
+    'twice': lambda sd: {'model': {'state_dict': sd}, 'tuple': (1, 2.5, True, 'x')},
+}
+
+
+@pytest.mark.parametrize('prefix', ['', 'module.'])
+@pytest.mark.parametrize('legacy', [False, True])
+@pytest.mark.parametrize('wrapper', WRAPPED)
+def test_wrappers_and_prefix(tmp_path, wrapper, legacy, prefix):
+    wrapped = WRAPPED[wrapper]({prefix + key: tensor for key, tensor in STATE_DICT.items()})
+    assert_same(read_checkpoint(written(tmp_path, torch_bytes(wrapped, legacy=legacy))), STATE_DICT)
+
+
+def test_module_of_some_keys_stays(tmp_path):
+    tensors = {'module.a': torch.ones(1), 'b': torch.zeros(1)}
+    assert_same(read_checkpoint(written(tmp_path, torch_bytes(tensors))), tensors)
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_state_dict_of_a_module_with_tied_weights(tmp_path, legacy):
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4))
+    net.append(net[2])
+    net[0].weight.data = net[0].weight.data.to(memory_format=torch.channels_last)
+    state_dict = net.state_dict()  # an OrderedDict with _metadata
+    path = written(tmp_path, torch_bytes(state_dict, legacy=legacy))
+    assert_same(read_checkpoint(path), state_dict)
+    path = written(tmp_path, torch_bytes(dict(net.named_parameters()), legacy=legacy))
+    assert_same(read_checkpoint(path), {key: value.detach() for key, value in net.named_parameters()})
+
+
+@pytest.mark.parametrize('entry', [3, 'text', None, [torch.ones(1)], {'a': torch.ones(1)}])
+def test_state_dict_with_something_else_is_refused_with_its_name(tmp_path, entry):
+    path = written(tmp_path, torch_bytes({'fine': torch.ones(2), 'odd.one': entry}))
+    with pytest.raises(UnreadableCheckpointError, match=r"dense tensors: 'odd\.one' \(a") as caught:
+        read_checkpoint(path)
+    assert str(path) in str(caught.value)
+    assert 'fine' not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('tensor', 'reason'),
+    [
+        (torch.ones(2, 2).to_sparse(), "names 'torch._utils._rebuild_sparse_tensor'"),
+        (torch.ones(2, device='meta'), "names 'torch._utils._rebuild_meta_tensor_no_storage'"),
+        (torch.ones(2, dtype=torch.complex64), "names 'torch.ComplexFloatStorage'"),
+    ],
+)
+def test_tensors_of_other_kinds_are_refused(tmp_path, tensor, reason):
+    with pytest.raises(UnreadableCheckpointError, match=reason):
+        read_checkpoint(written(tmp_path, torch_bytes({'a': tensor})))
+
+
+def test_half_a_dozen_strangers_are_counted(tmp_path):
+    path = written(tmp_path, torch_bytes({'state_dict': {f'k{index}': index for index in range(8)}}))
+    with pytest.raises(UnreadableCheckpointError, match=r"'k0' \(a int\), .*'k4' \(a int\) and 3 more"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize('value', [[torch.ones(1)], torch.ones(1), {}, {'state_dict': {}}, 3, 'text'])
+def test_no_state_dict(tmp_path, value):
+    with pytest.raises(UnreadableCheckpointError, match='not a state dict'):
+        read_checkpoint(written(tmp_path, torch_bytes(value)))
+
+
+OLD = {
+    'strings of Python 2': tensor_pickle().replace(b'X\x01\0\0\0a', b'U\x01a').replace(b'X\x07\0\0\0', b'U\x07'),
+    'OrderedDict of Python 2': tensor_pickle()
+    .replace(b'}X\x01\0\0\0a', b'ccollections\nOrderedDict\n]](X\x01\0\0\0a', 1)
+    .replace(b'Rs.', b'Rea\x85R.'),
+    'tensors of PyTorch 0.1': tensor_pickle()
+    .replace(b'_rebuild_tensor_v2', b'_rebuild_tensor')
+    .replace(b'\x89ccollections\nOrderedDict\n)R', b''),
+}
+
+
+@pytest.mark.parametrize('name', OLD)
+def test_old_pickles(tmp_path, name):
+    tensor = torch.arange(6.0)
+    path = written(tmp_path, archive_of(OLD[name], {'0': numpy_bytes(tensor)}))
+    assert_same(read_checkpoint(path), {'a': tensor})
+
+
+def test_file_that_shrinks_while_it_is_read():
+    file = io.BytesIO(bytes(8))
+    stream = Stream(file)
+    file.truncate(4)
+    with pytest.raises(Refusal, match='the header was cut off while it was read'):
+        stream.take(8, 'the header')
+
+
+@pytest.mark.parametrize('compression', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize('legacy', [False, True])
+def test_zip_of_a_checkpoint(tmp_path, legacy, compression):
+    zipped = zip_bytes({'a/': b'', 'a/net.pth': torch_bytes(STATE_DICT, legacy=legacy)}, compression=compression)
+    path = written(tmp_path, zipped)
+    assert detect_format(path) == 'zip'
+    assert_same(read_checkpoint(path), STATE_DICT)
+
+
+def test_names_in_a_zip_are_not_paths(tmp_path):
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    content = (SAMPLES / 'gluon.params').read_bytes()
+    for name in ('../escaped.params', '/escaped.params', 'C:\\escaped.params'):
+        read = read_checkpoint(written(folder, zip_bytes({name: content})))
+        assert_same(read, {key: EXPECTED[key] for key in KEYS})
+    nameless = zip_bytes({'net.params': content}).replace(b'net.params', b'\0et.params')  # zipfile reads up to the NUL
+    assert list(read_checkpoint(written(folder, nameless))) == list(KEYS)
+    assert [path.name for path in tmp_path.rglob('*')] == ['folder', 'file']
+
+
+@pytest.mark.parametrize('magic', [0xF993FAC8, 0xF993FAC9, 0xF993FACA])
+@pytest.mark.parametrize(
+    ('flag', 'tensor'),
+    [
+        (0, torch.tensor([[1.5, -2.0]])),
+        (1, torch.tensor([[1.5, -2.0]]).double()),
+        (2, torch.tensor([[1.5, -2.0]]).half()),
+        (3, torch.tensor([[1, 255]], dtype=torch.uint8)),
+        (4, torch.tensor([[1, -2]], dtype=torch.int32)),
+        (6, torch.tensor([[1, -2]])),
+        (7, torch.tensor([[True, False]])),
+        (12, torch.tensor([[1.5, -2.0]]).bfloat16()),
+    ],
+)
+def test_mxnet_types_and_versions(tmp_path, magic, flag, tensor):
+    array = mxnet_array((1, 2), tensor.view(torch.uint8).numpy().tobytes(), magic=magic, flag=flag)
+    path = written(tmp_path, mxnet_bytes([array], [b'arg:w']))
+    assert_same(read_checkpoint(path), {'w': tensor})
+
+
+def test_mxnet_scalar(tmp_path):
+    array = mxnet_array((), bytes(4), magic=0xF993FACA)
+    assert_same(read_checkpoint(written(tmp_path, mxnet_bytes([array], [b's']))), {'s': torch.tensor(0.0)})
+
+
+@pytest.mark.parametrize(
+    ('name', 'tensor'),
+    [
+        (b'Float16', torch.tensor([1.5]).half()),
+        (b'BFloat16', torch.tensor([1.5]).bfloat16()),
+        (b'Float64', torch.tensor([1.5]).double()),
+        (b'Int64', torch.tensor([-7])),
+        (b'UInt8', torch.tensor([200], dtype=torch.uint8)),
+        (b'Bool', torch.tensor([True])),
+    ],
+)
+def test_mindspore_types(tmp_path, name, tensor):
+    raw = tensor.view(torch.uint8).numpy().tobytes()
+    path = written(tmp_path, mindspore_value(b'w', (1,), name, raw) + mindspore_value(b's', (0,), name, raw))
+    assert_same(read_checkpoint(path), {'w': tensor, 's': tensor[0]})
+
+
+def test_caffe_doubles(tmp_path):
+    doubles = torch.tensor([1.5, -2.0]).double()
+    blob = field(7, field(1, 2)) + field(8, doubles.numpy().tobytes())
+    assert_same(read_checkpoint(written(tmp_path, caffe_bytes(blob))), {'conv:0': doubles})
+
+
+def test_caffe_data_in_two_pieces(tmp_path):
+    numbers = torch.tensor([1.5, -2.0])
+    blob = caffe_blob((2,), numpy_bytes(numbers[:1])) + field(5, numpy_bytes(numbers[1:]))
+    assert_same(read_checkpoint(written(tmp_path, caffe_bytes(blob))), {'conv:0': numbers})
+
+
+def numpy_bytes(tensor):
+    return tensor.numpy().tobytes()
+
+
+def test_a_true_for_bool_is_any_byte_but_zero(tmp_path):
+    path = written(tmp_path, mxnet_bytes([mxnet_array((3,), b'\x02\x00\xff', flag=7)], [b'b']))
+    assert read_checkpoint(path)['b'].view(torch.uint8).tolist() == [1, 0, 1]
+
+
+def test_error_is_ours_and_a_missing_file_is_missing(tmp_path):
+    assert issubclass(UnreadableCheckpointError, TimmSkError)
+    for function in (read_checkpoint, detect_format):
+        with pytest.raises(FileNotFoundError):
+            function(tmp_path / 'nothing')
+        with pytest.raises(UnreadableCheckpointError, match='no regular file'):
+            function(tmp_path)
+
+
+def test_protobuf_is_imported_when_needed_only():
+    code = 'import sys, timm_sk, timm_sk.pretrained.readers as r; print("google.protobuf" in sys.modules)'
+    assert run_python('-c', code).stdout.split() == ['False']
+
+
+def test_without_protobuf_the_error_says_what_to_install():
+    code = f"""
+import sys
+sys.modules['google.protobuf'] = None
+from timm_sk.pretrained.readers import read_checkpoint
+print(len(read_checkpoint({str(SAMPLES / 'gluon.params')!r})))
+for name in ('caffe.caffemodel', 'mindspore.ckpt'):
+    try:
+        read_checkpoint({str(SAMPLES)!r} + '/' + name)
+    except ValueError as error:
+        print(type(error).__name__, error)
+"""
+    lines = run_python('-c', code).stdout.splitlines()
+    assert lines[0] == '4'
+    assert len(lines) == 3
+    assert all(line.startswith('UnreadableCheckpointError') for line in lines[1:])
+    assert all(line.endswith("needs protobuf. Install it: pip install 'timm_sk[convert]'.") for line in lines[1:])

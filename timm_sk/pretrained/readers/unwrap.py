@@ -1,0 +1,71 @@
+"""From what a training script saved to a flat state dict."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .stream import DTYPES, Refusal, quote
+
+_WRAPPERS = ('state_dict', 'model')
+_MOST_WRAPPERS = 3
+_PARALLEL = 'module.'  # what nn.DataParallel puts before every key
+_MOST_NAMED = 5
+
+
+def unwrap(loaded: Any) -> dict[str, Tensor]:
+    """Take the state dict out of {'state_dict': …} or {'model': …}, whose other entries are left out.
+
+    Args:
+        loaded: A state dict, or wrappers around one.
+
+    Returns:
+        Dense, contiguous tensors in the file's order, without the prefix `module.` if all keys have it.
+
+    Raises:
+        Refusal: If there is no state dict, or other things than dense tensors are in it; names them.
+    """
+    for _ in range(_MOST_WRAPPERS):
+        wrapped = _wrapped(loaded)
+        if wrapped is None:
+            break
+        loaded = wrapped
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise Refusal(f'it holds {_describe(loaded)}, not a state dict', 'Save the state dict of its model.')
+    strangers = [
+        f'{quote(key)} ({_describe(value)})'
+        for key, value in loaded.items()
+        if not isinstance(key, str) or not _is_dense(value)
+    ]
+    if strangers:
+        more = len(strangers) - _MOST_NAMED
+        raise Refusal(
+            f'its state dict holds other things than dense tensors: {", ".join(strangers[:_MOST_NAMED])}'
+            f'{f" and {more} more" if more > 0 else ""}',
+            'Save only the state dict of its model.',
+        )
+    parallel = all(key.startswith(_PARALLEL) and key != _PARALLEL for key in loaded)
+    return {
+        key.removeprefix(_PARALLEL) if parallel else key: value.detach().contiguous() for key, value in loaded.items()
+    }
+
+
+def _wrapped(loaded: Any) -> Mapping | None:
+    if not isinstance(loaded, Mapping):
+        return None
+    return next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+
+
+def _is_dense(value: object) -> bool:
+    if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter):
+        return False
+    return value.layout is torch.strided and value.dtype in DTYPES
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f'a tensor of {value.dtype}'
+    if isinstance(value, Mapping):
+        return f'a mapping of {len(value)}'
+    return f'a {type(value).__name__}'
