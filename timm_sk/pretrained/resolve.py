@@ -191,12 +191,13 @@ def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
             f'Only a person can fetch the file: open {manual.location} in a browser, save it, and run '
             f'`timm-sk weights convert <FILE> --to {checkpoint.name}`.'
         )
+    pull = f'`timm-sk weights pull {checkpoint.name}`'
     if is_offline():
         return (
-            f'HF_HUB_OFFLINE is set. Unset it, or run `timm-sk weights pull {checkpoint.name}` where there is a network and '
-            f'copy the folder to {store.folder(checkpoint.name)}.'
+            f'HF_HUB_OFFLINE is set: unset it, or run {pull} where there is a network '
+            f'and copy the folder to {store.folder(checkpoint.name)}.'
         )
     return (
-        f'Check the network and try again, or run `timm-sk weights pull {checkpoint.name}` where these can be reached '
+        f'Check the network and try again, or run {pull} where these can be reached '
         f'and copy the folder to {store.folder(checkpoint.name)}.'
     )
