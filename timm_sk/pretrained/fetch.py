@@ -106,7 +106,9 @@ def _attempt(url: str, partial: Path, *, size: int | None, resume: bool, timeout
             _write_tag(partial, response.headers.get('ETag'))
             _receive(response, partial, start=start, total=total)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # what is there is not the beginning of what the server has
+        if error.code == 416:  # nothing follows what is there, which is whole if the server's file is as long
+            if start and (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start):
+                return
             _discard_partial(partial)
             raise _Passing('the server does not have the rest of the file') from error
         if error.code not in _PASSING:
@@ -144,7 +146,7 @@ def _receive(response: http.client.HTTPResponse, partial: Path, *, start: int, t
                 file.write(chunk)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
+    except (OSError, DownloadError):
         _discard_partial(partial)
         raise
     if total is not None and received < total:
