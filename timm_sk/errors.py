@@ -31,3 +31,15 @@ class UnreadableImageError(TimmSkError):
 
 class UnreadableCheckpointError(TimmSkError):
     """Raised when a checkpoint's file is damaged, hostile or of a format that is not read; names file and reason."""
+
+
+class DownloadError(TimmSkError):
+    """Raised when a file cannot be downloaded whole; says from where and why."""
+
+
+class UnwritableStoreError(TimmSkError):
+    """Raised when the local store of checkpoints cannot be written; names its folder."""
+
+
+class UnobtainableCheckpointError(TimmSkError):
+    """Raised when none of a checkpoint's sources gives its weights; says why of each, and what to do."""

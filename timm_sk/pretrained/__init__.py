@@ -1,17 +1,28 @@
 """Whose checkpoint: from a row of the table to a verified local file. Knows no model."""
 
 from . import convert
-from .resolve import bundled_file, verified_file
-from .store import bundled_folder, save_safetensors
+from .config import hub_config
+from .conversion import store_file, to_our_layout
+from .readers import read_checkpoint
+from .resolve import bundled_file, obtain
+from .saving import save_safetensors
+from .store import Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of
 
 __all__ = [
+    'Origin',
+    'Store',
     'bundled_file',
     'bundled_folder',
     'check_file',
     'check_state_dict',
     'convert',
+    'hub_config',
+    'obtain',
+    'read_checkpoint',
     'save_safetensors',
     'sha256_of',
-    'verified_file',
+    'store_file',
+    'store_root',
+    'to_our_layout',
 ]

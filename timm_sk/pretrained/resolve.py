@@ -1,12 +1,32 @@
-"""From a row of the table to a verified local file."""
+"""From a row of the table to a verified local file: the first source that works."""
 
-from pathlib import Path
+import logging
+import os
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
-from ..checkpoints import Checkpoint
-from .store import bundled_folder
-from .verify import check_file
+from torch import Size
 
-WEIGHTS_NAME = 'model.safetensors'
+from ..checkpoints import Checkpoint, Source
+from ..errors import (
+    CorruptCheckpointError,
+    DownloadError,
+    TimmSkError,
+    UnobtainableCheckpointError,
+    UnwritableStoreError,
+)
+from .conversion import check_fit, header_of, is_in_our_layout, store_converted
+from .fetch import discard, download
+from .first_seen import check_first_seen, first_seen, record_first_seen
+from .hub import UnreachableHubError, download_timeout, hub_file, is_offline
+from .store import WEIGHTS_NAME, Store, bundled_folder
+from .verify import check_against_table, check_file, is_pinned
+
+Shapes = Callable[[], Mapping[str, Size]]
+
+_logger = logging.getLogger(__name__)
 
 
 def bundled_file(checkpoint: Checkpoint) -> Path | None:
@@ -14,14 +34,170 @@ def bundled_file(checkpoint: Checkpoint) -> Path | None:
     return bundled_folder(checkpoint.name) / WEIGHTS_NAME if checkpoint.bundled else None
 
 
-def verified_file(checkpoint: Checkpoint) -> Path | None:
-    """Find and verify the local file of a checkpoint; None where timm's own loader fetches it from the hub.
+def obtain(
+    checkpoint: Checkpoint,
+    shapes: Shapes,
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+    needs_classifier: bool = True,
+    store_all: bool = False,
+) -> Path:
+    """Find or fetch a checkpoint's weights, converted where necessary: a verified safetensors file in our layout.
+
+    What ships with the project comes first, then the local store, then the row's other sources in the table's order.
+
+    Args:
+        checkpoint: The row.
+        shapes: Gives the architecture's shapes by key, with the checkpoint's classifier; called only where a file is
+            converted or used for the first time.
+        cache_dir: In place of huggingface_hub's cache; what is converted goes into its folder `timm_sk` then.
+        needs_classifier: Whether the classifier's weights must be there.
+        store_all: Put into the local store also what a hub has in our layout, which is else used from the client's
+            cache.
 
     Raises:
-        CorruptCheckpointError: If the file ought to be on this machine but is missing or damaged.
+        CorruptCheckpointError: If the file that ships with the project is damaged, and there is no other source.
+        UnobtainableCheckpointError: If no source works; says why of each, and what to do.
     """
-    if checkpoint.bundled is None:
+    failures: list[str] = []
+    if path := bundled_file(checkpoint):
+        try:
+            check_file(path, (checkpoint.bundled and checkpoint.bundled.sha256) or 'unknown')
+            return path
+        except CorruptCheckpointError as error:
+            if len(checkpoint.sources) == 1:
+                raise
+            failures.append(f'bundled: {error}')
+    stores = [*([Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []), Store()]
+    for store in stores:
+        try:
+            if path := store.find(checkpoint, needs_classifier=needs_classifier):
+                return path
+        except CorruptCheckpointError as error:
+            _logger.warning('%s', error)
+            failures.append(f'local store: {error}')
+    hub_is_silent = False
+    for source in checkpoint.sources:
+        if needs_classifier and not source.has_classifier:
+            failures.append(f'{_describe(source)}: it has no classifier; `num_classes=0` does without.')
+            continue
+        try:
+            if source.kind == 'hub':
+                use = partial(_from_hub, cache_dir=cache_dir, only_cached=hub_is_silent, store_all=store_all)
+                return use(source, checkpoint, shapes, stores[0])
+            if source.kind == 'url':
+                return _from_url(source, checkpoint, shapes, stores[0])
+        except TimmSkError as error:
+            hub_is_silent |= isinstance(error, UnreachableHubError)
+            failures.append(f'{_describe(source)}: {error}')
+    told = ''.join(f'\n- {failure}' for failure in failures)
+    raise UnobtainableCheckpointError(
+        f'The weights of {checkpoint.name} could not be had.{told}\n{_what_to_do(checkpoint, stores[0])}'
+    )
+
+
+def _from_hub(
+    source: Source,
+    checkpoint: Checkpoint,
+    shapes: Shapes,
+    store: Store,
+    *,
+    cache_dir: str | os.PathLike[str] | None,
+    only_cached: bool,
+    store_all: bool,
+) -> Path:
+    path, sha256 = hub_file(source, store, cache_dir=cache_dir, only_cached=only_cached)
+    if is_in_our_layout(path) and not store_all:
+        if first_seen(store, source) != sha256:
+            check_fit(header_of(path), checkpoint, shapes(), has_classifier=source.has_classifier)
+            try:
+                record_first_seen(store, source, sha256)
+            except UnwritableStoreError as error:
+                _logger.warning('A later change of %s will not be noticed: %s', _describe(source), error)
+        return path
+    with store.turn(checkpoint.name):
+        if stored := _made_meanwhile(store, checkpoint, source):
+            return stored
+        stored = store_converted(path, checkpoint, shapes(), source=source, sha256=sha256, store=store)
+        record_first_seen(store, source, sha256)
+        return stored
+
+
+def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store) -> Path:
+    if is_offline():
+        raise DownloadError('HF_HUB_OFFLINE forbids the network.')
+    with store.turn(checkpoint.name):
+        if stored := _made_meanwhile(store, checkpoint, source):
+            return stored
+        url = source.location or ''
+        file = store.downloads(checkpoint.name) / PurePosixPath(urlsplit(url).path).name
+        try:
+            sha256 = _download_verified(source, file, store)
+            if not is_pinned(source):
+                check_first_seen(store, source, sha256)
+            stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
+            record_first_seen(store, source, sha256)
+        except DownloadError:  # what is there of the file shortens the next attempt
+            raise
+        except BaseException:
+            _remove(file)
+            raise
+        _remove(file)
+        return stored
+
+
+def _download_verified(source: Source, file: Path, store: Store) -> str:
+    """Download a file, a second time if the first one is damaged; gives its sha256."""
+    has_hash = bool(is_pinned(source) or source.sha256_prefix or source.content_sha1)
+    fetch = partial(
+        download, source.location or '', file, size=source.size, resume=has_hash, timeout=download_timeout()
+    )
+    with store.writing():
+        if not file.exists():  # it does where a process was killed while it converted
+            fetch()
+        try:
+            return check_against_table(file, source)
+        except TimmSkError as error:
+            _logger.warning('%s Fetching it again.', error)
+        discard(file)
+        fetch()
+        return check_against_table(file, source)
+
+
+def _remove(file: Path) -> None:
+    discard(file)
+    try:
+        file.parent.rmdir()
+    except OSError:  # another source's part is there
+        return
+
+
+def _made_meanwhile(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:
+    """The stored weights, if another process has stored them while this one waited for its turn."""
+    try:
+        return store.find(checkpoint, needs_classifier=source.has_classifier)
+    except CorruptCheckpointError:  # known: it is about to be replaced
         return None
-    path = bundled_folder(checkpoint.name) / WEIGHTS_NAME
-    check_file(path, checkpoint.bundled.sha256 or 'unknown')
-    return path
+
+
+def _describe(source: Source) -> str:
+    revision = f'@{source.revision}' if source.revision else ''
+    return f'{source.kind} {source.location or ""}{revision}'.strip()
+
+
+def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
+    if manual := checkpoint.first('manual'):
+        return (
+            f'Only a person can fetch the file: open {manual.location} in a browser, save it, and run '
+            f'`timm-sk weights convert <FILE> --to {checkpoint.name}`.'
+        )
+    pull = f'`timm-sk weights pull {checkpoint.name}`'
+    if is_offline():
+        return (
+            f'HF_HUB_OFFLINE is set: unset it, or run {pull} where there is a network '
+            f'and copy the folder to {store.folder(checkpoint.name)}.'
+        )
+    return (
+        f'Check the network and try again, or run {pull} where these can be reached '
+        f'and copy the folder to {store.folder(checkpoint.name)}.'
+    )

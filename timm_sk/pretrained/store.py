@@ -1,25 +1,34 @@
-"""Where checkpoint files lie on this machine, and how they are written."""
+"""Where checkpoints lie on this machine: what ships with the project, and the local store.
+
+The store has a folder per checkpoint, laid out as its hub repository would be, so that timm's `local-dir:` loads it:
+`model.safetensors` in our layout, `config.json`, and `origin.json`, which says what it was made from. A folder is
+written beside the others under a hidden name and renamed when it is on the disk, so it is there whole or not at all.
+"""
 
 import json
 import os
-import struct
-from collections.abc import Mapping
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-_PACKAGE = Path(__file__).resolve().parent.parent
+from ..checkpoints import Checkpoint, Source
+from ..errors import CorruptCheckpointError, UnwritableStoreError
+from .config import hub_config
+from .saving import save_safetensors
+from .verify import sha256_of
 
-# Names of the safetensors format for the types that our state dicts hold.
-_DTYPE_NAMES = {
-    torch.float64: 'F64',
-    torch.float32: 'F32',
-    torch.float16: 'F16',
-    torch.bfloat16: 'BF16',
-    torch.int64: 'I64',
-    torch.uint8: 'U8',
-}
+WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'origin.json'
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_LEFTOVER_SECONDS = 24 * 3600  # from then on, what another checkpoint's turn left behind is nobody's work any more
 
 
 def bundled_folder(name: str) -> Path:
@@ -28,29 +37,225 @@ def bundled_folder(name: str) -> Path:
     return (installed if installed.is_dir() else _PACKAGE.parent / 'weights') / name
 
 
-def save_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
-    """Write a safetensors file whose keys keep the mapping's order, which `safetensors` itself would sort.
+def store_root() -> Path:
+    """The local store's folder: `TIMM_SK_HOME`, else `timm_sk` in the platform's folder for caches."""
+    if home := os.environ.get('TIMM_SK_HOME'):
+        return Path(home).expanduser()
+    if sys.platform == 'win32' and (local := os.environ.get('LOCALAPPDATA')):
+        return Path(local) / 'timm_sk'
+    if sys.platform == 'darwin':
+        return Path.home() / 'Library' / 'Caches' / 'timm_sk'
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_sk'
 
-    The file gets the permissions of any new file, and appears whole or not at all.
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What a stored checkpoint was made from.
+
+    Attributes:
+        kind, location, revision, filename: As of the table's source.
+        sha256: Of the original file.
+        trust: 'authentic' where its makers' hash was published and compared, else 'intact': as it came.
+        has_classifier: Whether the classifier's weights are there.
+        stored_sha256: Of the stored `model.safetensors`.
+        date: When it was stored, in ISO 8601.
+    """
+
+    kind: str
+    location: str | None
+    revision: str | None
+    filename: str
+    sha256: str
+    trust: str
+    has_classifier: bool
+    stored_sha256: str
+    date: str
+
+
+class Store:
+    """A local store; making one touches nothing on the disk.
 
     Args:
-        tensors: What to write, on any device; types as in a state dict.
-        path: The file; an existing one is replaced.
-        metadata: Strings for the header.
+        root: Its folder; None for `store_root()`.
     """
-    header: dict[str, object] = {'__metadata__': dict(metadata)} if metadata else {}
-    end = 0
-    for key, tensor in tensors.items():
-        begin, end = end, end + tensor.numel() * tensor.element_size()
-        header[key] = dict(dtype=_DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape), data_offsets=[begin, end])
-    encoded = json.dumps(header, separators=(',', ':')).encode()
-    encoded += b' ' * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = store_root() if root is None else root
+
+    def folder(self, name: str) -> Path:
+        """Where a checkpoint's folder is or will be."""
+        return self.root / name
+
+    def downloads(self, name: str) -> Path:
+        """Where the files from which a checkpoint is made are downloaded to."""
+        return self.root / '.downloads' / name
+
+    def origin(self, name: str) -> Origin | None:
+        """What a stored checkpoint was made from; None if it is not stored.
+
+        Raises:
+            CorruptCheckpointError: If that cannot be read.
+        """
+        path = self.folder(name) / ORIGIN_NAME
+        if not path.parent.is_dir():
+            return None
+        try:
+            return Origin(**json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise CorruptCheckpointError(f'{path} cannot be read ({error}). {_remedy(path.parent)}') from error
+
+    def find(self, checkpoint: Checkpoint, *, needs_classifier: bool = True) -> Path | None:
+        """The stored weights of a checkpoint, verified; None if they are not stored.
+
+        Raises:
+            CorruptCheckpointError: If they are damaged, or were made from another file than the table's.
+        """
+        origin = self.origin(checkpoint.name)
+        if origin is None or (needs_classifier and not origin.has_classifier):
+            return None
+        path = self.folder(checkpoint.name) / WEIGHTS_NAME
+        if not path.is_file():
+            raise CorruptCheckpointError(f'{path} is missing. {_remedy(path.parent)}')
+        found = sha256_of(path)
+        if found != origin.stored_sha256:
+            raise CorruptCheckpointError(
+                f'{path} is damaged: its sha256 is {found}, it was stored with {origin.stored_sha256}. '
+                f'{_remedy(path.parent)}'
+            )
+        pinned = {source.sha256 for source in checkpoint.sources if _made_from(origin, source) and source.sha256}
+        if pinned and origin.sha256 not in pinned:
+            raise CorruptCheckpointError(
+                f'{path} was made from a file with sha256 {origin.sha256}, the published one is {", ".join(pinned)}. '
+                f'{_remedy(path.parent)}'
+            )
+        return path
+
+    def put(
+        self,
+        checkpoint: Checkpoint,
+        tensors: Mapping[str, Tensor],
+        source: Source,
+        *,
+        sha256: str,
+        trust: str,
+    ) -> Path:
+        """Store a checkpoint, in place of one that is there; call it in the checkpoint's `turn`.
+
+        Args:
+            checkpoint: Its row.
+            tensors: In our layout.
+            source: Where they come from.
+            sha256: Of the original file.
+            trust: 'authentic' or 'intact'.
+
+        Returns:
+            The path of its weights.
+
+        Raises:
+            UnwritableStoreError: If it cannot be written; nothing is left behind then.
+        """
+        with self.writing():
+            staged = Path(tempfile.mkdtemp(prefix=f'{checkpoint.name}.', dir=_made(self.root / '.staging')))
+            try:
+                folder = staged / 'new'
+                folder.mkdir()
+                save_safetensors(tensors, folder / WEIGHTS_NAME, metadata=dict(format='pt'))
+                origin = Origin(
+                    kind=source.kind,
+                    location=source.location,
+                    revision=source.revision,
+                    filename=source.filename,
+                    sha256=sha256,
+                    trust=trust,
+                    has_classifier=f'{checkpoint.classifier}.weight' in tensors,
+                    stored_sha256=sha256_of(folder / WEIGHTS_NAME),
+                    date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+                )
+                write_json(folder / CONFIG_NAME, hub_config(checkpoint))
+                write_json(folder / ORIGIN_NAME, asdict(origin))
+                sync_folder(folder)
+                target = self.folder(checkpoint.name)
+                if target.exists():
+                    target.replace(staged / 'old')
+                folder.replace(target)
+                sync_folder(self.root)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
+        return target / WEIGHTS_NAME
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        """Wait until no other process makes this checkpoint, then clear what killed ones left behind.
+
+        Raises:
+            UnwritableStoreError: If the store cannot be written.
+        """
+        from filelock import FileLock  # not needed by who only reads
+
+        with self.writing():
+            lock = FileLock(_made(self.root / '.locks') / f'{name}.lock')
+            lock.acquire()
+        try:
+            self._clear_leftovers(name)
+            yield
+        finally:
+            lock.release()
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into an error that names the store's folder."""
+        try:
+            yield
+        except OSError as error:
+            raise UnwritableStoreError(
+                f'The local store {self.root} cannot be written ({error}). '
+                'Make room there, or set TIMM_SK_HOME to a folder that can be written.'
+            ) from error
+
+    def _clear_leftovers(self, name: str) -> None:
+        old = time.time() - _LEFTOVER_SECONDS
+        for leftover in self.root.glob('.staging/*'):
+            if leftover.name.rpartition('.')[0] == name or _changed(leftover) < old:
+                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in self.root.glob('.downloads/*'):
+            if leftover.name != name and _changed(leftover) < old:
+                shutil.rmtree(leftover, ignore_errors=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a JSON file to the disk."""
+    with path.open('w') as file:
+        json.dump(content, file, indent=2)
+        file.write('\n')
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Write to the disk which files a folder has, where the platform can."""
+    if os.name == 'posix':
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _changed(path: Path) -> float:
     try:
-        with partial.open('wb') as file:
-            file.write(struct.pack('<Q', len(encoded)) + encoded)
-            for tensor in tensors.values():
-                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process was faster
+        return time.time()
+
+
+def _made_from(origin: Origin, source: Source) -> bool:
+    return (origin.kind, origin.location, origin.filename) == (source.kind, source.location, source.filename)
+
+
+def _remedy(folder: Path) -> str:
+    return f'Delete the folder {folder}; what can be fetched will be fetched again.'

@@ -6,7 +6,10 @@ from pathlib import Path
 
 from torch import Size, Tensor
 
-from ..errors import CorruptCheckpointError, MismatchedCheckpointError
+from ..checkpoints import Source
+from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
+from .readers.stream import Refusal
+from .readers.zips import unzip_single
 
 _CHUNK_BYTES = 1 << 20
 _MOST_NAMED = 5
@@ -14,11 +17,59 @@ _MOST_NAMED = 5
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
+    digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
+    with path.open('rb', buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(buffer[:count])
     return digest.hexdigest()
+
+
+def git_blob_sha1_of(path: Path) -> str:
+    """The hex digest under which git keeps a file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+
+
+def is_pinned(source: Source) -> bool:
+    """Whether the table has a whole hash of a source's file, so that what passes it is authentic, not only intact."""
+    return bool(source.sha256 or (source.content_sha1 and len(source.content_sha1) == 40))
+
+
+def check_against_table(path: Path, source: Source) -> str:
+    """Check a file against all that the table says of it.
+
+    Args:
+        path: The file.
+        source: Where it comes from; a hash that the table does not have is not checked.
+
+    Returns:
+        The file's sha256.
+
+    Raises:
+        CorruptCheckpointError: If its size or a hash is another; names both.
+        UnreadableCheckpointError: If the hash is of what a zip archive wraps, and the file is no such archive.
+    """
+    size, sha256 = path.stat().st_size, sha256_of(path)
+    if source.size not in (None, size):
+        raise CorruptCheckpointError(f'{path} has {size} bytes, the published file {source.size}.')
+    if not sha256.startswith(published := source.sha256 or source.sha256_prefix or ''):
+        raise CorruptCheckpointError(f'{path} is damaged: its sha256 is {sha256}, the published one {published}.')
+    if source.content_sha1:
+        content = _content_sha1_of(path)
+        if not content.startswith(source.content_sha1):
+            raise CorruptCheckpointError(
+                f'{path} is damaged: the sha1 of the file in it is {content}, the published one {source.content_sha1}.'
+            )
+    return sha256
+
+
+def _content_sha1_of(path: Path) -> str:
+    """Hex sha1 of the one file inside a zip archive."""
+    try:
+        with path.open('rb') as file:
+            return hashlib.sha1(unzip_single(file).read()).hexdigest()
+    except Refusal as error:
+        raise UnreadableCheckpointError(f'{path} is no zip archive of one file: {error}.') from error
 
 
 def check_file(path: Path, sha256: str) -> None:

@@ -1,0 +1,274 @@
+"""After any fault of server, network or disk, a load gives the right weights or says clearly why not."""
+
+import math
+import os
+import re
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from hub_server import Fault
+from huggingface_hub import constants
+from limits import file_size_limit, without_privileges
+from small_net import NAME, assert_loaded, create, sha256
+
+from timm_sk.checkpoints import Source
+from timm_sk.errors import UnobtainableCheckpointError, UnwritableStoreError
+from timm_sk.models.build import shapes_of
+from timm_sk.pretrained import obtain, store_file
+
+ALWAYS = math.inf
+HUB_GET, HUB_HEAD, RELEASE = 'GET /makers/atto/resolve', 'HEAD /makers/atto/resolve', 'GET /files/'
+HUB = Source(kind='hub', location='makers/atto')
+
+RECOVERED = {
+    '500 on the release': [Fault(request=RELEASE, status=500, times=3)],
+    '429 on the release': [Fault(request=RELEASE, status=429, headers={'Retry-After': '7'})],
+    'release cut': [Fault(request=RELEASE, cut=200_000, times=3)],
+    'release truncated': [Fault(request=RELEASE, length=200_000)],
+    'release shorter than announced': [Fault(request=RELEASE, length=900_000, times=3)],
+    'release flipped in transit': [Fault(request=RELEASE, flip=400_000)],
+    'release slow': [Fault(request=RELEASE, rate=4_000_000)],
+    '500 on the hub': [Fault(request=HUB_HEAD, status=500, times=2)],
+    '429 on the hub': [Fault(request=HUB_GET, status=429, headers={'Retry-After': '7'})],
+    'hub cut': [Fault(request=HUB_GET, cut=200_000, times=3)],
+    'hub flipped in transit': [Fault(request=HUB_GET, flip=400_000)],
+    'hub slow': [Fault(request=HUB_GET, rate=4_000_000)],
+}
+FATAL = {
+    '500 on the release': ([Fault(request=RELEASE, status=500, times=ALWAYS)], r'answers 500 .*, 4 times'),
+    '429 on the release': (
+        [Fault(request=RELEASE, status=429, times=ALWAYS, headers={'Retry-After': '7'})],
+        r'answers 429 .*, 4 times',
+    ),
+    'release cut': ([Fault(request=RELEASE, cut=0, times=ALWAYS)], r'ended after 0 of \d+ bytes, 4 times'),
+    'release truncated': ([Fault(request=RELEASE, length=200_000, times=ALWAYS)], 'is damaged: its sha256 is'),
+    'release flipped': ([Fault(request=RELEASE, flip=400_000, times=ALWAYS)], 'is damaged: its sha256 is'),
+    'release silent': ([Fault(request=RELEASE, delay=ALWAYS, times=ALWAYS)], r'TimeoutError|timed out'),
+    '500 on the hub': ([Fault(request=HUB_HEAD, status=500, times=ALWAYS)], r'the hub gives no answer \(.*500'),
+    '500 on the file of the hub': ([Fault(request=HUB_GET, status=500, times=ALWAYS)], r'HfHubHTTPError: .*500'),
+    '429 on the file of the hub': ([Fault(request=HUB_GET, status=429, times=ALWAYS)], r'HfHubHTTPError: .*429'),
+    'hub truncated': ([Fault(request=HUB_GET, length=200_000, times=ALWAYS)], 'file should be of size'),
+    'hub flipped': ([Fault(request=HUB_GET, flip=400_000, times=ALWAYS)], 'is damaged: its hash is'),
+    'hub wrong length': (
+        [Fault(request=HUB_HEAD, headers={'X-Linked-Size': '7'}, times=ALWAYS)],
+        'file should be of size 7',
+    ),
+    'hub silent': ([Fault(request=HUB_HEAD, delay=ALWAYS, times=ALWAYS)], 'the hub gives no answer'),
+}
+
+
+@pytest.fixture
+def hits(record_property):
+    """Report how often each fault struck."""
+    faults = []
+    yield faults
+    record_property('hits', [fault.hits for fault in faults])
+    assert all(fault.hits for fault in faults)
+
+
+def fresh(faults):
+    return [Fault(**{field: value for field, value in vars(fault).items() if field != 'hits'}) for fault in faults]
+
+
+def source_of(name, release, hub_repo):
+    if 'hub' in name:
+        hub_repo()
+        return HUB
+    content, source = release()
+    return Source(**{**vars(source), 'sha256': sha256(content)})
+
+
+@pytest.mark.parametrize('name', RECOVERED)
+def test_a_passing_fault_leaves_the_right_weights(hub, online, row, release, hub_repo, weights, waits, hits, name):
+    row(source_of(name, release, hub_repo))
+    hits += fresh(RECOVERED[name])
+    hub.faults += hits
+    for _ in range(2):
+        assert_loaded(create(), weights)
+    if '429' in name:
+        assert [round(wait) for wait in waits] in ([7], [8])  # huggingface_hub adds one
+
+
+@pytest.mark.parametrize('name', FATAL)
+def test_a_lasting_fault_is_told_and_leaves_nothing_wrong(
+    hub, online, store, row, release, hub_repo, weights, waits, hits, name, monkeypatch
+):
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.3)
+    monkeypatch.setattr(constants, 'HF_HUB_ETAG_TIMEOUT', 0.3)
+    monkeypatch.setattr('huggingface_hub.file_download._ETAG_RETRY_TIMEOUT', 0.3)
+    source = source_of(name, release, hub_repo)
+    row(source)
+    faults, message = FATAL[name]
+    hits += fresh(faults)
+    hub.faults += hits
+    with pytest.raises(UnobtainableCheckpointError) as caught:
+        create()
+    assert re.search(message, str(caught.value)), caught.value
+    assert (source.location or '') in str(caught.value)
+    assert not store.folder(NAME).exists()
+    hub.faults.clear()
+    assert_loaded(create(), weights)
+
+
+def test_a_broken_source_gives_way_to_the_next(hub, online, row, release, hub_repo, weights, waits, hits):
+    hub_repo()
+    row(HUB, release()[1])
+    hits.append(Fault(request=HUB_GET, flip=400_000, times=ALWAYS))
+    hub.faults += hits
+    assert_loaded(create(), weights)
+    assert hub.requests['GET', 'files'] == 1
+
+
+def test_a_release_without_a_hash_that_is_cut_short_is_not_read(hub, online, store, row, release, weights, waits, hits):
+    row(release()[1])
+    hits.append(Fault(request=RELEASE, length=200_000))
+    hub.faults += hits
+    with pytest.raises(UnobtainableCheckpointError, match=r'atto\.pth cannot be read as a checkpoint'):
+        create()
+    assert not list(store.root.rglob('*.pth*'))
+    assert_loaded(create(), weights)
+
+
+@pytest.mark.parametrize('where', ['store', 'cache'])
+def test_a_flipped_byte_on_the_disk_is_found_named_and_fetched_again(
+    hub, online, store, row, release, hub_repo, weights, caplog, where
+):
+    hub_repo()
+    row(HUB if where == 'cache' else release()[1])
+    create()
+    path = store.folder(NAME) / 'model.safetensors' if where == 'store' else next(online.glob('*/blobs/*'))
+    spoilt = bytearray(path.read_bytes())
+    spoilt[500_000] ^= 1
+    for _ in range(2):
+        stat = path.stat()
+        path.write_bytes(spoilt)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a stamp would not see it
+        requests = hub.requests['GET', 'files'] + hub.requests['GET', 'resolve']
+        caplog.clear()
+        assert_loaded(create(), weights)
+        assert hub.requests['GET', 'files'] + hub.requests['GET', 'resolve'] == requests + 1
+        assert str(path if where == 'store' else 'model.safetensors') in caplog.text
+        assert 'is damaged' in caplog.text
+
+
+def test_a_flipped_byte_offline_is_told(hub, online, row, hub_repo, monkeypatch):
+    hub_repo()
+    row(HUB)
+    create()
+    (blob,) = online.glob('*/blobs/*')
+    spoilt = bytearray(blob.read_bytes())
+    spoilt[500_000] ^= 1
+    blob.write_bytes(spoilt)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(UnobtainableCheckpointError, match=rf'model\.safetensors is damaged.*the hub says {blob.name}'):
+        create()
+
+
+@pytest.mark.parametrize('name', ['origin.json', 'model.safetensors'])
+@pytest.mark.parametrize('damage', ['remove', 'empty', 'half'])
+def test_a_damaged_folder_is_replaced(online, store, row, release, weights, name, damage):
+    row(release()[1])
+    create()
+    path = store.folder(NAME) / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage != 'remove':
+        path.write_bytes(content[: len(content) // 2 if damage == 'half' else 0])
+    assert_loaded(create(), weights)
+    assert path.stat().st_size == pytest.approx(len(content), abs=40)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
+@pytest.mark.parametrize('limit', [100_000, 500_000, 835_000])
+def test_a_full_disk(online, store, row, release, weights, limit):
+    row(release()[1])
+    with file_size_limit(limit), pytest.raises(UnobtainableCheckpointError) as caught:
+        create()
+    assert f'The local store {store.root} cannot be written' in str(caught.value)
+    assert 'set TIMM_SK_HOME to a folder that can be written' in str(caught.value)
+    assert [p for p in store.root.rglob('*') if p.is_file() and p.suffix != '.lock'] == []
+    assert_loaded(create(), weights)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
+def test_a_full_disk_under_the_clients_cache(online, row, hub_repo, weights):
+    hub_repo()
+    row(HUB)
+    with file_size_limit(300_000), pytest.raises(UnobtainableCheckpointError, match=rf'OSError: .*cache: {online}'):
+        create()
+    assert_loaded(create(), weights)
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
+def test_a_read_only_store(online, store, row, release, weights, tmp_path):
+    checkpoint = row(release()[1])
+    store.root.mkdir()
+    store.root.chmod(0o555)
+    with pytest.raises(
+        UnobtainableCheckpointError, match=rf'The local store {store.root} cannot be written \(.*denied'
+    ):
+        without_privileges(create)
+    assert not list(store.root.iterdir())
+    torch.save(weights, tmp_path / 'file')
+    with pytest.raises(UnwritableStoreError, match=str(store.root)):
+        without_privileges(lambda: store_file(tmp_path / 'file', checkpoint, shapes_of(checkpoint)))
+    store.root.chmod(0o755)
+    create()
+    for folder in (store.root, store.folder(NAME)):
+        folder.chmod(0o555)
+    assert_loaded(without_privileges(create), weights)
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
+def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weights, caplog):
+    hub_repo()
+    row(HUB)
+    online.mkdir()
+    online.chmod(0o555)
+    with pytest.raises(UnobtainableCheckpointError, match=rf'PermissionError: .*cache: {online}'):
+        without_privileges(create)
+    online.chmod(0o755)
+    create()
+    for folder, _, _ in os.walk(online):
+        os.chmod(folder, 0o555)
+    assert_loaded(without_privileges(create), weights)
+    for folder, _, _ in os.walk(online):
+        os.chmod(folder, 0o755)
+    (record,) = store.root.glob('.first-seen/*')
+    record.unlink()
+    store.root.chmod(0o555)
+    record.parent.chmod(0o555)
+    assert_loaded(without_privileges(create), weights)
+    assert 'A later change of hub makers/atto will not be noticed: The local store' in caplog.text
+
+
+def test_no_network_at_all(online, row, waits, monkeypatch):
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        nowhere = f'http://127.0.0.1:{server.getsockname()[1]}'
+    template = nowhere + '/{repo_id}/resolve/{revision}/{filename}'
+    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+    monkeypatch.setattr(constants, 'ENDPOINT', nowhere)
+    url = Source(kind='url', location=f'{nowhere}/atto.pth')
+    row(HUB, Source(kind='hub', location='makers/second'), url)
+    start = time.monotonic()
+    with pytest.raises(UnobtainableCheckpointError) as caught:
+        create()
+    lines = str(caught.value).splitlines()
+    assert lines[1].startswith('- hub makers/atto: the hub gives no answer (')
+    assert lines[2] == '- hub makers/second: it is not in the cache of huggingface_hub.'
+    assert re.fullmatch(rf'- url {url.location}: the server is not reached \(.*refused\), 4 times\.', lines[3])
+    assert lines[4].startswith('Check the network')
+    assert time.monotonic() - start + sum(waits) < 60
+
+
+def test_a_checkpoint_is_made_once_by_many_at_a_time(hub, online, store, row, release, weights):
+    checkpoint = row(release()[1])
+    hub.faults.append(Fault(request=RELEASE, times=ALWAYS, rate=4_000_000))
+    with ThreadPoolExecutor(8) as threads:
+        paths = set(threads.map(lambda _: obtain(checkpoint, lambda: shapes_of(checkpoint)), range(8)))
+    assert paths == {store.folder(NAME) / 'model.safetensors'}
+    assert hub.requests['GET', 'files'] == 1
+    assert_loaded(create(), weights)

@@ -1,0 +1,384 @@
+"""Weights come from the first source that works, are verified, and are then found without a network."""
+
+import hashlib
+import io
+import json
+import time
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from filling import fill_model
+from huggingface_hub import constants
+from processes import run_python
+from safetensors.torch import load_file
+from small_net import NAME, assert_loaded, create, sha256
+
+from timm_sk.checkpoints import CHECKPOINTS, Source
+from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnobtainableCheckpointError
+from timm_sk.models.build import shapes_of
+from timm_sk.pretrained import bundled_folder, convert, obtain, store_file
+
+MANUAL = Source(kind='manual', location='https://drive.example/file/d/7/view', format='pytorch')
+
+
+def hub_source(name='makers/atto', **fields):
+    return Source(kind='hub', location=name, **fields)
+
+
+def refuse_shapes():
+    raise AssertionError('nothing was to be converted')
+
+
+def test_the_bundled_file_needs_neither_store_nor_network(hub, online, store):
+    path = obtain(CHECKPOINTS[NAME], refuse_shapes)
+    assert path == bundled_folder(NAME) / 'model.safetensors'
+    create()
+    assert not hub.requests
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize('pinned', [True, False])
+def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub_repo, weights, pinned):
+    commit = hub_repo()
+    content = hub.repos['makers/atto'].files()['model.safetensors'].content
+    source = hub_source(sha256=sha256(content), revision=commit) if pinned else hub_source()
+    row(source)
+    assert_loaded(create(), weights)
+    assert obtain(CHECKPOINTS[NAME], refuse_shapes).is_relative_to(online)
+    assert not store.folder(NAME).exists()
+    (record,) = (store.root / '.first-seen').iterdir()
+    assert json.loads(record.read_text())['sha256'] == sha256(content)
+    if pinned:  # a commit's file cannot change
+        assert hub.requests == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+
+
+def test_cache_dir_takes_the_place_of_the_clients_cache(hub, online, store, row, hub_repo, release, weights, tmp_path):
+    hub_repo()
+    row(hub_source())
+    assert_loaded(create(cache_dir=tmp_path / 'mine'), weights)
+    assert (tmp_path / 'mine' / 'models--makers--atto').is_dir()
+    row(release()[1])
+    assert_loaded(create(cache_dir=tmp_path / 'mine'), weights)
+    assert (tmp_path / 'mine' / 'timm_sk' / NAME / 'model.safetensors').is_file()
+    assert not online.exists()
+    assert not store.root.exists()
+
+
+@pytest.mark.parametrize('hashes', ['sha256', 'prefix', 'size', 'none'])
+def test_a_releases_file_is_converted_once_and_stored(hub, online, store, row, release, weights, hashes):
+    content, source = release()
+    known = dict(
+        sha256=dict(sha256=sha256(content)),
+        prefix=dict(sha256_prefix=sha256(content)[:8]),
+        size=dict(size=len(content)),
+        none={},
+    )[hashes]
+    row(replace(source, **known))
+    before = json.dumps(timm.get_pretrained_cfg(NAME).to_dict())
+    for _ in range(2):
+        model = create()
+        assert_loaded(model, weights)
+        assert json.dumps(model.pretrained_cfg) == before
+    assert hub.requests['GET', 'files'] == 1
+    stored = load_file(store.folder(NAME) / 'model.safetensors')
+    assert list(stored) == list(weights)
+    origin = store.origin(NAME)
+    assert (origin.kind, origin.location, origin.sha256) == ('url', source.location, sha256(content))
+    assert origin.trust == ('authentic' if hashes == 'sha256' else 'intact')
+    assert not list(store.root.glob('.downloads/*'))
+    assert not list(store.root.glob('.staging/*'))
+
+
+def test_the_stored_folder_loads_as_a_hub_repository_would(online, store, row, release, weights):
+    row(release()[1])
+    create()
+    model = timm.create_model(f'local-dir:{store.folder(NAME)}', pretrained=True)
+    assert_loaded(model, weights)
+    cfg = timm.get_pretrained_cfg(NAME)
+    for field in ('tag', 'input_size', 'mean', 'std', 'interpolation', 'crop_pct', 'first_conv', 'label_names'):
+        assert json.dumps(model.pretrained_cfg[field]) == json.dumps(getattr(cfg, field))
+
+
+def test_a_zip_is_checked_by_the_sha1_of_what_is_in_it(hub, online, store, row, release, weights):
+    content, source = release()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr('atto.pth', content)
+    hub.files['atto.pth.zip'] = buffer.getvalue()
+    source = replace(source, location=f'{hub.endpoint}/files/atto.pth.zip', format='pytorch in zip')
+    row(replace(source, content_sha1='0' * 40))
+    with pytest.raises(UnobtainableCheckpointError, match=r'the sha1 of the file in it is \w{40}, the published one 0'):
+        create()
+    row(replace(source, content_sha1=hashlib.sha1(content).hexdigest()))
+    assert_loaded(create(), weights)
+    assert store.origin(NAME).trust == 'authentic'
+
+
+def test_another_layout_is_converted_from_a_release_and_from_a_hub(hub, online, store, monkeypatch, tmp_path):
+    name = 'skresnet18_mindcv.mindcv_in1k'
+    weights = fill_model(timm.create_model(name)).state_dict()
+    theirs = convert.to_mindcv(weights)
+    assert 'layer2.0.down_sample.0.weight' in theirs
+    torch.save(theirs, tmp_path / 'theirs.pth')
+    hub.files['theirs.pth'] = (tmp_path / 'theirs.pth').read_bytes()
+    (tmp_path / 'repository').mkdir()
+    (tmp_path / 'theirs.pth').rename(tmp_path / 'repository' / 'theirs.pth')
+    hub.add('makers/theirs', tmp_path / 'repository')
+    for source in (
+        Source(kind='url', location=f'{hub.endpoint}/files/theirs.pth', format='pytorch'),
+        hub_source('makers/theirs', filename='theirs.pth', format='pytorch'),
+    ):
+        monkeypatch.setitem(CHECKPOINTS, name, replace(CHECKPOINTS[name], sources=(source,)))
+        monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / f'store-{source.kind}'))
+        assert_loaded(timm.create_model(name, pretrained=True), weights)
+        stored = load_file(tmp_path / f'store-{source.kind}' / name / 'model.safetensors')
+        assert list(stored) == [key for key in weights if not key.endswith('num_batches_tracked')]
+
+
+def test_the_order_is_bundled_store_hub_release(hub, online, store, row, hub_repo, release, weights, monkeypatch):
+    """Each source has other weights, and is taken away after it was seen to win."""
+
+    def varied(number):
+        return {**weights, 'fc.bias': torch.full_like(weights['fc.bias'], number)}
+
+    hub_repo(state_dict=varied(1))
+    _, url = release(state_dict=varied(2))
+    bundled = CHECKPOINTS[NAME].bundled
+    row(hub_source(), url)
+    create()
+    stored = row(url)
+    obtain(stored, lambda: shapes_of(stored))
+    row(bundled, hub_source(), url)
+    found = []
+    for absent in ('nothing', 'bundled', 'store', 'hub'):
+        if absent == 'bundled':
+            row(hub_source(), url)
+        elif absent == 'store':
+            store.folder(NAME).rename(store.root / 'away')
+        elif absent == 'hub':
+            hub.repos.clear()
+            monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(store.root / 'cold'))
+        found.append(float(create().fc.bias[0]))
+    assert found == [float(load_file(bundled_folder(NAME) / 'model.safetensors')['fc.bias'][0]), 2, 1, 2]
+
+
+def test_all_failures_are_told_in_one_line_each(hub, online, store, row):
+    gone = Source(kind='url', location=f'{hub.endpoint}/files/gone.pth', format='pytorch')
+    headless = hub_source('makers/headless', has_classifier=False)
+    row(hub_source('makers/none'), gone, headless)
+    with pytest.raises(UnobtainableCheckpointError) as caught:
+        create()
+    lines = str(caught.value).splitlines()
+    assert lines[0] == f'The weights of {NAME} could not be had.'
+    assert lines[1].startswith('- hub makers/none: RepositoryNotFoundError: 401')
+    assert lines[2] == f'- url {gone.location}: the server answers 404 Not Found.'
+    assert lines[3] == '- hub makers/headless: it has no classifier; `num_classes=0` does without.'
+    assert lines[4].startswith('Check the network and try again, or run `timm-sk weights pull sknet_atto.digits` where')
+    assert len(lines) == 5
+
+
+def test_a_source_without_classifier_serves_models_without_it(hub, online, row, hub_repo, release, weights):
+    headless = {key: value for key, value in weights.items() if not key.startswith('fc.')}
+    hub_repo('makers/headless', state_dict=headless)
+    row(hub_source('makers/headless', has_classifier=False), release()[1])
+    for kwargs in (dict(num_classes=0), dict(num_classes=3), dict(features_only=True)):
+        assert_loaded(create(**kwargs), weights, but='fc.')
+    assert not hub.requests['GET', 'files']
+    assert_loaded(create(), weights)
+    assert hub.requests['GET', 'files'] == 1
+
+
+def test_a_stored_checkpoint_without_classifier_gives_way_to_a_whole_one(hub, online, store, row, release, weights):
+    headless = {key: value for key, value in weights.items() if not key.startswith('fc.')}
+    row(release('headless.pth', headless, has_classifier=False)[1], release()[1])
+    assert_loaded(create(num_classes=0), weights, but='fc.')
+    assert not store.origin(NAME).has_classifier
+    assert_loaded(create(), weights)
+    assert store.origin(NAME).has_classifier
+
+
+@pytest.mark.parametrize('kind', ['hub', 'url'])
+def test_another_models_weights_are_refused_before_they_are_stored(
+    hub, online, store, row, hub_repo, release, weights, kind
+):
+    other = {key: value for key, value in weights.items() if not key.startswith('layer4.')}
+    hub_repo('makers/other', state_dict=other)
+    other_source = hub_source('makers/other') if kind == 'hub' else release('other.pth', other)[1]
+    row(other_source)
+    with pytest.raises(
+        UnobtainableCheckpointError, match=r'The checkpoint is not of this model\. Keys missing: layer4'
+    ):
+        create()
+    assert not store.folder(NAME).exists()
+    row(other_source, release()[1])
+    assert_loaded(create(), weights)
+
+
+def test_a_later_change_of_what_is_not_pinned_is_refused(hub, online, store, row, hub_repo, weights):
+    hub_repo()
+    row(hub_source())
+    create()
+    first = sha256(hub.repos['makers/atto'].files()['model.safetensors'].content)
+    changed = {**weights, 'fc.bias': weights['fc.bias'] + 1}
+    hub_repo(state_dict=changed)
+    second = sha256(hub.repos['makers/atto'].files()['model.safetensors'].content)
+    (record,) = (store.root / '.first-seen').iterdir()
+    with pytest.raises(UnobtainableCheckpointError, match=rf'sha256 is {second}, it was {first}.*delete {record} to a'):
+        create()
+    record.unlink()
+    assert_loaded(create(), changed)
+
+
+def test_a_changed_release_is_refused_when_it_is_fetched_again(hub, online, store, row, release, weights):
+    row(release()[1])
+    create()
+    changed = {**weights, 'fc.bias': weights['fc.bias'] + 1}
+    release(state_dict=changed)
+    assert_loaded(create(), weights)
+    store.folder(NAME).rename(store.root / 'away')
+    with pytest.raises(UnobtainableCheckpointError, match=r'has changed since it was first used'):
+        create()
+    assert not list(store.root.glob('.downloads/*'))
+
+
+def test_a_new_pin_refuses_what_was_stored_before_it(hub, online, store, row, release, weights):
+    content, source = release()
+    row(source)
+    create()
+    row(replace(source, sha256='0' * 64))
+    with pytest.raises(UnobtainableCheckpointError, match=rf'made from a file with sha256 {sha256(content)}, the pub'):
+        create()
+
+
+def test_only_a_hash_verifies_what_is_not_pinned(hub, online, row, hub_repo):
+    hub_repo()
+    from hub_server import Fault
+
+    hub.faults.append(Fault(request='HEAD', times=9, headers={'X-Linked-Etag': '"v1-of-the-mirror"'}))
+    row(hub_source())
+    with pytest.raises(UnobtainableCheckpointError, match=r'gives "v1-of-the-mirror" as the hash.*nothing to verify'):
+        create()
+    content = hub.repos['makers/atto'].files()['model.safetensors'].content
+    row(hub_source(sha256=sha256(content)))
+    create()
+
+
+def test_a_small_file_that_git_keeps_is_verified_by_its_blobs_hash(hub, online, row, hub_repo, weights, monkeypatch):
+    monkeypatch.setattr('hub_server.is_lfs', lambda path, size: False)
+    hub_repo()
+    row(hub_source())
+    assert_loaded(create(), weights)
+    (blob,) = (online / 'models--makers--atto' / 'blobs').iterdir()
+    assert len(blob.name) == 40
+    spoilt = bytearray(blob.read_bytes())
+    spoilt[-1] ^= 1
+    blob.write_bytes(spoilt)
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    with pytest.raises(
+        UnobtainableCheckpointError, match=rf'is damaged: its hash is \w{{40}}, the hub says {blob.name}'
+    ):
+        create()
+
+
+def test_what_only_a_person_can_fetch(online, store, row, weights, tmp_path):
+    manual = row(MANUAL)
+    command = f'`timm-sk weights convert <FILE> --to {NAME}`'
+    with pytest.raises(UnobtainableCheckpointError, match=rf'open {MANUAL.location} in a browser.*{command}'):
+        create()
+    torch.save({'state_dict': weights, 'epoch': 90}, tmp_path / 'fetched')
+    path = store_file(tmp_path / 'fetched', manual, shapes_of(manual))
+    assert path == store.folder(NAME) / 'model.safetensors'
+    assert_loaded(create(), weights)
+    assert (store.origin(NAME).location, store.origin(NAME).trust) == (MANUAL.location, 'intact')
+
+
+def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, release, weights, tmp_path):
+    content, source = release()
+    pinned = row(replace(source, sha256=sha256(content)))
+    (tmp_path / 'right').write_bytes(content)
+    torch.save(weights, tmp_path / 'other')
+    with pytest.raises(CorruptCheckpointError, match=rf'other is none of the published files of {NAME}\. .*sha256 is'):
+        store_file(tmp_path / 'other', pinned, shapes_of(pinned))
+    store_file(tmp_path / 'right', pinned, shapes_of(pinned))
+    assert (store.origin(NAME).kind, store.origin(NAME).trust) == ('url', 'authentic')
+    with pytest.raises(MismatchedCheckpointError, match='not of this model'):
+        store_file(tmp_path / 'right', row(MANUAL), shapes_of(CHECKPOINTS['skresnet18.ra_in1k']))
+
+
+def test_store_all_keeps_what_a_hub_has(hub, online, store, row, hub_repo, weights, monkeypatch):
+    hub_repo()
+    checkpoint = row(hub_source())
+    path = obtain(checkpoint, lambda: shapes_of(checkpoint), store_all=True)
+    assert path == store.folder(NAME) / 'model.safetensors'
+    hub.repos.clear()
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(store.root / 'cold'))
+    assert_loaded(create(), weights)
+
+
+def test_offline_with_everything_cached_makes_no_request(
+    hub, online, store, row, hub_repo, release, weights, monkeypatch, tmp_path
+):
+    hub_repo()
+    sources = (hub_source(), release()[1])
+    for source in sources:
+        row(source)
+        create()
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    hub.requests.clear()
+    assert_loaded(create(), weights)  # from the store
+    store.folder(NAME).rename(store.root / 'away')
+    row(sources[0])
+    assert_loaded(create(), weights)  # from the client's cache
+    assert not hub.requests
+
+
+def test_offline_and_uncached_fails_at_once_with_what_to_do(hub, online, store, row, release, monkeypatch):
+    row(hub_source(), hub_source('makers/second'), release()[1])
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    start = time.monotonic()
+    with pytest.raises(UnobtainableCheckpointError) as caught:
+        create()
+    assert time.monotonic() - start < 1
+    lines = str(caught.value).splitlines()
+    assert lines[1:4] == [
+        '- hub makers/atto: it is not in the cache of huggingface_hub.',
+        '- hub makers/second: it is not in the cache of huggingface_hub.',
+        f'- url {hub.endpoint}/files/atto.pth: HF_HUB_OFFLINE forbids the network.',
+    ]
+    assert lines[4].startswith(f'HF_HUB_OFFLINE is set: unset it, or run `timm-sk weights pull {NAME}` where there is')
+    assert not hub.requests
+    assert not store.root.exists()
+
+
+def test_a_token_opens_a_private_repository(hub, online, row, hub_repo, weights, monkeypatch):
+    hub_repo()
+    hub.repos['makers/atto'].private = True
+    row(hub_source())
+    with pytest.raises(UnobtainableCheckpointError, match='RepositoryNotFoundError'):
+        create()
+    monkeypatch.setenv('HF_TOKEN', 'hf_owner')
+    assert_loaded(create(), weights)
+
+
+def test_the_clients_variables_lead_a_new_process(hub, hub_repo, tmp_path):
+    """`HF_ENDPOINT`, `HF_HOME`, `TIMM_SK_HOME`, `HF_HUB_OFFLINE`; and the import brings no HTTP client of ours."""
+    hub_repo('timm/skresnet18.ra_in1k', state_dict=fill_model(timm.create_model('skresnet18')).state_dict())
+    code = """
+import sys, timm
+known = set(sys.modules)
+import timm_sk
+assert not {name.partition('.')[0] for name in set(sys.modules) - known} & {'httpx', 'httpx2', 'requests', 'filelock'}
+print(timm.create_model('skresnet18', pretrained=True).fc.bias[0].item())
+"""
+    environment = {**hub.environment(tmp_path / 'home'), 'TIMM_SK_HOME': str(tmp_path / 'home' / 'sk')}
+    first = run_python('-c', code, **environment)
+    seen = dict(hub.requests)
+    second = run_python('-c', code, **{**environment, 'HF_HUB_OFFLINE': '1'})
+    assert first.returncode == 0, first.stderr
+    assert first.stdout == second.stdout, second.stderr
+    assert seen == dict(hub.requests) == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+    assert sorted(p.name for p in Path(tmp_path / 'home').iterdir()) == ['hub', 'sk']
