@@ -108,7 +108,7 @@ def markdown(entries: Sequence[CatalogEntry]) -> str:
 
     Size, cost and accuracy are those of the first.
     """
-    lines = [('name', 'params', 'GMACs', 'input', 'checkpoints', 'top-1')]
+    lines: list[tuple[str, ...]] = [('name', 'params', 'GMACs', 'input', 'checkpoints', 'top-1')]
     lines.append(('---',) * len(lines[0]))
     for arch in dict.fromkeys(entry.arch for entry in entries):
         rows = [entry for entry in entries if entry.arch == arch]
