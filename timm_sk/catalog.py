@@ -67,7 +67,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 def measure(row: Checkpoint) -> CatalogEntry:
     """Count a row's architecture, on the meta device; a deep net takes a fraction of a second."""
-    model = timm.create_model(row.arch, num_classes=row.num_classes, device='meta').eval()
+    model = timm.create_model(row.arch, num_classes=row.num_classes, in_chans=row.input_size[0], device='meta').eval()
     return CatalogEntry(
         arch=row.arch,
         tag=row.tag,

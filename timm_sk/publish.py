@@ -222,5 +222,6 @@ def hub_errors(repo_id: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ReleaseError(
-            f'{repo_id}: {type(error).__name__}: {error}. Publishing again continues where this stopped.'
+            f'{repo_id}: {type(error).__name__}: {" ".join(str(error).split())}. '
+            'Publishing again continues where this stopped.'
         ) from error
