@@ -106,7 +106,7 @@ def test_what_is_published_is_read_back_and_loads_as_the_same_model(hub, api, tm
     assert hub.requests['GET', 'resolve'] == len(files)  # each was read back
     code = f"""
 import timm, timm_sk, torch
-from safetensors.torch import load, save
+from safetensors.torch import load_file
 from huggingface_hub import hf_hub_download
 model = timm.create_model('hf-hub:{REPO}@{TAG}', pretrained=True).eval()
 golden = load_file(hf_hub_download('{REPO}', 'golden.safetensors'))
