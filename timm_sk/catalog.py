@@ -83,7 +83,7 @@ def measure(row: Checkpoint) -> CatalogEntry:
 @cache
 def _count(arch: str, num_classes: int, input_size: tuple[int, int, int]) -> tuple[int, int]:
     """Parameters and multiply-adds, which the checkpoints of an architecture share."""
-    model = timm.create_model(arch, num_classes=num_classes, device='meta').eval()
+    model = timm.create_model(arch, num_classes=num_classes, in_chans=input_size[0], device='meta').eval()
     return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, input_size)
 
 

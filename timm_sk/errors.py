@@ -25,6 +25,14 @@ class UnloadableModelError(TimmSkError):
     """Raised when a model's folder, repository or file cannot be read or is not what it should be; names the model."""
 
 
+class UnpublishableError(TimmSkError):
+    """Raised before anything is built or sent when a checkpoint may not, or cannot, be published; says why."""
+
+
+class ReleaseError(TimmSkError):
+    """Raised when a hub does not do, or does not hold, what a release needs; names the repository."""
+
+
 class UnreadableImageError(TimmSkError):
     """Raised when a file is not a picture that can be decoded in full; names the file."""
 

@@ -1,0 +1,111 @@
+"""An independent mirror server, the package olah, serves folders that we exported; timm and timm_sk load from it."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import pytest
+import timm
+import torch
+from filling import fill_model
+from processes import run_python
+
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.export import export_checkpoint
+from timm_sk.release_folder import build_folder
+
+pytestmark = pytest.mark.integration
+
+CONFIG = """
+[basic]
+host = "127.0.0.1"
+port = {port}
+mirror-netloc = "127.0.0.1:{port}"
+mirror-lfs-netloc = "127.0.0.1:{port}"
+repos-path = "{root}/cache"
+mirrors-path = ["{root}/mirror"]
+
+[accessibility]
+offline = true
+"""
+
+
+def as_git_repository(folder):
+    """Commit a folder's files as they are; olah serves git repositories."""
+    identity = ('-c', 'user.name=tests', '-c', 'user.email=tests@example.org')
+    for arguments in (['init', '-q', '-b', 'main'], ['add', '-A'], [*identity, 'commit', '-q', '-m', 'Export']):
+        subprocess.run(['git', *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@contextmanager
+def olah(root):
+    """Run the server; yields its endpoint."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    (root / 'olah.toml').write_text(CONFIG.format(port=port, root=root))
+    command = [sys.executable, '-m', 'olah.server', '--config', str(root / 'olah.toml'), '--host', '127.0.0.1']
+    command += ['--port', str(port), '--log-path', str(root / 'logs')]
+    with (root / 'olah.txt').open('w') as log:
+        server = subprocess.Popen(command, cwd=root, stdout=log, stderr=log, env={**os.environ, 'HOME': str(root)})
+    try:
+        endpoint = f'http://127.0.0.1:{port}'
+        deadline = time.monotonic() + 60
+        while not is_up(endpoint):
+            assert server.poll() is None, (root / 'olah.txt').read_text()
+            assert time.monotonic() < deadline, (root / 'olah.txt').read_text()
+            time.sleep(0.1)
+        yield endpoint
+    finally:
+        server.terminate()
+        server.wait(20)
+
+
+def is_up(endpoint):
+    try:
+        with urllib.request.urlopen(f'{endpoint}/api/models/timm-sk/sknet_atto.digits/revision/main', timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def test_timm_and_timm_sk_load_from_the_mirror(tmp_path):
+    mirror = tmp_path / 'mirror' / 'models' / 'timm-sk'
+    ours = mirror / 'sknet_atto.digits'
+    ours.mkdir(parents=True)
+    build_folder(CHECKPOINTS['sknet_atto.digits'], ours, repo_id='timm-sk/sknet_atto.digits')
+    tuned = fill_model(timm.create_model('skresnet18', num_classes=2)).eval()
+    torch.save(dict(state_dict=tuned.state_dict()), tmp_path / 'last.pth')
+    export_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='pets', out=mirror / 'skresnet18.pets')
+    for folder in mirror.iterdir():
+        as_git_repository(folder)
+    code = """
+import sys, timm, torch
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+if sys.argv[2] == 'timm_sk':
+    import timm_sk
+model = timm.create_model(f'hf-hub:timm-sk/{sys.argv[1]}', pretrained=True).eval()
+golden = load_file(hf_hub_download(f'timm-sk/{sys.argv[1]}', 'golden.safetensors'))
+with torch.inference_mode():
+    difference = (model(golden['inputs']) - golden['logits']).abs().max() / golden['logits'].abs().max()
+print(difference.item() < 1e-5, type(model.layer1[0]).__module__.split('.')[0])
+"""
+    with olah(tmp_path) as endpoint:
+        for name, package in (
+            ('sknet_atto.digits', 'timm_sk'),
+            ('skresnet18.pets', 'timm_sk'),
+            ('skresnet18.pets', 'timm'),
+        ):
+            home = tmp_path / f'home-{name}-{package}'
+            online = dict(
+                HF_ENDPOINT=endpoint, HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', HF_HOME=str(home), HF_TOKEN=''
+            )
+            done = run_python('-W', 'ignore', '-c', code, name, package, **online)
+            assert done.stdout == f'True {package}\n', done.stderr
+    with pytest.raises(OSError, match='refused'):
+        urllib.request.urlopen(endpoint, timeout=5)

@@ -1,0 +1,77 @@
+"""What is published loads with transformers' Auto classes, from the hub, with the names of the classes."""
+
+import json
+
+import pytest
+import timm
+import torch
+from filling import fill_model
+from hub_server import Hub
+from processes import run_python
+
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.hub_folder import golden_inputs, write_golden, write_model
+from timm_sk.predict import example_images
+from timm_sk.release_folder import build_folder
+
+pytestmark = pytest.mark.integration
+
+COMPARE = """
+import json, sys
+import torch, transformers
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+import timm_sk
+repo = sys.argv[1]
+model = transformers.AutoModelForImageClassification.from_pretrained(repo).eval()
+golden = load_file(hf_hub_download(repo, 'golden.safetensors'))
+with torch.no_grad():
+    difference = (model(golden['inputs']).logits - golden['logits']).abs().max().item()
+answer = dict(version=transformers.__version__, difference=difference, model=type(model).__name__)
+answer['labels'] = {label: model.config.id2label[label] for label in range(3)}
+if len(sys.argv) > 2:
+    classify = transformers.pipeline('image-classification', model=repo)
+    answer['pictures'] = [classify(path)[0]['label'] for path in sys.argv[2:]]
+    answer['processor'] = type(transformers.AutoImageProcessor.from_pretrained(repo)).__name__
+print(json.dumps(answer))
+"""
+
+
+def ask_transformers(hub, home, repo, *pictures):
+    arguments = (repo, *map(str, pictures))
+    done = run_python('-W', 'ignore', '-c', COMPARE, *arguments, **hub.environment(home))
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_bundled_checkpoint_with_its_labels_and_its_pipeline(tmp_path):
+    name = 'sknet_atto.digits'
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    build_folder(CHECKPOINTS[name], folder, repo_id=f'timm-sk/{name}')
+    with Hub() as hub:
+        hub.add(f'timm-sk/{name}', folder)
+        answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}', *example_images(name))
+    assert answer['version'].partition('.')[0] == '5'
+    assert answer['difference'] <= 1e-5
+    assert answer['model'] == 'TimmWrapperForImageClassification'
+    assert answer['labels'] == {'0': '0', '1': '1', '2': '2'}
+    assert answer['pictures'] == list('0123456789')
+    assert answer['processor'] == 'TimmWrapperImageProcessor'
+
+
+@pytest.mark.parametrize('name', ['skresnet18.ra_in1k', 'skresnet18_mindcv.mindcv_in1k', 'resnest14d.gluon_in1k'])
+def test_imagenet_checkpoints_have_imagenets_labels(name, tmp_path):
+    """With random weights: the real ones cannot be fetched here; names and config are the real ones."""
+    row = CHECKPOINTS[name]
+    model = fill_model(timm.create_model(row.arch)).eval()
+    folder = tmp_path / 'folder'
+    folder.mkdir()
+    write_model(folder, model, row, metadata={})
+    inputs = torch.nn.functional.interpolate(golden_inputs(row.input_size), size=96)
+    write_golden(folder / 'golden.safetensors', model, inputs, metadata={})
+    with Hub() as hub:
+        hub.add(f'timm-sk/{name}', folder)
+        answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}')
+    assert answer['difference'] <= 1e-4
+    assert [label.split(',')[0] for label in answer['labels'].values()] == ['tench', 'goldfish', 'great white shark']

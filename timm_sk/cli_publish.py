@@ -1,0 +1,92 @@
+"""`timm-sk weights export | card | publish`: from a checkpoint to a hub."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Table
+
+from .console import one_line_errors, out, say_error
+from .export import export_checkpoint
+from .hub_folder import WEIGHTS
+from .publish import TAG, Plan, publish, publish_all
+from .release_folder import card_of, find_row
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command('export')
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar='CHECKPOINT', help='A checkpoint of train.py, or a state dict.')
+    ],
+    arch: Annotated[str, typer.Option(help='Its architecture.')],
+    tag: Annotated[str, typer.Option(help='A name for the weights.')],
+    out_dir: Annotated[
+        Path | None, typer.Option('--out', metavar='DIR', help='New folder; ./ARCH.TAG if not given.')
+    ] = None,
+    label_names: Annotated[Path | None, typer.Option(metavar='FILE', help='Names of the classes, one a line.')] = None,
+    licence: Annotated[str | None, typer.Option(help="SPDX identifier of the weights' licence.")] = None,
+    origin: Annotated[str | None, typer.Option(help='Who made the weights.')] = None,
+    base: Annotated[str | None, typer.Option(help='arch.tag whose preprocessing training began from.')] = None,
+) -> None:
+    """Write a fine-tuned model as a folder that timm and transformers load, ready for a hub."""
+    with one_line_errors():
+        names = tuple(label_names.read_text(encoding='utf-8').splitlines()) if label_names else None
+        folder = export_checkpoint(
+            checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
+        )
+    out.print(f'{folder}: loads with timm.create_model("local-dir:{folder}", pretrained=True).', soft_wrap=True)
+    out.print(f'To upload it: hf upload ORG/{arch}.{tag} {folder}', soft_wrap=True)
+
+
+@app.command('card')
+def card(
+    name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')],
+    org: Annotated[str, typer.Option(help='Organisation that the examples name.')] = 'ORG',
+    folder: Annotated[
+        Path | None, typer.Option(metavar='DIR', help=f'A folder with its {WEIGHTS}, for size and hash.')
+    ] = None,
+) -> None:
+    """Print a checkpoint's model card."""
+    with one_line_errors():
+        text = card_of(find_row(name), repo_id=f'{org}/{name}', weights=folder / WEIGHTS if folder else None)
+    print(text, end='')
+
+
+@app.command('publish')
+def publish_checkpoints(
+    org: Annotated[str, typer.Option(help='Organisation or user of the hub.')],
+    name: Annotated[str | None, typer.Argument(metavar='NAME', help='arch.tag.')] = None,
+    everything: Annotated[bool, typer.Option('--all', help='Every checkpoint that may be published.')] = False,
+    private: Annotated[bool, typer.Option('--private', help='Make new repositories private.')] = False,
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Show what would change, write nothing.')] = False,
+) -> None:
+    """Publish a checkpoint's repository: one commit, the version's tag, everything read back."""
+    with one_line_errors():
+        if (name is None) != everything:
+            raise ValueError('Name one checkpoint, or give --all.')
+        if name is not None:
+            outcomes = [publish(name, org, private=private, dry_run=dry_run, show=_show_plan)]
+        else:
+            outcomes = list(publish_all(org, private=private, dry_run=dry_run, show=_show_plan))
+    table = Table('checkpoint', 'state', 'detail', box=box.SIMPLE_HEAD)
+    for outcome in outcomes:
+        table.add_row(*map(escape, (outcome.name, outcome.state, outcome.detail)))
+    out.print(table)
+    failed = [outcome for outcome in outcomes if outcome.state == 'failed']
+    for outcome in failed:
+        say_error(f'{outcome.name}: {outcome.detail}')
+    if failed:
+        raise typer.Exit(1)
+
+
+def _show_plan(plan: Plan) -> None:
+    state = 'exists' if plan.exists else 'is new'
+    title = f'{plan.repo_id} {state}; tag {TAG} {"is set" if plan.tagged else "is not set"}'
+    table = Table('file', 'change', title=title, box=box.SIMPLE_HEAD)
+    for path, change in plan.changes.items():
+        table.add_row(escape(path), change)
+    out.print(table)

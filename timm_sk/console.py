@@ -1,0 +1,24 @@
+"""How the command line speaks: its two consoles, and errors as one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+
+out, err = Console(), Console(stderr=True)
+
+
+def say_error(message: str) -> None:
+    """Print one line to standard error."""
+    err.print(f'timm-sk: {" ".join(message.split())}', soft_wrap=True, markup=False, highlight=False)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Turn what a user can mend into one line and exit code 1."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        say_error(str(error))
+        raise typer.Exit(1) from error

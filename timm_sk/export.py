@@ -1,0 +1,178 @@
+"""A fine-tuned model's checkpoint file as a folder that is ready for a hub."""
+
+import json
+import pickle
+import tempfile
+from argparse import Namespace
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import timm.models
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from .checkpoints import CHECKPOINTS, Checkpoint, of_arch
+from .errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
+from .hub_folder import CARD, GOLDEN, RECIPE, WEIGHTS, golden_inputs, write_golden, write_model
+from .model_card import render_card
+from .models.build import checkpoint_filter_fn
+from .pretrained import check_state_dict
+from .release_folder import require_same_logits
+
+# What a card tells of the options of timm's train.py; those that are off are left out.
+_TOLD = (
+    *('lr', 'epochs', 'batch_size', 'weight_decay', 'opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa'),
+    *('mixup', 'cutmix', 'reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
+)
+_READ_ERRORS = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, AttributeError)
+_PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
+
+
+def export_checkpoint(
+    file: Path,
+    *,
+    arch: str,
+    tag: str,
+    out: Path | None = None,
+    label_names: tuple[str, ...] | None = None,
+    licence: str | None = None,
+    origin: str | None = None,
+    base: str | None = None,
+) -> Path:
+    """Write the folder of a fine-tuned model: weights, config, goldens, card, and its recipe where the file tells it.
+
+    Args:
+        file: What timm's `train.py` writes, or a state dict, as safetensors or PyTorch's; averaged weights win.
+        arch: The architecture; the file's keys and shapes must be exactly its.
+        tag: A name for the weights.
+        out: The folder, new or empty; `arch.tag` in the working directory if not given.
+        label_names: Names of the classes in order.
+        licence: SPDX identifier of the weights' licence; the card says 'not established' if not given.
+        origin: Who made the weights.
+        base: `arch.tag` of the row whose input and preprocessing the training began from; the one that `train.py`
+            recorded, else the architecture's default, if not given.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UnknownModelError: If there is no such architecture, or no such row for it.
+        UnloadableModelError: If the file cannot be read.
+        MismatchedCheckpointError: If its keys or shapes are not the architecture's.
+        ValueError: If the folder is not empty, or the label names are not as many as the classes.
+    """
+    folder = out or Path(f'{arch}.{tag}')
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f'{folder} exists and is not an empty folder: choose another with --out, or remove it.')
+    state_dict, options = read_training_checkpoint(file)
+    start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
+    row = _fine_tuned_row(start, tag, state_dict, options, label_names=label_names, licence=licence, origin=origin)
+    model = timm.create_model(arch, num_classes=row.num_classes, in_chans=row.input_size[0]).eval()
+    state_dict = checkpoint_filter_fn(state_dict, model)
+    check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
+    model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
+    settings = {key: options[key] for key in _TOLD if options.get(key) and isinstance(options[key], int | float | str)}
+    base_model = start.hub_id if options.get('pretrained') else None
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
+        written = Path(scratch) / folder.name
+        written.mkdir()
+        metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
+        write_model(written, model, row, metadata=metadata)
+        write_golden(written / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
+        if settings:
+            (written / RECIPE).write_text(json.dumps(settings, indent=2) + '\n')
+        card = render_card(
+            row, repo_id=f'ORG/{row.name}', weights=written / WEIGHTS, settings=settings, base_model=base_model
+        )
+        (written / CARD).write_text(card, encoding='utf-8')
+        require_same_logits(written)
+        written.replace(folder)
+    return folder
+
+
+def read_training_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A file's state dict, and the options of timm's `train.py` if it tells them. Nothing in the file is executed.
+
+    Raises:
+        UnloadableModelError: If it cannot be read.
+    """
+    try:
+        state_dict = timm.models.load_state_dict(str(file))
+        options: object = None
+        if file.suffix != '.safetensors':
+            with torch.serialization.safe_globals([Namespace]):
+                checkpoint = torch.load(file, map_location='cpu', weights_only=True, mmap=_is_zip(file))
+            options = checkpoint.get('args') if isinstance(checkpoint, Mapping) else None
+    except _READ_ERRORS as error:
+        reason = 'there is no such file' if not file.is_file() else f'{type(error).__name__}: {error}'
+        raise UnloadableModelError(
+            f'{file} cannot be read: {reason}. Give a checkpoint of train.py, or a state dict.'
+        ) from error
+    return state_dict, dict(vars(options)) if isinstance(options, Namespace) else {}
+
+
+def _is_zip(file: Path) -> bool:
+    with file.open('rb') as stream:
+        return stream.read(4) == b'PK\x03\x04'
+
+
+def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:
+    row = CHECKPOINTS.get(name)
+    if row is not None and row.arch == arch:
+        return row
+    rows = of_arch(arch)
+    if not rows:
+        raise UnknownModelError(f'timm_sk has no architecture "{arch}"; `timm-sk list` shows all.')
+    if required:
+        raise UnknownModelError(f'"{name}" is no row of {arch}: name one of {", ".join(row.name for row in rows)}.')
+    return rows[0]
+
+
+def _fine_tuned_row(
+    start: Checkpoint,
+    tag: str,
+    state_dict: Mapping[str, Tensor],
+    options: Mapping[str, Any],
+    *,
+    label_names: tuple[str, ...] | None,
+    licence: str | None,
+    origin: str | None,
+) -> Checkpoint:
+    """The facts of the fine-tuned weights: the base's, as far as training did not change them."""
+    classifier, first_conv = (state_dict.get(f'{path}.weight') for path in (start.classifier, start.first_conv))
+    if classifier is None or first_conv is None:
+        raise MismatchedCheckpointError(
+            f'The checkpoint is not of {start.arch}: it lacks {start.classifier}.weight or {start.first_conv}.weight.'
+        )
+    num_classes = len(classifier)
+    if label_names and len(label_names) != num_classes:
+        raise ValueError(f'There are {len(label_names)} label names for {num_classes} classes: name each class once.')
+    channels, height, width = first_conv.shape[1], *start.input_size[1:]
+    if options.get('input_size'):
+        channels, height, width = options['input_size']
+    elif options.get('img_size'):
+        height = width = options['img_size']
+    changed: dict[str, Any] = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
+    changed = {key: tuple(fact) if isinstance(fact, list) else fact for key, fact in changed.items()}
+    return replace(
+        start,
+        name=f'{start.arch}.{tag}',
+        sources=(),
+        licence=licence,
+        origin=origin,
+        input_size=(channels, height, width),
+        pool_size=start.pool_size if (height, width) == start.input_size[1:] else None,
+        num_classes=num_classes,
+        label_names=label_names,
+        dataset=None,
+        top1=None,
+        top5=None,
+        evaluation=None,
+        recipe=None,
+        **changed,
+    )

@@ -1,0 +1,227 @@
+"""How published: a row of the table as a repository of a hub, in one commit and under a version's tag.
+
+A release is safe to repeat. What the repository has already is not sent again; the commit is made wholly or not at all;
+the tag `v<version of timm_sk>` is set last, once everything was read back and compared, and never moves: to change what
+a version published takes a new version.
+"""
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from . import __version__
+from .checkpoints import CHECKPOINTS
+from .errors import ReleaseError, TimmSkError, UnpublishableError
+from .hub_folder import GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
+from .pretrained import sha256_of
+from .release_folder import build_folder, find_row, refusal, require_publishable
+
+TAG = f'v{__version__}'
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a release would do.
+
+    Attributes:
+        repo_id: The repository.
+        exists: Whether there is one.
+        head: The commit that was compared: the version's if it is tagged, else the newest; None without a repository.
+        changes: 'added', 'changed' or 'equal' by the path of each file of ours; other files there are left alone.
+        tagged: Whether the version's tag is set already.
+    """
+
+    repo_id: str
+    exists: bool
+    head: str | None
+    changes: dict[str, str]
+    tagged: bool
+
+    @property
+    def to_send(self) -> list[str]:
+        return [path for path, change in self.changes.items() if change != 'equal']
+
+    @property
+    def done(self) -> bool:
+        return self.tagged and not self.to_send
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one checkpoint: 'published', 'tagged', 'unchanged', 'planned', 'refused' or 'failed', and why."""
+
+    name: str
+    state: str
+    detail: str
+
+
+def publish(
+    name: str,
+    org: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    api: HfApi | None = None,
+    show: Callable[[Plan], None] = lambda plan: None,
+) -> Outcome:
+    """Bring one checkpoint's repository, `org/arch.tag`, to what this version publishes.
+
+    Args:
+        name: `arch.tag`.
+        org: Organisation or user of the hub.
+        private: Make a new repository private; one that is public is refused, and none is ever changed.
+        dry_run: Only find out what would change.
+        api: The hub's client; None for one with the environment's endpoint and token.
+        show: Called with the plan before anything is sent.
+
+    Raises:
+        UnknownModelError: If the table has no such row.
+        UnpublishableError: If the row may not be published, or this version has published something else.
+        ReleaseError: If the hub fails, or does not hold what was sent.
+    """
+    row, client = find_row(name), api or HfApi()
+    require_publishable(row)
+    repo_id = f'{org}/{row.name}'
+    with tempfile.TemporaryDirectory(prefix='timm_sk-') as scratch:
+        folder = Path(scratch) / 'folder'
+        folder.mkdir()
+        build_folder(row, folder, repo_id=repo_id)
+        with hub_errors(repo_id):
+            return _release(client, row.name, repo_id, folder, private=private, dry_run=dry_run, show=show)
+
+
+def _release(
+    api: HfApi, name: str, repo_id: str, folder: Path, *, private: bool, dry_run: bool, show: Callable[[Plan], None]
+) -> Outcome:
+    plan = make_plan(api, repo_id, folder, private=private)
+    show(plan)
+    if plan.tagged and plan.to_send:
+        raise UnpublishableError(
+            f'{repo_id} has published {TAG} with other files ({", ".join(plan.to_send)}), '
+            "and a version never changes: raise timm_sk's version."
+        )
+    if plan.done:
+        return Outcome(name=name, state='unchanged', detail=f'{repo_id} is at {TAG}: nothing to do')
+    if dry_run:
+        return Outcome(name=name, state='planned', detail=f'{repo_id}: {len(plan.to_send)} files to send, tag {TAG}')
+    commit = plan.head
+    if plan.to_send:
+        commit = _commit(api, plan, folder, private=private)
+    with tempfile.TemporaryDirectory(prefix='timm_sk-') as scratch:
+        _read_back(api, repo_id, commit, folder, Path(scratch))
+    api.create_tag(repo_id, tag=TAG, revision=commit)
+    state = 'published' if plan.to_send else 'tagged'
+    return Outcome(name=name, state=state, detail=f'{repo_id} at {TAG}: {len(plan.to_send)} files sent, all read back')
+
+
+def publish_all(org: str, **options: Any) -> Iterator[Outcome]:
+    """Publish every row that may be, and say of the others why not; what fails does not stop the rest.
+
+    Args:
+        org: Organisation or user of the hub.
+        **options: As for `publish`.
+    """
+    for row in CHECKPOINTS.values():
+        if reason := refusal(row):
+            yield Outcome(name=row.name, state='refused', detail=reason)
+            continue
+        try:
+            yield publish(row.name, org, **options)
+        except Exception as error:  # whatever is wrong with one checkpoint is not wrong with the next
+            yield Outcome(name=row.name, state='failed', detail=f'{type(error).__name__}: {error}')
+
+
+def make_plan(api: HfApi, repo_id: str, folder: Path, *, private: bool = False) -> Plan:
+    """Compare a folder with a repository; nothing is written there.
+
+    Goldens of the same weights that differ by rounding only, since another machine computed them, are taken over from
+    the repository into the folder.
+
+    Raises:
+        UnpublishableError: If a private repository is asked for and it is public.
+    """
+    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
+    try:
+        info = api.repo_info(repo_id)
+    except RepositoryNotFoundError:
+        return Plan(repo_id=repo_id, exists=False, head=None, changes=dict.fromkeys(paths, 'added'), tagged=False)
+    if private and not info.private:
+        raise UnpublishableError(f'{repo_id} is public already: publish without --private, or make it private first.')
+    tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
+    published = tags.get(TAG, info.sha)  # a tag never moves, so what it names is what counts
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=published)
+    there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
+    changes = {path: _change(folder / path, there.get(path)) for path in paths}
+    if changes[GOLDEN] == 'changed' and changes[WEIGHTS] == 'equal' and _adopt_golden(api, repo_id, published, folder):
+        changes[GOLDEN] = 'equal'
+    return Plan(repo_id=repo_id, exists=True, head=published, changes=changes, tagged=TAG in tags)
+
+
+def _change(path: Path, there: RepoFile | None) -> str:
+    if there is None:
+        return 'added'
+    same = there.lfs.sha256 == sha256_of(path) if there.lfs else there.blob_id == _git_blob(path.read_bytes())
+    return 'equal' if same else 'changed'
+
+
+def _git_blob(content: bytes) -> str:
+    return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
+
+
+def _adopt_golden(api: HfApi, repo_id: str, revision: str | None, folder: Path) -> bool:
+    with tempfile.TemporaryDirectory(prefix='timm_sk-') as scratch:
+        published = Path(api.hf_hub_download(repo_id, GOLDEN, revision=revision, local_dir=scratch))
+        theirs, ours = read_golden(published), read_golden(folder / GOLDEN)
+        if not torch.equal(theirs['inputs'], ours['inputs']) or theirs['logits'].shape != ours['logits'].shape:
+            return False
+        difference = (theirs['logits'] - ours['logits']).abs().max()
+        same = bool(difference <= GOLDEN_TOLERANCE * ours['logits'].abs().max())
+        if same:
+            shutil.copyfile(published, folder / GOLDEN)
+        return same
+
+
+def _commit(api: HfApi, plan: Plan, folder: Path, *, private: bool) -> str:
+    """Send what differs in one commit on top of the one that the plan saw; returns it."""
+    head = plan.head
+    if not plan.exists:
+        api.create_repo(plan.repo_id, private=private)
+        head = api.repo_info(plan.repo_id).sha
+    operations = [CommitOperationAdd(path, folder / path) for path in plan.to_send]
+    message = f'{plan.repo_id.partition("/")[2]} by timm_sk {__version__}'
+    return api.create_commit(plan.repo_id, operations, commit_message=message, parent_commit=head).oid
+
+
+def _read_back(api: HfApi, repo_id: str, revision: str | None, folder: Path, scratch: Path) -> None:
+    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
+        name = path.relative_to(folder).as_posix()
+        read = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
+        if sha256_of(Path(read)) != sha256_of(path):
+            raise ReleaseError(
+                f'{repo_id} gives another {name} back than was sent: {TAG} was not set. Publish again; if that '
+                'does not help, delete the file there first.'
+            )
+
+
+@contextmanager
+def hub_errors(repo_id: str) -> Iterator[None]:
+    """Turn what the hub's client raises, of many libraries' classes, into one that names the repository."""
+    try:
+        yield
+    except (TimmSkError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise ReleaseError(
+            f'{repo_id}: {type(error).__name__}: {" ".join(str(error).split())}. '
+            'Publishing again continues where this stopped.'
+        ) from error

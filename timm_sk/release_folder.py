@@ -1,0 +1,121 @@
+"""Which rows of the table may be published, and all that the repository of one holds."""
+
+import json
+import shutil
+from pathlib import Path
+
+import timm
+
+from .checkpoints import CHECKPOINTS, Checkpoint
+from .errors import UnknownModelError, UnpublishableError
+from .hub_folder import (
+    CARD,
+    CONFIG,
+    GOLDEN,
+    GOLDEN_TOLERANCE,
+    RECIPE,
+    WEIGHTS,
+    check_golden,
+    golden_inputs,
+    read_golden,
+    write_golden,
+    write_model,
+)
+from .model_card import eval_results, hash_of, render_card
+from .pretrained import bundled_folder
+
+
+def find_row(name: str) -> Checkpoint:
+    """A row by `arch.tag`.
+
+    Raises:
+        UnknownModelError: If the table has no such row.
+    """
+    if name not in CHECKPOINTS:
+        raise UnknownModelError(
+            f'The table has no checkpoint "{name}": name one as arch.tag; `timm-sk list` shows all.'
+        )
+    return CHECKPOINTS[name]
+
+
+def refusal(row: Checkpoint) -> str | None:
+    """Why a row may not be published from here; None if it may."""
+    if not row.sources:
+        return f'{row.name} has no weights.'
+    if row.licence is None:
+        return (
+            f'The makers of {row.name} state no licence: whoever has a copy may convert it for themselves, '
+            'nobody can publish it from here.'
+        )
+    if row.origin is None:
+        return f'The table does not say who made {row.name}: establish its origin first.'
+    if not any(hash_of(source) for source in row.sources):
+        return f'Nothing tells the right weights of {row.name} from others: establish a hash of a source first.'
+    return None
+
+
+def require_publishable(row: Checkpoint) -> None:
+    """Refuse a row that may not be published.
+
+    Raises:
+        UnpublishableError: With the reason.
+    """
+    if reason := refusal(row):
+        raise UnpublishableError(reason)
+
+
+def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
+    """Write all that a repository of a row shall hold, from its verified weights, and load it again to be sure.
+
+    Args:
+        row: The row; a bundled one keeps its own weights' file, goldens and examples, byte for byte.
+        folder: An empty folder.
+        repo_id: What the card's examples load from.
+
+    Raises:
+        UnpublishableError: If the row may not be published, or what was written does not give the same logits.
+        NoWeightsError, CorruptCheckpointError, MismatchedCheckpointError: From loading the weights.
+    """
+    require_publishable(row)
+    model = timm.create_model(row.name, pretrained=True).eval()
+    metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
+    write_model(folder, model, row, metadata=metadata)
+    if row.bundled:
+        shutil.copytree(bundled_folder(row.name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CONFIG))
+    else:
+        write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
+    card = card_of(row, repo_id=repo_id, weights=folder / WEIGHTS)
+    for path, text in {CARD: card, **eval_results(row)}.items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text, encoding='utf-8')
+    require_same_logits(folder)
+
+
+def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None) -> str:
+    """A row's card; a bundled one's own card becomes its notes.
+
+    Args:
+        row: The row.
+        repo_id: What the card's examples load from.
+        weights: The repository's weights' file; if None, a bundled one's own.
+    """
+    if row.bundled is None:
+        return render_card(row, repo_id=repo_id, weights=weights)
+    ours = bundled_folder(row.name)
+    notes, settings = (ours / CARD).read_text(encoding='utf-8'), json.loads((ours / RECIPE).read_text())
+    return render_card(row, repo_id=repo_id, weights=weights or ours / WEIGHTS, settings=settings, notes=notes)
+
+
+def require_same_logits(folder: Path) -> None:
+    """Load a folder as a user would, and compare with its goldens.
+
+    Raises:
+        UnpublishableError: If the logits differ by more than rounding.
+    """
+    difference = check_golden(timm.create_model(f'local-dir:{folder}', pretrained=True), folder / GOLDEN)
+    allowed = GOLDEN_TOLERANCE * float(read_golden(folder / GOLDEN)['logits'].abs().max())
+    if not difference <= allowed:
+        raise UnpublishableError(
+            f'{folder} loads as another model than it was written from: logits differ by {difference:.3g}, '
+            f'allowed are {allowed:.3g}. Do not publish it.'
+        )
