@@ -3,20 +3,19 @@
 import json
 import runpy
 import sys
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 from rich import box
-from rich.console import Console
 from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
-from . import __version__
+from . import __version__, cli_publish, cli_weights
 from .catalog import COLUMNS, cells, markdown, matching, measure
+from .console import err, one_line_errors, out, say_error
 from .hub import ready_model
 from .images import find_images
 from .predict import Prediction, example_images, predict
@@ -31,7 +30,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out, err = Console(), Console(stderr=True)
+cli_weights.app.registered_commands += cli_publish.app.registered_commands
+app.add_typer(cli_weights.app, name='weights')
 
 
 def main() -> None:
@@ -47,21 +47,6 @@ def show_version(
     if version:
         print(__version__)
         raise typer.Exit
-
-
-def say_error(message: str) -> None:
-    """Print one line to standard error."""
-    err.print(f'timm-sk: {" ".join(message.split())}', soft_wrap=True, markup=False, highlight=False)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        say_error(str(error))
-        raise typer.Exit(1) from error
 
 
 def _progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:

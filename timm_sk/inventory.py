@@ -33,6 +33,31 @@ def published_hash(source: Source) -> str:
     return 'by the hub' if source.kind == 'hub' else 'none'
 
 
+def facts(row: Checkpoint) -> dict[str, str]:
+    """All that the table says of a checkpoint, by what it is."""
+    normalisation = NOT_ESTABLISHED if row.mean is None else f'mean {row.mean}, standard deviation {row.std}'
+    metrics = [f'top-1 {_percent(row.top1)} %' if row.top1 else '', f'top-5 {_percent(row.top5)} %' if row.top5 else '']
+    measured = f'on {row.dataset}' if row.dataset else ''
+    found = {
+        'checkpoint': row.name,
+        'made by': row.origin or NOT_ESTABLISHED,
+        'licence': row.licence or 'none stated by its makers',
+        'accuracy': ' '.join(filter(None, [*metrics, measured])) or NOT_ESTABLISHED,
+        'evaluation': row.evaluation or NOT_ESTABLISHED,
+        'preprocessing': f'{preprocessing(row)}; {normalisation}',
+        'classes': str(row.num_classes),
+        'training': row.recipe or NOT_ESTABLISHED,
+    }
+    for number, source in enumerate(row.sources, start=1):
+        size = f', {source.size:,} bytes' if source.size else ''
+        digest = source.sha256 or source.content_sha1
+        known = f'; {"sha256" if source.sha256 else "sha1 of the file inside"} {digest}' if digest else ''
+        note = f'; {published_hash(source)}' if source.sha256_prefix else ''
+        encoder = '' if source.has_classifier else '; without the classifier'
+        found[f'source {number}'] = f'{source.kind} {place(source)} ({source.format}{size}){known}{note}{encoder}'
+    return found
+
+
 def markdown(rows: Sequence[Checkpoint]) -> str:
     """The checkpoints with weights as two Markdown tables: what they are, and where they come from."""
     with_weights = [row for row in rows if row.sources]

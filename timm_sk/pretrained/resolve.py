@@ -40,6 +40,7 @@ def obtain(
     *,
     cache_dir: str | os.PathLike[str] | None = None,
     needs_classifier: bool = True,
+    store: Store | None = None,
     store_all: bool = False,
 ) -> Path:
     """Find or fetch a checkpoint's weights, converted where necessary: a verified safetensors file in our layout.
@@ -52,6 +53,7 @@ def obtain(
             converted or used for the first time.
         cache_dir: In place of huggingface_hub's cache; what is converted goes into its folder `timm_sk` then.
         needs_classifier: Whether the classifier's weights must be there.
+        store: In place of the local store.
         store_all: Put into the local store also what a hub has in our layout, which is else used from the client's
             cache.
 
@@ -68,10 +70,10 @@ def obtain(
             if len(checkpoint.sources) == 1:
                 raise
             failures.append(f'bundled: {error}')
-    stores = [*([Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []), Store()]
-    for store in stores:
+    stores = [store] if store else [*([Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []), Store()]
+    for candidate in stores:
         try:
-            if path := store.find(checkpoint, needs_classifier=needs_classifier):
+            if path := candidate.find(checkpoint, needs_classifier=needs_classifier):
                 return path
         except CorruptCheckpointError as error:
             _logger.warning('%s', error)

@@ -1,0 +1,136 @@
+"""`timm-sk weights list | show | pull | verify | convert`: the checkpoints on this machine and where they come from."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Column, Table
+
+from . import inventory, weights
+from .catalog import matching
+from .checkpoints import CHECKPOINTS
+from .console import err, one_line_errors, out, say_error
+from .errors import TimmSkError
+from .pretrained import Store
+
+app = typer.Typer(no_args_is_help=True, help='Checkpoints: list, fetch, verify, convert, publish.')
+
+
+@app.command('list')
+def list_checkpoints(
+    pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern.')] = '',
+    state: Annotated[str | None, typer.Option(help='Only those in this state, such as stored.')] = None,
+    as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
+) -> None:
+    """List the checkpoints with their state: bundled, stored, on the hub, at its makers, or needs a file."""
+    rows = [row for row in matching(pattern) if row.sources]
+    if as_markdown:
+        print(inventory.markdown(rows))
+        return
+    store = Store()
+    states = {row.name: weights.state_of(row, store) for row in rows}
+    shown = [row for row in rows if state in (None, states[row.name])]
+    with one_line_errors():
+        if not shown:
+            raise ValueError(f'no checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
+    columns = (Column('checkpoint', no_wrap=True), Column('state', no_wrap=True), 'top-1', 'licence', 'made by')
+    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in shown:
+        top1 = '' if row.top1 is None else f'{row.top1:.2f}'
+        texts = (row.name, states[row.name], top1, row.licence or 'none stated', row.origin or '')
+        table.add_row(*map(escape, texts))
+    out.print(table)
+    out.print(f'{len(shown)} checkpoints. Local store: {store.root}', soft_wrap=True, highlight=False)
+
+
+@app.command('show')
+def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')]) -> None:
+    """Say everything that is known of a checkpoint, and how far what is here can be trusted."""
+    store = Store()
+    with one_line_errors():
+        row = weights.find_row(name)
+        origin = store.origin(row.name)
+    facts = inventory.facts(row) | {'state': weights.state_of(row, store)}
+    if origin:
+        trusted = 'authentic: its makers published the hash' if origin.trust == 'authentic' else 'intact, not authentic'
+        facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
+        facts['trust'] = f'{trusted}; sha256 of the original {origin.sha256}'
+    for fact, text in facts.items():
+        out.print(f'[bold]{fact:14}[/bold] {escape(text)}', soft_wrap=True, highlight=False)
+
+
+@app.command('pull')
+def pull(
+    names: Annotated[list[str] | None, typer.Argument(metavar='NAME', help='arch.tag, arch or a pattern.')] = None,
+    everything: Annotated[
+        Path | None, typer.Option('--all', metavar='DIR', help='Fetch all into DIR, to carry to other machines.')
+    ] = None,
+) -> None:
+    """Fetch checkpoints into the local store; what is there already is not fetched again."""
+    with one_line_errors():
+        if bool(names) == bool(everything):
+            raise ValueError('Name checkpoints, or give --all DIR.')
+        rows = [row for row in (weights.find_rows(names) if names else CHECKPOINTS.values()) if row.sources]
+    store = Store(everything) if everything else Store()
+    failed = 0
+    columns = (
+        SpinnerColumn(),
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        task = progress.add_task('', total=len(rows))
+        for row in rows:
+            progress.update(task, description=row.name)
+            try:
+                folder = weights.pull(row, store=store)
+            except (TimmSkError, OSError) as error:
+                failed += 1
+                say_error(f'{row.name}: {error}')
+            else:
+                out.print(f'{row.name}: {folder}', soft_wrap=True, highlight=False)
+            progress.advance(task)
+    if everything:
+        out.print(f'Set TIMM_SK_HOME to a copy of {everything} where there is no network.', soft_wrap=True)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command('verify')
+def verify(
+    targets: Annotated[list[str], typer.Argument(metavar='NAME|FILE|DIR', help='What to verify.')],
+    to: Annotated[str | None, typer.Option(metavar='NAME', help='The checkpoint that a file is meant for.')] = None,
+) -> None:
+    """Verify hash, structure, keys, values and answers of checkpoints, files or folders."""
+    failed = False
+    for target in targets:
+        with one_line_errors():
+            row = weights.find_row(to) if to else None
+            verifications = list(weights.verify(target, to=row))
+        for verification in verifications:
+            out.print(f'[bold]{escape(verification.target)}[/bold]', highlight=False)
+            for line in verification.passed:
+                out.print(f'  ok  {escape(line)}', soft_wrap=True, highlight=False)
+            if verification.problem:
+                failed = True
+                say_error(f'{verification.target}: {verification.problem}')
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command('convert')
+def convert(
+    file: Annotated[Path, typer.Argument(metavar='FILE', help='A checkpoint of any known format and layout.')],
+    to: Annotated[str, typer.Option(metavar='NAME', help='The checkpoint that it is: arch.tag.')],
+) -> None:
+    """Convert a file into the local store, where `pretrained=True` finds it. Nothing in the file is executed."""
+    with one_line_errors():
+        row = weights.find_row(to)
+        folder = weights.convert(file, row)
+    out.print(f'{row.name}: {folder}', soft_wrap=True, highlight=False)
+    out.print(f'Load it with timm.create_model("{row.name}", pretrained=True).', soft_wrap=True, highlight=False)
