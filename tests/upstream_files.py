@@ -1,0 +1,128 @@
+"""Checkpoint files as other implementations publish them: their names, shapes and container, with filled weights.
+
+`python tests/upstream_files.py` writes and converts one for every source of the table, and prints what came of it.
+"""
+
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import timm
+import torch
+from filling import fill
+from pretrained.readers.checkpoint_files import (
+    caffe_blob,
+    field,
+    mindspore_value,
+    mxnet_array,
+    mxnet_bytes,
+    torch_bytes,
+    zip_bytes,
+)
+from safetensors.torch import save_file
+from torch import Tensor
+
+from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
+from timm_sk.models.build import shapes_of
+from timm_sk.pretrained import Store, convert
+from timm_sk.pretrained.conversion import store_converted
+
+StateDict = dict[str, Tensor]
+
+
+def filled_weights(row: Checkpoint) -> StateDict:
+    """Weights of a row's architecture in our layout, filled from names and shapes."""
+    counters = {key for key in shapes_of(row) if key.endswith('num_batches_tracked')}
+    return {
+        key: fill(key, tuple(shape), torch.int64 if key in counters else torch.float32)
+        for key, shape in shapes_of(row).items()
+    }
+
+
+def in_their_layout(state_dict: StateDict, row: Checkpoint, source: Source) -> StateDict:
+    """The same tensors under the names of a source's makers, and in their shapes."""
+    location, is_resnest = source.location or '', row.arch.startswith('resnest')
+    if source.format == 'caffe':
+        blobs = convert.to_caffe(state_dict)
+        return {key: blob.reshape(1, -1, 1, 1) if '/bn:' in key else blob for key, blob in blobs.items()}
+    if source.format == 'mindspore':
+        return (convert.to_mindcv_resnest if is_resnest else convert.to_mindcv)(state_dict)
+    if source.format == 'mxnet in zip':
+        return convert.to_gluon(state_dict)
+    if source.format == 'pytorch in zip':
+        return convert.to_pytorchcv(state_dict)
+    if 'lucid-dl' in location:
+        return (convert.to_lucid3_resnest if is_resnest else convert.to_lucid3)(state_dict)
+    if 'insight' in row.arch:
+        return convert.to_insight(state_dict)
+    if 'holocron' in row.arch:
+        return convert.to_holocron(state_dict)
+    if not source.has_classifier:
+        return {key: tensor for key, tensor in state_dict.items() if not key.startswith('fc.')}
+    return dict(state_dict)
+
+
+def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path: Path) -> None:
+    """Write a file in a source's layout and container."""
+    theirs = in_their_layout(state_dict, row, source)
+    if source.format == 'safetensors':
+        save_file(theirs, path)
+    elif source.format == 'pytorch' and 'insight' in row.arch:
+        wrapped = {f'module.{key}': tensor for key, tensor in theirs.items()}
+        path.write_bytes(torch_bytes(dict(epoch=100, state_dict=wrapped, best_acc=77.5, optimizer=dict(state={}))))
+    elif source.format == 'pytorch':
+        path.write_bytes(torch_bytes(theirs, legacy='zhanghang1989' in (source.location or '')))
+    elif source.format == 'pytorch in zip':
+        path.write_bytes(zip_bytes({'net.pth': torch_bytes(theirs)}))
+    elif source.format == 'mxnet in zip':
+        arrays = [mxnet_array(tuple(tensor.shape), _bytes(tensor)) for tensor in theirs.values()]
+        path.write_bytes(zip_bytes({'net.params': mxnet_bytes(arrays, [key.encode() for key in theirs])}))
+    elif source.format == 'mindspore':
+        values = (mindspore_value(k.encode(), tuple(v.shape), b'Float32', _bytes(v)) for k, v in theirs.items())
+        path.write_bytes(b''.join(values))
+    else:
+        path.write_bytes(field(1, b'SKNet') + b''.join(_caffe_layers(theirs)))
+
+
+def _caffe_layers(theirs: StateDict) -> list[bytes]:
+    layers: dict[str, bytes] = {}
+    for key, tensor in theirs.items():
+        name = key.rpartition(':')[0]
+        start = field(1, name.encode()) + field(2, b'CuDNNBatchNorm' if name.endswith('/bn') else b'Convolution')
+        layers[name] = layers.get(name, start) + field(7, caffe_blob(tuple(tensor.shape), _bytes(tensor)))
+    return [field(100, layer) for layer in layers.values()]
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.float().contiguous().numpy().tobytes()
+
+
+def rehearse(row: Checkpoint, source: Source, folder: Path) -> Path:
+    """Write a source's file, convert it, and check that every tensor arrived; returns the store's root.
+
+    The hashes of the table are the real files', so this begins after their check.
+    """
+    weights = filled_weights(row)
+    original = folder / 'original'
+    write_original(weights, row, source, original)
+    store = Store(folder / 'store')
+    path = store_converted(original, row, shapes_of(row), source=source, sha256=source.sha256 or '0' * 64, store=store)
+    original.unlink()
+    stored = timm.models.load_state_dict(str(path))
+    missing = [key for key in weights if key not in stored and not key.endswith('num_batches_tracked')]
+    assert missing == ([] if source.has_classifier else ['fc.weight', 'fc.bias'])
+    assert all(torch.equal(tensor, weights[key]) for key, tensor in stored.items())
+    return store.root
+
+
+if __name__ == '__main__':
+    for row in CHECKPOINTS.values():
+        for source in row.sources:
+            if source.kind == 'bundled' or (sys.argv[1:] and row.name not in sys.argv[1:]):
+                continue
+            with tempfile.TemporaryDirectory() as scratch:
+                start = time.perf_counter()
+                rehearse(row, source, Path(scratch))
+                elapsed = time.perf_counter() - start
+            print(f'{row.name:40} {source.kind:7} {source.format:16} all tensors equal ({elapsed:.1f} s)', flush=True)
