@@ -53,7 +53,7 @@ def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub
     (record,) = (store.root / '.first-seen').iterdir()
     assert json.loads(record.read_text())['sha256'] == sha256(content)
     if pinned:  # a commit's file cannot change
-        assert hub.requests == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+        assert hub.requests == {('HEAD', 'resolve'): 2, ('GET', 'resolve'): 1}
 
 
 def test_cache_dir_takes_the_place_of_the_clients_cache(hub, online, store, row, hub_repo, release, weights, tmp_path):
@@ -380,5 +380,5 @@ print(timm.create_model('skresnet18', pretrained=True).fc.bias[0].item())
     second = run_python('-c', code, **{**environment, 'HF_HUB_OFFLINE': '1'})
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout, second.stderr
-    assert seen == dict(hub.requests) == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+    assert seen == dict(hub.requests) == {('HEAD', 'resolve'): 2, ('GET', 'resolve'): 1}
     assert sorted(p.name for p in Path(tmp_path / 'home').iterdir()) == ['hub', 'sk']

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -138,11 +139,14 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
         except DownloadError:  # what is there of the file shortens the next attempt
+            _remove_folder(file.parent)
             raise
         except BaseException:
-            _remove(file)
+            discard(file)
+            _remove_folder(file.parent)
             raise
-        _remove(file)
+        discard(file)
+        _remove_folder(file.parent)
         return stored
 
 
@@ -164,12 +168,9 @@ def _download_verified(source: Source, file: Path, store: Store) -> str:
         return check_against_table(file, source)
 
 
-def _remove(file: Path) -> None:
-    discard(file)
-    try:
-        file.parent.rmdir()
-    except OSError:  # another source's part is there
-        return
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # a part of a file is there, which stays, or nothing was made
+        folder.rmdir()
 
 
 def _made_meanwhile(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:
