@@ -232,9 +232,17 @@ def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weig
         without_privileges(create)
     online.chmod(0o755)
     create()
+    (blob,) = online.glob('*/blobs/*')
+    content = bytearray(blob.read_bytes())
     for folder, _, _ in os.walk(online):
         os.chmod(folder, 0o555)
     assert_loaded(without_privileges(create), weights)
+    content[500_000] ^= 1
+    blob.write_bytes(content)
+    with pytest.raises(UnobtainableCheckpointError, match=r'model\.safetensors is damaged.*not be fetched again: Perm'):
+        without_privileges(create)
+    content[500_000] ^= 1
+    blob.write_bytes(content)
     for folder, _, _ in os.walk(online):
         os.chmod(folder, 0o755)
     (record,) = store.root.glob('.first-seen/*')

@@ -61,7 +61,10 @@ def hub_file(
         if only_cached or is_offline():
             raise
         _logger.warning('%s Fetching it again.', error)
-        path = _fetch(source, cache_dir, force_download=True)
+        try:
+            path = _fetch(source, cache_dir, force_download=True)
+        except DownloadError as failure:
+            raise CorruptCheckpointError(f'{error} It could not be fetched again: {failure}') from failure
         try:
             sha256 = _verify(path, source, store)
         except CorruptCheckpointError:
