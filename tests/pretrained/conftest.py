@@ -23,8 +23,7 @@ def hub():
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
-    monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'store'))
+def store():
     return Store()
 
 

@@ -20,7 +20,7 @@ from small_net import NAME, assert_loaded, create, sha256
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnobtainableCheckpointError
 from timm_sk.models.build import shapes_of
-from timm_sk.pretrained import bundled_folder, convert, obtain, store_file
+from timm_sk.pretrained import Store, bundled_folder, convert, obtain, store_file
 
 MANUAL = Source(kind='manual', location='https://drive.example/file/d/7/view', format='pytorch')
 
@@ -53,7 +53,7 @@ def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub
     (record,) = (store.root / '.first-seen').iterdir()
     assert json.loads(record.read_text())['sha256'] == sha256(content)
     if pinned:  # a commit's file cannot change
-        assert hub.requests == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+        assert hub.requests == {('HEAD', 'resolve'): 2, ('GET', 'resolve'): 1}
 
 
 def test_cache_dir_takes_the_place_of_the_clients_cache(hub, online, store, row, hub_repo, release, weights, tmp_path):
@@ -162,7 +162,7 @@ def test_the_order_is_bundled_store_hub_release(hub, online, store, row, hub_rep
         elif absent == 'hub':
             hub.repos.clear()
             monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(store.root / 'cold'))
-        found.append(float(create().fc.bias[0]))
+        found.append(create().fc.bias[0].item())
     assert found == [float(load_file(bundled_folder(NAME) / 'model.safetensors')['fc.bias'][0]), 2, 1, 2]
 
 
@@ -309,6 +309,65 @@ def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, r
         store_file(tmp_path / 'right', row(MANUAL), shapes_of(CHECKPOINTS['skresnet18.ra_in1k']))
 
 
+@pytest.mark.parametrize('kwargs', [{}, dict(features_only=True), dict(num_classes=3), dict(in_chans=1)])
+def test_nothing_of_the_model_shows_where_the_file_lies(online, row, release, kwargs):
+    row(release()[1])
+    model, untrained = create(**kwargs), timm.create_model(NAME, **kwargs)
+    assert json.dumps(model.pretrained_cfg) == json.dumps(untrained.pretrained_cfg)
+    assert model.default_cfg == untrained.default_cfg
+
+
+@pytest.mark.parametrize('name', [row.name for row in CHECKPOINTS.values() if row.sources])
+def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
+    class AskedForError(Exception):
+        pass
+
+    def ask(checkpoint, shapes, **options):
+        raise AskedForError(checkpoint.name, options)
+
+    monkeypatch.setattr('timm_sk.models.build.obtain', ask)
+    expected = (name, dict(cache_dir=None, needs_classifier=True))
+    with pytest.raises(AskedForError) as caught:
+        timm.create_model(name, pretrained=True)
+    assert caught.value.args == expected
+
+
+@pytest.mark.parametrize(
+    ('overlay', 'error'),
+    [
+        (dict(file='/mine.safetensors'), 'The checkpoint file /mine.safetensors is missing'),
+        (dict(hf_hub_id='some/body'), 'outgoing traffic'),
+        (dict(url='http://127.0.0.1:9/mine.pth', hf_hub_id=None), 'refused'),
+    ],
+)
+def test_a_source_of_the_callers_is_left_to_timm(monkeypatch, overlay, error):
+    monkeypatch.delattr('timm_sk.models.build.obtain')
+    with pytest.raises((CorruptCheckpointError, OSError), match=error):
+        timm.create_model('skresnet18.ra_in1k', pretrained=True, pretrained_cfg_overlay=overlay)
+
+
+def test_pulling_into_another_folder(hub, online, store, row, hub_repo, release, weights, tmp_path):
+    content, source = release()
+    elsewhere = Store(tmp_path / 'elsewhere')
+    seen = []
+    hub_repo()
+    shapes = shapes_of(CHECKPOINTS[NAME])
+    for number, checkpoint in enumerate((row(source), row(hub_source()))):
+        path = obtain(
+            checkpoint,
+            lambda: shapes,
+            store=elsewhere,
+            store_all=True,
+            progress=lambda *numbers: seen.append(numbers),
+        )
+        assert path == elsewhere.folder(NAME) / 'model.safetensors'
+        assert elsewhere.origin(NAME).kind == ('url', 'hub')[number]
+        elsewhere.folder(NAME).rename(tmp_path / f'away-{number}')
+    assert seen[-1] == (len(content), len(content))
+    assert [total for _, total in seen] == [len(content)] * len(seen)
+    assert not store.root.exists()
+
+
 def test_store_all_keeps_what_a_hub_has(hub, online, store, row, hub_repo, weights, monkeypatch):
     hub_repo()
     checkpoint = row(hub_source())
@@ -380,5 +439,5 @@ print(timm.create_model('skresnet18', pretrained=True).fc.bias[0].item())
     second = run_python('-c', code, **{**environment, 'HF_HUB_OFFLINE': '1'})
     assert first.returncode == 0, first.stderr
     assert first.stdout == second.stdout, second.stderr
-    assert seen == dict(hub.requests) == {('HEAD', 'resolve'): 1, ('GET', 'resolve'): 1}
+    assert seen == dict(hub.requests) == {('HEAD', 'resolve'): 2, ('GET', 'resolve'): 1}
     assert sorted(p.name for p in Path(tmp_path / 'home').iterdir()) == ['hub', 'sk']

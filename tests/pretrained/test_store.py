@@ -1,13 +1,21 @@
-"""Our safetensors files are the format's, in our order."""
+"""Our safetensors files are the format's, in our order; a stored checkpoint is whole, and says where it is from."""
 
+import json
+import os
 import stat
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
+from small_net import NAME
 
-from timm_sk.pretrained import save_safetensors, sha256_of
+from timm_sk.checkpoints import CHECKPOINTS, Source
+from timm_sk.errors import CorruptCheckpointError
+from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
 
 TENSORS = {
     'z': torch.randn(3, 2),
@@ -47,3 +55,98 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         save_safetensors({**TENSORS, 'meta': torch.zeros(1, device='meta')}, path)
     assert sha256_of(path) == digest
     assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']
+
+
+RELEASE = Source(kind='url', location='https://makers.example/atto.pth', format='pytorch')
+
+
+def put(store, tensors, sha256='5' * 64):
+    with store.turn(NAME):
+        return store.put(CHECKPOINTS[NAME], tensors, RELEASE, sha256=sha256, trust='intact')
+
+
+@pytest.mark.parametrize(
+    ('platform', 'variables', 'expected'),
+    [
+        ('linux', dict(TIMM_SK_HOME='/shared/weights'), '/shared/weights'),
+        ('linux', dict(XDG_CACHE_HOME='/caches'), '/caches/timm_sk'),
+        ('linux', {}, '/home/me/.cache/timm_sk'),
+        ('darwin', dict(XDG_CACHE_HOME='/caches'), '/home/me/Library/Caches/timm_sk'),
+        ('win32', dict(LOCALAPPDATA='/local'), '/local/timm_sk'),
+        ('win32', {}, '/home/me/.cache/timm_sk'),
+        ('linux', dict(TIMM_SK_HOME='~/weights'), '/home/me/weights'),
+    ],
+)
+def test_where_the_store_is(monkeypatch, platform, variables, expected):
+    monkeypatch.setattr(sys, 'platform', platform)
+    for name in ('TIMM_SK_HOME', 'XDG_CACHE_HOME', 'LOCALAPPDATA'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in dict(variables, HOME='/home/me').items():
+        monkeypatch.setenv(name, value)
+    assert store_root() == Path(expected)
+
+
+def test_a_folder_says_what_it_is_and_where_it_is_from(store, weights):
+    path = put(store, weights)
+    assert sorted(p.name for p in path.parent.iterdir()) == ['config.json', 'model.safetensors', 'origin.json']
+    assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(store.root.stat().st_mode)
+    origin = store.origin(NAME)
+    assert (origin.kind, origin.location, origin.sha256) == ('url', RELEASE.location, '5' * 64)
+    assert (origin.trust, origin.has_classifier, origin.stored_sha256) == ('intact', True, sha256_of(path))
+    config = json.loads((path.parent / 'config.json').read_text())
+    assert (config['architecture'], config['num_classes']) == ('sknet_atto', 10)
+    assert config['label_names'] == list('0123456789')
+    assert not {'url', 'hf_hub_id', 'file', 'source'} & set(config['pretrained_cfg'])
+    assert config['pretrained_cfg']['mean'] == [0.5, 0.5, 0.5]
+
+
+def test_a_later_checkpoint_takes_the_place_of_the_first(store, weights):
+    put(store, weights)
+    changed = {**weights, 'fc.bias': weights['fc.bias'] + 1}
+    path = put(store, changed, sha256='6' * 64)
+    assert torch.equal(load_file(path)['fc.bias'], changed['fc.bias'])
+    assert store.origin(NAME).sha256 == '6' * 64
+    assert not list(store.root.glob('.staging/*'))
+
+
+def test_what_is_not_there_is_not_found(store, weights):
+    assert store.find(CHECKPOINTS[NAME]) is None
+    assert store.origin(NAME) is None
+    put(store, {key: value for key, value in weights.items() if not key.startswith('fc.')})
+    assert store.find(CHECKPOINTS[NAME]) is None
+    assert store.find(CHECKPOINTS[NAME], needs_classifier=False) == store.folder(NAME) / 'model.safetensors'
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"kind": 1}', '\x00'])
+def test_an_origin_that_cannot_be_read_is_told(store, weights, content):
+    path = put(store, weights).parent / 'origin.json'
+    path.write_text(content)
+    with pytest.raises(CorruptCheckpointError, match=rf'{path} cannot be read \(.*\)\. Delete the folder'):
+        store.find(CHECKPOINTS[NAME])
+
+
+def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
+    old = time.time() - 2 * 24 * 3600
+    leftovers = {
+        f'.staging/{NAME}.abc': (False, True),
+        '.staging/skresnet18.ra_in1k.abc': (False, False),
+        '.staging/skresnet34.ra_in1k.abc': (True, True),
+        f'.downloads/{NAME}': (True, False),
+        '.downloads/skresnet18.ra_in1k': (False, False),
+        '.downloads/skresnet34.ra_in1k': (True, True),
+    }
+    for name, (is_old, _) in leftovers.items():
+        (store.root / name).mkdir(parents=True)
+        (store.root / name / 'model.safetensors').write_bytes(b'half')
+        if is_old:
+            os.utime(store.root / name, (old, old))
+    with store.turn(NAME):
+        pass
+    assert {name: not (store.root / name).exists() for name in leftovers} == {
+        name: is_cleared for name, (_, is_cleared) in leftovers.items()
+    }
+
+
+def test_making_a_store_touches_nothing(tmp_path):
+    Store(tmp_path / 'store').find(CHECKPOINTS[NAME])
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from .readers import read_checkpoint
 from .resolve import bundled_file, obtain
 from .saving import save_safetensors
 from .store import Origin, Store, bundled_folder, store_root
-from .verify import check_file, check_state_dict, sha256_of
+from .verify import check_file, check_state_dict, sha256_of, trust_of
 
 __all__ = [
     'Origin',
@@ -25,4 +25,5 @@ __all__ = [
     'store_file',
     'store_root',
     'to_our_layout',
+    'trust_of',
 ]

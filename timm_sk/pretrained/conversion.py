@@ -12,7 +12,7 @@ from ..errors import CorruptCheckpointError, MismatchedCheckpointError, Unreadab
 from .convert import convert_caffe, convert_mindcv, convert_mindcv_resnest, convert_resnest, recognise
 from .readers import read_checkpoint
 from .store import Store
-from .verify import check_against_table, check_state_dict, is_pinned, sha256_of
+from .verify import check_against_table, check_state_dict, sha256_of, trust_of
 
 StateDict = dict[str, Tensor]
 
@@ -101,8 +101,7 @@ def store_converted(
     converted = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
     check_fit(converted, checkpoint, shapes, has_classifier=source.has_classifier)
     ordered = {key: converted[key] for key in shapes if key in converted}
-    trust = 'authentic' if is_pinned(source) else 'intact'
-    return store.put(checkpoint, ordered, source, sha256=sha256, trust=trust)
+    return store.put(checkpoint, ordered, source, sha256=sha256, trust=trust_of(source))
 
 
 def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, store: Store | None = None) -> Path:

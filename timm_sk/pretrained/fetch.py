@@ -10,6 +10,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -22,6 +23,9 @@ MOST_BYTES = 4 << 30  # ten times the largest of these nets
 _MOST_WAIT = 60.0  # seconds
 _CHUNK_BYTES = 1 << 18
 _PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another attempt may not meet
+
+
+Progress = Callable[[int, int | None], None]
 
 
 class _Passing(Exception):  # noqa: N818  (never leaves this module: another attempt follows)
@@ -43,7 +47,15 @@ class _Part(NamedTuple):
         return self.path.stat().st_size if self.path.exists() else 0
 
 
-def download(url: str, path: Path, *, size: int | None = None, resume: bool = False, timeout: float = 10.0) -> None:
+def download(
+    url: str,
+    path: Path,
+    *,
+    size: int | None = None,
+    resume: bool = False,
+    timeout: float = 10.0,
+    progress: Progress | None = None,
+) -> None:
     """Download a file; it is there under its name when it is there in full, and on the disk.
 
     An interrupted download goes on where it stopped, in this call or a later one, if the server gave the file an ETag
@@ -55,6 +67,7 @@ def download(url: str, path: Path, *, size: int | None = None, resume: bool = Fa
         size: Bytes of the file, where known.
         resume: Go on also where the server gives no ETag; for files whose hash is checked afterwards.
         timeout: Seconds without an answer or another byte, after which an attempt has failed.
+        progress: Called with the bytes that are there and, where known, those of the whole file.
 
     Raises:
         DownloadError: If the server refuses, is not reached, or sends another length than announced or known.
@@ -64,7 +77,7 @@ def download(url: str, path: Path, *, size: int | None = None, resume: bool = Fa
     partial = path.with_name(f'{path.name}.partial')
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _attempt(url, partial, size=size, resume=resume, timeout=timeout)
+            _attempt(url, partial, size=size, resume=resume, timeout=timeout, progress=progress)
         except _Passing as failure:
             if attempt == ATTEMPTS:
                 raise DownloadError(f'{failure}, {ATTEMPTS} times.') from failure
@@ -89,7 +102,9 @@ def _discard_partial(partial: Path) -> None:
     _tag_path(partial).unlink(missing_ok=True)
 
 
-def _attempt(url: str, partial: Path, *, size: int | None, resume: bool, timeout: float) -> None:
+def _attempt(
+    url: str, partial: Path, *, size: int | None, resume: bool, timeout: float, progress: Progress | None
+) -> None:
     part = _Part(partial, _read_tag(partial))
     start = part.size if resume or part.validator else 0
     request = urllib.request.Request(url, headers={'User-Agent': 'timm_sk', 'Accept-Encoding': 'identity'})
@@ -104,7 +119,7 @@ def _attempt(url: str, partial: Path, *, size: int | None, resume: bool, timeout
                 partial.unlink(missing_ok=True)  # before its new tag is written
             total = _total(response, start, size)
             _write_tag(partial, response.headers.get('ETag'))
-            _receive(response, partial, start=start, total=total)
+            _receive(response, partial, start=start, total=total, progress=progress)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing follows what is there, which is whole if the server's file is as long
             if start and (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start):
@@ -133,7 +148,9 @@ def _total(response: http.client.HTTPResponse, start: int, size: int | None) -> 
     return size if total is None else total
 
 
-def _receive(response: http.client.HTTPResponse, partial: Path, *, start: int, total: int | None) -> None:
+def _receive(
+    response: http.client.HTTPResponse, partial: Path, *, start: int, total: int | None, progress: Progress | None
+) -> None:
     limit = MOST_BYTES if total is None else total
     received = start
     try:
@@ -144,6 +161,8 @@ def _receive(response: http.client.HTTPResponse, partial: Path, *, start: int, t
                 if received > limit:
                     raise DownloadError(f'the server sends more than {limit} bytes.')
                 file.write(chunk)
+                if progress:
+                    progress(received, total)
             file.flush()
             os.fsync(file.fileno())
     except (OSError, DownloadError):

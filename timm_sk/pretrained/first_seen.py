@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -61,9 +60,7 @@ def record_first_seen(store: Store, source: Source, sha256: str) -> None:
         return
     with store.writing():
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix='.', dir=path.parent)
-        os.close(descriptor)
-        staged = Path(name)
+        staged = path.with_name(f'.{path.name}.{os.getpid()}')
         try:
             record = dict(source=source.location, revision=source.revision, filename=source.filename, sha256=sha256)
             write_json(staged, dict(record, date=datetime.now(timezone.utc).isoformat(timespec='seconds')))

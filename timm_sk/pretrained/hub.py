@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import time
 from pathlib import Path
 
 from ..checkpoints import Source
@@ -60,7 +61,10 @@ def hub_file(
         if only_cached or is_offline():
             raise
         _logger.warning('%s Fetching it again.', error)
-        path = _fetch(source, cache_dir, force_download=True)
+        try:
+            path = _fetch(source, cache_dir, force_download=True)
+        except DownloadError as failure:
+            raise CorruptCheckpointError(f'{error} It could not be fetched again: {failure}') from failure
         try:
             sha256 = _verify(path, source, store)
         except CorruptCheckpointError:
@@ -78,6 +82,8 @@ def _fetch(
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
+    if not only_cached and not is_offline():
+        _require_answer(source, cache_dir)
     try:
         return Path(
             hf_hub_download(
@@ -98,6 +104,34 @@ def _fetch(
         raise DownloadError(f'{type(error).__name__}: {_first_line(error)} (cache: {_cache(cache_dir)})') from error
     except Exception as error:  # which HTTP client's errors these are depends on huggingface_hub's version
         raise DownloadError(f'{type(error).__name__}: {_first_line(error)}') from error
+
+
+def _require_answer(source: Source, cache_dir: str | os.PathLike[str] | None) -> None:
+    """Ask for a file that is not cached, before the client does, which takes minutes to give up on a silent network.
+
+    Raises:
+        UnreachableHubError: If there is no answer, in two attempts.
+    """
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    location, filename, revision = source.location or '', source.filename, source.revision
+    if isinstance(try_to_load_from_cache(location, filename, _cache(cache_dir), revision), str):
+        return
+    for attempt in (1, 2):
+        try:
+            get_hf_file_metadata(
+                hf_hub_url(location, filename, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT
+            )
+            return
+        except HfHubHTTPError:  # an answer, which the client handles
+            return
+        except Exception as error:  # as in `_fetch`
+            if attempt == 2:
+                raise UnreachableHubError(
+                    f'the hub gives no answer ({type(error).__name__}: {_first_line(error)}).'
+                ) from error
+            time.sleep(1)
 
 
 def _verify(path: Path, source: Source, store: Store) -> str:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from ..errors import (
     UnwritableStoreError,
 )
 from .conversion import check_fit, header_of, is_in_our_layout, store_converted
-from .fetch import discard, download
+from .fetch import Progress, discard, download
 from .first_seen import check_first_seen, first_seen, record_first_seen
 from .hub import UnreachableHubError, download_timeout, hub_file, is_offline
 from .store import WEIGHTS_NAME, Store, bundled_folder
@@ -42,6 +43,7 @@ def obtain(
     needs_classifier: bool = True,
     store: Store | None = None,
     store_all: bool = False,
+    progress: Progress | None = None,
 ) -> Path:
     """Find or fetch a checkpoint's weights, converted where necessary: a verified safetensors file in our layout.
 
@@ -53,9 +55,11 @@ def obtain(
             converted or used for the first time.
         cache_dir: In place of huggingface_hub's cache; what is converted goes into its folder `timm_sk` then.
         needs_classifier: Whether the classifier's weights must be there.
-        store: In place of the local store.
+        store: The only store to look into and to write; None for the local one.
         store_all: Put into the local store also what a hub has in our layout, which is else used from the client's
             cache.
+        progress: Called while a release's file is downloaded, with the bytes that are there and, where known, those of
+            the whole file; the hub's client shows its own bar.
 
     Raises:
         CorruptCheckpointError: If the file that ships with the project is damaged, and there is no other source.
@@ -70,7 +74,8 @@ def obtain(
             if len(checkpoint.sources) == 1:
                 raise
             failures.append(f'bundled: {error}')
-    stores = [store] if store else [*([Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []), Store()]
+    own = [Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []
+    stores = [store] if store else [*own, Store()]
     for candidate in stores:
         try:
             if path := candidate.find(checkpoint, needs_classifier=needs_classifier):
@@ -88,7 +93,7 @@ def obtain(
                 use = partial(_from_hub, cache_dir=cache_dir, only_cached=hub_is_silent, store_all=store_all)
                 return use(source, checkpoint, shapes, stores[0])
             if source.kind == 'url':
-                return _from_url(source, checkpoint, shapes, stores[0])
+                return _from_url(source, checkpoint, shapes, stores[0], progress)
         except TimmSkError as error:
             hub_is_silent |= isinstance(error, UnreachableHubError)
             failures.append(f'{_describe(source)}: {error}')
@@ -125,7 +130,7 @@ def _from_hub(
         return stored
 
 
-def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store) -> Path:
+def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, progress: Progress | None) -> Path:
     if is_offline():
         raise DownloadError('HF_HUB_OFFLINE forbids the network.')
     with store.turn(checkpoint.name):
@@ -134,25 +139,34 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
         url = source.location or ''
         file = store.downloads(checkpoint.name) / PurePosixPath(urlsplit(url).path).name
         try:
-            sha256 = _download_verified(source, file, store)
+            sha256 = _download_verified(source, file, store, progress)
             if not is_pinned(source):
                 check_first_seen(store, source, sha256)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
         except DownloadError:  # what is there of the file shortens the next attempt
+            _remove_folder(file.parent)
             raise
         except BaseException:
-            _remove(file)
+            discard(file)
+            _remove_folder(file.parent)
             raise
-        _remove(file)
+        discard(file)
+        _remove_folder(file.parent)
         return stored
 
 
-def _download_verified(source: Source, file: Path, store: Store) -> str:
+def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
     """Download a file, a second time if the first one is damaged; gives its sha256."""
     has_hash = bool(is_pinned(source) or source.sha256_prefix or source.content_sha1)
     fetch = partial(
-        download, source.location or '', file, size=source.size, resume=has_hash, timeout=download_timeout()
+        download,
+        source.location or '',
+        file,
+        size=source.size,
+        resume=has_hash,
+        timeout=download_timeout(),
+        progress=progress,
     )
     with store.writing():
         if not file.exists():  # it does where a process was killed while it converted
@@ -166,12 +180,9 @@ def _download_verified(source: Source, file: Path, store: Store) -> str:
         return check_against_table(file, source)
 
 
-def _remove(file: Path) -> None:
-    discard(file)
-    try:
-        file.parent.rmdir()
-    except OSError:  # another source's part is there
-        return
+def _remove_folder(folder: Path) -> None:
+    with suppress(OSError):  # a part of a file is there, which stays, or nothing was made
+        folder.rmdir()
 
 
 def _made_meanwhile(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:

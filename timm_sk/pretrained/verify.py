@@ -35,6 +35,11 @@ def is_pinned(source: Source) -> bool:
     return bool(source.sha256 or (source.content_sha1 and len(source.content_sha1) == 40))
 
 
+def trust_of(source: Source) -> str:
+    """What a verified file of a source is: 'authentic', the one that was published, or 'intact', as it was sent."""
+    return 'authentic' if is_pinned(source) else 'intact'
+
+
 def check_against_table(path: Path, source: Source) -> str:
     """Check a file against all that the table says of it.
 
