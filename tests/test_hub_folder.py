@@ -249,13 +249,15 @@ def test_export_tells_the_base_model_that_is_on_the_hub(tmp_path):
 def test_export_of_a_plain_state_dict_by_the_command(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_safetensors(trained.state_dict(), tmp_path / 'mine.safetensors')
-    (tmp_path / 'labels.txt').write_text('cat\ndog\neel\n')
+    (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
     arguments = ['export', 'mine.safetensors', '--arch', 'sknet_atto', '--tag', 'pets', '--label-names', 'labels.txt']
     done = CliRunner().invoke(cli_publish.app, arguments)
     assert done.exit_code == 0, done.output
     assert 'hf upload ORG/sknet_atto.pets sknet_atto.pets' in done.output
     model = timm.create_model('local-dir:sknet_atto.pets', pretrained=True)
     assert check_golden(model, tmp_path / 'sknet_atto.pets' / 'golden.safetensors') == 0
+    assert tuple(model.pretrained_cfg['label_names']) == ('cat', 'dog', 'eel|ray')
+    assert r'| Classes | 3: cat, dog, eel\|ray |' in (tmp_path / 'sknet_atto.pets' / 'README.md').read_text()
     again = CliRunner().invoke(cli_publish.app, arguments)
     assert (again.exit_code, 'is not an empty folder' in again.output) == (1, True)
 
@@ -270,8 +272,10 @@ def test_export_refuses_what_is_not_the_architectures(tmp_path, trained):
         export({**state_dict, 'extra': torch.zeros(1)})
     with pytest.raises(MismatchedCheckpointError, match=r'missing: bn1\.weight'):
         export({key: tensor for key, tensor in state_dict.items() if key != 'bn1.weight'})
-    with pytest.raises(MismatchedCheckpointError, match=r'lacks fc\.weight or'):
+    with pytest.raises(MismatchedCheckpointError, match=r'no tensor fc\.weight of 2 dimensions'):
         export({key: tensor for key, tensor in state_dict.items() if key != 'fc.weight'})
+    with pytest.raises(MismatchedCheckpointError, match=r'no tensor conv1\.0\.weight of 4 dimensions'):
+        export({**state_dict, 'conv1.0.weight': 3})
     with pytest.raises(ValueError, match='2 label names for 3 classes'):
         export(state_dict, label_names=('a', 'b'))
     with pytest.raises(UnknownModelError, match='no architecture "resnet18"'):

@@ -18,7 +18,7 @@ BUNDLED_FILES = {
     for name, row in CHECKPOINTS.items()
     if row.bundled
     for file in (
-        *('README.md', 'config.json', 'golden.safetensors', 'model.safetensors'),
+        *('README.md', 'config.json', 'golden.safetensors', 'model.safetensors', 'recipe.json'),
         *(f'examples/{label}.png' for label in row.label_names),
     )
 }
@@ -41,7 +41,7 @@ def test_wheel_works_from_any_folder(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         prefix = 'timm_sk/weights/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
-        assert 'timm_sk/py.typed' in archive.namelist()
+        assert {'timm_sk/py.typed', 'timm_sk/model_card.md'} <= set(archive.namelist())
         assert not any(name.endswith('train.py') for name in archive.namelist())
         archive.extractall(tmp_path / 'site')
     code = """

@@ -34,7 +34,7 @@ def export(
 ) -> None:
     """Write a fine-tuned model as a folder that timm and transformers load, ready for a hub."""
     with one_line_errors():
-        names = tuple(label_names.read_text(encoding='utf-8').splitlines()) if label_names else None
+        names = _lines(label_names) if label_names else None
         folder = export_checkpoint(
             checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
         )
@@ -83,10 +83,16 @@ def publish_checkpoints(
         raise typer.Exit(1)
 
 
+def _lines(file: Path) -> tuple[str, ...]:
+    lines = (line.strip() for line in file.read_text(encoding='utf-8').splitlines())
+    return tuple(line for line in lines if line)
+
+
 def _show_plan(plan: Plan) -> None:
     state = 'exists' if plan.exists else 'is new'
-    title = f'{plan.repo_id} {state}; tag {TAG} {"is set" if plan.tagged else "is not set"}'
-    table = Table('file', 'change', title=title, box=box.SIMPLE_HEAD)
+    tag = f'tag {TAG} {"is set" if plan.tagged else "is not set"}'
+    out.print(f'{plan.repo_id} {state}; {tag}', soft_wrap=True, markup=False, highlight=False)
+    table = Table('file', 'change', box=box.SIMPLE_HEAD)
     for path, change in plan.changes.items():
         table.add_row(escape(path), change)
     out.print(table)

@@ -19,7 +19,6 @@ from .checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from .errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from .hub_folder import CARD, GOLDEN, RECIPE, WEIGHTS, golden_inputs, write_golden, write_model
 from .model_card import render_card
-from .models.build import checkpoint_filter_fn
 from .pretrained import check_state_dict
 from .release_folder import require_same_logits
 
@@ -72,7 +71,6 @@ def export_checkpoint(
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
     row = _fine_tuned_row(start, tag, state_dict, options, label_names=label_names, licence=licence, origin=origin)
     model = timm.create_model(arch, num_classes=row.num_classes, in_chans=row.input_size[0]).eval()
-    state_dict = checkpoint_filter_fn(state_dict, model)
     check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
     model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
     settings = {key: options[key] for key in _TOLD if options.get(key) and isinstance(options[key], int | float | str)}
@@ -144,15 +142,11 @@ def _fine_tuned_row(
     origin: str | None,
 ) -> Checkpoint:
     """The facts of the fine-tuned weights: the base's, as far as training did not change them."""
-    classifier, first_conv = (state_dict.get(f'{path}.weight') for path in (start.classifier, start.first_conv))
-    if classifier is None or first_conv is None:
-        raise MismatchedCheckpointError(
-            f'The checkpoint is not of {start.arch}: it lacks {start.classifier}.weight or {start.first_conv}.weight.'
-        )
-    num_classes = len(classifier)
+    num_classes = _shape(state_dict, f'{start.classifier}.weight', 2)[0]
     if label_names and len(label_names) != num_classes:
         raise ValueError(f'There are {len(label_names)} label names for {num_classes} classes: name each class once.')
-    channels, height, width = first_conv.shape[1], *start.input_size[1:]
+    channels = _shape(state_dict, f'{start.first_conv}.weight', 4)[1]
+    height, width = start.input_size[1:]
     if options.get('input_size'):
         channels, height, width = options['input_size']
     elif options.get('img_size'):
@@ -176,3 +170,13 @@ def _fine_tuned_row(
         recipe=None,
         **changed,
     )
+
+
+def _shape(state_dict: Mapping[str, Tensor], key: str, dimensions: int) -> torch.Size:
+    tensor = state_dict.get(key)
+    if not isinstance(tensor, Tensor) or tensor.ndim != dimensions:
+        raise MismatchedCheckpointError(
+            f'The checkpoint has no tensor {key} of {dimensions} dimensions, which the architecture has: '
+            'name the architecture that was trained.'
+        )
+    return tensor.shape

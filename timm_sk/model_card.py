@@ -188,11 +188,16 @@ def _conversion(row: Checkpoint) -> str:
 def _known(fact: object) -> str:
     if fact is None:
         return UNKNOWN
-    return ', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact)
+    return _cell(', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact))
 
 
 def _shortened(names: tuple[str, ...], most: int = 12) -> str:
-    return ', '.join(names[:most]) + (f' and {len(names) - most} more' if len(names) > most else '')
+    return _cell(', '.join(names[:most])) + (f' and {len(names) - most} more' if len(names) > most else '')
+
+
+def _cell(text: str) -> str:
+    """A text that cannot end its cell or line of a table."""
+    return ' '.join(text.replace('|', r'\|').split())
 
 
 def _deeper(notes: str) -> str:

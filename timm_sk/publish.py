@@ -218,7 +218,7 @@ def hub_errors(repo_id: str) -> Iterator[None]:
     """Turn what the hub's client raises, of many libraries' classes, into one that names the repository."""
     try:
         yield
-    except (TimmSkError, KeyboardInterrupt):
+    except TimmSkError:
         raise
     except Exception as error:
         raise ReleaseError(

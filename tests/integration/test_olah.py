@@ -1,5 +1,6 @@
 """An independent mirror server, the package olah, serves folders that we exported; timm and timm_sk load from it."""
 
+import hashlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,8 @@ import pytest
 import timm
 import torch
 from filling import fill_model
+from hub_repos import File
+from huggingface_hub import constants, get_hf_file_metadata
 from processes import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
@@ -34,11 +37,23 @@ offline = true
 """
 
 
-def as_git_repository(folder):
-    """Commit a folder's files as they are; olah serves git repositories."""
-    identity = ('-c', 'user.name=tests', '-c', 'user.email=tests@example.org')
-    for arguments in (['init', '-q', '-b', 'main'], ['add', '-A'], [*identity, 'commit', '-q', '-m', 'Export']):
-        subprocess.run(['git', *arguments], cwd=folder, check=True, capture_output=True)
+def as_git_repository(folder, *, lfs):
+    """Commit a folder's files, which olah serves: the weights as they are, or as git-lfs keeps them."""
+
+    def git(*arguments):
+        identity = ('-c', 'user.name=tests', '-c', 'user.email=tests@example.org')
+        subprocess.run(['git', *identity, *arguments], cwd=folder, check=True, capture_output=True)
+
+    git('init', '-q', '-b', 'main')
+    if lfs:
+        content = (folder / 'model.safetensors').read_bytes()
+        sha256 = hashlib.sha256(content).hexdigest()
+        kept = folder / '.git' / 'lfs' / 'objects' / sha256[:2] / sha256[2:4] / sha256
+        kept.parent.mkdir(parents=True)
+        kept.write_bytes(content)
+        (folder / 'model.safetensors').write_bytes(File(content, lfs=True).pointer)
+    git('add', '-A')
+    git('commit', '-q', '-m', 'Export')
 
 
 @contextmanager
@@ -73,7 +88,8 @@ def is_up(endpoint):
         return False
 
 
-def test_timm_and_timm_sk_load_from_the_mirror(tmp_path):
+def test_timm_and_timm_sk_load_from_the_mirror(tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     mirror = tmp_path / 'mirror' / 'models' / 'timm-sk'
     ours = mirror / 'sknet_atto.digits'
     ours.mkdir(parents=True)
@@ -81,8 +97,10 @@ def test_timm_and_timm_sk_load_from_the_mirror(tmp_path):
     tuned = fill_model(timm.create_model('skresnet18', num_classes=2)).eval()
     torch.save(dict(state_dict=tuned.state_dict()), tmp_path / 'last.pth')
     export_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='pets', out=mirror / 'skresnet18.pets')
-    for folder in mirror.iterdir():
-        as_git_repository(folder)
+    weights = {folder.name: File((folder / 'model.safetensors').read_bytes()) for folder in mirror.iterdir()}
+    as_git_repository(ours, lfs=False)
+    as_git_repository(mirror / 'skresnet18.pets', lfs=True)
+    etags = {'sknet_atto.digits': weights[ours.name].blob, 'skresnet18.pets': weights['skresnet18.pets'].sha256}
     code = """
 import sys, timm, torch
 from huggingface_hub import hf_hub_download
@@ -96,6 +114,8 @@ with torch.inference_mode():
 print(difference.item() < 1e-5, type(model.layer1[0]).__module__.split('.')[0])
 """
     with olah(tmp_path) as endpoint:
+        for name, etag in etags.items():
+            assert get_hf_file_metadata(f'{endpoint}/timm-sk/{name}/resolve/main/model.safetensors').etag == etag
         for name, package in (
             ('sknet_atto.digits', 'timm_sk'),
             ('skresnet18.pets', 'timm_sk'),
