@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
 from rich.table import Column, Table
 
 from . import inventory, weights
@@ -76,25 +76,22 @@ def pull(
         rows = [row for row in (weights.find_rows(names) if names else CHECKPOINTS.values()) if row.sources]
     store = Store(everything) if everything else Store()
     failed = 0
-    columns = (
-        SpinnerColumn(),
-        TextColumn('{task.description}'),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
+    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task('', total=len(rows))
         for row in rows:
-            progress.update(task, description=row.name)
+            task = progress.add_task(row.name, total=None)
+
+            def show(received: int, total: int | None, task: TaskID = task) -> None:
+                progress.update(task, completed=received, total=total)
+
             try:
-                folder = weights.pull(row, store=store)
+                folder = weights.pull(row, store=store, progress=show)
             except (TimmSkError, OSError) as error:
                 failed += 1
                 say_error(f'{row.name}: {error}')
             else:
                 out.print(f'{row.name}: {folder}', soft_wrap=True, highlight=False)
-            progress.advance(task)
+            progress.remove_task(task)
     if everything:
         out.print(f'Set TIMM_SK_HOME to a copy of {everything} where there is no network.', soft_wrap=True)
     if failed:

@@ -78,13 +78,18 @@ def state_of(row: Checkpoint, store: Store) -> str:
     return states[row.sources[0].kind] if row.sources else 'none'
 
 
-def pull(row: Checkpoint, *, store: Store) -> Path:
+def pull(row: Checkpoint, *, store: Store, progress: Callable[[int, int | None], None] | None = None) -> Path:
     """Fetch a checkpoint into a local store, unless it is there; returns its folder.
+
+    Args:
+        row: The checkpoint.
+        store: Where to.
+        progress: Called with the bytes that are there and, where known, those of the whole file.
 
     Raises:
         UnobtainableCheckpointError: If no source works.
     """
-    return obtain(row, lambda: shapes_of(row), store=store, store_all=True).parent
+    return obtain(row, lambda: shapes_of(row), store=store, store_all=True, progress=progress).parent
 
 
 def convert(file: Path, row: Checkpoint, *, store: Store | None = None) -> Path:
@@ -161,7 +166,8 @@ def _verify_row(row: Checkpoint, store: Store, done: list[str]) -> None:
         stored = store.find(row, needs_classifier=False)
         if stored is None:
             raise CorruptCheckpointError(
-                f'{row.name} is not on this machine ({state_of(row, store)}): run `timm-sk weights pull {row.name}`.'
+                f'{row.name} is not in the local store ({state_of(row, store)}): '
+                f'run `timm-sk weights pull {row.name}`, then verify it.'
             )
         origin = store.origin(row.name)
         path, folder = stored, stored.parent

@@ -1,0 +1,188 @@
+"""`timm-sk weights`: what is here, fetching, converting, verifying, and what the commands say when they cannot."""
+
+import json
+import shutil
+
+import pytest
+import timm
+import torch
+from pretrained.readers.checkpoint_files import torch_bytes
+from safetensors.torch import load_file, save_file
+from small_net import NAME, assert_loaded, create
+from typer.testing import CliRunner
+from upstream_files import filled_weights, write_original
+
+from timm_sk.checkpoints import CHECKPOINTS, Source
+from timm_sk.cli import app
+from timm_sk.pretrained import bundled_folder
+from timm_sk.weights import state_of
+
+FOLDER = bundled_folder(NAME)
+
+
+def weights_command(*arguments: object) -> tuple[int, str]:
+    """Run a command in this process; its exit code and all that it printed, in one line."""
+    result = CliRunner().invoke(app, ['weights', *map(str, arguments)], env={'COLUMNS': '200'})
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, ' '.join(result.output.split())
+
+
+def test_list_has_every_checkpoint_with_its_state(store):
+    code, text = weights_command('list')
+    rows = [row for row in CHECKPOINTS.values() if row.sources]
+    assert code == 0
+    assert f'{len(rows)} checkpoints. Local store: {store.root}' in text
+    for row in rows:
+        assert f'{row.name} {state_of(row, store)}' in text
+    assert {state_of(row, store) for row in rows} == {'bundled', 'on the hub', 'at its makers', 'needs a file'}
+
+
+def test_list_filters():
+    _, text = weights_command('list', 'sknet*', '--state', 'needs a file')
+    assert 'sknet50.implus_in1k needs a file' in text
+    assert '2 checkpoints' in text
+    assert weights_command('list', 'nothing') == (1, 'timm-sk: no checkpoint matches "nothing".')
+
+
+def test_show_tells_every_fact_and_what_is_not_established():
+    _, text = weights_command('show', 'sknet50_holocron.imagenette')
+    for fact in ('apache-2.0', 'top-1 94.37 %', 'Imagenette validation', '141,253,623 bytes', 'state at its makers'):
+        assert fact in text
+    assert 'e2349031c838a4661cd729dbc7825605c9e0c966bd89bbcc9b39f0e324894d1f' in text
+    _, text = weights_command('show', 'sknet50')
+    assert 'none stated by its makers' in text
+    assert 'preprocessing 224, crop 0.875, not established; not established' in text
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('sknet99', 'The table has no checkpoint "sknet99"; `timm-sk weights list` shows all.'),
+        ('sknet_atto', '"sknet_atto" means sknet_atto.digits, sknet_atto.shapes: name one.'),
+        ('skresnet50', 'skresnet50.untrained names an untrained model: it has no weights.'),
+    ],
+)
+def test_names_that_mean_no_checkpoint(name, message):
+    assert weights_command('show', name) == (1, f'timm-sk: {message}')
+
+
+def test_a_file_that_only_a_person_can_fetch(store, tmp_path):
+    """The error of `pretrained=True` names the page and a command; the command makes it work."""
+    name = 'skresnet50_insight.insight_in1k'
+    code, text = weights_command('pull', name)
+    assert code == 1
+    assert 'https://drive.google.com/file/d/1DGYWPeKc7dyJ9i-zPJcPPa2engExPOnJ/view' in text
+    assert f'run `timm-sk weights convert <FILE> --to {name}`' in text
+    row = CHECKPOINTS[name]
+    expected = filled_weights(row)
+    write_original(expected, row, row.sources[0], tmp_path / 'sk_resnet50.pth.tar')
+    code, text = weights_command('convert', tmp_path / 'sk_resnet50.pth.tar', '--to', name)
+    assert (code, f'Load it with timm.create_model("{name}", pretrained=True).' in text) == (0, True)
+    assert_loaded(timm.create_model(name, pretrained=True), expected)
+    assert 'intact, not authentic' in weights_command('show', name)[1]
+    code, text = weights_command('verify', name)
+    assert (code, 'intact, not known to be authentic' in text) == (0, True)
+    assert state_of(row, store) == 'stored'
+
+
+def test_convert_refuses_what_is_not_the_checkpoint(tmp_path, store):
+    (tmp_path / 'other.pth').write_bytes(torch_bytes({'conv9.weight': torch.zeros(1)}))
+    code, text = weights_command('convert', tmp_path / 'other.pth', '--to', 'skresnet50_insight.insight_in1k')
+    assert code == 1
+    assert 'The checkpoint is not of this model. Keys missing: conv1.weight' in text
+    assert 'No such file' in weights_command('convert', tmp_path / 'none', '--to', 'sknet50')[1]
+    assert not store.folder('skresnet50_insight.insight_in1k').exists()
+
+
+def test_pull_from_a_hub_into_the_store_and_again(hub, online, store, row, hub_repo, weights):
+    hub_repo()
+    row(Source(kind='hub', location='makers/atto'))
+    assert weights_command('pull', NAME) == (0, f'{NAME}: {store.folder(NAME)}')
+    hub.requests.clear()
+    assert weights_command('pull', NAME) == (0, f'{NAME}: {store.folder(NAME)}')
+    assert not hub.requests
+    assert_loaded(create(), weights)
+    assert_loaded(timm.create_model(f'local-dir:{store.folder(NAME)}', pretrained=True), weights)
+
+
+def test_pull_all_into_a_folder_for_other_machines(hub, online, row, release, weights, tmp_path, monkeypatch):
+    row(release()[1])
+    for name in [name for name in CHECKPOINTS if name != NAME]:
+        monkeypatch.delitem(CHECKPOINTS, name)
+    code, text = weights_command('pull', '--all', tmp_path / 'carried')
+    assert (code, f'Set TIMM_SK_HOME to a copy of {tmp_path / "carried"}' in text) == (0, True)
+    monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'carried'))
+    hub.requests.clear()
+    assert_loaded(create(), weights)
+    assert not hub.requests
+    assert 'Name checkpoints, or give --all DIR.' in weights_command('pull')[1]
+
+
+def test_verify_names_files_and_folders():
+    for target in (NAME, FOLDER / 'model.safetensors', FOLDER):
+        code, text = weights_command('verify', target)
+        assert code == 0
+        assert CHECKPOINTS[NAME].sources[0].sha256 in text
+        assert '168 tensors, finite, each of' in text
+    assert 'answers as golden.safetensors says' in text
+    assert f'published for {NAME}' in weights_command('verify', FOLDER / 'model.safetensors')[1]
+
+
+def test_verify_says_what_is_wrong(tmp_path):
+    tensors = load_file(FOLDER / 'model.safetensors')
+    broken = {**tensors, 'fc.bias': torch.full_like(tensors['fc.bias'], float('nan'))}
+    save_file(broken, tmp_path / 'nan.safetensors')
+    save_file({**tensors, 'fc.gain': torch.ones(1)}, tmp_path / 'more.safetensors')
+    (tmp_path / 'noise.safetensors').write_bytes(b'\x80' * 100)
+    for file, message in (
+        ('nan.safetensors', 'has values in fc.bias that are no numbers'),
+        ('more.safetensors', 'Keys unexpected: fc.gain'),
+        ('noise.safetensors', 'cannot be read as a checkpoint'),
+    ):
+        code, text = weights_command('verify', tmp_path / file, '--to', NAME)
+        assert (code, message in text) == (1, True), text
+    assert 'is not in the local store (on the hub): run' in weights_command('verify', 'skresnet18')[1]
+
+
+def test_verify_compares_a_folders_answers(tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(FOLDER, folder)
+    golden = load_file(folder / 'golden.safetensors')
+    save_file({**golden, 'logits': golden['logits'] + 1}, folder / 'golden.safetensors')
+    code, text = weights_command('verify', folder)
+    assert code == 1
+    assert 'The model answers otherwise than' in text
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(architecture='../../etc/passwd'), "names the architecture '../../etc/passwd', which timm_sk has not"),
+        (dict(architecture='/bin/sh'), "names the architecture '/bin/sh'"),
+        (dict(architecture=['sknet_atto']), 'which timm_sk has not'),
+        (dict(architecture='resnet18'), "names the architecture 'resnet18', which timm_sk has not"),
+        (dict(num_classes='10'), "says '10' classes: expected a whole number"),
+        (dict(num_classes=10**12), 'classes: expected a whole number'),
+        (dict(num_classes=-1), 'says -1 classes'),
+        (dict(pretrained_cfg=[1]), 'classes: expected a whole number'),
+        (dict(pretrained_cfg=dict(first_conv=7)), 'says 7 for first_conv: expected a name'),
+        (dict(num_classes=11), 'of another shape: fc.weight'),
+    ],
+)
+def test_hostile_configs(tmp_path, change, message):
+    folder = tmp_path / 'folder'
+    shutil.copytree(FOLDER, folder)
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, **change}))
+    code, text = weights_command('verify', folder)
+    assert (code, message in text) == (1, True), text
+
+
+@pytest.mark.parametrize('content', [b'', b'[]', b'{', b'\xff\xfe', b'[' * 100_000, b' ' * (2 << 20)])
+def test_configs_that_are_none(tmp_path, content):
+    folder = tmp_path / 'folder'
+    shutil.copytree(FOLDER, folder)
+    (folder / 'config.json').write_bytes(content)
+    code, text = weights_command('verify', folder)
+    assert code == 1
+    assert 'config.json' in text
