@@ -17,7 +17,7 @@ from .verify import check_against_table, check_state_dict, sha256_of, trust_of
 StateDict = dict[str, Tensor]
 
 
-def to_our_layout(state_dict: Mapping[str, Tensor]) -> StateDict:
+def to_our_layout(state_dict: StateDict) -> StateDict:
     """Rename a state dict of a layout that `convert` knows; one in our layout passes unchanged.
 
     Raises:
@@ -25,7 +25,7 @@ def to_our_layout(state_dict: Mapping[str, Tensor]) -> StateDict:
     """
     converter = recognise(state_dict)
     if converter is None or converter is convert_resnest:  # the authors' layout of ResNeSt is ours
-        return dict(state_dict)
+        return state_dict
     return converter(state_dict)
 
 
