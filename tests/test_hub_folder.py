@@ -19,7 +19,7 @@ from timm_sk import cli_publish
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from timm_sk.export import export_checkpoint
-from timm_sk.hub_folder import check_golden, golden_inputs, hub_config, write_golden, write_model
+from timm_sk.hub_folder import check_golden, config_of, golden_inputs, write_golden, write_model
 from timm_sk.model_card import eval_results, render_card
 from timm_sk.pretrained import bundled_folder, save_safetensors
 from timm_sk.release_folder import card_of
@@ -45,13 +45,13 @@ def table_of(card):
 
 @pytest.mark.parametrize('name', BUNDLED)
 def test_config_is_the_one_that_the_bundled_folders_have(name):
-    config = hub_config(timm.create_model(name), CHECKPOINTS[name])
+    config = config_of(timm.create_model(name), CHECKPOINTS[name])
     assert json.dumps(config, indent=2) + '\n' == (bundled_folder(name) / 'config.json').read_text()
 
 
 def test_facts_that_are_not_established_are_not_in_the_config():
     row = replace(CHECKPOINTS['sknet_atto.digits'], mean=None, crop_pct=None, licence=None, label_names=None)
-    config = hub_config(timm.create_model('sknet_atto'), row)
+    config = config_of(timm.create_model('sknet_atto'), row)
     assert not {'mean', 'crop_pct', 'license', 'label_names'} & set(config['pretrained_cfg'])
     assert config['pretrained_cfg']['std'] == (0.5, 0.5, 0.5)
     assert 'label_names' not in config

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .checkpoints import Checkpoint
 from .errors import CorruptCheckpointError
-from .pretrained import save_safetensors
+from .pretrained import hub_config, save_safetensors
 
 WEIGHTS, CONFIG, GOLDEN, CARD, RECIPE = (
     'model.safetensors',
@@ -38,42 +38,14 @@ def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Ma
         metadata: Strings for the header of the weights' file.
     """
     save_safetensors(model.state_dict(), folder / WEIGHTS, metadata=dict(format='pt', **metadata))
-    (folder / CONFIG).write_text(json.dumps(hub_config(model, row), indent=2) + '\n')
+    (folder / CONFIG).write_text(json.dumps(config_of(model, row), indent=2) + '\n')
 
 
-def hub_config(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
-    """What `config.json` says.
-
-    Unlike the config of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
-    `num_classes` transformers 5 cannot digest, and no default in place of a fact that is not established.
-    """
-    labels = dict(label_names=list(row.label_names)) if row.label_names else {}
+def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
+    """What `config.json` says of a row and its model."""
     pooling = getattr(getattr(model, 'global_pool', None), 'pool_type', None)
-    facts = dict(
-        tag=row.tag,
-        custom_load=False,
-        input_size=row.input_size,
-        fixed_input_size=False,
-        interpolation=row.interpolation,
-        crop_pct=row.crop_pct,
-        crop_mode='center',
-        mean=row.mean,
-        std=row.std,
-        num_classes=row.num_classes,
-        **labels,
-        pool_size=row.pool_size,
-        first_conv=row.first_conv,
-        classifier=row.classifier,
-        license=row.licence,
-    )
-    return dict(
-        architecture=row.arch,
-        num_classes=row.num_classes,
-        num_features=model.num_features,
-        **(dict(global_pool=pooling) if pooling else {}),
-        **labels,
-        pretrained_cfg={key: fact for key, fact in facts.items() if fact is not None},
-    )
+    of_model: dict[str, Any] = dict(num_features=model.num_features)
+    return hub_config(row, **of_model, **(dict(global_pool=pooling) if pooling else {}))
 
 
 def golden_inputs(input_size: tuple[int, int, int]) -> Tensor:

@@ -336,7 +336,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     ('overlay', 'error'),
     [
         (dict(file='/mine.safetensors'), 'The checkpoint file /mine.safetensors is missing'),
-        (dict(hf_hub_id='some/body'), 'outgoing traffic'),
+        (dict(hf_hub_id='some/body'), 'cannot find the requested files|outgoing traffic'),
         (dict(url='http://127.0.0.1:9/mine.pth', hf_hub_id=None), 'refused'),
     ],
 )

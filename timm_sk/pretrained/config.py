@@ -4,12 +4,39 @@ from typing import Any
 
 from ..checkpoints import Checkpoint
 
-_ELSEWHERE = ('url', 'hf_hub_id')  # where a table's row looks; whoever has the folder has the weights
 
+def hub_config(checkpoint: Checkpoint, **of_model: Any) -> dict[str, Any]:
+    """What timm's `local-dir:` and `hf-hub:`, and transformers, need to know of a checkpoint.
 
-def hub_config(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What timm's `local-dir:` and `hf-hub:` need to know of a checkpoint."""
-    cfg = {key: value for key, value in checkpoint.timm_cfg().items() if key not in _ELSEWHERE and value is not None}
-    config = dict(architecture=checkpoint.arch, num_classes=checkpoint.num_classes)
+    Unlike the config of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
+    `num_classes` transformers 5 cannot digest, and no default in place of a fact that is not established.
+
+    Args:
+        checkpoint: Its row.
+        **of_model: Facts that only a model tells, such as `num_features`.
+    """
     labels = dict(label_names=list(checkpoint.label_names)) if checkpoint.label_names else {}
-    return {**config, **labels, 'pretrained_cfg': dict(tag=checkpoint.tag, **cfg)}
+    facts = dict(
+        tag=checkpoint.tag,
+        custom_load=False,
+        input_size=checkpoint.input_size,
+        fixed_input_size=False,
+        interpolation=checkpoint.interpolation,
+        crop_pct=checkpoint.crop_pct,
+        crop_mode='center',
+        mean=checkpoint.mean,
+        std=checkpoint.std,
+        num_classes=checkpoint.num_classes,
+        **labels,
+        pool_size=checkpoint.pool_size,
+        first_conv=checkpoint.first_conv,
+        classifier=checkpoint.classifier,
+        license=checkpoint.licence,
+    )
+    return dict(
+        architecture=checkpoint.arch,
+        num_classes=checkpoint.num_classes,
+        **of_model,
+        **labels,
+        pretrained_cfg={key: fact for key, fact in facts.items() if fact is not None},
+    )

@@ -17,7 +17,7 @@ from .verify import check_against_table, check_state_dict, sha256_of, trust_of
 StateDict = dict[str, Tensor]
 
 
-def to_our_layout(state_dict: Mapping[str, Tensor], *, arch: str | None = None) -> StateDict:
+def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDict:
     """Rename a state dict of a layout that `convert` knows; one in our layout passes unchanged.
 
     Args:
@@ -30,7 +30,7 @@ def to_our_layout(state_dict: Mapping[str, Tensor], *, arch: str | None = None) 
     """
     converter = recognise(state_dict)
     if converter is None or converter is convert_resnest:  # the authors' layout of ResNeSt is ours
-        return dict(state_dict)
+        return state_dict
     is_mindcvs = converter in (convert_mindcv, convert_mindcv_resnest)
     is_caffes = converter is convert_caffe
     if arch and (is_mindcvs != arch.endswith('_mindcv') or (is_caffes and not arch.startswith('sknet'))):
