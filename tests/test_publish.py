@@ -90,7 +90,7 @@ def contents(hub, repo=REPO):
     return {path: file.content for path, file in hub.repos[repo].files().items() if path != '.gitattributes'}
 
 
-def test_what_is_published_is_read_back_and_loads_as_the_same_model(hub, api, tmp_path):
+def test_what_is_published_is_read_back(hub, api):
     plans = []
     outcome = publish(NAME, 'timm-sk', api=api, show=plans.append)
     assert (outcome.state, plans[0].exists, set(plans[0].changes.values())) == ('published', False, {'added'})
@@ -104,35 +104,28 @@ def test_what_is_published_is_read_back_and_loads_as_the_same_model(hub, api, tm
         *(f'examples/{digit}.png' for digit in range(10)),
     }
     assert hub.requests['GET', 'resolve'] == len(files)  # each was read back
-    code = f"""
-import timm, timm_sk, torch
-from safetensors.torch import load_file
-from huggingface_hub import hf_hub_download
-model = timm.create_model('hf-hub:{REPO}@{TAG}', pretrained=True).eval()
-golden = load_file(hf_hub_download('{REPO}', 'golden.safetensors'))
-with torch.inference_mode():
-    difference = (model(golden['inputs']) - golden['logits']).abs().max().item()
-print(difference < 1e-5, model.pretrained_cfg['label_names'][7])
-"""
-    done = run_python('-c', code, **hub.environment(tmp_path / 'home'))
-    assert done.stdout == 'True 7\n', done.stderr
 
 
-def test_the_cards_examples_run(hub, api, tmp_path):
+def test_the_cards_examples_run_and_give_the_same_logits(hub, api, tmp_path):
     publish(NAME, 'timm-sk', api=api)
     card = contents(hub)['README.md'].decode()
     with_timm, with_torch_hub = card.split('```python\n')[1:3]
     code = with_timm.split('```')[0] + with_torch_hub.split('```')[0].replace('path/to/timm_sk', str(ROOT)).replace(
         'model =', 'other ='
     )
-    code += """
-inputs = torch.randn(2, 3, 32, 32)
+    code += f"""
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+tagged = timm.create_model('hf-hub:{REPO}@{TAG}', pretrained=True).eval()
+golden = load_file(hf_hub_download('{REPO}', 'golden.safetensors'))
 with torch.inference_mode():
-    print(torch.equal(model(inputs), other.cpu()(inputs)), type(transform).__name__)
+    logits = model(golden['inputs'])
+    print((logits - golden['logits']).abs().max().item() < 1e-5, type(transform).__name__, end=' ')
+    print(torch.equal(logits, other.cpu()(golden['inputs'])), torch.equal(logits, tagged(golden['inputs'])), end=' ')
+print(tagged.pretrained_cfg['label_names'][7])
 """
     done = run_python('-c', code, **hub.environment(tmp_path / 'home'), TORCH_HOME=str(tmp_path / 'torch'))
-    assert done.stdout == 'True Compose\n', done.stderr
-    assert hub.requests['GET', 'resolve'] == len(contents(hub)) + 2  # config.json and model.safetensors, once
+    assert done.stdout == 'True Compose True True 7\n', done.stderr
 
 
 def test_again_there_is_nothing_to_do(hub, api):
@@ -244,6 +237,29 @@ def test_a_published_version_never_changes(hub, api, monkeypatch):
     assert publish(NAME, 'timm-sk', api=api).state == 'published'
     assert set(hub.repos[REPO].tags) == {'v0.1.0', 'v0.2.0'}
     assert hub.repos[REPO].tags['v0.2.0'] == hub.repos[REPO].head != hub.repos[REPO].tags['v0.1.0']
+
+
+def test_a_commit_of_somebody_else_meanwhile_is_not_built_upon(hub, api, tmp_path):
+    (tmp_path / 'theirs').mkdir()
+    (tmp_path / 'theirs' / 'README.md').write_text('theirs')
+    hub.add(REPO, tmp_path / 'theirs')
+
+    def interfere(plan):
+        (tmp_path / 'theirs' / 'README.md').write_text('theirs, newer')
+        hub.add(REPO, tmp_path / 'theirs')
+
+    with pytest.raises(ReleaseError, match='412'):
+        publish(NAME, 'timm-sk', api=api, show=interfere)
+    assert contents(hub) == {'README.md': b'theirs, newer'}
+
+
+def test_a_tagged_release_stays_whatever_became_of_main(hub, api, tmp_path):
+    publish(NAME, 'timm-sk', api=api)
+    (tmp_path / 'README.md').write_text('edited by hand')
+    hub.add(REPO, tmp_path)
+    hub.requests.clear()
+    assert publish(NAME, 'timm-sk', api=api).state == 'unchanged'
+    assert (writes(hub), contents(hub)['README.md']) == ({}, b'edited by hand')
 
 
 def test_private_repositories_and_tokens(hub, api):
