@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from typer.testing import CliRunner
 
 from timm_sk import cli_publish
-from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
+from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, ReleaseError, UnknownModelError, UnpublishableError
 from timm_sk.hub_folder import GOLDEN
 from timm_sk.pretrained import bundled_folder, save_safetensors, sha256_of
@@ -53,30 +53,18 @@ def api(hub):
 @pytest.fixture
 def converted(monkeypatch, tmp_path):
     """A row whose weights are not bundled, as those of others are; its file as if converted before."""
-    model = fill_model(timm.create_model('sknet_atto', num_classes=4)).eval()
+    model = fill_model(timm.create_model('sknet_atto', num_classes=8)).eval()
     file = tmp_path / 'converted.safetensors'
     save_safetensors(model.state_dict(), file)
     source = Source(kind='url', location='https://example.org/net.pth', format='pytorch', sha256_prefix='0123abcd')
-    row = Checkpoint(
-        name='sknet_atto.others',
-        family='sknet',
-        sources=(source,),
-        licence='mit',
-        origin='others',
-        input_size=(3, 32, 32),
-        mean=None,
-        pool_size=(1, 1),
-        num_classes=4,
-        label_names=('a', 'b', 'c', 'd'),
-        first_conv='conv1.0',
-    )
+    ours = CHECKPOINTS['sknet_atto.shapes']
+    row = replace(ours, sources=(source,), licence='mit', origin='others', mean=None, dataset=None, recipe=None)
     monkeypatch.setitem(CHECKPOINTS, row.name, row)
     create_model = timm.create_model
 
-    def create(name, pretrained=False, **kwargs):
-        if name != row.name:
-            return create_model(name, pretrained=pretrained, **kwargs)
-        return create_model('sknet_atto', pretrained, pretrained_cfg_overlay=dict(file=str(file), num_classes=4))
+    def create(name, **kwargs):
+        overlay = dict(pretrained_cfg_overlay=dict(file=str(file))) if name == row.name else {}
+        return create_model(name, **kwargs, **overlay)
 
     monkeypatch.setattr(timm, 'create_model', create)
     return row
@@ -283,7 +271,7 @@ def test_weights_of_others_are_published_in_our_layout(hub, api, converted):
     files = contents(hub, f'timm-sk/{converted.name}')
     assert set(files) == {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
     config = json.loads(files['config.json'])
-    assert (config['architecture'], config['label_names']) == ('sknet_atto', ['a', 'b', 'c', 'd'])
+    assert (config['architecture'], config['label_names']) == ('sknet_atto', list(converted.label_names))
     assert 'mean' not in config['pretrained_cfg']
     assert '| Mean | not established |' in files['README.md'].decode()
     assert 'sha256 begins with `0123abcd`' in files['README.md'].decode()
