@@ -21,7 +21,7 @@ from safetensors.torch import load, save
 from typer.testing import CliRunner
 
 from timm_sk import cli_publish
-from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
+from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, ReleaseError, UnknownModelError, UnpublishableError
 from timm_sk.hub_folder import GOLDEN
 from timm_sk.pretrained import bundled_folder, save_safetensors, sha256_of
@@ -53,30 +53,18 @@ def api(hub):
 @pytest.fixture
 def converted(monkeypatch, tmp_path):
     """A row whose weights are not bundled, as those of others are; its file as if converted before."""
-    model = fill_model(timm.create_model('sknet_atto', num_classes=4)).eval()
+    model = fill_model(timm.create_model('sknet_atto', num_classes=8)).eval()
     file = tmp_path / 'converted.safetensors'
     save_safetensors(model.state_dict(), file)
     source = Source(kind='url', location='https://example.org/net.pth', format='pytorch', sha256_prefix='0123abcd')
-    row = Checkpoint(
-        name='sknet_atto.others',
-        family='sknet',
-        sources=(source,),
-        licence='mit',
-        origin='others',
-        input_size=(3, 32, 32),
-        mean=None,
-        pool_size=(1, 1),
-        num_classes=4,
-        label_names=('a', 'b', 'c', 'd'),
-        first_conv='conv1.0',
-    )
+    ours = CHECKPOINTS['sknet_atto.shapes']
+    row = replace(ours, sources=(source,), licence='mit', origin='others', mean=None, dataset=None, recipe=None)
     monkeypatch.setitem(CHECKPOINTS, row.name, row)
     create_model = timm.create_model
 
-    def create(name, pretrained=False, **kwargs):
-        if name != row.name:
-            return create_model(name, pretrained=pretrained, **kwargs)
-        return create_model('sknet_atto', pretrained, pretrained_cfg_overlay=dict(file=str(file), num_classes=4))
+    def create(name, **kwargs):
+        overlay = dict(pretrained_cfg_overlay=dict(file=str(file))) if name == row.name else {}
+        return create_model(name, **kwargs, **overlay)
 
     monkeypatch.setattr(timm, 'create_model', create)
     return row
@@ -90,7 +78,7 @@ def contents(hub, repo=REPO):
     return {path: file.content for path, file in hub.repos[repo].files().items() if path != '.gitattributes'}
 
 
-def test_what_is_published_is_read_back_and_loads_as_the_same_model(hub, api, tmp_path):
+def test_what_is_published_is_read_back(hub, api):
     plans = []
     outcome = publish(NAME, 'timm-sk', api=api, show=plans.append)
     assert (outcome.state, plans[0].exists, set(plans[0].changes.values())) == ('published', False, {'added'})
@@ -104,35 +92,28 @@ def test_what_is_published_is_read_back_and_loads_as_the_same_model(hub, api, tm
         *(f'examples/{digit}.png' for digit in range(10)),
     }
     assert hub.requests['GET', 'resolve'] == len(files)  # each was read back
-    code = f"""
-import timm, timm_sk, torch
-from safetensors.torch import load_file
-from huggingface_hub import hf_hub_download
-model = timm.create_model('hf-hub:{REPO}@{TAG}', pretrained=True).eval()
-golden = load_file(hf_hub_download('{REPO}', 'golden.safetensors'))
-with torch.inference_mode():
-    difference = (model(golden['inputs']) - golden['logits']).abs().max().item()
-print(difference < 1e-5, model.pretrained_cfg['label_names'][7])
-"""
-    done = run_python('-c', code, **hub.environment(tmp_path / 'home'))
-    assert done.stdout == 'True 7\n', done.stderr
 
 
-def test_the_cards_examples_run(hub, api, tmp_path):
+def test_the_cards_examples_run_and_give_the_same_logits(hub, api, tmp_path):
     publish(NAME, 'timm-sk', api=api)
     card = contents(hub)['README.md'].decode()
     with_timm, with_torch_hub = card.split('```python\n')[1:3]
     code = with_timm.split('```')[0] + with_torch_hub.split('```')[0].replace('path/to/timm_sk', str(ROOT)).replace(
         'model =', 'other ='
     )
-    code += """
-inputs = torch.randn(2, 3, 32, 32)
+    code += f"""
+from huggingface_hub import hf_hub_download
+from safetensors.torch import load_file
+tagged = timm.create_model('hf-hub:{REPO}@{TAG}', pretrained=True).eval()
+golden = load_file(hf_hub_download('{REPO}', 'golden.safetensors'))
 with torch.inference_mode():
-    print(torch.equal(model(inputs), other.cpu()(inputs)), type(transform).__name__)
+    logits = model(golden['inputs'])
+    print((logits - golden['logits']).abs().max().item() < 1e-5, type(transform).__name__, end=' ')
+    print(torch.equal(logits, other.cpu()(golden['inputs'])), torch.equal(logits, tagged(golden['inputs'])), end=' ')
+print(tagged.pretrained_cfg['label_names'][7])
 """
     done = run_python('-c', code, **hub.environment(tmp_path / 'home'), TORCH_HOME=str(tmp_path / 'torch'))
-    assert done.stdout == 'True Compose\n', done.stderr
-    assert hub.requests['GET', 'resolve'] == len(contents(hub)) + 2  # config.json and model.safetensors, once
+    assert done.stdout == 'True Compose True True 7\n', done.stderr
 
 
 def test_again_there_is_nothing_to_do(hub, api):
@@ -246,6 +227,29 @@ def test_a_published_version_never_changes(hub, api, monkeypatch):
     assert hub.repos[REPO].tags['v0.2.0'] == hub.repos[REPO].head != hub.repos[REPO].tags['v0.1.0']
 
 
+def test_a_commit_of_somebody_else_meanwhile_is_not_built_upon(hub, api, tmp_path):
+    (tmp_path / 'theirs').mkdir()
+    (tmp_path / 'theirs' / 'README.md').write_text('theirs')
+    hub.add(REPO, tmp_path / 'theirs')
+
+    def interfere(plan):
+        (tmp_path / 'theirs' / 'README.md').write_text('theirs, newer')
+        hub.add(REPO, tmp_path / 'theirs')
+
+    with pytest.raises(ReleaseError, match='412'):
+        publish(NAME, 'timm-sk', api=api, show=interfere)
+    assert contents(hub) == {'README.md': b'theirs, newer'}
+
+
+def test_a_tagged_release_stays_whatever_became_of_main(hub, api, tmp_path):
+    publish(NAME, 'timm-sk', api=api)
+    (tmp_path / 'README.md').write_text('edited by hand')
+    hub.add(REPO, tmp_path)
+    hub.requests.clear()
+    assert publish(NAME, 'timm-sk', api=api).state == 'unchanged'
+    assert (writes(hub), contents(hub)['README.md']) == ({}, b'edited by hand')
+
+
 def test_private_repositories_and_tokens(hub, api):
     for token, error in (('hf_wrong', '401'), (False, '401')):
         with pytest.raises(ReleaseError, match=error):
@@ -267,7 +271,7 @@ def test_weights_of_others_are_published_in_our_layout(hub, api, converted):
     files = contents(hub, f'timm-sk/{converted.name}')
     assert set(files) == {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
     config = json.loads(files['config.json'])
-    assert (config['architecture'], config['label_names']) == ('sknet_atto', ['a', 'b', 'c', 'd'])
+    assert (config['architecture'], config['label_names']) == ('sknet_atto', list(converted.label_names))
     assert 'mean' not in config['pretrained_cfg']
     assert '| Mean | not established |' in files['README.md'].decode()
     assert 'sha256 begins with `0123abcd`' in files['README.md'].decode()

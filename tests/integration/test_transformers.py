@@ -37,9 +37,9 @@ print(json.dumps(answer))
 """
 
 
-def ask_transformers(hub, home, repo, *pictures):
+def ask_transformers(hub, home, repo, *pictures, before=''):
     arguments = (repo, *map(str, pictures))
-    done = run_python('-W', 'ignore', '-c', COMPARE, *arguments, **hub.environment(home))
+    done = run_python('-W', 'ignore', '-c', before + COMPARE, *arguments, **hub.environment(home))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -49,9 +49,12 @@ def test_bundled_checkpoint_with_its_labels_and_its_pipeline(tmp_path):
     folder = tmp_path / 'folder'
     folder.mkdir()
     build_folder(CHECKPOINTS[name], folder, repo_id=f'timm-sk/{name}')
+    example = (folder / 'README.md').read_text().split('```python\n')[3].split('```')[0]
+    assert 'import AutoImageProcessor, AutoModelForImageClassification' in example
     with Hub() as hub:
         hub.add(f'timm-sk/{name}', folder)
-        answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}', *example_images(name))
+        repo = f'timm-sk/{name}'
+        answer = ask_transformers(hub, tmp_path / 'home', repo, *example_images(name), before=example)
     assert answer['version'].partition('.')[0] == '5'
     assert answer['difference'] <= 1e-5
     assert answer['model'] == 'TimmWrapperForImageClassification'
