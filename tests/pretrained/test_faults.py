@@ -109,6 +109,7 @@ def test_a_lasting_fault_is_told_and_leaves_nothing_wrong(
     assert re.search(message, str(caught.value)), caught.value
     assert (source.location or '') in str(caught.value)
     assert not store.folder(NAME).exists()
+    assert not list(online.glob('*/blobs/*'))  # nothing damaged for other programs to load
     hub.faults.clear()
     assert_loaded(create(), weights)
 
