@@ -109,8 +109,37 @@ def test_a_lasting_fault_is_told_and_leaves_nothing_wrong(
     assert re.search(message, str(caught.value)), caught.value
     assert (source.location or '') in str(caught.value)
     assert not store.folder(NAME).exists()
+    assert not list(online.glob('*/blobs/*'))  # nothing damaged for other programs to load
     hub.faults.clear()
     assert_loaded(create(), weights)
+
+
+def test_an_interrupted_download_goes_on_later(hub, online, store, row, release, weights):
+    content, source = release()
+    checkpoint = row(Source(**{**vars(source), 'sha256': sha256(content)}))
+
+    def interrupt(received, total):
+        if received > 300_000:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        obtain(checkpoint, lambda: shapes_of(checkpoint), progress=interrupt)
+    (part,) = store.downloads(NAME).iterdir()
+    received = []
+    obtain(checkpoint, lambda: shapes_of(checkpoint), progress=lambda there, _: received.append(there))
+    assert received[0] > 300_000
+    assert not part.exists()
+    assert_loaded(create(), weights)
+
+
+def test_a_file_that_a_killed_process_downloaded_is_not_downloaded_again(hub, online, store, row, release, weights):
+    content, source = release()
+    row(source)
+    store.downloads(NAME).mkdir(parents=True)
+    (store.downloads(NAME) / 'atto.pth').write_bytes(content)
+    assert_loaded(create(), weights)
+    assert not hub.requests
+    assert not store.downloads(NAME).exists()
 
 
 def test_a_broken_source_gives_way_to_the_next(hub, online, row, release, hub_repo, weights, waits, hits):

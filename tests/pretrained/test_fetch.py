@@ -117,6 +117,31 @@ def test_a_part_longer_than_the_file_is_discarded(hub, url, path, waits):
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize('headers', [{'ETag': '"version 2"'}, {'Content-Range': 'bytes 0-1023999/1024000'}, {}])
+def test_a_part_of_another_file_is_not_appended(hub, url, path, waits, headers):
+    path.parent.mkdir()
+    path.with_name('file.pth.partial').write_bytes(bytes(300_000))
+    path.with_name('file.pth.partial.json').write_text('{"etag": "\\"version 1\\""}')
+    hub.faults.append(fault := Fault(request='GET', headers=headers))
+    download(url, path)
+    assert (path.read_bytes(), fault.hits) == (CONTENT, 1)
+    assert names(path) == ['file.pth']
+
+
+def test_a_new_version_is_not_noted_beside_an_old_part(hub, url, path, monkeypatch):
+    path.parent.mkdir()
+    path.with_name('file.pth.partial').write_bytes(bytes(300_000))
+    hub.faults.append(Fault(request='GET', headers={'ETag': '"version 2"'}))
+
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, '_receive', interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        download(url, path)
+    assert names(path) == ['file.pth.partial.json']
+
+
 def test_a_whole_part_needs_nothing_more(hub, url, path, waits):
     path.parent.mkdir()
     path.with_name('file.pth.partial').write_bytes(CONTENT)

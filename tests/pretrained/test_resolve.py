@@ -263,6 +263,9 @@ def test_only_a_hash_verifies_what_is_not_pinned(hub, online, row, hub_repo):
     with pytest.raises(UnobtainableCheckpointError, match=r'gives "v1-of-the-mirror" as the hash.*nothing to verify'):
         create()
     content = hub.repos['makers/atto'].files()['model.safetensors'].content
+    row(hub_source(sha256=sha256(content), size=7))
+    with pytest.raises(UnobtainableCheckpointError, match=rf'has {len(content)} bytes, the published file 7\.'):
+        create()
     row(hub_source(sha256=sha256(content)))
     create()
 

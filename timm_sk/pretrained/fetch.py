@@ -114,7 +114,9 @@ def _attempt(
             request.add_header('If-Range', part.validator)
     try:
         with urllib.request.urlopen(request, timeout=timeout) as response:
-            if response.status != 206:
+            if response.status == 206:
+                _require_continuation(response, partial, start=start, validator=part.validator)
+            else:
                 start = 0
                 partial.unlink(missing_ok=True)  # before its new tag is written
             total = _total(response, start, size)
@@ -135,6 +137,16 @@ def _attempt(
         raise _Passing(f'the server is not reached ({error.reason})') from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:  # before the answer's headers ended
         raise _Passing(f'the server does not answer ({type(error).__name__}: {error})') from error
+
+
+def _require_continuation(
+    response: http.client.HTTPResponse, partial: Path, *, start: int, validator: str | None
+) -> None:
+    """Check that a part of a file follows what is there; a server may know no `If-Range`."""
+    follows = (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-')
+    if not follows or (validator and response.headers.get('ETag') != validator):
+        _discard_partial(partial)
+        raise _Passing('the server has another file than before')
 
 
 def _total(response: http.client.HTTPResponse, start: int, size: int | None) -> int | None:

@@ -144,16 +144,15 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
                 check_first_seen(store, source, sha256)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
-        except DownloadError:  # what is there of the file shortens the next attempt
-            _remove_folder(file.parent)
-            raise
-        except BaseException:
             discard(file)
-            _remove_folder(file.parent)
+            return stored
+        except TimmSkError as error:
+            if not isinstance(error, DownloadError):  # else what is there of the file shortens the next attempt
+                discard(file)
             raise
-        discard(file)
-        _remove_folder(file.parent)
-        return stored
+        finally:
+            with suppress(OSError):  # a part of a file is there, which stays, or nothing was made
+                file.parent.rmdir()
 
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
@@ -178,11 +177,6 @@ def _download_verified(source: Source, file: Path, store: Store, progress: Progr
         discard(file)
         fetch()
         return check_against_table(file, source)
-
-
-def _remove_folder(folder: Path) -> None:
-    with suppress(OSError):  # a part of a file is there, which stays, or nothing was made
-        folder.rmdir()
 
 
 def _made_meanwhile(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:
