@@ -74,7 +74,8 @@ def publish_checkpoints(
             outcomes = list(publish_all(org, private=private, dry_run=dry_run, show=_show_plan))
     table = Table('checkpoint', 'state', 'detail', box=box.SIMPLE_HEAD)
     for outcome in outcomes:
-        table.add_row(*map(escape, (outcome.name, outcome.state, outcome.detail)))
+        detail = 'see below' if outcome.state == 'failed' else outcome.detail
+        table.add_row(*map(escape, (outcome.name, outcome.state, detail)))
     out.print(table)
     failed = [outcome for outcome in outcomes if outcome.state == 'failed']
     for outcome in failed:

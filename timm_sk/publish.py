@@ -125,13 +125,13 @@ def _release(
 
 
 def publish_all(org: str, **options: Any) -> Iterator[Outcome]:
-    """Publish every row that may be, and say of the others why not; what fails does not stop the rest.
+    """Publish every row that may be, and say of others with weights why not; what fails does not stop the rest.
 
     Args:
         org: Organisation or user of the hub.
         **options: As for `publish`.
     """
-    for row in CHECKPOINTS.values():
+    for row in filter(lambda row: row.sources, CHECKPOINTS.values()):
         if reason := refusal(row):
             yield Outcome(name=row.name, state='refused', detail=reason)
             continue
