@@ -228,10 +228,10 @@ def test_export_of_what_train_py_writes(tmp_path, trained):
     assert (cfg['tag'], cfg['license'], tuple(cfg['label_names'])) == ('pets', 'mit', NAMES)
     assert (tuple(cfg['mean']), tuple(cfg['std']), cfg['crop_pct']) == ((0.4, 0.5, 0.6), (0.5, 0.5, 0.5), 0.9)
     assert tuple(cfg['input_size']) == (3, 48, 48)
-    recipe = dict(lr=0.02, epochs=7, batch_size=16, opt='sgd', smoothing=0.1)
+    recipe = dict(lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd', smoothing=0.1)
     assert json.loads((folder / 'recipe.json').read_text()) == recipe
     facts = table_of((folder / 'README.md').read_text())
-    assert (facts['Learning rate'], facts['Licence'], facts['Weight decay']) == ('0.02', 'mit', 'not established')
+    assert (facts['Learning rate'], facts['Licence'], facts['Weight decay']) == ('0.02', 'mit', '0.0')
     assert list(tmp_path.joinpath('new').iterdir()) == [folder]
 
 

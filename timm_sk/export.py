@@ -18,14 +18,14 @@ from torch import Tensor
 from .checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from .errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from .hub_folder import CARD, GOLDEN, RECIPE, WEIGHTS, golden_inputs, write_golden, write_model
-from .model_card import render_card
+from .model_card import MAIN_SETTINGS, render_card
 from .pretrained import check_state_dict
 from .release_folder import require_same_logits
 
-# What a card tells of the options of timm's train.py; those that are off are left out.
-_TOLD = (
-    *('lr', 'epochs', 'batch_size', 'weight_decay', 'opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa'),
-    *('mixup', 'cutmix', 'reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
+# Further options of timm's train.py that a card tells, unless they are off.
+_TECHNIQUES = (
+    *('opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa', 'mixup', 'cutmix'),
+    *('reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
 )
 _READ_ERRORS = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, AttributeError)
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
@@ -73,7 +73,9 @@ def export_checkpoint(
     model = timm.create_model(arch, num_classes=row.num_classes, in_chans=row.input_size[0]).eval()
     check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
     model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
-    settings = {key: options[key] for key in _TOLD if options.get(key) and isinstance(options[key], int | float | str)}
+    plain = {key: option for key, option in options.items() if isinstance(option, int | float | str)}
+    settings = {key: plain[key] for key in MAIN_SETTINGS if key in plain}
+    settings |= {key: plain[key] for key in _TECHNIQUES if plain.get(key)}
     base_model = start.hub_id if options.get('pretrained') else None
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:

@@ -23,8 +23,8 @@ _HUB_DATASETS = {
     IMAGENET: ('ImageNet-1k', 'ILSVRC/imagenet-1k'),
     'Imagenette validation': ('Imagenette', 'frgfm/imagenette'),
 }
-_MAIN_SETTINGS = ('lr', 'epochs', 'batch_size', 'weight_decay')
-_NO_TECHNIQUES = (*_MAIN_SETTINGS, 'seed')
+MAIN_SETTINGS = ('lr', 'epochs', 'batch_size', 'weight_decay')
+_NO_TECHNIQUES = (*MAIN_SETTINGS, 'seed')
 
 
 def render_card(
@@ -64,7 +64,7 @@ def render_card(
         origin=_known(row.origin),
         training_data=_training_data(row),
         techniques=techniques or UNKNOWN,
-        **{key: _known(settings.get(key)) for key in _MAIN_SETTINGS},
+        **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
         recipe=f'`{row.recipe}`' if row.recipe else UNKNOWN,
         input_size=size,
         mean=_known(row.mean),
