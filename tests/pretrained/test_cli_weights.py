@@ -12,6 +12,7 @@ from small_net import NAME, assert_loaded, create
 from typer.testing import CliRunner
 from upstream_files import filled_weights, write_original
 
+from timm_sk import cli_weights
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.cli import app
 from timm_sk.pretrained import bundled_folder
@@ -106,9 +107,7 @@ def test_pull_from_a_hub_into_the_store_and_again(hub, online, store, row, hub_r
 
 
 def test_pull_all_into_a_folder_for_other_machines(hub, online, row, release, weights, tmp_path, monkeypatch):
-    row(release()[1])
-    for name in [name for name in CHECKPOINTS if name != NAME]:
-        monkeypatch.delitem(CHECKPOINTS, name)
+    monkeypatch.setattr(cli_weights, 'CHECKPOINTS', {NAME: row(release()[1])})
     code, text = weights_command('pull', '--all', tmp_path / 'carried')
     assert (code, f'Set TIMM_SK_HOME to a copy of {tmp_path / "carried"}' in text) == (0, True)
     monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'carried'))
