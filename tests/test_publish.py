@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from timm_sk import cli_publish
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, ReleaseError, UnknownModelError, UnpublishableError
+from timm_sk.errors import CorruptCheckpointError, NoWeightsError, ReleaseError, UnknownModelError, UnpublishableError
 from timm_sk.hub_folder import GOLDEN
 from timm_sk.pretrained import bundled_folder, save_safetensors, sha256_of
 from timm_sk.publish import TAG, publish, publish_all
@@ -294,7 +294,6 @@ def test_goldens_of_another_machine_are_kept(hub, api, converted):
         ('sknet50.implus_in1k', 'state no licence: whoever has a copy may convert it'),
         ('skresnet101_insight.insight_in1k', 'state no licence'),
         ('skresnet18_mindcv.mindcv_in1k', 'Nothing tells the right weights'),
-        ('skresnet50.untrained', 'has no weights'),
     ],
 )
 def test_refused(hub, api, name, reason):
@@ -306,8 +305,10 @@ def test_refused(hub, api, name, reason):
 def test_refused_without_origin_and_unknown_names(hub, api):
     row = replace(CHECKPOINTS[NAME], origin=None)
     assert refusal(row) == f'The table does not say who made {NAME}: establish its origin first.'
-    with pytest.raises(UnknownModelError, match='no checkpoint "skresnet34"'):
-        publish('skresnet34', 'timm-sk', api=api)
+    with pytest.raises(UnknownModelError, match='no checkpoint "skresnet35"'):
+        publish('skresnet35', 'timm-sk', api=api)
+    with pytest.raises(NoWeightsError, match=r'skresnet50\.untrained names an untrained model'):
+        publish('skresnet50.untrained', 'timm-sk', api=api)
 
 
 def test_which_rows_may_be_published():

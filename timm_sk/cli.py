@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-cli_weights.app.registered_commands += cli_publish.app.registered_commands
+cli_weights.app.add_typer(cli_publish.app)
 app.add_typer(cli_weights.app, name='weights')
 
 

@@ -12,7 +12,8 @@ from .console import one_line_errors, out, say_error
 from .export import export_checkpoint
 from .hub_folder import WEIGHTS
 from .publish import TAG, Plan, publish, publish_all
-from .release_folder import card_of, find_row
+from .release_folder import card_of
+from .weights import find_row
 
 app = typer.Typer(no_args_is_help=True)
 

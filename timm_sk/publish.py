@@ -24,7 +24,8 @@ from .checkpoints import CHECKPOINTS
 from .errors import ReleaseError, TimmSkError, UnpublishableError
 from .hub_folder import GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
 from .pretrained import sha256_of
-from .release_folder import build_folder, find_row, refusal, require_publishable
+from .release_folder import build_folder, refusal, require_publishable
+from .weights import find_row
 
 TAG = f'v{__version__}'
 
@@ -86,6 +87,7 @@ def publish(
 
     Raises:
         UnknownModelError: If the table has no such row.
+        NoWeightsError: If the row names an untrained model.
         UnpublishableError: If the row may not be published, or this version has published something else.
         ReleaseError: If the hub fails, or does not hold what was sent.
     """

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import timm
 
-from .checkpoints import CHECKPOINTS, Checkpoint
-from .errors import UnknownModelError, UnpublishableError
+from .checkpoints import Checkpoint
+from .errors import UnpublishableError
 from .hub_folder import (
     CARD,
     CONFIG,
@@ -23,19 +23,6 @@ from .hub_folder import (
 )
 from .model_card import eval_results, hash_of, render_card
 from .pretrained import bundled_folder
-
-
-def find_row(name: str) -> Checkpoint:
-    """A row by `arch.tag`.
-
-    Raises:
-        UnknownModelError: If the table has no such row.
-    """
-    if name not in CHECKPOINTS:
-        raise UnknownModelError(
-            f'The table has no checkpoint "{name}": name one as arch.tag; `timm-sk list` shows all.'
-        )
-    return CHECKPOINTS[name]
 
 
 def refusal(row: Checkpoint) -> str | None:
