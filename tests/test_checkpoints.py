@@ -65,6 +65,8 @@ def test_public_checkpoint(public):
         assert source.has_classifier == (public['source'] != 'segmentation_models.pytorch')
     if public['source'] in RETRAINED and public['source'] != 'timm':
         return
+    stated = public.get('license', '').partition(' ')[0]
+    assert row.licence == (None if stated == 'none' else stated)
     if public['source'] == 'zhanghang1989/ResNeSt' and row.evaluation.startswith('timm'):
         return  # the same weights, in timm's evaluation
     assert row.top1 == public['top1']

@@ -1,9 +1,12 @@
 """A release on the loopback hub through the real client: whole or not at all, safe to repeat, read back."""
 
+import copy
 import hashlib
+import io
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,9 +25,17 @@ from typer.testing import CliRunner
 
 from timm_sk import cli_publish
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, NoWeightsError, ReleaseError, UnknownModelError, UnpublishableError
-from timm_sk.hub_folder import GOLDEN
-from timm_sk.pretrained import bundled_folder, save_safetensors, sha256_of
+from timm_sk.errors import (
+    CorruptCheckpointError,
+    NoWeightsError,
+    ReleaseError,
+    UnknownModelError,
+    UnobtainableCheckpointError,
+    UnpublishableError,
+)
+from timm_sk.hub_folder import GOLDEN, write_model
+from timm_sk.models.build import shapes_of
+from timm_sk.pretrained import Store, bundled_folder, save_safetensors, sha256_of, store_file
 from timm_sk.publish import TAG, publish, publish_all
 from timm_sk.release_folder import build_folder, refusal
 
@@ -51,23 +62,25 @@ def api(hub):
 
 
 @pytest.fixture
-def converted(monkeypatch, tmp_path):
-    """A row whose weights are not bundled, as those of others are; its file as if converted before."""
-    model = fill_model(timm.create_model('sknet_atto', num_classes=8)).eval()
-    file = tmp_path / 'converted.safetensors'
-    save_safetensors(model.state_dict(), file)
-    source = Source(kind='url', location='https://example.org/net.pth', format='pytorch', sha256_prefix='0123abcd')
+def converted(hub, monkeypatch):
+    """A row whose weights are not bundled, as those of others are; its makers' file is on the loopback server."""
+    buffer = io.BytesIO()
+    torch.save(fill_model(timm.create_model('sknet_atto', num_classes=8)).eval().state_dict(), buffer)
+    hub.files['net.pth'] = buffer.getvalue()
+    digest = hashlib.sha256(buffer.getvalue()).hexdigest()
+    unpinned = Source(kind='hub', location='somebody/net')
+    source = Source(kind='url', location=f'{hub.endpoint}/files/net.pth', format='pytorch', sha256_prefix=digest[:8])
     ours = CHECKPOINTS['sknet_atto.shapes']
-    row = replace(ours, sources=(source,), licence='mit', origin='others', mean=None, dataset=None, recipe=None)
+    row = replace(
+        ours, sources=(unpinned, source), licence='mit', origin='others', mean=None, dataset=None, recipe=None
+    )
     monkeypatch.setitem(CHECKPOINTS, row.name, row)
-    create_model = timm.create_model
-
-    def create(name, **kwargs):
-        overlay = dict(pretrained_cfg_overlay=dict(file=str(file))) if name == row.name else {}
-        return create_model(name, **kwargs, **overlay)
-
-    monkeypatch.setattr(timm, 'create_model', create)
     return row
+
+
+def only(monkeypatch, *names):
+    """Let a release of everything go through these rows alone."""
+    monkeypatch.setattr('timm_sk.publish.CHECKPOINTS', {name: CHECKPOINTS[name] for name in names})
 
 
 def writes(hub):
@@ -274,7 +287,8 @@ def test_weights_of_others_are_published_in_our_layout(hub, api, converted):
     assert (config['architecture'], config['label_names']) == ('sknet_atto', list(converted.label_names))
     assert 'mean' not in config['pretrained_cfg']
     assert '| Mean | not established |' in files['README.md'].decode()
-    assert 'sha256 begins with `0123abcd`' in files['README.md'].decode()
+    digest = hashlib.sha256(hub.files['net.pth']).hexdigest()
+    assert f'sha256 begins with `{digest[:8]}`' in files['README.md'].decode()
 
 
 def test_goldens_of_another_machine_are_kept(hub, api, converted):
@@ -286,6 +300,34 @@ def test_goldens_of_another_machine_are_kept(hub, api, converted):
     repo.files()[GOLDEN] = File(save(dict(golden, logits=golden['logits'] * 1.01)), lfs=True)
     with pytest.raises(UnpublishableError, match=r'other files \(golden\.safetensors\)'):
         publish(converted.name, 'timm-sk', api=api)
+
+
+def test_weights_that_nobody_vouches_for_are_not_published(hub, api, converted, tmp_path):
+    """A file that a person converted is in the store: the release takes its makers' file instead."""
+    save_safetensors(timm.create_model('sknet_atto', num_classes=8).state_dict(), tmp_path / 'mine.safetensors')
+    store_file(tmp_path / 'mine.safetensors', replace(converted, sources=()), shapes_of(converted))
+    assert Store().origin(converted.name).kind == 'file'
+    publish(converted.name, 'timm-sk', api=api)
+    files = contents(hub, f'timm-sk/{converted.name}')
+    published = load(files['model.safetensors'])
+    assert all(torch.equal(tensor, published[key]) for key, tensor in _makers_weights().items())
+    sha256 = hashlib.sha256(hub.files['net.pth']).hexdigest()
+    assert f'net.pth>, whose sha256 is `{sha256}`' in files['README.md'].decode()
+    hub.files.clear()
+    shutil.rmtree(Store().root)
+    with pytest.raises(UnobtainableCheckpointError):
+        publish(converted.name, 'timm-sk', api=api)
+
+
+def _makers_weights():
+    return fill_model(timm.create_model('sknet_atto', num_classes=8)).state_dict()
+
+
+@pytest.mark.parametrize('org', ['a/b', '', '../x'])
+def test_organisations_that_are_none(org):
+    result = CliRunner().invoke(cli_publish.app, ['publish', NAME, '--org', org])
+    assert result.exit_code == 1
+    assert 'is no name of an organisation or user' in ' '.join(result.output.split())
 
 
 @pytest.mark.parametrize(
@@ -324,27 +366,22 @@ def test_a_damaged_bundled_file_is_not_published(hub, api, monkeypatch, tmp_path
     assert not hub.requests
 
 
-def test_weights_that_load_as_another_model_are_not_published(tmp_path, monkeypatch):
-    monkeypatch.setattr('timm_sk.release_folder.golden_inputs', lambda size: torch.full((2, *size), float('nan')))
-    row = replace(CHECKPOINTS[NAME], sources=(Source(kind='url', location='https://example.org', sha256='0' * 64),))
+def test_weights_that_load_as_another_model_are_not_published(tmp_path, monkeypatch, converted):
+    def write_another(folder, model, row, *, metadata):
+        write_model(folder, fill_model(copy.deepcopy(model), seed=5), row, metadata=metadata)
+
+    monkeypatch.setattr('timm_sk.release_folder.write_model', write_another)
     with pytest.raises(UnpublishableError, match='loads as another model'):
-        build_folder(row, tmp_path, repo_id=REPO)
+        build_folder(converted, tmp_path, repo_id=REPO)
 
 
 def test_everything(hub, api, monkeypatch):
-    kept = (NAME, 'sknet_atto.shapes', 'sknet50.implus_in1k', 'skresnet18.ra_in1k')
-    for name in set(CHECKPOINTS) - set(kept):
-        monkeypatch.delitem(CHECKPOINTS, name)
-    create_model = timm.create_model
-
-    def create(name, **kwargs):
-        if name.startswith('skresnet18'):
-            raise OSError('no network')
-        return create_model(name, **kwargs)
-
-    monkeypatch.setattr(timm, 'create_model', create)
+    gone = Source(kind='url', location=f'{hub.endpoint}/files/gone.pth', sha256='0' * 64)
+    failing = replace(CHECKPOINTS['skresnet18.ra_in1k'], sources=(gone,))
+    monkeypatch.setitem(CHECKPOINTS, failing.name, failing)
+    only(monkeypatch, NAME, 'sknet_atto.shapes', 'sknet50.implus_in1k', failing.name)
     outcomes = {outcome.name: outcome for outcome in publish_all('timm-sk', api=api)}
-    assert outcomes['skresnet18.ra_in1k'].detail == 'OSError: no network'
+    assert outcomes[failing.name].detail.startswith('UnobtainableCheckpointError: The weights of skresnet18.ra_in1k')
     states = {name: outcome.state for name, outcome in outcomes.items()}
     assert states == {
         'skresnet18.ra_in1k': 'failed',
@@ -356,8 +393,7 @@ def test_everything(hub, api, monkeypatch):
 
 
 def test_the_commands(hub, monkeypatch):
-    for name in set(CHECKPOINTS) - {NAME, 'sknet50.implus_in1k'}:
-        monkeypatch.delitem(CHECKPOINTS, name)
+    only(monkeypatch, NAME, 'sknet50.implus_in1k')
     monkeypatch.setattr('timm_sk.publish.HfApi', lambda: HfApi(endpoint=hub.endpoint, token='hf_owner'))
 
     def run(*arguments):

@@ -1,5 +1,6 @@
 """`timm-sk weights export | card | publish`: from a checkpoint to a hub."""
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -39,8 +40,8 @@ def export(
         folder = export_checkpoint(
             checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
         )
-    out.print(f'{folder}: loads with timm.create_model("local-dir:{folder}", pretrained=True).', soft_wrap=True)
-    out.print(f'To upload it: hf upload ORG/{arch}.{tag} {folder}', soft_wrap=True)
+    print(f'{folder}: loads with timm.create_model("local-dir:{folder}", pretrained=True).')
+    print(f'To upload it: hf upload ORG/{arch}.{tag} {folder}')
 
 
 @app.command('card')
@@ -69,6 +70,8 @@ def publish_checkpoints(
     with one_line_errors():
         if (name is None) != everything:
             raise ValueError('Name one checkpoint, or give --all.')
+        if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', org):
+            raise ValueError(f'"{org}" is no name of an organisation or user.')
         if name is not None:
             outcomes = [publish(name, org, private=private, dry_run=dry_run, show=_show_plan)]
         else:

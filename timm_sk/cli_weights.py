@@ -25,23 +25,31 @@ def list_checkpoints(
     state: Annotated[str | None, typer.Option(help='Only those in this state, such as stored.')] = None,
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
 ) -> None:
-    """List the checkpoints with their state: bundled, stored, on the hub, at its makers, or needs a file."""
+    """List the checkpoints with their state: bundled, stored, cached, on the hub, at its makers, or needs a file."""
     rows = [row for row in matching(pattern) if row.sources]
     if as_markdown:
         print(inventory.markdown(rows))
         return
-    store = Store()
+    with one_line_errors():
+        store = Store()
     states = {row.name: weights.state_of(row, store) for row in rows}
     shown = [row for row in rows if state in (None, states[row.name])]
     with one_line_errors():
+        if state and state not in weights.STATES:
+            raise ValueError(f'There is no state "{state}": name one of {", ".join(weights.STATES)}.')
         if not shown:
             raise ValueError(f'no checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
-    columns = (Column('checkpoint', no_wrap=True), Column('state', no_wrap=True), 'top-1', 'licence', 'made by')
-    table = Table(*columns, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row in shown:
-        top1 = '' if row.top1 is None else f'{row.top1:.2f}'
-        texts = (row.name, states[row.name], top1, row.licence or 'none stated', row.origin or '')
-        table.add_row(*map(escape, texts))
+    lines = [
+        (row.name, states[row.name], f'{row.top1:.2f}' if row.top1 else '', row.licence or 'none stated', row.origin)
+        for row in shown
+    ]
+    wide = [max(map(len, cells)) for cells in zip(*(line[:4] for line in lines), strict=True)]  # the last one gives way
+    names = ('checkpoint', 'state', 'top-1', 'licence')
+    columns = (Column(name, no_wrap=True, min_width=width) for name, width in zip(names, wide, strict=True))
+    last = Column('made by', no_wrap=True, overflow='ellipsis')
+    table = Table(*columns, last, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row(*(escape(cell or '') for cell in line))
     out.print(table)
     out.print(f'{len(shown)} checkpoints. Local store: {store.root}', soft_wrap=True, highlight=False)
 
@@ -49,8 +57,8 @@ def list_checkpoints(
 @app.command('show')
 def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')]) -> None:
     """Say everything that is known of a checkpoint, and how far what is here can be trusted."""
-    store = Store()
     with one_line_errors():
+        store = Store()
         row = weights.find_row(name)
         origin = store.origin(row.name)
     facts = inventory.facts(row) | {'state': weights.state_of(row, store)}
@@ -74,6 +82,10 @@ def pull(
         if bool(names) == bool(everything):
             raise ValueError('Name checkpoints, or give --all DIR.')
         rows = [row for row in (weights.find_rows(names) if names else CHECKPOINTS.values()) if row.sources]
+    if everything:
+        for row in [row for row in rows if row.sources[0].kind == 'manual']:
+            err.print(f'{row.name}: needs a file that only a person can fetch', soft_wrap=True, highlight=False)
+            rows.remove(row)
     store = Store(everything) if everything else Store()
     failed = 0
     columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
@@ -108,6 +120,8 @@ def verify(
     for target in targets:
         with one_line_errors():
             row = weights.find_row(to) if to else None
+            if row and not Path(target).is_file():
+                raise ValueError(f'--to says what a file is meant for, and {target} is no file.')
             verifications = list(weights.verify(target, to=row))
         for verification in verifications:
             out.print(f'[bold]{escape(verification.target)}[/bold]', highlight=False)

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
@@ -62,8 +63,10 @@ def export_checkpoint(
         UnknownModelError: If there is no such architecture, or no such row for it.
         UnloadableModelError: If the file cannot be read.
         MismatchedCheckpointError: If its keys or shapes are not the architecture's.
-        ValueError: If the folder is not empty, or the label names are not as many as the classes.
+        ValueError: If the tag is no name, the folder is not empty, or the label names are not as many as the classes.
     """
+    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', tag):
+        raise ValueError(f'A tag is made of letters, digits, "_", "-" and ".", got "{tag}".')
     folder = out or Path(f'{arch}.{tag}')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'{folder} exists and is not an empty folder: choose another with --out, or remove it.')
@@ -110,6 +113,8 @@ def read_training_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, A
             options = checkpoint.get('args') if isinstance(checkpoint, Mapping) else None
     except _READ_ERRORS as error:
         reason = 'there is no such file' if not file.is_file() else f'{type(error).__name__}: {error}'
+        if isinstance(error, pickle.UnpicklingError):
+            reason = 'UnpicklingError, it holds more than tensors and plain values, which would have to be executed'
         raise UnloadableModelError(
             f'{file} cannot be read: {reason}. Give a checkpoint of train.py, or a state dict.'
         ) from error

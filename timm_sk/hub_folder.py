@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from .checkpoints import Checkpoint
-from .errors import CorruptCheckpointError
+from .errors import CorruptCheckpointError, MismatchedCheckpointError
 from .pretrained import hub_config, save_safetensors
 
 WEIGHTS, CONFIG, GOLDEN, CARD, RECIPE = (
@@ -25,6 +25,7 @@ WEIGHTS, CONFIG, GOLDEN, CARD, RECIPE = (
     'recipe.json',
 )
 GOLDEN_PICTURES = 2
+_MOST_GOLDEN_VALUES = 16 * 3 * 512 * 512
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; kernels of different machines agree to about 1e-6
 
 
@@ -60,7 +61,7 @@ def write_golden(path: Path, model: nn.Module, inputs: Tensor, *, metadata: Mapp
 
 
 def check_golden(model: nn.Module, path: Path) -> float:
-    """The largest difference between a model's logits and those that a golden file holds.
+    """Compare a model's logits with those that a golden file holds; gives the largest difference.
 
     Args:
         model: On any device, in any mode; it is judged in eval mode and left as it was.
@@ -68,13 +69,24 @@ def check_golden(model: nn.Module, path: Path) -> float:
 
     Raises:
         CorruptCheckpointError: If the file is no golden file of a model of this shape.
+        MismatchedCheckpointError: If they differ by more than machines do.
     """
     golden = read_golden(path)
-    logits = _logits(model, golden['inputs'])
+    try:
+        logits = _logits(model, golden['inputs'])
+    except RuntimeError as error:  # from torch, where the batch is no picture for the model
+        raise CorruptCheckpointError(f'{path} is of another model: {str(error).splitlines()[0]}.') from error
     if logits.shape != golden['logits'].shape:
         shapes = f'logits {list(golden["logits"].shape)}, the model gives {list(logits.shape)}'
         raise CorruptCheckpointError(f'{path} is of another model: it has {shapes}.')
-    return float((logits - golden['logits']).abs().max())
+    difference = float((logits - golden['logits']).abs().max())
+    largest = float(golden['logits'].abs().max())
+    if not difference <= GOLDEN_TOLERANCE * largest:
+        raise MismatchedCheckpointError(
+            f'The model answers otherwise than {path} says: logits differ by {difference:.2g}, the largest is '
+            f'{largest:.2g}. The weights or the code are not those that wrote it.'
+        )
+    return difference
 
 
 def read_golden(path: Path) -> dict[str, Tensor]:
@@ -91,6 +103,10 @@ def read_golden(path: Path) -> dict[str, Tensor]:
         ) from error
     if set(golden) != {'inputs', 'logits'} or golden['inputs'].ndim != 4:
         raise CorruptCheckpointError(f'{path} holds {sorted(golden)} instead of a batch of inputs and its logits.')
+    if not 0 < golden['inputs'].numel() <= _MOST_GOLDEN_VALUES or not golden['logits'].numel():
+        raise CorruptCheckpointError(f'{path} holds inputs {list(golden["inputs"].shape)}: no batch to compare with.')
+    if not all(torch.isfinite(tensor).all() for tensor in golden.values()):
+        raise CorruptCheckpointError(f'{path} holds values that are no numbers. Fetch or export it again.')
     return golden
 
 

@@ -53,6 +53,8 @@ def facts(row: Checkpoint) -> dict[str, str]:
         digest = source.sha256 or source.content_sha1
         known = f'; {"sha256" if source.sha256 else "sha1 of the file inside"} {digest}' if digest else ''
         note = f'; {published_hash(source)}' if source.sha256_prefix else ''
+        if source.kind == 'hub' and not source.sha256:
+            note += "; not pinned: intact by the hub's own hash, not known to be authentic"
         encoder = '' if source.has_classifier else '; without the classifier'
         found[f'source {number}'] = f'{source.kind} {place(source)} ({source.format}{size}){known}{note}{encoder}'
     return found

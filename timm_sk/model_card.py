@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from .catalog import measure
 from .checkpoints import Checkpoint, Source
 from .checkpoints.rows import IMAGENET
-from .pretrained import sha256_of
+from .pretrained import Origin, sha256_of
 
 UNKNOWN = 'not established'
 EVAL_RESULTS = '.eval_results'
@@ -35,6 +35,7 @@ def render_card(
     settings: Mapping[str, Any] | None = None,
     notes: str = '',
     base_model: str | None = None,
+    origin: Origin | None = None,
 ) -> str:
     """Fill the template `model_card.md`.
 
@@ -45,6 +46,7 @@ def render_card(
         settings: How the weights were trained: `lr`, `epochs`, `batch_size`, `weight_decay`, and whatever else.
         notes: A text that follows, such as the card of a bundled folder; its headings become one level deeper.
         base_model: The repository of the weights that these were fine-tuned from.
+        origin: What the weights were made from.
     """
     settings = settings or {}
     entry = measure(row)
@@ -74,7 +76,7 @@ def render_card(
         classes=f'{row.num_classes:,}' + (f': {_shortened(row.label_names)}' if row.label_names else ''),
         accuracy=_accuracy(row),
         sources=_sources(row),
-        conversion=_conversion(row),
+        conversion=_conversion(row, origin),
         notes=_deeper(notes),
     )
     template = Template(files(__package__).joinpath('model_card.md').read_text(encoding='utf-8'))
@@ -177,12 +179,15 @@ def hash_of(source: Source) -> str | None:
     return f'sha1 of the content `{source.content_sha1}`' if source.content_sha1 else None
 
 
-def _conversion(row: Checkpoint) -> str:
+def _conversion(row: Checkpoint, origin: Origin | None) -> str:
     if not row.sources:
         return f'Exported by `timm-sk weights export` from a training checkpoint of `{row.arch}`.'
     if row.bundled:
         return 'The file is the one that ships with timm_sk, unchanged.'
-    return f'`timm-sk weights convert FILE --to {row.name}` makes these weights of a file above with a classifier.'
+    convert = f'`timm-sk weights convert FILE --to {row.name}` makes these weights of a file above with a classifier.'
+    if origin is None:
+        return convert
+    return f'{convert} They were made of <{origin.location}>, whose sha256 is `{origin.sha256}`.'
 
 
 def _known(fact: object) -> str:

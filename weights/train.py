@@ -99,7 +99,7 @@ def main(
     card = write_card(name, model, task.recipe, top1=top1(wrong, total), wrong=str(wrong), **task.facts(model))
     folder = export(name, model, task.recipe, held_out, card)
     print(f'held-out top-1 {top1(wrong, total)} %: {folder}')
-    print('For its row in timm_sk/checkpoints.py:')
+    print('For its row in timm_sk/checkpoints/small.py:')
     print(f"    sha256='{sha256_of(folder / 'model.safetensors')}', top1={top1(wrong, total)}")
 
 

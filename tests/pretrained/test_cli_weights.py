@@ -1,6 +1,7 @@
 """`timm-sk weights`: what is here, fetching, converting, verifying, and what the commands say when they cannot."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -8,7 +9,7 @@ import timm
 import torch
 from pretrained.readers.checkpoint_files import torch_bytes
 from safetensors.torch import load_file, save_file
-from small_net import NAME, assert_loaded, create
+from small_net import NAME, assert_loaded, create, sha256
 from typer.testing import CliRunner
 from upstream_files import filled_weights, write_original
 
@@ -143,6 +144,87 @@ def test_verify_says_what_is_wrong(tmp_path):
     assert 'is not in the local store (on the hub): run' in weights_command('verify', 'skresnet18')[1]
 
 
+def test_an_encoders_file_is_converted_without_its_classifier(tmp_path):
+    row = CHECKPOINTS['skresnet18.ra_in1k']
+    expected = filled_weights(row)
+    write_original(expected, row, row.sources[-1], tmp_path / 'encoder.safetensors')
+    assert weights_command('convert', tmp_path / 'encoder.safetensors', '--to', row.name)[0] == 0
+    assert_loaded(timm.create_model(row.name, pretrained=True, num_classes=5), expected, but='fc.')
+    assert ', without the classifier' in weights_command('verify', row.name)[1]
+
+
+def test_a_hubs_file_in_the_clients_cache_is_known(online, store, row, hub_repo):
+    hub_repo()
+    changed = row(Source(kind='hub', location='makers/atto'))
+    assert state_of(changed, store) == 'on the hub'
+    create()
+    assert state_of(changed, store) == 'cached'
+    code, text = weights_command('verify', NAME)
+    assert (code, 'as the hub says: intact, not known to be authentic' in text) == (0, True)
+    assert 'not pinned: intact by' in weights_command('show', NAME)[1]
+
+
+def test_verify_compares_a_folder_with_the_hash_that_was_recorded(online, store, row, release):
+    row(release()[1])
+    weights_command('pull', NAME)
+    folder = store.folder(NAME)
+    assert f'{sha256((folder / "model.safetensors").read_bytes())}, as stored' in weights_command('verify', folder)[1]
+    content = bytearray((folder / 'model.safetensors').read_bytes())
+    content[-1] ^= 1
+    (folder / 'model.safetensors').write_bytes(content)
+    code, text = weights_command('verify', folder)
+    assert (code, 'is damaged: its sha256 is' in text) == (1, True)
+
+
+def test_a_name_is_no_folder(monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    assert ', as published' in weights_command('verify', NAME)[1]
+
+
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('key', ['inputs', 'logits'])
+def test_goldens_that_are_no_numbers(tmp_path, key, value):
+    folder = tmp_path / 'copy'
+    shutil.copytree(FOLDER, folder)
+    golden = load_file(folder / 'golden.safetensors')
+    save_file({**golden, key: torch.full_like(golden[key], value)}, folder / 'golden.safetensors')
+    code, text = weights_command('verify', folder)
+    assert (code, 'values that are no numbers' in text) == (1, True)
+
+
+@pytest.mark.parametrize('shape', [(0, 3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (16, 3, 600, 600)])
+def test_goldens_that_are_no_batch_of_the_model(tmp_path, shape):
+    folder = tmp_path / 'copy'
+    shutil.copytree(FOLDER, folder)
+    save_file(dict(inputs=torch.zeros(shape), logits=torch.zeros(max(shape[0], 1), 10)), folder / 'golden.safetensors')
+    code, text = weights_command('verify', folder)
+    assert (code, 'golden.safetensors' in text) == (1, True)
+
+
+def test_a_config_of_many_classes_costs_no_memory(tmp_path):
+    folder = tmp_path / 'copy'
+    shutil.copytree(FOLDER, folder)
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, 'num_classes': 999_999}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert 'of another shape: fc.weight' in weights_command('verify', folder)[1]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; the classifier has 900 MB
+
+
+def test_options_that_do_not_go_together():
+    assert 'There is no state "nonsense": name one of bundled' in weights_command('list', '--state', 'nonsense')[1]
+    assert 'is no file' in weights_command('verify', NAME, '--to', 'skresnet18')[1]
+
+
+@pytest.mark.parametrize('tag', ['../../x', 'a b', '', '[/x]', '-x'])
+def test_tags_that_are_no_names(tmp_path, monkeypatch, tag):
+    monkeypatch.chdir(tmp_path)
+    file = FOLDER / 'model.safetensors'
+    code, text = weights_command('export', file, '--arch', 'sknet_atto', f'--tag={tag}')
+    assert (code, 'A tag is made of letters' in text) == (1, True)
+    assert not list(tmp_path.glob('sknet*'))
+
+
 def test_verify_compares_a_folders_answers(tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(FOLDER, folder)
@@ -163,6 +245,7 @@ def test_verify_compares_a_folders_answers(tmp_path):
         (dict(num_classes='10'), "says '10' classes: expected a whole number"),
         (dict(num_classes=10**12), 'classes: expected a whole number'),
         (dict(num_classes=-1), 'says -1 classes'),
+        (dict(num_classes=True), 'says True classes'),
         (dict(pretrained_cfg=[1]), 'classes: expected a whole number'),
         (dict(pretrained_cfg=dict(first_conv=7)), 'says 7 for first_conv: expected a name'),
         (dict(num_classes=11), 'of another shape: fc.weight'),

@@ -3,13 +3,15 @@
 from . import convert
 from .config import hub_config
 from .conversion import store_file, to_our_layout
+from .hub import hub_file
 from .readers import read_checkpoint
 from .resolve import bundled_file, obtain
 from .saving import save_safetensors
-from .store import Origin, Store, bundled_folder, store_root
+from .store import ORIGIN_NAME, Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of, trust_of
 
 __all__ = [
+    'ORIGIN_NAME',
     'Origin',
     'Store',
     'bundled_file',
@@ -18,6 +20,7 @@ __all__ = [
     'check_state_dict',
     'convert',
     'hub_config',
+    'hub_file',
     'obtain',
     'read_checkpoint',
     'save_safetensors',

@@ -1,6 +1,7 @@
 """From a file of any layout to a stored checkpoint in ours."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -124,6 +125,9 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
         UnwritableStoreError: If it cannot be stored.
     """
     source, sha256 = _source_of(path, checkpoint), sha256_of(path)
+    if not _has_hash(source) and any(not known.has_classifier for known in checkpoint.sources):
+        names = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
+        source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
     with store.turn(checkpoint.name):
         return store_converted(path, checkpoint, shapes, source=source, sha256=sha256, store=store)
