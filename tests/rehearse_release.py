@@ -1,60 +1,67 @@
 """A rehearsal of the release on a hub on this machine, with the commands that a release takes.
 
-`python tests/rehearse_release.py [NAME…]` fills a store with made-up weights of the named checkpoints, in their makers'
-files and through the real conversion, then publishes everything twice, fetches one of them with an empty store, and
-verifies it. Rows whose weights are not in the store fail in it, as they do without a network.
+`python tests/rehearse_release.py [NAME…]` puts made-up weights of the named checkpoints onto a server, in the files of
+their makers, tells the table their hashes, and then publishes everything that it names, twice; a row without a licence
+is among them. One of the repositories is loaded by timm.
 """
 
 import os
-import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 from hub_server import Hub
-from upstream_files import rehearse
 
-from timm_sk.checkpoints import CHECKPOINTS
-
-ROOT = Path(__file__).resolve().parent.parent
-NAMES = ['skresnet18.ra_in1k', 'resnest14d.gluon_in1k', 'resnest18.imgclsmob_in1k']
-
-
-def run(command: str, environment: dict[str, str]) -> int:
-    """Run a shell command as a user would, showing it."""
-    print(f'\n$ {command}', flush=True)
-    return subprocess.run(command, shell=True, cwd='/', env={**os.environ, **environment}).returncode
+NAMES = ['skresnet18.ra_in1k', 'resnest18.imgclsmob_in1k', 'resnest50d_1s1x64d.gluon_in1k', 'sknet50.implus_in1k']
 
 
 def main(names: list[str]) -> None:
     with tempfile.TemporaryDirectory() as scratch, Hub() as hub:
-        folder = Path(scratch)
-        for name in names:
-            row = CHECKPOINTS[name]
-            rehearse(row, next(source for source in row.sources if source.has_classifier), folder)
-        environment = {
-            **hub.environment(folder / 'home'),
-            'HF_TOKEN': 'hf_owner',
-            'PYTHONPATH': str(ROOT),
-            'TIMM_SK_HOME': str(folder / 'store'),
-            'COLUMNS': '160',
-        }
-        command = f'{sys.executable} -m timm_sk weights'
-        first = names[0]
-        run(f'{command} publish {first} --org rehearsal --dry-run', environment)
-        run(f'{command} publish --all --org rehearsal', environment)
-        written = {kind: count for (_, kind), count in hub.requests.items() if kind in ('create', 'commit', 'tag')}
-        print(f'\nRequests that wrote: {written}')
+        own = dict(HF_TOKEN='hf_owner', TIMM_SK_HOME=f'{scratch}/store', COLUMNS='150')
+        os.environ.update({**hub.environment(Path(scratch) / 'home'), **own})
+        rehearse(names, hub, Path(scratch))  # what it imports reads these variables
+
+
+def rehearse(names: list[str], hub: Hub, folder: Path) -> None:
+    import timm
+    import torch
+    from upstream_files import filled_weights, write_original
+
+    import timm_sk.publish
+    from timm_sk.checkpoints import CHECKPOINTS
+    from timm_sk.cli import app
+    from timm_sk.pretrained import sha256_of
+
+    def run(command: str) -> None:
+        print(f'\n$ timm-sk {command}', flush=True)
+        try:
+            app(command.split(), standalone_mode=False)
+        except SystemExit as error:
+            print(f'exit code {error.code}')
+        writes = {kind: count for (_, kind), count in hub.requests.items() if kind in ('create', 'commit', 'tag')}
+        print(f'requests that wrote: {writes or "none"}', flush=True)
         hub.requests.clear()
-        run(f'{command} publish --all --org rehearsal', environment)
-        written = {kind: count for (_, kind), count in hub.requests.items() if kind in ('create', 'commit', 'tag')}
-        print(f'\nRequests that wrote: {written}')
-        loads = (
-            f"import timm, timm_sk; m = timm.create_model('hf-hub:rehearsal/{first}', pretrained=True); "
-            f"print(m.pretrained_cfg['tag'], sum(p.numel() for p in m.parameters()))"
-        )
-        run(f'{sys.executable} -c "{loads}"', environment)
-        run(f'{command} verify {first}', environment)
+
+    for name in names:
+        row = CHECKPOINTS[name]
+        source = next(source for source in row.sources if source.has_classifier)
+        file = folder / name
+        write_original(filled_weights(row), row, source, file)
+        hub.files[name] = file.read_bytes()
+        digest = sha256_of(file)
+        served = replace(source, kind='url', location=f'{hub.endpoint}/files/{name}', sha256=digest, content_sha1=None)
+        CHECKPOINTS[name] = replace(row, sources=(served,))
+    kept = ['sknet_atto.digits', 'sknet_atto.shapes', *names]
+    timm_sk.publish.CHECKPOINTS = {name: CHECKPOINTS[name] for name in kept}
+    first = names[0]
+    run(f'weights publish {first} --org rehearsal --dry-run')
+    run('weights publish --all --org rehearsal')
+    run('weights publish --all --org rehearsal')
+    model = timm.create_model(f'hf-hub:rehearsal/{first}', pretrained=True)
+    expected = filled_weights(CHECKPOINTS[first])
+    equal = all(torch.equal(tensor, expected[key]) for key, tensor in model.state_dict().items())
+    print(f'\nhf-hub:rehearsal/{first}: every tensor as published: {equal}')
 
 
 if __name__ == '__main__':
