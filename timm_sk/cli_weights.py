@@ -32,7 +32,7 @@ def list_checkpoints(
         return
     with one_line_errors():
         store = Store()
-    states = {row.name: weights.state_of(row, store) for row in rows}
+        states = {row.name: weights.state_of(row, store) for row in rows}
     shown = [row for row in rows if state in (None, states[row.name])]
     with one_line_errors():
         if state and state not in weights.STATES:

@@ -10,8 +10,9 @@ out, err = Console(), Console(stderr=True)
 
 
 def say_error(message: str) -> None:
-    """Print one line to standard error."""
-    err.print(f'timm-sk: {" ".join(message.split())}', soft_wrap=True, markup=False, highlight=False)
+    """Print one line to standard error; what could steer the terminal is left out."""
+    line = ''.join(character for character in ' '.join(message.split()) if character.isprintable())
+    err.print(f'timm-sk: {line}', soft_wrap=True, markup=False, highlight=False)
 
 
 @contextmanager

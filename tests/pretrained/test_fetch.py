@@ -5,13 +5,14 @@ import math
 import socket
 import threading
 import time
+import urllib.request
 
 import pytest
 from hub_server import Fault
 
 from timm_sk.errors import DownloadError
 from timm_sk.pretrained import fetch
-from timm_sk.pretrained.fetch import download
+from timm_sk.pretrained.fetch import SafeRedirects, download
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -243,3 +244,24 @@ def answer_endlessly(server):
                 return
 
     threading.Thread(target=answer, daemon=True).start()
+
+
+@pytest.mark.parametrize('header', ['Content-Length', 'Retry-After'])
+def test_digits_of_other_scripts_are_no_numbers(hub, tmp_path, waits, header):
+    hub.files['net.pth'] = b'weights'
+    status = 503 if header == 'Retry-After' else None
+    hub.faults = [Fault(request='/files/', status=status, headers={header: '\u00b2'})]
+    try:
+        download(f'{hub.endpoint}/files/net.pth', tmp_path / 'net.pth')
+    except DownloadError:
+        return
+    assert (tmp_path / 'net.pth').read_bytes() == b'weights'
+
+
+@pytest.mark.parametrize('target', ['http://example.org/net.pth', 'file:///etc/passwd', 'ftp://example.org/net.pth'])
+def test_a_redirect_away_from_https_is_refused(target):
+    request = urllib.request.Request('https://example.org/net.pth')
+    with pytest.raises(DownloadError, match='leads from https to'):
+        SafeRedirects().redirect_request(request, None, 302, 'Found', {}, target)
+    followed = SafeRedirects().redirect_request(request, None, 302, 'Found', {}, 'https://example.org/other.pth')
+    assert followed.full_url == 'https://example.org/other.pth'

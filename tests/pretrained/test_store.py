@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from limits import without_privileges
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_net import NAME
+from small_net import NAME, assert_loaded, create
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError
+from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError, UnwritableStoreError
 from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
 
 TENSORS = {
@@ -150,3 +151,40 @@ def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
 def test_making_a_store_touches_nothing(tmp_path):
     Store(tmp_path / 'store').find(CHECKPOINTS[NAME])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_a_killed_process_had_put_aside_comes_back(online, store, row, release):
+    """Killed between two renames: the old folder is among the leftovers, and there is no new one."""
+    changed = row(release()[1])
+    create()
+    aside = store.root / '.staging' / f'{NAME}.abcd'
+    aside.mkdir(parents=True)
+    store.folder(NAME).replace(aside / 'old')
+    assert store.find(changed) is None
+    with store.turn(NAME):
+        assert store.find(changed) == store.folder(NAME) / 'model.safetensors'
+    assert not aside.exists()
+
+
+def test_without_a_home_other_sources_are_tried(online, row, hub_repo, weights, monkeypatch):
+    monkeypatch.setenv('TIMM_SK_HOME', '~nobodyofthisname/store')
+    hub_repo()
+    row(Source(kind='hub', location='makers/atto'))
+    assert_loaded(create(), weights)
+    with pytest.raises(UnwritableStoreError, match='Set TIMM_SK_HOME to a folder'):
+        Store().find(CHECKPOINTS[NAME])
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
+def test_an_unreadable_store_is_told_of_every_source(online, store, row, hub_repo):
+    """Also of a hub's file: what was first seen of it cannot be read either."""
+    store.folder(NAME).mkdir(parents=True)
+    store.root.chmod(0)
+    try:
+        hub_repo()
+        row(Source(kind='hub', location='makers/atto'))
+        with pytest.raises(UnobtainableCheckpointError, match=r'local store: .* cannot be read .*') as raised:
+            without_privileges(create)
+        assert 'hub makers/atto: The record' in str(raised.value)
+    finally:
+        store.root.chmod(0o700)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from ..errors import DownloadError
 
@@ -45,6 +45,23 @@ class _Part(NamedTuple):
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
+
+
+class SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects, but not from https to what anyone on the way may change."""
+
+    def redirect_request(
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: http.client.HTTPMessage,
+        newurl: str,
+    ) -> urllib.request.Request | None:
+        if req.full_url.startswith('https:') and not newurl.startswith('https:'):
+            raise DownloadError(f'the server leads from https to {newurl}, which is not followed.')
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def download(
@@ -113,7 +130,7 @@ def _attempt(
         if part.validator:
             request.add_header('If-Range', part.validator)
     try:
-        with urllib.request.urlopen(request, timeout=timeout) as response:
+        with urllib.request.build_opener(SafeRedirects).open(request, timeout=timeout) as response:
             if response.status == 206:
                 _require_continuation(response, partial, start=start, validator=part.validator)
             else:
@@ -152,7 +169,7 @@ def _require_continuation(
 def _total(response: http.client.HTTPResponse, start: int, size: int | None) -> int | None:
     """Bytes that the file will have, by what the server says; None if it says nothing."""
     length = response.headers.get('Content-Length')
-    total = start + int(length) if length and length.isdigit() else None
+    total = start + int(length) if length and _is_number(length) else None
     if size is not None and total not in (None, size):
         raise DownloadError(f'the server offers {total} bytes, the published file has {size}.')
     if (total or 0) > MOST_BYTES:
@@ -192,10 +209,14 @@ def _read(response: http.client.HTTPResponse) -> bytes:
         raise _Passing(f'the connection broke ({type(error).__name__}: {error})') from error
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()  # other scripts have digits too, which `int` refuses
+
+
 def _retry_after(headers: Message) -> float | None:
     """Seconds that a server asks to wait, which it says as a number or as a date."""
     value = (headers.get('Retry-After') or '').strip()
-    if value.isdigit():
+    if _is_number(value):
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())

@@ -4,10 +4,11 @@ import logging
 import os
 import re
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ..checkpoints import Source
-from ..errors import CorruptCheckpointError, DownloadError
+from ..errors import CorruptCheckpointError, DownloadError, UnwritableStoreError
 from .first_seen import check_first_seen, first_seen
 from .store import Store
 from .verify import check_against_table, git_blob_sha1_of
@@ -21,7 +22,7 @@ class UnreachableHubError(DownloadError):
 
 def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` forbids the network."""
-    from huggingface_hub import constants  # heavy, and read late: a program may set it after its imports
+    from huggingface_hub import constants  # heavy
 
     return bool(constants.HF_HUB_OFFLINE)
 
@@ -72,7 +73,8 @@ def hub_file(
             path.unlink(missing_ok=True)
             raise
     if not source.sha256:
-        check_first_seen(store, source, sha256)
+        with suppress(UnwritableStoreError):  # without a folder for the store, nothing was seen before
+            check_first_seen(store, source, sha256)
     return path, sha256
 
 
@@ -165,8 +167,9 @@ def _hash_by_hub(path: Path, source: Source, store: Store) -> str:
         url = hf_hub_url(source.location or '', source.filename, revision=source.revision)
         return get_hf_file_metadata(url).etag or ''
     except Exception as error:  # as above
-        if seen := first_seen(store, source):
-            return seen
+        with suppress(UnwritableStoreError):
+            if seen := first_seen(store, source):
+                return seen
         raise DownloadError(f'the hub does not say its hash: {type(error).__name__}: {_first_line(error)}') from error
 
 

@@ -80,7 +80,7 @@ def obtain(
         try:
             if path := candidate.find(checkpoint, needs_classifier=needs_classifier):
                 return path
-        except CorruptCheckpointError as error:
+        except (CorruptCheckpointError, UnwritableStoreError) as error:
             _logger.warning('%s', error)
             failures.append(f'local store: {error}')
     hub_is_silent = False
@@ -97,6 +97,8 @@ def obtain(
         except TimmSkError as error:
             hub_is_silent |= isinstance(error, UnreachableHubError)
             failures.append(f'{_describe(source)}: {error}')
+        except OSError as error:
+            failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
     told = ''.join(f'\n- {failure}' for failure in failures)
     raise UnobtainableCheckpointError(
         f'The weights of {checkpoint.name} could not be had.{told}\n{_what_to_do(checkpoint, stores[0])}'
@@ -115,10 +117,11 @@ def _from_hub(
 ) -> Path:
     path, sha256 = hub_file(source, store, cache_dir=cache_dir, only_cached=only_cached)
     if is_in_our_layout(path) and not store_all:
-        if first_seen(store, source) != sha256:
+        if not _is_recorded(store, source, sha256):
             check_fit(header_of(path), checkpoint, shapes(), has_classifier=source.has_classifier)
             try:
-                record_first_seen(store, source, sha256)
+                with store.writing():
+                    record_first_seen(store, source, sha256)
             except UnwritableStoreError as error:
                 _logger.warning('A later change of %s will not be noticed: %s', _describe(source), error)
         return path
@@ -128,6 +131,14 @@ def _from_hub(
         stored = store_converted(path, checkpoint, shapes(), source=source, sha256=sha256, store=store)
         record_first_seen(store, source, sha256)
         return stored
+
+
+def _is_recorded(store: Store, source: Source, sha256: str) -> bool:
+    """Whether this file passed its checks before; a store that cannot be read does not tell."""
+    try:
+        return first_seen(store, source) == sha256
+    except (CorruptCheckpointError, UnwritableStoreError):
+        return False
 
 
 def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, progress: Progress | None) -> Path:
@@ -199,12 +210,12 @@ def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
             f'`timm-sk weights convert <FILE> --to {checkpoint.name}`.'
         )
     pull = f'`timm-sk weights pull {checkpoint.name}`'
+    try:
+        folder = str(store.folder(checkpoint.name))
+    except UnwritableStoreError:
+        folder = f'{checkpoint.name} in a folder that TIMM_SK_HOME names'
     if is_offline():
         return (
-            f'HF_HUB_OFFLINE is set: unset it, or run {pull} where there is a network '
-            f'and copy the folder to {store.folder(checkpoint.name)}.'
+            f'HF_HUB_OFFLINE is set: unset it, or run {pull} where there is a network and copy the folder to {folder}.'
         )
-    return (
-        f'Check the network and try again, or run {pull} where these can be reached '
-        f'and copy the folder to {store.folder(checkpoint.name)}.'
-    )
+    return f'Check the network and try again, or run {pull} where these can be reached and copy the folder to {folder}.'

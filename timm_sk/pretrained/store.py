@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 
 from torch import Tensor
@@ -38,14 +39,28 @@ def bundled_folder(name: str) -> Path:
 
 
 def store_root() -> Path:
-    """The local store's folder: `TIMM_SK_HOME`, else `timm_sk` in the platform's folder for caches."""
-    if home := os.environ.get('TIMM_SK_HOME'):
-        return Path(home).expanduser()
+    """The local store's folder: `TIMM_SK_HOME`, else `timm_sk` in the platform's folder for caches.
+
+    Raises:
+        UnwritableStoreError: If that is in a home folder, and the system knows none.
+    """
+    home = os.environ.get('TIMM_SK_HOME')
+    try:
+        return Path(home).expanduser() if home else _cache_folder() / 'timm_sk'
+    except RuntimeError as error:
+        given = f'TIMM_SK_HOME is "{home}"' if home else 'TIMM_SK_HOME is not set'
+        raise UnwritableStoreError(
+            f'The local store has no folder: {given}, and the system knows no such home folder. '
+            'Set TIMM_SK_HOME to a folder that can be written.'
+        ) from error
+
+
+def _cache_folder() -> Path:
     if sys.platform == 'win32' and (local := os.environ.get('LOCALAPPDATA')):
-        return Path(local) / 'timm_sk'
+        return Path(local)
     if sys.platform == 'darwin':
-        return Path.home() / 'Library' / 'Caches' / 'timm_sk'
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'timm_sk'
+        return Path.home() / 'Library' / 'Caches'
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +95,16 @@ class Store:
     """
 
     def __init__(self, root: Path | None = None) -> None:
-        self.root = store_root() if root is None else root
+        self._given_root = root
+
+    @cached_property
+    def root(self) -> Path:
+        """Its folder, looked for when it is first needed.
+
+        Raises:
+            UnwritableStoreError: As `store_root`.
+        """
+        return store_root() if self._given_root is None else self._given_root
 
     def folder(self, name: str) -> Path:
         """Where a checkpoint's folder is or will be."""
@@ -97,26 +121,28 @@ class Store:
             CorruptCheckpointError: If that cannot be read.
         """
         path = self.folder(name) / ORIGIN_NAME
-        if not path.parent.is_dir():
-            return None
-        try:
-            return Origin(**json.loads(path.read_text()))
-        except (OSError, ValueError, TypeError) as error:
-            raise CorruptCheckpointError(f'{path} cannot be read ({error}). {_remedy(path.parent)}') from error
+        with _reading(path):
+            if not path.parent.is_dir():
+                return None
+            try:
+                return Origin(**json.loads(path.read_text()))
+            except (FileNotFoundError, ValueError, TypeError) as error:
+                raise CorruptCheckpointError(f'{path} cannot be read ({error}). {_remedy(path.parent)}') from error
 
     def find(self, checkpoint: Checkpoint, *, needs_classifier: bool = True) -> Path | None:
         """The stored weights of a checkpoint, verified; None if they are not stored.
 
         Raises:
-            CorruptCheckpointError: If they are damaged, or were made from another file than the table's.
+            CorruptCheckpointError: If they are damaged or unreadable, or were made from another file than the table's.
         """
         origin = self.origin(checkpoint.name)
         if origin is None or (needs_classifier and not origin.has_classifier):
             return None
         path = self.folder(checkpoint.name) / WEIGHTS_NAME
-        if not path.is_file():
-            raise CorruptCheckpointError(f'{path} is missing. {_remedy(path.parent)}')
-        found = sha256_of(path)
+        with _reading(path):
+            if not path.is_file():
+                raise CorruptCheckpointError(f'{path} is missing. {_remedy(path.parent)}')
+            found = sha256_of(path)
         if found != origin.stored_sha256:
             raise CorruptCheckpointError(
                 f'{path} is damaged: its sha256 is {found}, it was stored with {origin.stored_sha256}. '
@@ -196,7 +222,8 @@ class Store:
             lock = FileLock(_made(self.root / '.locks') / f'{name}.lock')
             lock.acquire()
         try:
-            self._clear_leftovers(name)
+            with self.writing():
+                self._clear_leftovers(name)
             yield
         finally:
             lock.release()
@@ -215,11 +242,25 @@ class Store:
     def _clear_leftovers(self, name: str) -> None:
         old = time.time() - _LEFTOVER_SECONDS
         for leftover in self.root.glob('.staging/*'):
-            if leftover.name.rpartition('.')[0] == name or _changed(leftover) < old:
+            made = leftover.name.rpartition('.')[0]
+            if made == name or _changed(leftover) < old:
+                if (leftover / 'old').is_dir() and not self.folder(made).exists():  # killed between two renames
+                    (leftover / 'old').replace(self.folder(made))
                 shutil.rmtree(leftover, ignore_errors=True)
         for leftover in self.root.glob('.downloads/*'):
             if leftover.name != name and _changed(leftover) < old:
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what the system refuses into an error that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise CorruptCheckpointError(
+            f'{path} cannot be read ({error}). Make it readable, or set TIMM_SK_HOME to another folder.'
+        ) from error
 
 
 def write_json(path: Path, content: object) -> None:

@@ -1,6 +1,7 @@
 """Is this file the published one, and are these tensors the model's?"""
 
 import hashlib
+import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch import Size, Tensor
 
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .readers.stream import Refusal
+from .readers.stream import Refusal, quote
 from .readers.zips import unzip_single
 
 _CHUNK_BYTES = 1 << 20
@@ -117,15 +118,15 @@ def check_state_dict(
     Raises:
         MismatchedCheckpointError: If other keys are missing, unexpected or of another shape; names them.
     """
-    strangers = [key for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    strangers = [_shown(str(key)) for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if strangers:
         raise MismatchedCheckpointError(f'The checkpoint is no state dict. Not tensors: {_enumerate(strangers)}.')
     found = {key: tensor.shape for key, tensor in state_dict.items() if key not in dropped}
     wanted = {key: shape for key, shape in expected.items() if key not in dropped}
-    missing = [key for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
-    unexpected = [key for key in found if key not in wanted]
+    missing = [_shown(key) for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
+    unexpected = [_shown(key) for key in found if key not in wanted]
     reshaped = [
-        f'{key} ({list(found[key])} instead of {list(shape)})'
+        f'{_shown(key)} ({list(found[key])} instead of {list(shape)})'
         for key, shape in wanted.items()
         if key in found and found[key] != shape and not (key in adapted and _differ_in_inputs_only(found[key], shape))
     ]
@@ -148,3 +149,8 @@ def _differ_in_inputs_only(shape: Size, other: Size) -> bool:
 def _enumerate(keys: list[str]) -> str:
     rest = len(keys) - _MOST_NAMED
     return ', '.join(keys[:_MOST_NAMED]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def _shown(key: str) -> str:
+    """A name from a file as a message shows it: as it is if it could be a key of a model, else escaped and short."""
+    return key if re.fullmatch(r'[\w.:/-]{1,100}', key, re.ASCII) else quote(key)
