@@ -247,10 +247,11 @@ def answer_endlessly(server):
 
 
 @pytest.mark.parametrize('header', ['Content-Length', 'Retry-After'])
-def test_digits_of_other_scripts_are_no_numbers(hub, tmp_path, waits, header):
+@pytest.mark.parametrize('value', ['\u00b2', '9' * 5000], ids=['of another script', 'thousands'])
+def test_digits_that_are_no_number(hub, tmp_path, waits, header, value):
     hub.files['net.pth'] = b'weights'
     status = 503 if header == 'Retry-After' else None
-    hub.faults = [Fault(request='/files/', status=status, headers={header: '\u00b2'})]
+    hub.faults = [Fault(request='/files/', status=status, headers={header: value})]
     try:
         download(f'{hub.endpoint}/files/net.pth', tmp_path / 'net.pth')
     except DownloadError:
@@ -261,7 +262,10 @@ def test_digits_of_other_scripts_are_no_numbers(hub, tmp_path, waits, header):
 @pytest.mark.parametrize('target', ['http://example.org/net.pth', 'file:///etc/passwd', 'ftp://example.org/net.pth'])
 def test_a_redirect_away_from_https_is_refused(target):
     request = urllib.request.Request('https://example.org/net.pth')
-    with pytest.raises(DownloadError, match='leads from https to'):
+    with pytest.raises(DownloadError, match='leads to'):
         SafeRedirects().redirect_request(request, None, 302, 'Found', {}, target)
+    plain = urllib.request.Request('http://example.org/net.pth')
+    with pytest.raises(DownloadError, match='leads to ftp'):
+        SafeRedirects().redirect_request(plain, None, 302, 'Found', {}, 'ftp://example.org/net.pth')
     followed = SafeRedirects().redirect_request(request, None, 302, 'Found', {}, 'https://example.org/other.pth')
     assert followed.full_url == 'https://example.org/other.pth'

@@ -48,7 +48,7 @@ class _Part(NamedTuple):
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but not from https to what anyone on the way may change."""
+    """Follows redirects to https, and from http to http, but not to what anyone on the way may change."""
 
     def redirect_request(
         self,
@@ -59,8 +59,9 @@ class SafeRedirects(urllib.request.HTTPRedirectHandler):
         headers: http.client.HTTPMessage,
         newurl: str,
     ) -> urllib.request.Request | None:
-        if req.full_url.startswith('https:') and not newurl.startswith('https:'):
-            raise DownloadError(f'the server leads from https to {newurl}, which is not followed.')
+        followed = ('https:',) if req.full_url.startswith('https:') else ('https:', 'http:')
+        if not newurl.startswith(followed):
+            raise DownloadError(f'the server leads to {newurl}, which is not followed.')
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -210,7 +211,8 @@ def _read(response: http.client.HTTPResponse) -> bytes:
 
 
 def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()  # other scripts have digits too, which `int` refuses
+    # other scripts have digits too, and `int` refuses both these and thousands of digits
+    return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _retry_after(headers: Message) -> float | None:
