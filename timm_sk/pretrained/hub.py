@@ -22,7 +22,7 @@ class UnreachableHubError(DownloadError):
 
 def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` forbids the network."""
-    from huggingface_hub import constants  # heavy
+    from huggingface_hub import constants  # heavy; it reads the variable once, at its own import
 
     return bool(constants.HF_HUB_OFFLINE)
 
