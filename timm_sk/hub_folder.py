@@ -15,15 +15,10 @@ from torch import Tensor, nn
 
 from .checkpoints import Checkpoint
 from .errors import CorruptCheckpointError, MismatchedCheckpointError
-from .pretrained import hub_config, save_safetensors
+from .pretrained import CONFIG_NAME, WEIGHTS_NAME, hub_config, save_safetensors
 
-WEIGHTS, CONFIG, GOLDEN, CARD, RECIPE = (
-    'model.safetensors',
-    'config.json',
-    'golden.safetensors',
-    'README.md',
-    'recipe.json',
-)
+WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
+GOLDEN, CARD, RECIPE = 'golden.safetensors', 'README.md', 'recipe.json'
 GOLDEN_PICTURES = 2
 _MOST_GOLDEN_VALUES = 16 * 3 * 512 * 512
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; kernels of different machines agree to about 1e-6

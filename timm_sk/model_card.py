@@ -13,9 +13,9 @@ from huggingface_hub import EvalResult, ModelCardData
 from .catalog import measure
 from .checkpoints import Checkpoint, Source
 from .checkpoints.rows import IMAGENET
+from .inventory import NOT_ESTABLISHED
 from .pretrained import Origin, sha256_of
 
-UNKNOWN = 'not established'
 EVAL_RESULTS = '.eval_results'
 
 # Ids of data sets on the Hub, by what the table says was measured on.
@@ -60,19 +60,19 @@ def render_card(
         summary=f'`{row.arch}`, an image classifier; weights by {row.origin}.' if row.origin else f'`{row.arch}`.',
         parameters=f'{entry.params:,}',
         flops=f'{entry.macs / 1e9:.4g} G multiply-adds at {size}',
-        file_size=f'{weights.stat().st_size:,} bytes' if weights else UNKNOWN,
-        sha256=sha256_of(weights) if weights else UNKNOWN,
+        file_size=f'{weights.stat().st_size:,} bytes' if weights else NOT_ESTABLISHED,
+        sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
         licence=_known(row.licence),
         origin=_known(row.origin),
         training_data=_training_data(row),
-        techniques=techniques or UNKNOWN,
+        techniques=techniques or NOT_ESTABLISHED,
         **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
-        recipe=f'`{row.recipe}`' if row.recipe else UNKNOWN,
+        recipe=f'`{row.recipe}`' if row.recipe else NOT_ESTABLISHED,
         input_size=size,
         mean=_known(row.mean),
         std=_known(row.std),
         interpolation=_known(row.interpolation),
-        crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else UNKNOWN,
+        crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else NOT_ESTABLISHED,
         classes=f'{row.num_classes:,}' + (f': {_shortened(row.label_names)}' if row.label_names else ''),
         accuracy=_accuracy(row),
         sources=_sources(row),
@@ -96,7 +96,7 @@ def eval_results(row: Checkpoint) -> dict[str, str]:
     entry = dict(
         dataset=dict(id=dataset, task_id='default'),
         value=row.top1,
-        notes=f'top-1 accuracy in percent on the validation split at {size}; {row.evaluation or UNKNOWN}',
+        notes=f'top-1 accuracy in percent on the validation split at {size}; {row.evaluation or NOT_ESTABLISHED}',
     )
     return {f'{EVAL_RESULTS}/{title.lower()}.yaml': yaml.safe_dump([entry], sort_keys=False)}
 
@@ -141,22 +141,24 @@ def _model_index(row: Checkpoint) -> list[EvalResult]:
 def _training_data(row: Checkpoint) -> str:
     if row.dataset in _HUB_DATASETS:
         return f'{_HUB_DATASETS[row.dataset][0]}, training split'
-    return 'see the notes below' if row.bundled else UNKNOWN
+    return 'see the notes below' if row.bundled else NOT_ESTABLISHED
 
 
 def _accuracy(row: Checkpoint) -> str:
     if row.dataset is None or row.top1 is None:
-        return f'{UNKNOWN.capitalize()}.'
+        return f'{NOT_ESTABLISHED.capitalize()}.'
     top5 = f', top-5 {row.top5:.2f} %' if row.top5 is not None else ''
-    return f'Top-1 {row.top1:.2f} %{top5} on {row.dataset}, reported by: {row.evaluation or UNKNOWN}.'
+    return f'Top-1 {row.top1:.2f} %{top5} on {row.dataset}, reported by: {row.evaluation or NOT_ESTABLISHED}.'
 
 
 def _sources(row: Checkpoint) -> str:
     """A table of the places and hashes; a hash is that of the place's own file."""
     if not row.sources:
-        return f'{UNKNOWN.capitalize()}.'
+        return f'{NOT_ESTABLISHED.capitalize()}.'
     lines = ['| from | format | hash of the file there |', '|---|---|---|']
-    lines += [f'| {_place(source)} | {source.format} | {hash_of(source) or UNKNOWN} |' for source in row.sources]
+    lines += [
+        f'| {_place(source)} | {source.format} | {hash_of(source) or NOT_ESTABLISHED} |' for source in row.sources
+    ]
     return '\n'.join(lines)
 
 
@@ -192,7 +194,7 @@ def _conversion(row: Checkpoint, origin: Origin | None) -> str:
 
 def _known(fact: object) -> str:
     if fact is None:
-        return UNKNOWN
+        return NOT_ESTABLISHED
     return _cell(', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact))
 
 

@@ -2,12 +2,15 @@
 
 import ctypes
 import os
+import pwd
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
+
+import pytest
 
 T = TypeVar('T')
 
@@ -27,6 +30,18 @@ def without_privileges(function: Callable[[], T]) -> T:
     """Call a function in a thread that has lost root's right to ignore permissions, if it had it."""
     with ThreadPoolExecutor(1, initializer=_drop_capabilities) as thread:
         return thread.submit(function).result()
+
+
+def no_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system know nobody's home folder, as in a container whose user has no entry."""
+
+    def refuse(who: int | str) -> None:
+        raise KeyError(who)
+
+    monkeypatch.delenv('HOME', raising=False)
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', refuse)
+    monkeypatch.setattr(pwd, 'getpwnam', refuse)
 
 
 def _drop_capabilities() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hub_server import Fault
 from huggingface_hub import constants
-from limits import file_size_limit, without_privileges
+from limits import file_size_limit, no_home_folder, without_privileges
 from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import Source
@@ -280,6 +280,57 @@ def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weig
     record.parent.chmod(0o555)
     assert_loaded(without_privileges(create), weights)
     assert 'A later change of hub makers/atto will not be noticed: The local store' in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
+@pytest.mark.parametrize('pinned', [True, False])
+def test_an_unreadable_store_gives_way_to_a_pinned_hub(hub, online, store, row, hub_repo, weights, pinned):
+    hub_repo()
+    content = hub.repos['makers/atto'].files()['model.safetensors'].content
+    row(Source(kind='hub', location='makers/atto', sha256=sha256(content) if pinned else None))
+    store.root.mkdir()
+    store.root.chmod(0)
+    try:
+        if pinned:
+            assert_loaded(without_privileges(create), weights)
+        else:  # whether the file has changed cannot be known
+            with pytest.raises(UnobtainableCheckpointError) as caught:
+                without_privileges(create)
+            assert re.search(r'\n- local store: .* cannot be read .*set TIMM_SK_HOME', str(caught.value))
+            assert re.search(r'\n- hub makers/atto: The record .* cannot be read', str(caught.value))
+    finally:
+        store.root.chmod(0o755)
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
+def test_a_file_of_the_cache_that_may_not_be_read_gives_way(hub, online, row, hub_repo, release, weights):
+    hub_repo()
+    row(HUB)
+    create()
+    (blob,) = online.glob('*/blobs/*')
+    blob.chmod(0)
+    row(HUB, release()[1])
+    assert_loaded(without_privileges(create), weights)
+    assert hub.requests['GET', 'files'] == 1
+
+
+@pytest.mark.parametrize('home', [None, '~nosuchuser/x'])
+def test_no_home_folder_stops_only_what_needs_the_store(
+    online, row, release, hub_repo, weights, caplog, monkeypatch, home
+):
+    no_home_folder(monkeypatch)
+    if home is None:
+        monkeypatch.delenv('TIMM_SK_HOME')
+    else:
+        monkeypatch.setenv('TIMM_SK_HOME', home)
+    hub_repo()
+    row(HUB)
+    assert_loaded(create(), weights)
+    assert 'A later change of hub makers/atto will not be noticed: The local store has no folder' in caplog.text
+    row(release()[1])
+    with pytest.raises(UnobtainableCheckpointError, match=r'atto\.pth: The local store has no folder') as caught:
+        create()
+    assert str(caught.value).endswith(f'copy the folder to {NAME} in a folder that TIMM_SK_HOME names.')
 
 
 def test_no_network_at_all(online, store, row, waits, monkeypatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from limits import without_privileges
+from limits import no_home_folder, without_privileges
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_net import NAME, assert_loaded, create
@@ -188,3 +188,29 @@ def test_an_unreadable_store_is_told_of_every_source(online, store, row, hub_rep
         assert 'hub makers/atto: The record' in str(raised.value)
     finally:
         store.root.chmod(0o700)
+
+
+@pytest.mark.parametrize('home', [None, '~nosuchuser/x'])
+def test_a_store_without_a_folder_is_told_when_it_is_needed(monkeypatch, home):
+    no_home_folder(monkeypatch)
+    if home is None:
+        monkeypatch.delenv('TIMM_SK_HOME')
+    else:
+        monkeypatch.setenv('TIMM_SK_HOME', home)
+    store = Store()
+    given = 'TIMM_SK_HOME is not set' if home is None else f'TIMM_SK_HOME is "{home}"'
+    with pytest.raises(UnwritableStoreError, match=rf'has no folder: {given}.*Set TIMM_SK_HOME to a folder'):
+        store.find(CHECKPOINTS[NAME])
+
+
+@pytest.mark.parametrize('refused', ['.', NAME, f'{NAME}/origin.json', f'{NAME}/model.safetensors'])
+def test_a_store_that_may_not_be_read_is_told(store, weights, refused):
+    put(store, weights)
+    path = store.root / refused
+    mode = path.stat().st_mode
+    path.chmod(0)
+    try:
+        with pytest.raises(CorruptCheckpointError, match=r'cannot be read \(.*denied.*\)\. Make it readable'):
+            without_privileges(lambda: store.find(CHECKPOINTS[NAME]))
+    finally:
+        path.chmod(mode)

@@ -7,11 +7,13 @@ from .hub import hub_file
 from .readers import read_checkpoint
 from .resolve import bundled_file, obtain
 from .saving import save_safetensors
-from .store import ORIGIN_NAME, Origin, Store, bundled_folder, store_root
+from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of, trust_of
 
 __all__ = [
+    'CONFIG_NAME',
     'ORIGIN_NAME',
+    'WEIGHTS_NAME',
     'Origin',
     'Store',
     'bundled_file',

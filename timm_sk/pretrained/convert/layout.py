@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import NamedTuple
 
 from torch import Tensor
@@ -109,8 +110,12 @@ class _Template:
     def __init__(self, text: str) -> None:
         self._text = text
         self._fields = [(field, int(offset or 0)) for field, offset in self._FIELD.findall(text)]
-        literals = self._FIELD.split(text)[::3]  # between two of them come a field and its offset
-        self._pattern = re.compile('(0|[1-9][0-9]{0,3})'.join(map(re.escape, literals)))
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Compiled when it is first needed: all layouts' patterns would make up half of the package's import."""
+        literals = self._FIELD.split(self._text)[::3]  # between two of them come a field and its offset
+        return re.compile('(0|[1-9][0-9]{0,3})'.join(map(re.escape, literals)))
 
     def read(self, name: str) -> dict[str, int] | None:
         """The numbers in a name; None if it is another name."""
