@@ -1,0 +1,94 @@
+"""Whose models: ours, timm's class of the same function, and the plain backbone without a selection."""
+
+from typing import Any
+
+import timm
+import timm.models
+from torch import nn
+
+from ..registry import architectures, require_model
+
+KERNEL_SIZES = (3, 5, 7, 9)
+
+# Depths that timm lacks, and the paper's nets, built from timm's own classes: function of timm.models, its arguments.
+_TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+    'skresnet26': ('skresnet50', dict(layers=[2, 2, 2, 2])),
+    'skresnet101': ('skresnet50', dict(layers=[3, 4, 23, 3])),
+    'skresnext26_32x4d': ('skresnext50_32x4d', dict(layers=[2, 2, 2, 2])),
+    'skresnext101_32x4d': ('skresnext50_32x4d', dict(layers=[3, 4, 23, 3])),
+    'sknet26': ('skresnext50_32x4d', dict(layers=[2, 2, 2, 2])),
+    'sknet50': ('skresnext50_32x4d', {}),
+}
+_PLAIN = {
+    'skresnet18': 'resnet18',
+    'skresnet34': 'resnet34',
+    'skresnet26': 'resnet26',
+    'skresnet50': 'resnet50',
+    'skresnet50d': 'resnet50d',
+    'skresnet101': 'resnet101',
+    'skresnext50_32x4d': 'resnext50_32x4d',
+    'sknet50': 'resnext50_32x4d',
+    'resnest14d': 'resnet14d',
+    'resnest26d': 'resnet26d',
+    'resnest50d': 'resnet50d',
+}
+_ATTENTION = {  # what timm's functions pass to the unit; `block_args` replace all of it
+    'skresnet18': dict(rd_ratio=1 / 8, rd_divisor=16),
+    'skresnet34': dict(rd_ratio=1 / 8, rd_divisor=16),
+    'skresnet50': {},
+    'skresnet50d': {},
+    'skresnext50_32x4d': dict(rd_ratio=1 / 16, rd_divisor=32),
+}
+_RADIX_NETS = ('resnest14d', 'resnest26d', 'resnest50d', 'resnest101e', 'resnest200e', 'resnest269e')
+
+
+def require_ours(arch: str) -> None:
+    """Check that an architecture is one of this package's.
+
+    Raises:
+        ValueError: If it is unknown, or timm's alone.
+    """
+    require_model(arch)
+    if arch not in architectures():
+        raise ValueError(f'{arch} is not an architecture of timm_sk, so there is nothing to compare: see timm-sk list.')
+
+
+def has_timm(arch: str) -> bool:
+    """Whether timm's classes can build the same function."""
+    return arch in _TIMM or hasattr(timm.models, arch)
+
+
+def plain_of(arch: str) -> str | None:
+    """The backbone of timm with the same depth and width and one plain convolution per unit, if there is one."""
+    return _PLAIN.get(arch)
+
+
+def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
+    """Build one side's model with fresh weights, on the CPU in float32.
+
+    Args:
+        side: 'ours', 'timm' or 'plain'.
+        arch: One of our architectures that has this side.
+        branches: M, kernel sizes 3, 5, 7, 9 of which the first M are taken, each branch seeing all input channels; for
+            ResNeSt the radix. None for the architecture's own.
+
+    Raises:
+        ValueError: If the number of branches of this architecture cannot be set.
+    """
+    if side == 'plain':
+        return timm.create_model(_PLAIN[arch])
+    function, kwargs = _TIMM.get(arch, (arch, {}))
+    if branches and arch in _RADIX_NETS:
+        kwargs = dict(block_args=dict(radix=branches, avd=True, avd_first=False))
+        return timm.create_model(arch, **kwargs) if side == 'ours' else getattr(timm.models, function)(**kwargs)
+    if branches and function not in _ATTENTION:
+        raise ValueError(f'The branches of {arch} cannot be set here: take one of {", ".join([*_ATTENTION, *_TIMM])}.')
+    sk_kwargs = dict(kernel_size=list(KERNEL_SIZES[:branches]), split_input=False) if branches else None
+    if side == 'ours':
+        return timm.create_model(arch, **(dict(sk_kwargs=sk_kwargs) if sk_kwargs else {}))
+    if sk_kwargs:
+        kwargs = kwargs | dict(block_args=dict(sk_kwargs=_ATTENTION[function] | sk_kwargs))
+    model = getattr(timm.models, function)(**kwargs)
+    if arch.startswith('sknet'):  # the authors' pool after the stem, as torch has it
+        model.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
+    return model

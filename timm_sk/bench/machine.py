@@ -1,0 +1,57 @@
+"""On what a measurement was made: device, processor, versions. No host name, no path."""
+
+import datetime
+import platform
+from pathlib import Path
+
+import timm
+import torch
+
+from .. import __version__
+
+_INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
+
+
+def open_device(name: str) -> torch.device:
+    """The device of a name.
+
+    Raises:
+        ValueError: If there is no such device here, or it is neither a CPU nor a CUDA GPU.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'"{name}" is no device: name cpu, cuda or cuda:1.') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f'The bench measures on cpu and cuda, got {name}.')
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f'There is no device {name} here: torch sees {torch.cuda.device_count()} CUDA GPUs.')
+    return device
+
+
+def describe(device: torch.device) -> dict[str, str | int]:
+    """The columns that are the same in every row of a run."""
+    return {
+        'device': device.type,
+        'processor': torch.cuda.get_device_name(device) if device.type == 'cuda' else _cpu(),
+        'threads': torch.get_num_threads(),
+        'torch': torch.__version__,
+        'timm': timm.__version__,
+        'timm_sk': __version__,
+        'python': platform.python_version(),
+        'date': datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
+    }
+
+
+def _cpu() -> str:
+    """The CPU's model name, and which instructions for bfloat16 it has where that can be known."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(':') for line in lines)}
+    name = facts.get('model name') or platform.processor() or platform.machine()
+    flags = facts.get('flags', '').split()
+    if not flags:
+        return name
+    return '; '.join([name, *(flag if flag in flags else f'no {flag}' for flag in _INSTRUCTIONS)])

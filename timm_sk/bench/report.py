@@ -1,0 +1,96 @@
+"""Results as CSV: one row per measured variant."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+
+@dataclass(kw_only=True)
+class Row:
+    """One variant of one case; docs/bench.md says what each column means. None is an empty cell."""
+
+    arch: str
+    branches: int | None = None
+    scaling: str = ''
+    side: str
+    form: str
+    dtype: str
+    memory_format: str
+    task: str
+    batch: int
+    size: int
+    baseline: str = ''
+    status: str = 'agrees'
+    rounds: int | None = None
+    warmup: int | None = None
+    repeats: int | None = None
+    min_ms: float | None = None
+    median_ms: float | None = None
+    max_ms: float | None = None
+    images_per_s: float | None = None
+    ratio_min: float | None = None
+    ratio_median: float | None = None
+    ratio_max: float | None = None
+    of_floor_median: float | None = None
+    peak_bytes: int | None = None
+    saved_bytes_per_image: int | None = None
+    saved_ratio: float | None = None
+    compared: str = ''
+    difference: float | None = None
+    bound: float | None = None
+    device: str = ''
+    processor: str = ''
+    threads: int = 0
+    torch: str = ''
+    timm: str = ''
+    timm_sk: str = ''
+    python: str = ''
+    date: str = ''
+
+    def cells(self) -> list[str]:
+        """The row as text in the order of `COLUMNS`; floats with five digits, since no measurement has more."""
+        return [
+            '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
+            for value in astuple(self)
+        ]
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def require_appendable(path: Path) -> None:
+    """Check, before anything is measured, that rows can be added to a file.
+
+    Raises:
+        ValueError: If it has other columns.
+        OSError: If it cannot be written.
+    """
+    with path.open('a+', newline='') as file:
+        file.seek(0)
+        header = next(csv.reader(file), None)
+    if header is not None and tuple(header) != COLUMNS:
+        raise ValueError(f'{path} is a CSV with other columns: name a new file.')
+
+
+def append(path: Path, rows: Sequence[Row]) -> None:
+    """Add rows to a file, with a header if it is new or empty."""
+    with path.open('a', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        if not file.tell():
+            writer.writerow(COLUMNS)
+        writer.writerows(row.cells() for row in rows)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    """The rows of a file as text by column.
+
+    Raises:
+        ValueError: If it is not a CSV of the bench.
+        OSError: If it cannot be read.
+    """
+    with path.open(newline='') as file:
+        reader = csv.DictReader(file)
+        if tuple(reader.fieldnames or ()) != COLUMNS:
+            raise ValueError(f'{path} is not a CSV of timm-sk bench: it needs the columns of docs/bench.md.')
+        return list(reader)

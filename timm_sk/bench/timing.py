@@ -1,0 +1,101 @@
+"""How long: variants in turn, round after round, so that what disturbs the machine disturbs all alike."""
+
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+
+MIN_ROUNDS = 7
+MIN_WARMUP = 2
+ROUND_SECONDS = 0.05  # a round repeats steps that are shorter
+MAX_REPEATS = 100
+
+Timed = Callable[[int], object]
+
+
+Name = TypeVar('Name')
+
+
+def interleave(
+    steps: Mapping[Name, Timed], *, rounds: int, warmup: int, device: torch.device
+) -> tuple[dict[Name, list[float]], int]:
+    """Time steps in turn: A B C, A B C, and so on.
+
+    Args:
+        steps: By name; called with a running number, by which they choose their input set.
+        rounds: How many times each is timed.
+        warmup: Rounds before, whose times are dropped.
+        device: 'cuda' is timed by events on its stream, everything else by the clock.
+
+    Returns:
+        Milliseconds per step, a list of `rounds` for each name, and how many steps of each a round took.
+
+    Raises:
+        ValueError: If there are fewer than `MIN_ROUNDS` rounds or `MIN_WARMUP` rounds of warm-up.
+    """
+    require_rounds(rounds, warmup)
+    fastest = math.inf
+    for index in range(warmup):
+        fastest = min(_time(step, index, 1, device) for step in steps.values())
+    repeats = min(MAX_REPEATS, max(1, math.ceil(1e3 * ROUND_SECONDS / fastest)))
+    times: dict[Name, list[float]] = {name: [] for name in steps}
+    gc.collect()
+    gc.disable()  # or a collection falls into someone's round
+    try:
+        for index in range(rounds):
+            for name, step in steps.items():
+                times[name].append(_time(step, index, repeats, device))
+    finally:
+        gc.enable()
+    return times, repeats
+
+
+def require_rounds(rounds: int, warmup: int = MIN_WARMUP) -> None:
+    """Check that the rounds suffice for a median.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    if rounds < MIN_ROUNDS:
+        raise ValueError(
+            f'A median takes at least {MIN_ROUNDS} rounds, got {rounds}: pass more, or --smoke, which times nothing.'
+        )
+    if warmup < MIN_WARMUP:
+        raise ValueError(f'At least {MIN_WARMUP} rounds of warm-up are needed, got {warmup}.')
+
+
+def _time(step: Timed, index: int, repeats: int, device: torch.device) -> float:
+    """Milliseconds per step over `repeats` steps."""
+    if device.type == 'cuda':
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        torch.cuda.synchronize(device)
+        start.record()
+        for repeat in range(repeats):
+            step(index + repeat)
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / repeats
+    began = time.perf_counter()
+    for repeat in range(repeats):
+        step(index + repeat)
+    return 1e3 * (time.perf_counter() - began) / repeats
+
+
+def ratios(own: Sequence[float], baseline: Sequence[float]) -> list[float]:
+    """The baseline's time over one's own, round by round: above 1 is faster.
+
+    Raises:
+        ValueError: If the rounds are not the same ones.
+    """
+    if len(own) != len(baseline):
+        raise ValueError(f'Ratios are of the same rounds, got {len(own)} and {len(baseline)}.')
+    return [theirs / ours for ours, theirs in zip(own, baseline, strict=True)]
+
+
+def summarise(values: Sequence[float]) -> tuple[float, float, float]:
+    """Least, median and greatest."""
+    return min(values), statistics.median(values), max(values)
