@@ -71,6 +71,7 @@ def test_dependencies_of_importing_are_the_declared_ones():
     code = 'import timm, sys; before = set(sys.modules); import timm_sk; print(*set(sys.modules) - before)'
     loaded = run_python('-c', code).stdout.split()
     assert 'timm_sk.models.sknet' in loaded
+    assert 'timm_sk.bench' not in loaded
     assert not {'typer', 'rich', 'matplotlib', 'triton'} & {name.partition('.')[0] for name in loaded}
     hubconf = run_python('-c', 'import hubconf; print(*hubconf.dependencies)', cwd=ROOT).stdout.split()
     assert hubconf == ['torch', 'timm', 'huggingface_hub', 'safetensors']

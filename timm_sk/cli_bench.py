@@ -7,12 +7,13 @@ from typing import Annotated
 import torch
 import typer
 from rich import box
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from .bench import COLUMNS, Case, Row, cases, measure
 from .bench.cases import DEPTHS, FORMS, MEMORY_FORMATS, MODELS
-from .bench.machine import open_device
+from .bench.machine import open_device, require_dtype
 from .bench.plot import draw, require_matplotlib
 from .bench.report import append, read, require_appendable
 from .bench.timing import require_rounds
@@ -75,6 +76,8 @@ def bench(
         )
         if not chosen:
             raise ValueError('Nothing to measure: a training step takes at least 2 pictures.')
+        for case in chosen:
+            require_dtype(case.dtype, where)
         wanted = _names(forms or ','.join(FORMS[:2] if few else FORMS))
         rows = []
         for case in chosen:
@@ -84,8 +87,8 @@ def bench(
             rows += found
             if out_file:
                 append(out_file, found)
-            out.print(_table(case, found), width=max(out.width, 120), crop=False)
-        if plot:
+            Console(width=max(out.width, 120)).print(_table(case, found))
+        if plot and not smoke:
             draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
     refused = [row for row in rows if row.status in ('disagrees', 'fails')]
     for row in refused:

@@ -6,7 +6,7 @@ from itertools import product
 
 import torch
 
-from .counterparts import has_timm, plain_of, require_ours
+from .counterparts import branch_counts, has_timm, plain_of, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
 FORMS = ('eager', 'reparameterized', 'deployed', 'compiled')
@@ -19,7 +19,7 @@ DEPTHS = ('skresnet18', 'skresnet34', 'skresnet26', 'skresnet50', 'skresnet101')
 SCALING: dict[str, tuple[int, ...]] = {
     'batch': (1, 2, 4, 8, 16, 32, 64),
     'resolution': (128, 160, 192, 224, 288, 352, 448),
-    'branches': (1, 2, 3, 4),
+    'branches': (),  # as many as `branch_counts` says
     'depth': (),  # the architectures themselves are the points
 }
 
@@ -92,7 +92,7 @@ def cases(
         scaling: A key of `SCALING`, or '' for one point.
 
     Raises:
-        ValueError: If a name is not one of those, or the architecture is not ours.
+        ValueError: If a name is not one of those, or the architecture is not ours or has branches that cannot be set.
     """
     require_names('dtype', dtypes, DTYPES)
     require_names('memory format', memory_formats, MEMORY_FORMATS)
@@ -101,7 +101,7 @@ def cases(
     for arch in models:
         require_ours(arch)
     for arch, task, dtype, memory_format in product(models, tasks, dtypes, memory_formats):
-        for point in SCALING.get(scaling) or (0,):
+        for point in branch_counts(arch) if scaling == 'branches' else SCALING.get(scaling) or (0,):
             case = Case(
                 arch=arch,
                 dtype=dtype,

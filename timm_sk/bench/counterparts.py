@@ -28,7 +28,6 @@ _PLAIN = {
     'skresnet101': 'resnet101',
     'skresnext50_32x4d': 'resnext50_32x4d',
     'sknet50': 'resnext50_32x4d',
-    'resnest14d': 'resnet14d',
     'resnest26d': 'resnet26d',
     'resnest50d': 'resnet50d',
 }
@@ -53,6 +52,18 @@ def require_ours(arch: str) -> None:
         raise ValueError(f'{arch} is not an architecture of timm_sk, so there is nothing to compare: see timm-sk list.')
 
 
+def branch_counts(arch: str) -> tuple[int, ...]:
+    """The numbers of branches in which both ours and timm's can be built: a radix of 3 does not divide the channels.
+
+    Raises:
+        ValueError: If they cannot be set for this architecture; it lists those for which they can.
+    """
+    possible = [*_ATTENTION, *_TIMM, *_RADIX_NETS]
+    if arch not in possible:
+        raise ValueError(f'The branches of {arch} cannot be set here: take one of {", ".join(possible)}.')
+    return (1, 2, 4) if arch in _RADIX_NETS else (1, 2, 3, 4)
+
+
 def has_timm(arch: str) -> bool:
     """Whether timm's classes can build the same function."""
     return arch in _TIMM or hasattr(timm.models, arch)
@@ -70,10 +81,7 @@ def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
         side: 'ours', 'timm' or 'plain'.
         arch: One of our architectures that has this side.
         branches: M, kernel sizes 3, 5, 7, 9 of which the first M are taken, each branch seeing all input channels; for
-            ResNeSt the radix. None for the architecture's own.
-
-    Raises:
-        ValueError: If the number of branches of this architecture cannot be set.
+            ResNeSt the radix. None for the architecture's own. `branch_counts` has those that can be built.
     """
     if side == 'plain':
         return timm.create_model(_PLAIN[arch])
@@ -81,8 +89,6 @@ def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
     if branches and arch in _RADIX_NETS:
         kwargs = dict(block_args=dict(radix=branches, avd=True, avd_first=False))
         return timm.create_model(arch, **kwargs) if side == 'ours' else getattr(timm.models, function)(**kwargs)
-    if branches and function not in _ATTENTION:
-        raise ValueError(f'The branches of {arch} cannot be set here: take one of {", ".join([*_ATTENTION, *_TIMM])}.')
     sk_kwargs = dict(kernel_size=list(KERNEL_SIZES[:branches]), split_input=False) if branches else None
     if side == 'ours':
         return timm.create_model(arch, **(dict(sk_kwargs=sk_kwargs) if sk_kwargs else {}))

@@ -29,6 +29,16 @@ def open_device(name: str) -> torch.device:
     return device
 
 
+def require_dtype(dtype: str, device: torch.device) -> None:
+    """Check that a dtype is measured on a device.
+
+    Raises:
+        ValueError: If it is float16 on a CPU.
+    """
+    if dtype == 'float16' and device.type == 'cpu':
+        raise ValueError('float16 is measured on CUDA alone: on a CPU take bfloat16.')
+
+
 def describe(device: torch.device) -> dict[str, str | int]:
     """The columns that are the same in every row of a run."""
     return {

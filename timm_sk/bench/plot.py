@@ -16,6 +16,8 @@ _COLOURS = {
     'plain eager': '#bdbdbd',
     'plain compiled': '#969696',
 }
+_READING = 'Median, min and max of the ratios of each round; compiled against compiled, everything else against eager'
+_LABEL = dict(facecolor='white', edgecolor='none', pad=0.8, alpha=0.75)
 _LINES = ('#3182bd', '#e6550d', '#31a354', '#756bb1', '#636363')
 _AXES = {
     'batch': ('batch', 'pictures in a step'),
@@ -51,6 +53,11 @@ def draw(results: Sequence[Result], path: Path) -> None:
         ValueError: If there is nothing to draw, or rows of several axes, or the ending is unknown.
     """
     require_matplotlib()
+    figure_of(results).savefig(path, dpi=150)
+
+
+def figure_of(results: Sequence[Result]) -> Any:
+    """The `matplotlib.figure.Figure` that `draw` saves."""
     from matplotlib.figure import Figure
 
     timed = {_key(result): result for result in results if result['median_ms'] and result['side'] != 'floor'}
@@ -63,12 +70,16 @@ def draw(results: Sequence[Result], path: Path) -> None:
         _draw_scaling(figure, list(timed.values()), axis)
     else:
         _draw_ratios(figure, list(timed.values()))
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def _key(result: Result) -> tuple[str, ...]:
     names = ('arch', 'branches', 'scaling', 'side', 'form', 'dtype', 'memory_format', 'task', 'batch', 'size', 'device')
     return tuple(result[name] for name in names)
+
+
+def _panel(result: Result) -> tuple[str, ...]:
+    return tuple(result[name] for name in ('task', 'dtype', 'memory_format', 'batch', 'size'))
 
 
 def _unique(results: Sequence[Result], *names: str) -> list[tuple[str, ...]]:
@@ -85,27 +96,31 @@ def _setting(results: Sequence[Result]) -> str:
 def _draw_ratios(figure: Any, results: Sequence[Result]) -> None:
     """A panel per task, dtype, memory format and shape; bars by architecture and form, whiskers from min to max."""
     compared = [result for result in results if result['ratio_median'] and result['side'] != 'timm']
-    panels = _unique(compared, 'task', 'dtype', 'memory_format', 'batch', 'size')
+    panels = list(dict.fromkeys(_panel(result) for result in compared))
     if not panels:
         raise ValueError('No row has a ratio to draw.')
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
-    most = max(len({r['arch'] for r in compared}), 2)
-    figure.set_size_inches(min(3.2 + 2.4 * most, 9) * columns, 3.4 * lines + 0.9)
+    bars = max(len([r for r in compared if _panel(r) == panel]) for panel in panels)
+    figure.set_size_inches(min(max(4.5, 1.5 + 0.45 * bars), 10) * columns, 4 * lines + 1)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
     kinds = [kind for kind in _COLOURS if any(kind == f'{r["side"]} {r["form"]}' for r in compared)]
     for axes, panel in zip(grid.flat, panels, strict=False):
         task, dtype, memory_format, batch, size = panel
-        own = [r for r in compared if (r['task'], r['dtype'], r['memory_format'], r['batch'], r['size']) == panel]
+        own = [result for result in compared if _panel(result) == panel]
         _draw_bars(axes, own, kinds)
         axes.set_title(f'{task}, {dtype}, {memory_format}, {batch}x3x{size}x{size}', fontsize=10)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_visible(False)
+    by_timm = all(result['baseline'].startswith('timm') for result in compared)
+    medians = [float(result['ratio_median']) for result in compared]
+    most = max(float(result['ratio_max']) for result in compared)
+    grid[0][0].set_ylim(0, min(1.05 * most, 1.6 * max(medians)))  # a disturbed round may be far beyond
     for line in grid:
-        line[0].set_ylabel('times as fast as timm')
+        line[0].set_ylabel(f'times as fast as {"timm" if by_timm else "the baseline"}')
     handles = [_patch(kind) for kind in kinds]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 6), frameon=False, fontsize=9)
-    figure.suptitle(f'Median of the ratios of each round, whiskers from min to max\n{_setting(results)}', fontsize=10)
+    figure.suptitle(f'{_READING}\n{_setting(results)}', fontsize=10)
 
 
 def _patch(kind: str) -> Any:
@@ -127,7 +142,7 @@ def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> No
             colour = _COLOURS[f'{result["side"]} {result["form"]}']
             spread = [[median - least], [most - median]]
             axes.bar(place, median, width=0.9, color=colour, yerr=spread, ecolor='#333333', capsize=2, zorder=2)
-            axes.text(place, most + 0.03, f'{median:.2f}', ha='center', va='bottom', fontsize=8)
+            axes.text(place + 0.04, 0.03, f'{median:.2f}', ha='center', va='bottom', fontsize=8, zorder=4, bbox=_LABEL)
             place += 1
         place += 0.8
     axes.axhline(1, color='black', linewidth=1, zorder=3)
@@ -135,7 +150,7 @@ def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> No
     axes.tick_params(labelleft=True)
     axes.grid(axis='y', color='#e5e5e5', zorder=0)
     axes.spines[['top', 'right']].set_visible(False)
-    axes.margins(y=0.12)
+    axes.set_xlim(-0.8, max(place - 0.8, 6))  # few bars are no wider than many
 
 
 def _draw_scaling(figure: Any, results: Sequence[Result], axis: str) -> None:
@@ -152,13 +167,15 @@ def _draw_scaling(figure: Any, results: Sequence[Result], axis: str) -> None:
             if not line:
                 axes.set_title(', '.join(panel), fontsize=10)
             axes.set_ylabel(_MEASURES[measure][0])
-        grid[-1][column].set_xlabel(_AXES[axis][1])
+            axes.set_xlabel(_AXES[axis][1])
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=3, frameon=False, fontsize=9)
     figure.suptitle(f'Scaling with {axis}\n{_setting(results)}', fontsize=10)
 
 
 def _draw_lines(axes: Any, results: Sequence[Result], axis: str, measure: str) -> None:
+    from matplotlib.ticker import LogLocator
+
     styles = {'ours': '-', 'timm': '--', 'plain': ':'}
     markers = {'eager': 'o', 'reparameterized': 's', 'deployed': '^', 'compiled': 'D'}
     points = set()
@@ -174,10 +191,15 @@ def _draw_lines(axes: Any, results: Sequence[Result], axis: str, measure: str) -
             colour = _LINES[architectures.index(arch) % len(_LINES)]
             style = dict(linestyle=styles[side], marker=markers[form], color=colour, markersize=4, linewidth=1.3)
             axes.plot(*zip(*line, strict=True), label=f'{arch} {side} {form}', **style) if line else None
+    if not points:
+        axes.set_visible(False)
+        return
     axes.set_xscale('log')
     axes.set_yscale('log')
     axes.set_xticks(sorted(points), [f'{point:g}' for point in sorted(points)])
     axes.minorticks_off()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter('{x:g}')
     axes.grid(color='#e5e5e5', which='both')
     axes.spines[['top', 'right']].set_visible(False)
 

@@ -12,7 +12,7 @@ from .cases import DTYPES, FLOOR, Case, Variant, baseline, variants
 from .counterparts import build
 from .floor import floor_step, record
 from .forms import loaded, prepare
-from .machine import describe
+from .machine import describe, require_dtype
 from .memory import peak_bytes, saved_bytes
 from .random_weights import fill
 from .report import Row
@@ -20,6 +20,7 @@ from .steps import Step, Training
 from .timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 
 INPUT_SETS = 3
+DISTURBED = 1.5
 _CLASSES = 1000
 _CALIBRATION = (8, 128)  # pictures, and their size at most: enough for the running statistics
 
@@ -52,8 +53,7 @@ def measure(
     """
     if rounds is not None:
         require_rounds(rounds, warmup)
-    if case.dtype == 'float16' and device.type == 'cpu':
-        raise ValueError('float16 is measured on CUDA: CPUs have few instructions for it; take bfloat16.')
+    require_dtype(case.dtype, device)
     chosen = variants(case, forms=forms, sides=sides)
     torch.compiler.reset()  # the nets share timm's forward, of which only a few compiled versions are kept
     say(f'{case}: agreement')
@@ -78,6 +78,9 @@ def measure(
             row = rows[variant]
             row.rounds, row.warmup, row.repeats = rounds, warmup, repeats
             _enter_times(row, variant, times, baseline(variant, chosen))
+            spread = max(times[variant]) / min(times[variant])
+            if spread > DISTURBED:
+                say(f'{case}: {variant} took up to {spread:.1f} times its least: is the machine busy?')
     return list(rows.values())
 
 

@@ -1,0 +1,120 @@
+"""What is compared with what, and whether timm's side is the same function."""
+
+import pytest
+import timm
+import torch
+
+from timm_sk.bench import Variant, cases
+from timm_sk.bench.cases import baseline, variants
+from timm_sk.bench.counterparts import _PLAIN, _TIMM, KERNEL_SIZES, branch_counts, build
+from timm_sk.bench.random_weights import fill
+
+ONE = dict(dtypes=['float32'], memory_formats=['channels_last'])
+FORMS = ['eager', 'reparameterized', 'deployed', 'compiled']
+SIDES = ['ours', 'timm', 'plain']
+
+
+def shapes(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize('arch', [*_TIMM, 'skresnet34', 'resnest50d'])
+@pytest.mark.parametrize('branches', [None, 1, 4])
+def test_timms_side_has_our_parameters(arch, branches):
+    with torch.device('meta'):
+        ours, timms = (build(side, arch, branches=branches) for side in ('ours', 'timm'))
+    assert type(timms).__module__.startswith('timm.')
+    assert shapes(ours) == shapes(timms)
+
+
+def test_timms_side_of_the_papers_nets_is_the_same_function():
+    pictures = torch.randn(2, 3, 64, 64)
+    timms = fill(build('timm', 'sknet26'), pictures).eval()
+    ours = build('ours', 'sknet26').eval()
+    ours.load_state_dict(timms.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(ours(pictures), timms(pictures), rtol=0, atol=1e-5)
+
+
+def test_branches_have_the_sizes_of_the_axis():
+    with torch.device('meta'):
+        nets = {count: build('timm', 'skresnet34', branches=count) for count in branch_counts('skresnet34')}
+    assert list(nets) == [1, 2, 3, 4]
+    for count, net in nets.items():
+        paths = net.layer1[0].conv1.paths
+        assert [path.conv.dilation[0] for path in paths] == [(size - 1) // 2 for size in KERNEL_SIZES[:count]]
+        assert {path.conv.in_channels for path in paths} == {64}
+
+
+def test_nothing_of_the_other_sides_can_be_reparameterized():
+    names = [*('skresnet18', 'skresnext50_32x4d', 'resnest14d'), *set(_PLAIN.values())]
+    for name in names:
+        with torch.device('meta'):
+            net = getattr(timm.models, name)()
+        assert not [module for module in net.modules() if hasattr(module, 'fuse') or hasattr(module, 'reparameterize')]
+
+
+def test_variants_and_their_baselines():
+    inference, training = cases(['skresnet34'], tasks=['inference', 'training'], **ONE)
+    chosen = variants(inference, forms=FORMS, sides=SIDES)
+    assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+        'timm eager': 'None',
+        'plain eager': 'timm eager',
+        'ours eager': 'timm eager',
+        'ours reparameterized': 'timm eager',
+        'ours deployed': 'timm eager',
+        'timm compiled': 'timm eager',
+        'plain compiled': 'timm compiled',
+        'ours compiled': 'timm compiled',
+    }
+    assert [str(variant) for variant in variants(training, forms=FORMS[1:], sides=['ours'])] == [
+        'timm eager',
+        'timm compiled',
+        'ours compiled',
+    ]
+    (alone,) = cases(['sknet_atto'], tasks=['inference'], **ONE)
+    chosen = variants(alone, forms=FORMS[:2], sides=['timm'])
+    assert chosen == [Variant('ours', 'eager'), Variant('ours', 'reparameterized')]
+    assert baseline(chosen[1], chosen) == chosen[0]
+
+
+def test_points_of_the_axes():
+    both = dict(tasks=['inference', 'training'], **ONE)
+    batches = [(case.task, case.batch) for case in cases(['skresnet18'], scaling='batch', **both)]
+    assert batches == [
+        *(('inference', batch) for batch in (1, 2, 4, 8, 16, 32, 64)),
+        *(('training', batch) for batch in (2, 4, 8, 16, 32, 64)),
+    ]
+    sizes = [case.size for case in cases(['skresnet18'], scaling='resolution', batch=4, **both)]
+    assert (sizes[0], sizes[6], len(sizes)) == (128, 448, 14)
+    assert [case.branches for case in cases(['resnest50d'], scaling='branches', tasks=['training'], **ONE)] == [
+        1,
+        2,
+        4,
+    ]
+    deep = list(cases(['skresnet18', 'skresnet101'], scaling='depth', tasks=['training'], size=96, **ONE))
+    assert [(case.arch, case.size, case.branches) for case in deep] == [
+        ('skresnet18', 96, None),
+        ('skresnet101', 96, None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ('changed', 'message'),
+    [
+        (dict(models=['skresnet43']), 'There is no model "skresnet43". Nearest: skresnet34'),
+        (dict(models=['resnet50']), 'resnet50 is not an architecture of timm_sk'),
+        (dict(dtypes=['float64']), 'There is no dtype "float64": name some of float32, bfloat16, float16.'),
+        (dict(memory_formats=[]), 'There is no memory format "": name some of contiguous, channels_last.'),
+        (dict(tasks=['test']), 'There is no task "test"'),
+        (dict(scaling='width'), 'There is no axis "width": name some of batch, resolution, branches, depth.'),
+        (dict(models=['sknet_atto'], scaling='branches'), 'The branches of sknet_atto cannot be set here'),
+    ],
+)
+def test_unknown_names(changed, message):
+    arguments = dict(models=['skresnet18'], tasks=['training'], scaling='') | ONE | changed
+    with pytest.raises(ValueError, match=message.replace('.', r'\.')):
+        list(cases(arguments.pop('models'), **arguments))
+    (case,) = cases(['skresnet18'], tasks=['training'], **ONE)
+    with pytest.raises(ValueError, match='There is no form "fused"'):
+        variants(case, forms=['fused'], sides=['ours'])
