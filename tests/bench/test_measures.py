@@ -154,6 +154,12 @@ def test_one_hundredth_of_one_weight_is_seen(make, compared):
     assert not judge(differences(observe(make(net)), reference), dtype=torch.float32).holds
 
 
+def test_differences_are_relative():
+    reference = {'output': torch.tensor([[1.0, -4.0]]), 'gradients': torch.tensor([3.0, 4.0])}
+    observed = {'output': torch.tensor([[2.0, -4.0]]), 'gradients': torch.tensor([3.0, 3.0])}
+    assert differences(observed, reference) == pytest.approx({'output': 1 / 4, 'gradients': 1 / 5})
+
+
 def test_bounds():
     exact = judge(dict.fromkeys(BOUNDS, 1e-6) | {'gradients': 2e-2}, dtype=torch.float32)
     assert (exact.compared, exact.difference, exact.bound, exact.holds) == ('gradients', 2e-2, 5e-2, True)

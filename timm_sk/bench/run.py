@@ -21,7 +21,6 @@ from .timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summa
 
 INPUT_SETS = 3
 DISTURBED = 1.5
-_CLASSES = 1000
 _CALIBRATION = (8, 128)  # pictures, and their size at most: enough for the running statistics
 
 Say = Callable[[str], None]
@@ -84,18 +83,18 @@ def measure(
     return list(rows.values())
 
 
-def _inputs(case: Case, device: torch.device) -> tuple[list[Tensor], Tensor]:
+def _inputs(case: Case, classes: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
+    """Input sets and labels, the same in every case of a shape."""
     generator = torch.Generator().manual_seed(0)
     shape = (case.batch, 3, case.size, case.size)
     pictures = [torch.randn(shape, generator=generator).to(device) for _ in range(INPUT_SETS)]
-    return pictures, torch.randint(_CLASSES, (case.batch,), generator=generator).to(device)
+    return pictures, torch.randint(classes, (case.batch,), generator=generator).to(device)
 
 
 def _checked_steps(
     case: Case, chosen: Sequence[Variant], device: torch.device, say: Say
 ) -> tuple[dict[Variant, Step], dict[Variant, Row]]:
     """The steps of the variants that agree, and a row for every variant."""
-    pictures, labels = _inputs(case, device)
     count, size = _CALIBRATION
     calibration = torch.randn(count, 3, *[min(size, case.size)] * 2, generator=torch.Generator().manual_seed(1))
     dtype = DTYPES[case.dtype]
@@ -105,6 +104,7 @@ def _checked_steps(
     for reference_side in dict.fromkeys('plain' if v.side == 'plain' else chosen[0].side for v in chosen):
         eager = Variant(reference_side, 'eager')
         filled = fill(build(reference_side, case.arch, branches=case.branches), calibration)
+        pictures, labels = _inputs(case, getattr(filled, 'num_classes'), device)  # noqa: B009  (mypy takes it for a Module)
         weights = {name: tensor.clone() for name, tensor in filled.state_dict().items()}
         reference = observe(prepare(eager, plainest, filled.eval(), pictures, labels))
         yardstick: dict[str, float] | None = None

@@ -24,7 +24,7 @@ class Inference:
     ) -> None:
         self.module = module.eval()
         self.pictures = pictures
-        self.forward = forward or module
+        self.forward = module if forward is None else forward
 
     def __call__(self, index: int = 0) -> Tensor:
         with torch.no_grad():
@@ -57,7 +57,7 @@ class Training:
         self.pictures = pictures
         self.labels = labels
         self.dtype = dtype
-        self.forward = forward or module
+        self.forward = module if forward is None else forward
         self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=0.9)
         self.scaler = torch.amp.GradScaler(labels.device.type, enabled=dtype is torch.float16)
 
