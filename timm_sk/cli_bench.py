@@ -87,7 +87,7 @@ def bench(
             rows += found
             if out_file:
                 append(out_file, found)
-            Console(width=max(out.width, 120)).print(_table(case, found))
+            Console(width=max(out.width, 132)).print(_table(case, found))
         if plot and not smoke:
             draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
     refused = [row for row in rows if row.status in ('disagrees', 'fails')]
