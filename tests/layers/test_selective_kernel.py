@@ -27,18 +27,19 @@ def test_outputs_and_gradients_are_timms(kwargs, train):
     ours = fill_model(SelectiveKernel(16, **kwargs)).train(train)
     theirs = fill_model(timm.layers.SelectiveKernel(16, **kwargs)).train(train)
     assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.double(), theirs.double()
     results = []
     for layer in (ours, theirs):
-        x = make_input((3, 16, 11, 9)).requires_grad_()
+        x = make_input((3, 16, 11, 9)).double().requires_grad_()
         output = layer(x)
         output.square().sum().backward()
         results.append({'output': output, 'x': x.grad, **{k: p.grad for k, p in layer.named_parameters()}})
     for key, expected in results[1].items():
-        if expected.abs().max() < 1e-4:  # the attention of one branch has no gradient: its weight is always 1
+        if expected.abs().max() < 1e-10:  # the attention of one branch has no gradient: its weight is always 1
             assert kwargs.get('kernel_size') == [5]
-            assert results[0][key].abs().max() < 1e-4
+            assert results[0][key].abs().max() < 1e-10
         else:
-            assert (results[0][key] - expected).abs().max() <= 1e-5 * expected.abs().max(), key
+            assert (results[0][key] - expected).abs().max() <= 1e-11 * expected.abs().max(), key
 
 
 def test_attention_follows_act_and_norm_layer():

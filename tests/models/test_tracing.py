@@ -22,7 +22,9 @@ def test_compile_takes_the_whole_graph(name):
         model.zero_grad()
         forward(pictures(dtype=torch.float64)).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
-    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(*gradients, strict=True))
+    # together, since a bias before a norm has a gradient of nothing but rounding
+    found, expected = (torch.cat([gradient.flatten() for gradient in side]) for side in gradients)
+    assert (found - expected).norm() <= 1e-10 * expected.norm()
 
 
 @pytest.mark.parametrize('name', ['sknet_atto'])

@@ -65,5 +65,10 @@ class ConvNormAct(nn.Module):
         self.act = create_act_layer(act_layer, inplace=True) if act_layer else nn.Identity()
         self.aa = create_aa(aa_layer, out_channels, stride=stride, enable=anti_alias, device=device, dtype=dtype)
 
+    @property
+    def ends_with_act(self) -> bool:
+        """Whether there is nothing but convolution, norm and activation."""
+        return isinstance(self.drop, nn.Identity) and isinstance(self.aa, nn.Identity)
+
     def forward(self, x: Tensor) -> Tensor:
         return self.aa(self.act(self.drop(self.bn(self.conv(x)))))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .conv_norm_act import ConvNormAct
+from .lean_norm import can_be_lean, lean_branches, unobserved
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -163,16 +164,33 @@ class SelectiveKernel(nn.Module):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W']."""
-        if self.split_input:
-            shares = x.chunk(self.num_paths, dim=1)
+        shares = x.chunk(self.num_paths, dim=1) if self.split_input else [x] * self.num_paths
+        if torch.jit.is_scripting():
             return [path(shares[m]) for m, path in enumerate(self.paths)]
-        return [path(x) for path in self.paths]
+        elif self._can_be_lean(x):
+            sources = [path.get_submodule('conv')(shares[m]) for m, path in enumerate(self.paths)]
+            return lean_branches(sources, [path.bn for path in self.paths])
+        else:
+            return [path(shares[m]) for m, path in enumerate(self.paths)]
 
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # M x [B, C, H', W']
         if self.attn is None:
             return ops.total(branches)
-        return ops.select(branches, self.attn(ops.fuse(branches)))
+        logits = self.attn(ops.fuse(branches))
+        overwrite = False
+        if not torch.jit.is_scripting():
+            overwrite = self._owns_branches(x)
+        return ops.select(branches, logits, overwrite=overwrite)
+
+    def _can_be_lean(self, x: Tensor) -> bool:
+        """Whether the branches' norms and activations may run as functions that autograd keeps less for."""
+        plain = all(type(path) is ConvNormAct and path.ends_with_act for path in self.paths)
+        return plain and can_be_lean(x, self.paths, [path.bn for path in self.paths], [path.act for path in self.paths])
+
+    def _owns_branches(self, x: Tensor) -> bool:
+        """Whether the branches are new tensors that nobody else has seen."""
+        return ops.runs_eagerly(x) and all(type(path) is ConvNormAct and unobserved(path) for path in self.paths)
 
 
 def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:

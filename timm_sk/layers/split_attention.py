@@ -12,6 +12,7 @@ from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisi
 from torch import Tensor, nn
 
 from .. import ops
+from .lean_norm import can_be_lean, lean_branches
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -103,8 +104,15 @@ class SplitAttention(nn.Module):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], views of its output."""
+        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript skips a body only where this is all of it)
+            if self._can_be_lean(x):
+                return lean_branches([self.conv(x)], [self.bn0], radix=self.radix)
         splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
         return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
+
+    def _can_be_lean(self, x: Tensor) -> bool:
+        """Whether norm and activation may run as functions that autograd keeps less for."""
+        return isinstance(self.drop, nn.Identity) and can_be_lean(x, [self.bn0, self.act0], [self.bn0], [self.act0])
 
     def logits(self, fused: Tensor) -> Tensor:
         """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""

@@ -2,20 +2,37 @@
 
 `total`, the plain sum of the branches, is the control without selection.
 
-This is the only place that decides which implementation runs. Both functions are leaves to `torch.fx`, so that
-their argument checks survive symbolic tracing.
+This is the only place that decides which implementation runs: `lean` for tensors that are computed at once, the law of
+`reference` for what others trace, transform or compile. Both functions are leaves to `torch.fx`, so that their argument
+checks survive symbolic tracing.
 """
 
-from typing import List
+from typing import Any, List
 
 import torch
+import torch.autograd.forward_ad
 import torch.fx
 from torch import Tensor
 
-from . import reference
+from . import lean, reference
 from .reference import total
 
-__all__ = ['fuse', 'select', 'total']
+__all__ = ['fuse', 'runs_eagerly', 'select', 'total']
+
+
+def runs_eagerly(x: Any) -> bool:
+    """Whether operations on a value are computed at once, by torch's own kernels and torch's own backward pass.
+
+    False for what `torch.compile`, `torch.export`, `torch.fx` and `torch.jit.trace` see, for tensors inside
+    `torch.func`'s transforms or with a forward-mode tangent, and for subclasses of tensors, which may mean anything.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and type(x) is Tensor
+        and not torch.jit.is_tracing()
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad.unpack_dual(x).tangent is None
+    )
 
 
 def _check_branches(branches: List[Tensor]) -> None:
@@ -50,10 +67,15 @@ def fuse(branches: List[Tensor]) -> Tensor:
     """
     if not torch.jit.is_tracing():
         _check_branches(branches)
-    return reference.fuse(branches)
+    if torch.jit.is_scripting():
+        return reference.fuse(branches)
+    elif all(map(runs_eagerly, branches)):
+        return lean.fuse(branches)
+    else:
+        return reference.fuse(branches)
 
 
-def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
+def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwrite: bool = False) -> Tensor:
     """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
     Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586), and of "ResNeSt" (arXiv:2004.08955), which takes
@@ -63,6 +85,8 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
         branches: M >= 1 tensors [B, C, H, W] of one shape.
         logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
+        overwrite: Allow the result to take a branch's memory, where no gradient is recorded: for branches that nobody
+            reads afterwards.
 
     Returns:
         The selected features [B, C, H, W], in the branches' dtype.
@@ -80,7 +104,12 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
                 f'Logits must be [B, M, C] = {expected} for these branches, got {list(logits.shape)}: '
                 'one logit for each image, branch and channel.'
             )
-    return reference.select(branches, logits, gate)
+    if torch.jit.is_scripting():
+        return reference.select(branches, logits, gate)
+    elif all(map(runs_eagerly, [*branches, logits])):
+        return lean.select(branches, logits, gate, overwrite=overwrite)
+    else:
+        return reference.select(branches, logits, gate)
 
 
 torch.fx.wrap('fuse')
