@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .conv_norm_act import ConvNormAct
+from .folded import fold_norm
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -60,6 +61,14 @@ class SelectiveKernelAttn(nn.Module):
             require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
+
+    def reparameterize(self) -> None:
+        """Fold the norm into the convolution before it, where that is possible.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        fold_norm(self, 'fc_reduce', 'bn', act='act')
 
 
 class SelectiveKernel(nn.Module):
