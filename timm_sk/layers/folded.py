@@ -5,8 +5,8 @@ the convolution before it. DropBlock and the like, identities in eval mode, go; 
 convolution. Folded modules have other keys: load a checkpoint first, fold then.
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, FrozenBatchNormAct2d, SyncBatchNormAct
@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import MismatchedCheckpointError
 from ..ops import convolution
+from .merged import merge_groups
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)  # in eval mode
@@ -29,19 +30,17 @@ class FoldedConv(nn.Conv2d):
     Args:
         conv: The convolution whose numbers it has.
         weight: Its weight.
-        bias: Its bias [out_channels].
-        place: The names of the convolution and of its folded norm in the module that has both, by which an unfolded
-            checkpoint is known.
+        bias: Its bias [out_channels], or None.
     """
 
-    __constants__ = [*nn.Conv2d.__constants__, 'activation']  # noqa: RUF012  (TorchScript reads a list)
+    __constants__ = [*nn.Conv2d.__constants__, 'activation', 'wide_groups']  # noqa: RUF012  (TorchScript reads a list)
 
     if TYPE_CHECKING:  # lists to TorchScript, tuples to Python
         stride: Any
         padding: Any
         dilation: Any
 
-    def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor, *, place: tuple[str, str]) -> None:
+    def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(
             conv.in_channels,
             conv.out_channels,
@@ -50,15 +49,19 @@ class FoldedConv(nn.Conv2d):
             padding=_pair(conv.padding),
             dilation=_pair(conv.dilation),
             groups=conv.groups,
+            bias=bias is not None,
             device='meta',
         )
         trains = conv.weight.requires_grad
         self.weight = nn.Parameter(weight, requires_grad=trains)
-        self.bias = nn.Parameter(bias, requires_grad=trains)
+        if bias is not None:
+            self.bias = nn.Parameter(bias, requires_grad=trains)
         self.activation = ''
         self.act: nn.Module = nn.Identity()  # one that no convolution has in its pass
-        self.place = place
-        self.register_load_state_dict_pre_hook(_refuse_unfolded)
+        self.wide_groups = conv.groups
+        self.register_buffer('wide', None, persistent=False)
+        self.packed: Tensor | None = None
+        self.register_load_state_dict_pre_hook(_before_loading)
         self.train(conv.training)
 
     def absorb(self, act: nn.Module) -> None:
@@ -69,23 +72,66 @@ class FoldedConv(nn.Conv2d):
         else:
             self.activation = name
 
+    @torch.jit.unused
+    def merge(self, groups: int) -> None:
+        """Compute with fewer, wider groups, which give the same values; `weight` and the state dict stay.
+
+        Args:
+            groups: A divisor of the convolution's groups; those themselves undo it.
+
+        Raises:
+            ValueError: If it is not.
+        """
+        self.packed = None
+        self.wide_groups = groups
+        with torch.no_grad():
+            self.wide = None if groups == self.groups else merge_groups(self.weight, self.groups, groups)
+
+    @torch.jit.unused
+    def pack(self, input_shape: Sequence[int]) -> None:
+        """Keep the weight in the processor's layout too, for inference on inputs [B, C, H, W] that are channels last.
+
+        A copy of the module does without.
+        """
+        weight = self.weight if self.wide is None else self.wide
+        self.packed = convolution.pack(
+            weight, list(input_shape), self.stride, self.padding, self.dilation, self.wide_groups
+        )
+
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         return self.act(
             convolution.convolve(
                 x,
-                self.weight,
+                self.weight if self.wide is None else self.wide,
                 self.bias,
                 self.stride,
                 self.padding,
                 self.dilation,
-                self.groups,
+                self.wide_groups,
                 self.activation,
                 shortcut,
+                self.packed,
             )
         )
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (f', activation={self.activation}' if self.activation else '')
+        activation = f', activation={self.activation}' if self.activation else ''
+        return super().extra_repr() + activation + (f', as {self.wide_groups} groups' if self.wide is not None else '')
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'packed': None}
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        self.packed = None
+        return super()._apply(*args, **kwargs)
+
+
+class FoldedNorm(nn.Identity):
+    """What stands in a folded norm's place, and refuses its weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_refuse_norm)
 
 
 class FoldedConvNormAct(nn.Module):
@@ -123,9 +169,7 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     stated: Any = norm  # the kinds of norm share names, no type
     if type(norm) not in _NORMS or stated.running_mean is None or stated.running_var is None:
         return None
-    if type(conv) is not nn.Conv2d or conv.padding_mode != 'zeros' or isinstance(conv.padding, str):
-        return None
-    if 'weight' not in conv._parameters:  # computed from others, by pruning or a parametrization
+    if not is_plain(conv):
         return None
     wide = torch.promote_types(conv.weight.dtype, torch.float32)
     mean, variance = stated.running_mean.to(wide), stated.running_var.to(wide)
@@ -139,6 +183,13 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
         shift = shift + stated.bias.to(wide)
     weight = (conv.weight.to(wide) * scale[:, None, None, None]).to(conv.weight.dtype)
     return weight, shift.to(conv.weight.dtype)
+
+
+def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether a module is a convolution of its own weight, padded by numbers of zeros."""
+    if type(module) is not nn.Conv2d or module.padding_mode != 'zeros' or isinstance(module.padding, str):
+        return False
+    return 'weight' in module._parameters  # else computed from others, by pruning or a parametrization
 
 
 def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None, drop: str | None = None) -> bool:
@@ -169,9 +220,9 @@ def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None
     folded = fold(conv_layer, norm_layer)
     if folded is None:
         return False
-    unit = FoldedConv(conv_layer, *folded, place=(conv, norm))
+    unit = FoldedConv(conv_layer, *folded)
     acts = [inner[1]] if type(inner[1]) is not nn.Identity else []
-    put(parent, norm, nn.Identity())
+    put(parent, norm, FoldedNorm())
     drops = drop is None or type(parent.get_submodule(drop)) in _IDENTITIES
     if drop is not None and drops:
         put(parent, drop, nn.Identity())
@@ -218,13 +269,21 @@ def _pair(numbers: Any) -> tuple[int, int]:
     return height, width
 
 
-def _refuse_unfolded(module: FoldedConv, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:
-    conv, norm = module.place
-    parent = prefix.removesuffix(f'{conv}.')
-    lacks_bias = f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict
-    if lacks_bias or f'{parent}{norm}.running_mean' in state_dict:
-        raise MismatchedCheckpointError(
-            f'A folded model takes folded weights, got those of {prefix}weight with its norm apart: load the '
-            'checkpoint into the model as it is built, then fold it (`timm.utils.reparameterize_model`, '
-            '`timm_sk.deploy`).'
-        )
+def _before_loading(module: FoldedConv, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:
+    """Refuse the weight of an unfolded model; forget what was made of the weight that goes."""
+    if module.bias is not None and f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict:
+        raise _unfolded(f'{prefix}weight without a bias')
+    module.merge(module.groups)
+
+
+def _refuse_norm(module: FoldedNorm, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:
+    found = next((key for key in state_dict if key.startswith(prefix)), None)
+    if found is not None:
+        raise _unfolded(found)
+
+
+def _unfolded(found: str) -> MismatchedCheckpointError:
+    return MismatchedCheckpointError(
+        f'A folded model takes folded weights, got {found}: load the checkpoint into the model as it is built, then '
+        'fold it (`timm.utils.reparameterize_model`, `timm_sk.deploy`).'
+    )

@@ -29,6 +29,7 @@ def convolve(
     groups: int,
     activation: str = '',
     shortcut: Tensor | None = None,
+    packed: Tensor | None = None,
 ) -> Tensor:
     """Convolve, add the bias and the shortcut, activate.
 
@@ -42,13 +43,14 @@ def convolve(
         groups: Groups of the convolution.
         activation: One of `ACTIVATIONS`; '' for none.
         shortcut: What is added before the activation, in the output's shape; it is not changed.
+        packed: What `pack` made of the weight, used where it can be.
 
     Returns:
         A new tensor [B, out_channels, H', W'].
     """
     fused: Tensor | None = None
     if not torch.jit.is_scripting():
-        fused = _onednn(x, weight, bias, stride, padding, dilation, groups, activation, shortcut)
+        fused = _onednn(x, weight, bias, stride, padding, dilation, groups, activation, shortcut, packed)
     if fused is not None:
         return fused
     return reference(x, weight, bias, stride, padding, dilation, groups, activation, shortcut)
@@ -79,9 +81,29 @@ def reference(
 torch.fx.wrap('convolve')
 
 
+def pack(
+    weight: Tensor, input_shape: List[int], stride: List[int], padding: List[int], dilation: List[int], groups: int
+) -> Tensor | None:
+    """Lay a weight out as oneDNN computes with it, which it does at each call otherwise: 6.9 -> 5.6 ms at 7x7.
+
+    It is for inputs that are channels last. Other shapes than `input_shape` give the same values, at the cost of
+    another layout. It takes as much memory again as the weight.
+
+    Returns:
+        An opaque tensor for `convolve`, which can be neither saved nor copied; None where oneDNN does not compute.
+    """
+    operators = _onednn_operators()
+    if weight.device.type != 'cpu' or operators is None or operators.pack is None:
+        return None
+    if weight.dtype not in operators.dtypes:
+        return None
+    return operators.pack(weight.detach(), padding, stride, dilation, groups, input_shape)
+
+
 class _OneDnn(NamedTuple):
     convolve: Any
     convolve_and_add: Any
+    pack: Any
     dtypes: frozenset[torch.dtype]
 
 
@@ -98,13 +120,19 @@ def _onednn_operators() -> _OneDnn | None:
     for dtype, check in ((torch.bfloat16, '_is_mkldnn_bf16_supported'), (torch.float16, '_is_mkldnn_fp16_supported')):
         if hasattr(namespace, check) and getattr(namespace, check)():  # by this processor
             dtypes.add(dtype)
-    return _OneDnn(both.default, both.binary, frozenset(dtypes))
+    return _OneDnn(
+        both.default, both.binary, getattr(namespace, '_reorder_convolution_weight', None), frozenset(dtypes)
+    )
 
 
-def _is_plain_inference(x: Tensor, weight: Tensor, shortcut: Tensor | None) -> bool:
+def _is_plain_inference(x: Tensor, weight: Tensor, bias: Tensor | None, shortcut: Tensor | None) -> bool:
     """Whether nothing but the values is asked for: no gradient, no graph, no transform, no other tensor type."""
-    if x.device.type != 'cpu' or torch.is_grad_enabled() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+    if x.device.type != 'cpu' or torch.jit.is_tracing() or torch.compiler.is_compiling():
         return False
+    if torch.is_grad_enabled():
+        given = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
+        if any(tensor.requires_grad for tensor in given):
+            return False
     if type(x) is not Tensor or type(weight) not in (Tensor, torch.nn.Parameter):
         return False
     if shortcut is not None and type(shortcut) is not Tensor:
@@ -125,9 +153,10 @@ def _onednn(
     groups: int,
     activation: str,
     shortcut: Tensor | None,
+    packed: Tensor | None,
 ) -> Tensor | None:
     """`convolve` in one pass of oneDNN, or None for what it does not take; the operators check little themselves."""
-    if not _is_plain_inference(x, weight, shortcut):
+    if not _is_plain_inference(x, weight, bias, shortcut):
         return None
     operators = _onednn_operators()
     if operators is None or x.dtype not in operators.dtypes or x.dim() != 4 or not x.numel():
@@ -136,11 +165,14 @@ def _onednn(
         return None
     if x.shape[1] != weight.shape[1] * groups:
         return None
+    nhwc = _is_nhwc(x)
+    if packed is not None and nhwc:  # with other inputs, its output would be channels last all the same
+        weight = packed
     name, arguments = _ONEDNN_NAMES[activation]
     if shortcut is None:
         return operators.convolve(x, weight, bias, padding, stride, dilation, groups, name, arguments, '')
     # elsewhere the operator itself takes separate steps, of which bfloat16 lacks one
-    if groups > 1 or activation == 'relu6' or shortcut.dtype != x.dtype or not (_is_nhwc(x) and _is_nhwc(shortcut)):
+    if groups > 1 or activation == 'relu6' or shortcut.dtype != x.dtype or not (nhwc and _is_nhwc(shortcut)):
         return None
     size = [
         (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)
