@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,8 @@ from timm_sk import group_choices
 from timm_sk.layers.folded import FoldedConv
 from timm_sk.pretrained import store_root
 
+DOCUMENT = Path(__file__).parents[1] / 'docs' / 'speed.md'
+EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
 SMALL = dict(input_size=(3, 32, 32), batch_size=2)
 NETS = ['sknet_atto', 'skresnet18', 'sk_resnext_50_32x4d', 'resnest50d_4s2x40d', 'sk_mobilenetv2_100']
 
@@ -220,3 +223,16 @@ def test_a_deployed_model_stays_what_it_is():
     with pytest.raises(ValueError, match=r'stays on its device and in torch.float32'):
         deployed.half()
     assert timm.create_model('sknet_atto').training
+
+
+@pytest.mark.parametrize('example', EXAMPLES)
+def test_examples_of_the_document(example):
+    before: dict[str, nn.Module] = {}
+    exec(example, before)
+    fast, x = before.get('deployed') or before['folded'], pictures(8, size=32)
+    assert distance(fast(x).detach(), before['model'](x).detach()) <= 1e-5
+    assert not torch.equal(fast(x), before['model'](x))
+
+
+def test_the_document_has_examples():
+    assert len(EXAMPLES) == 2
