@@ -21,7 +21,7 @@ from timm_sk.pretrained import store_root
 DOCUMENT = Path(__file__).parents[1] / 'docs' / 'speed.md'
 EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
 SMALL = dict(input_size=(3, 32, 32), batch_size=2)
-NETS = ['sknet_atto', 'skresnet18', 'sk_resnext_50_32x4d', 'resnest50d_4s2x40d', 'sk_mobilenetv2_100']
+NETS = ['sknet_atto', 'sk_resnext_50_32x4d', 'resnest50d_4s2x40d', 'sk_mobilenetv2_100']
 
 
 def deploy(model: nn.Module, **kwargs: object) -> nn.Module:
