@@ -2,6 +2,7 @@
 
 from . import models, ops
 from .attention import UnitWeights, attention_weights, record_attention
+from .deploy import deploy
 from .hub import hub_entrypoints
 from .layers import SelectiveKernel, SplitAttention
 
@@ -13,6 +14,7 @@ __all__ = [
     'UnitWeights',
     '__version__',
     'attention_weights',
+    'deploy',
     'hub_entrypoints',
     'models',
     'ops',

@@ -45,7 +45,7 @@ def prepare(variant: Variant, case: Case, model: nn.Module, pictures: Sequence[T
 
 
 def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    from .. import deploy  # type: ignore[attr-defined,unused-ignore]
+    from .. import deploy
 
     return deploy(
         model,

@@ -10,6 +10,8 @@ import torch
 from timm.layers import LayerType, create_aa, create_act_layer, create_conv2d, get_norm_layer
 from torch import Tensor, nn
 
+from .folded import FoldedConv, FoldedConvNormAct, fold_norm
+
 
 class ConvNormAct(nn.Module):
     """Bias-free convolution, then norm, DropBlock, activation and anti-aliasing, where they are given.
@@ -72,3 +74,17 @@ class ConvNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.aa(self.act(self.drop(self.bn(self.conv(x)))))
+
+    def fuse(self) -> nn.Module:
+        """Fold the norm into the convolution; timm puts what this returns in the unit's place.
+
+        Returns:
+            The folded unit, or this one where the norm cannot be folded.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        if not fold_norm(self, 'conv', 'bn', act='act', drop='drop'):
+            return self
+        folded: FoldedConv = self.conv
+        return FoldedConvNormAct(folded, self.aa)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .conv_norm_act import ConvNormAct
+from .folded import FoldedConvNormAct, fold_norm
 from .lean_norm import can_be_lean, lean_branches, unobserved
 from .pooled import make_pooled_norm, require_batch
 
@@ -61,6 +62,14 @@ class SelectiveKernelAttn(nn.Module):
             require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
+
+    def reparameterize(self) -> None:
+        """Fold the norm into the convolution before it, where that is possible.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        fold_norm(self, 'fc_reduce', 'bn', act='act')
 
 
 class SelectiveKernel(nn.Module):
@@ -190,7 +199,8 @@ class SelectiveKernel(nn.Module):
 
     def _owns_branches(self, x: Tensor) -> bool:
         """Whether the branches are new tensors that nobody else has seen."""
-        return ops.runs_eagerly(x) and all(type(path) is ConvNormAct and unobserved(path) for path in self.paths)
+        makers = (ConvNormAct, FoldedConvNormAct)
+        return ops.runs_eagerly(x) and all(type(path) in makers and unobserved(path) for path in self.paths)
 
 
 def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:

@@ -12,6 +12,7 @@ from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisi
 from torch import Tensor, nn
 
 from .. import ops
+from .folded import fold_norm
 from .lean_norm import can_be_lean, lean_branches
 from .pooled import make_pooled_norm, require_batch
 
@@ -128,6 +129,15 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # R x [B, C, H', W']
         return ops.select(branches, self.logits(ops.fuse(branches)), self.gate)
+
+    def reparameterize(self) -> None:
+        """Fold the norms into the convolutions before them, where that is possible.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        fold_norm(self, 'conv', 'bn0', act='act0', drop='drop')
+        fold_norm(self, 'fc1', 'bn1', act='act1')
 
 
 def _check_groups(groups: int, in_channels: int, out_channels: int, attn_channels: int, radix: int) -> None:

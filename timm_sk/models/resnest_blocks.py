@@ -13,6 +13,8 @@ from timm.layers import LayerType, create_act_layer, get_norm_layer
 from torch import Tensor, nn
 
 from ..layers import SplitAttention
+from ..layers.folded import fold_norm
+from .folded_blocks import FoldedSplitAttentionBottleneck
 from .sk_blocks import ResidualBlock, zero_weight
 
 
@@ -51,6 +53,7 @@ class SplitAttentionBottleneck(ResidualBlock):
 
     expansion = 4
     first_kernel_size = 1
+    folded = FoldedSplitAttentionBottleneck
 
     def __init__(
         self,
@@ -136,6 +139,11 @@ class SplitAttentionBottleneck(ResidualBlock):
     def residual(self, x: Tensor) -> Tensor:
         x = self.avd_first(self.act1(self.bn1(self.conv1(x))))
         return self.bn3(self.conv3(self.avd_last(self.conv2(x))))
+
+    @torch.jit.unused
+    def fold_own(self) -> None:
+        fold_norm(self, 'conv1', 'bn1', act='act1')
+        fold_norm(self, 'conv3', 'bn3')
 
 
 class SplitAttentionBasic(SplitAttentionBottleneck):

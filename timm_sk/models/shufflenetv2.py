@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
 
 from ..layers.depthwise import require_unit, selective_kernel, squeeze_excite
+from ..layers.folded import fold_sequence, require_eval
 
 LEVELS = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
 STAGES = LEVELS[2:]
@@ -76,6 +77,17 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         super().__init__(inp, oup, stride)
         self.branch1: nn.Sequential = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
         self.branch2: nn.Sequential = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+
+    @torch.jit.unused
+    def reparameterize(self) -> None:
+        """Fold the norms into the convolutions before them, where that is possible.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        require_eval(*self.modules())
+        fold_sequence(self.branch1)
+        fold_sequence(self.branch2)
 
 
 class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):

@@ -8,11 +8,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import timm.models
 import torch
 from timm.layers import LayerType, create_act_layer, create_attn
 from torch import Tensor, nn
 
 from ..layers import ConvNormAct, SelectiveKernel
+from ..layers.folded import fold_sequence, require_eval
+from .folded_blocks import FoldedBasic, FoldedBlock, FoldedBottleneck, takes_shortcut
 
 # What the blocks decide themselves.
 _BLOCKS_OWN = {'in_channels', 'out_channels', 'stride', 'act_layer', 'norm_layer', 'device', 'dtype'}
@@ -45,6 +48,7 @@ class ResidualBlock(nn.Module):
     """Shortcut, stochastic depth and the last activation around the convolutions of a subclass."""
 
     expansion: int
+    folded: type[FoldedBlock]  # what `fuse` makes
 
     def add_tail(
         self,
@@ -77,6 +81,30 @@ class ResidualBlock(nn.Module):
         residual += x
         return self.act(residual)
 
+    @torch.jit.unused
+    def fuse(self) -> nn.Module:
+        """Fold the norms into the convolutions; timm puts what this returns in the block's place.
+
+        Returns:
+            A block that adds the shortcut in its last convolution's pass, or this one, folded as far as it goes, where
+            something comes between.
+
+        Raises:
+            ValueError: In train mode.
+        """
+        require_eval(*self.modules())
+        timm.models.reparameterize_model(self, inplace=True)
+        self.fold_own()
+        if isinstance(self.downsample, nn.Sequential):
+            fold_sequence(self.downsample)
+        self.drop_path = None
+        last = self.get_submodule(self.folded.names[-1])
+        return self.folded(self) if self.se is None and takes_shortcut(last) else self
+
+    @torch.jit.unused
+    def fold_own(self) -> None:
+        """Fold the norms of which no child takes care; a step for subclasses to override."""
+
 
 class SelectiveKernelBasic(ResidualBlock):
     """Basic residual block whose first 3x3 convolution is a selective-kernel unit.
@@ -89,6 +117,7 @@ class SelectiveKernelBasic(ResidualBlock):
     """
 
     expansion = 1
+    folded = FoldedBasic
 
     def __init__(
         self,
@@ -150,6 +179,7 @@ class SelectiveKernelBottleneck(ResidualBlock):
     """
 
     expansion = 4
+    folded = FoldedBottleneck
 
     def __init__(
         self,

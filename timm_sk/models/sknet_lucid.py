@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ..layers import BareSelectiveKernel, ConvNormAct
 from ..registry import register
 from .build import family_cfgs
+from .folded_blocks import FoldedBareBottleneck
 from .resnet import build_resnet
 from .sk_blocks import ResidualBlock, zero_weight
 
@@ -32,6 +33,7 @@ class SKBasicBlock(ResidualBlock):
     """
 
     expansion = 1
+    folded = FoldedBareBottleneck
 
     def __init__(
         self,
