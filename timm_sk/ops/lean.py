@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
-from .reference import attention
+from .reference import attention, total
 
 
 class Recipe(NamedTuple):
@@ -151,15 +151,20 @@ def spatial_mean(x: Tensor) -> Tensor:
 def fuse(branches: Sequence[Tensor]) -> Tensor:
     """`reference.fuse` without the sum of the branches."""
     wholes = branches.wholes if isinstance(branches, Branches) else branches
-    return _Fuse.apply(branches[0].shape[1], *wholes)
+    channels = branches[0].shape[1]
+    return _Fuse.apply(channels, *wholes) if torch.is_grad_enabled() else _pool(wholes, channels)
+
+
+def _pool(wholes: Sequence[Tensor], channels: int) -> Tensor:
+    means = [mean for whole in wholes for mean in spatial_mean(whole).split(channels, dim=1)]
+    return total(means)
 
 
 class _Fuse(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, channels: int, *wholes: Tensor) -> Tensor:
         ctx.shapes = [whole.shape for whole in wholes]
-        means = [mean for whole in wholes for mean in spatial_mean(whole).split(channels, dim=1)]
-        return torch.stack(means).sum(dim=0) if len(means) > 1 else means[0].clone()
+        return _pool(wholes, channels)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
