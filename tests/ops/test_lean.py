@@ -1,0 +1,206 @@
+"""The lean fuse and select are the law's: values, two orders of gradients, and what autograd keeps for them."""
+
+import copy
+from functools import partial
+
+import pytest
+import torch
+from filling import fill_model, make_input
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from variants import filled, pictures
+
+import timm_sk
+from timm_sk.ops import lean, reference, runs_eagerly
+
+KINDS = [
+    (1, 1, 'softmax'),
+    (1, 1, 'sigmoid'),
+    (2, 1, 'softmax'),
+    (3, 1, 'softmax'),
+    (2, 2, 'softmax'),
+    (4, 4, 'softmax'),
+]
+
+
+def make_norms(count: int, channels: int, train: bool) -> list[nn.BatchNorm2d]:
+    return [fill_model(nn.BatchNorm2d(channels)).double().train(train) for _ in range(count)]
+
+
+def run(kind: str, sources: list[Tensor], norms: list[nn.BatchNorm2d], mixer: Tensor, radix: int, gate: str) -> Tensor:
+    """Norm, activate, fuse, a stand-in for the attention, select: by the law, or lean with recipes or without."""
+    if kind == 'law':
+        branches = [branch for s, n in zip(sources, norms, strict=True) for branch in n(s).relu().chunk(radix, dim=1)]
+        fuse, select = reference.fuse, reference.select
+    else:
+        made = [
+            lean.normed(
+                s, n.weight, n.bias, n.running_mean, n.running_var, training=n.training, momentum=n.momentum, eps=n.eps
+            )
+            for s, n in zip(sources, norms, strict=True)
+        ]
+        wholes, recipes = zip(*made, strict=True)
+        branches = lean.Branches(wholes, radix, recipes if kind == 'recipes' else None)
+        fuse, select = lean.fuse, lean.select
+    logits = (fuse(branches) @ mixer).tanh().unflatten(1, (len(branches), -1))
+    return select(branches, logits, gate)
+
+
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize(('count', 'radix', 'gate'), KINDS)
+def test_two_orders_of_gradients_are_the_laws(count, radix, gate, train):
+    sources = [make_input((3, 4 * radix, 3, 2)).double().add(m).requires_grad_() for m in range(count // radix)]
+    mixer = make_input((4, 4 * count)).double().requires_grad_()
+    found = {}
+    for kind in ('law', 'recipes', 'plain'):
+        norms = make_norms(len(sources), 4 * radix, train)
+        inputs = [*sources, mixer, *(parameter for norm in norms for parameter in norm.parameters())]
+        output = run(kind, sources, norms, mixer, radix, gate)
+        # once without a graph, which is the backward pass by hand, once with one, which autograd derives again
+        by_hand = torch.autograd.grad(output.sin().sum(), inputs, retain_graph=True)
+        with_graph = torch.autograd.grad(output.sin().sum(), inputs, create_graph=True)
+        second = torch.autograd.grad(sum(gradient.square().sum() for gradient in with_graph), inputs)
+        statistics = [buffer.double() for norm in norms for buffer in norm.buffers()][:2]
+        found[kind] = [output, *by_hand, *with_graph, *second, *statistics]
+    for kind in ('recipes', 'plain'):
+        for ours, expected in zip(found[kind], found['law'], strict=True):
+            torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10 * max(1.0, float(expected.abs().max())))
+
+
+def test_gradcheck():
+    sources = [make_input((2, 3, 3, 2)).double().add(m).requires_grad_() for m in range(2)]
+    mixer = make_input((3, 6)).double().requires_grad_()
+    norms = make_norms(2, 3, train=True)
+
+    def unit(*given: Tensor) -> Tensor:
+        return run('recipes', list(given[:2]), norms, given[2], 1, 'softmax')
+
+    assert torch.autograd.gradcheck(unit, (*sources, mixer))
+
+
+def saved_bytes(layer: nn.Module, x: Tensor) -> int:
+    """Bytes of the storages that autograd keeps, without those of the layer itself."""
+    own = {tensor.untyped_storage().data_ptr() for tensor in layer.state_dict().values()}
+    kept: dict[int, Tensor] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        output = layer(x)
+    assert output.requires_grad
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in kept.items() if pointer not in own)
+
+
+@pytest.mark.parametrize(
+    ('make', 'planes'),
+    [
+        # the input and a convolution's output per branch
+        (lambda: timm_sk.SelectiveKernel(16, split_input=False), 1 + 2),
+        (lambda: timm_sk.SplitAttention(16, radix=2), 1 + 2),
+    ],
+)
+def test_autograd_keeps_no_branch_beside_the_convolutions_output(make, planes):
+    layer = fill_model(make()).train()
+    x = make_input((4, 16, 32, 32)).requires_grad_()
+    plane = x.untyped_storage().nbytes()
+    small = plane // 16  # the attention's and the norms' values
+    assert planes * plane <= saved_bytes(layer, x) <= planes * plane + small
+    watched = copy.deepcopy(layer)
+    branch = watched.paths[0] if hasattr(watched, 'paths') else watched.bn0
+    branch.register_forward_hook(lambda *_: None)  # who looks at a branch's modules gets them all
+    assert saved_bytes(watched, x) >= (planes + 2) * plane
+
+
+@pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
+def test_hooks_see_modules_run_and_change_nothing(name):
+    plain, hooked = (filled(name).double().train() for _ in range(2))
+    seen = []
+    for path, module in hooked.named_modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.register_forward_hook(lambda *_, path=path: seen.append(path))
+    outputs = [model(pictures(dtype=torch.float64)) for model in (plain, hooked)]
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-11 * float(outputs[0].abs().max()))
+    assert set(seen) == {path for path, module in hooked.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    for key, buffer in plain.named_buffers():
+        torch.testing.assert_close(buffer, hooked.get_buffer(key), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_gradient_checkpointing(reentrant):
+    layer = fill_model(timm_sk.SelectiveKernel(16)).double().train()
+    gradients = []
+    for run_layer in (layer, partial(checkpoint, layer, use_reentrant=reentrant)):
+        layer.zero_grad()
+        x = make_input((4, 16, 9, 9)).double().requires_grad_()
+        run_layer(x).sin().sum().backward()
+        gradients.append([x.grad, *(parameter.grad for parameter in layer.parameters())])
+    for found, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-11 * max(1.0, float(expected.abs().max())))
+
+
+def test_autocast_in_bfloat16():
+    layer = fill_model(timm_sk.SelectiveKernel(16)).train()
+    x = make_input((4, 16, 9, 9)).requires_grad_()
+    results = []
+    for enabled in (False, True):
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            output = layer(x)
+        results.append([output.float(), *torch.autograd.grad(output.float().sin().sum(), [x, *layer.parameters()])])
+    assert all(tensor.dtype == torch.float32 for tensor in results[1])
+    for exact, rounded in zip(*results, strict=True):
+        assert (rounded - exact).norm() <= 0.1 * exact.norm()
+
+
+def test_what_is_traced_or_transformed_runs_the_law():
+    x = torch.randn(2, 3)
+    assert runs_eagerly(x)
+    assert not runs_eagerly(nn.Parameter(x))
+    inside = []
+    torch.func.vmap(lambda row: inside.append(runs_eagerly(row)) or row)(x)
+    torch.func.jvp(lambda value: inside.append(runs_eagerly(value)) or value, (x,), (x,))
+    with torch.autograd.forward_ad.dual_level():
+        inside.append(runs_eagerly(torch.autograd.forward_ad.make_dual(x, x)))
+    assert inside == [False, False, False]
+    branches, logits = [torch.randn(2, 4, 3, 3) for _ in range(2)], torch.randn(2, 2, 4)
+    tangent = torch.func.jvp(
+        lambda given: timm_sk.ops.select([given, branches[1]], logits), (branches[0],), (branches[0],)
+    )
+    expected = timm_sk.ops.select([branches[0], torch.zeros_like(branches[1])], logits)
+    torch.testing.assert_close(tangent[1], expected)
+
+
+def test_only_asked_for_a_branch_is_overwritten_and_only_without_gradients():
+    branches, logits = [torch.randn(2, 4, 3, 3) for _ in range(2)], torch.randn(2, 2, 4)
+    before = [branch.clone() for branch in branches]
+    expected = reference.select(branches, logits)
+    for overwrite in (False, True):
+        branches[0].requires_grad_(overwrite)
+        torch.testing.assert_close(timm_sk.ops.select(branches, logits, overwrite=overwrite), expected)
+        assert all(map(torch.equal, branches, before))
+    with torch.no_grad():
+        selected = timm_sk.ops.select(branches, logits, overwrite=True)
+    torch.testing.assert_close(selected, expected.detach())
+    assert not torch.equal(branches[1], before[1])
+
+
+@torch.no_grad()
+def test_a_hook_keeps_the_branch_that_it_saw():
+    model = filled('sknet_atto')
+    expected = model(pictures())
+    seen = []
+    unit = next(module for module in model.modules() if isinstance(module, timm_sk.SelectiveKernel))
+    for path in unit.paths:
+        path.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
+    assert torch.equal(model(pictures()), expected)
+    assert len(seen) == 2
+    assert all(torch.equal(output, copied) for output, copied in seen)
+
+
+@pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_spatial_mean(dtype, memory_format):
+    x = make_input((2, 6, 30, 20)).to(dtype).contiguous(memory_format=memory_format)
+    expected = x.double().mean(dim=(2, 3))
+    assert (lean.spatial_mean(x).double() - expected).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
