@@ -5,6 +5,7 @@ from .attention import UnitWeights, attention_weights, record_attention
 from .deploy import deploy
 from .hub import hub_entrypoints
 from .layers import SelectiveKernel, SplitAttention
+from .training_groups import merge_groups_for_training
 
 __version__ = '0.1.0'
 
@@ -16,6 +17,7 @@ __all__ = [
     'attention_weights',
     'deploy',
     'hub_entrypoints',
+    'merge_groups_for_training',
     'models',
     'ops',
     'record_attention',

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from .group_choices import merge_where_faster
 from .layers.folded import FoldedConv
 from .models.folding import fold_model, hold_convolutions
+from .picture_shape import picture_shape
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu')
@@ -54,7 +55,7 @@ def deploy(
             it cannot be compiled.
     """
     device = _require_deployable(model)
-    shape = [_require_positive('batch_size', batch_size), *_picture_shape(model, input_size)]
+    shape = picture_shape(model, batch_size, input_size)
     own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
     dtype = own if dtype is None else dtype
     if dtype not in DTYPES or (device.type == 'mps' and dtype == torch.float64):
@@ -206,28 +207,8 @@ def _require_deployable(model: nn.Module) -> torch.device:
     return device
 
 
-def _picture_shape(model: nn.Module, input_size: Sequence[int] | None) -> list[int]:
-    """Channels, height and width: as given, else of the model's checkpoint with the channels that the model has."""
-    if input_size is None:
-        cfg = getattr(model, 'pretrained_cfg', None) or {}
-        input_size = cfg.get('input_size')
-        if input_size is None:
-            raise ValueError(f'{type(model).__name__} has no pretrained_cfg with an input size: pass input_size.')
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        input_size = [first.in_channels if first is not None else input_size[0], *input_size[1:]]
-    if isinstance(input_size, str) or not isinstance(input_size, Sequence) or len(input_size) != 3:
-        raise ValueError(f'input_size must be channels, height and width, got {input_size!r}: pass (3, 224, 224).')
-    return [_require_positive('input_size', number) for number in input_size]
-
-
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), '')
-
-
-def _require_positive(name: str, number: Any) -> int:
-    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
-        raise ValueError(f'{name} must be made of integers of at least 1, got {number!r}.')
-    return number
 
 
 def _input_shapes(deployed: Deployed, x: Tensor) -> dict[FoldedConv, list[int]]:

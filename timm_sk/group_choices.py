@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import torch
@@ -97,9 +97,12 @@ def fastest_groups(conv: FoldedConv, input_shape: Sequence[int], *, channels_las
         runs[number] = lambda twin=twin: twin(x)  # type: ignore[misc]
     if len(runs) == 1:
         return conv.groups
-    device = conv.weight.device
-    synchronize = (lambda: torch.cuda.synchronize(device)) if device.type == 'cuda' else None
-    return choose(measure(runs, synchronize=synchronize), conv.groups)
+    return choose(measure(runs, synchronize=synchronizer(conv.weight.device)), conv.groups)
+
+
+def synchronizer(device: torch.device) -> Callable[[], object] | None:
+    """What waits until a device is idle; None where calls return when they are done."""
+    return partial(torch.cuda.synchronize, device) if device.type == 'cuda' else None
 
 
 def merge_where_faster(

@@ -29,11 +29,12 @@ def test_timms_side_has_our_parameters(arch, branches):
 
 def test_timms_side_of_the_papers_nets_is_the_same_function():
     pictures = torch.randn(2, 3, 64, 64)
-    timms = fill(build('timm', 'sknet26'), pictures).eval()
-    ours = build('ours', 'sknet26').eval()
+    timms = fill(build('timm', 'sknet26'), pictures).eval().double()
+    ours = build('ours', 'sknet26').eval().double()
     ours.load_state_dict(timms.state_dict())
     with torch.no_grad():
-        torch.testing.assert_close(ours(pictures), timms(pictures), rtol=0, atol=1e-5)
+        expected = timms(pictures.double())
+        torch.testing.assert_close(ours(pictures.double()), expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
 
 
 def test_branches_have_the_sizes_of_the_axis():

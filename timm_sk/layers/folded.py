@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import MismatchedCheckpointError
 from ..ops import convolution
-from .merged import merge_groups
+from .merged import MergedConv, merge_groups
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)  # in eval mode
@@ -187,7 +187,7 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module is a convolution of its own weight, padded by numbers of zeros."""
-    if type(module) is not nn.Conv2d or module.padding_mode != 'zeros' or isinstance(module.padding, str):
+    if type(module) not in (nn.Conv2d, MergedConv) or module.padding_mode != 'zeros' or isinstance(module.padding, str):
         return False
     return 'weight' in module._parameters  # else computed from others, by pruning or a parametrization
 

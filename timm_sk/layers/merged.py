@@ -6,7 +6,45 @@ multiplications.
 """
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class MergedConv(nn.Conv2d):
+    """A grouped convolution that trains as one with fewer, wider groups.
+
+    Input [B, in_channels, H, W], output [B, out_channels, H', W']. Its parameters are the narrow convolution's own:
+    each step makes the wide weight of them, and autograd gathers its gradient back. So optimizers that hold them,
+    and state dicts, do not notice.
+
+    Args:
+        conv: The convolution whose numbers and parameters it has.
+        wide_groups: A divisor of its groups.
+    """
+
+    def __init__(self, conv: nn.Conv2d, wide_groups: int) -> None:
+        super().__init__(
+            conv.in_channels,
+            conv.out_channels,
+            kernel_size=conv.kernel_size,  # type: ignore[arg-type]
+            stride=conv.stride,  # type: ignore[arg-type]
+            padding=conv.padding,  # type: ignore[arg-type]
+            dilation=conv.dilation,  # type: ignore[arg-type]
+            groups=conv.groups,
+            bias=conv.bias is not None,
+            device='meta',
+        )
+        self.weight = conv.weight
+        self.bias = conv.bias
+        self.wide_groups = wide_groups
+        self.train(conv.training)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = merge_groups(self.weight, self.groups, self.wide_groups)
+        return F.conv2d(x, wide, self.bias, self.stride, self.padding, self.dilation, self.wide_groups)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, as {self.wide_groups} groups'
 
 
 def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
