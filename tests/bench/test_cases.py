@@ -10,7 +10,7 @@ from timm_sk.bench.counterparts import _PLAIN, _TIMM, KERNEL_SIZES, branch_count
 from timm_sk.bench.random_weights import fill
 
 ONE = dict(dtypes=['float32'], memory_formats=['channels_last'])
-FORMS = ['eager', 'reparameterized', 'deployed', 'compiled']
+FORMS = ['eager', 'reparameterized', 'deployed', 'merged', 'compiled']
 SIDES = ['ours', 'timm', 'plain']
 
 
@@ -70,6 +70,7 @@ def test_variants_and_their_baselines():
     }
     assert [str(variant) for variant in variants(training, forms=FORMS[1:], sides=['ours'])] == [
         'timm eager',
+        'ours merged',
         'timm compiled',
         'ours compiled',
     ]

@@ -9,8 +9,12 @@ import torch
 from .counterparts import branch_counts, has_timm, plain_of, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
-FORMS = ('eager', 'reparameterized', 'deployed', 'compiled')
+FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled')
 TASKS = ('inference', 'training')
+_FORMS_OF_TASK = {
+    'inference': ('eager', 'reparameterized', 'deployed', 'compiled'),
+    'training': ('eager', 'merged', 'compiled'),
+}
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -130,7 +134,8 @@ def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> No
 def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[Variant]:
     """The variants of a case, each after the one it is compared with.
 
-    timm's and the plain nets have nothing that `reparameterize_model` would change, so only ours have that form.
+    timm's and the plain nets have nothing that `reparameterize_model` would change, and the means of the other forms
+    are this package's, so only ours have them.
     """
     require_names('form', forms, FORMS)
     require_names('side', sides, SIDES)
@@ -143,9 +148,8 @@ def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[
         )
         if there
     ]
-    possible = ('eager', 'compiled') if case.task == 'training' else FORMS
     chosen = [Variant(present[0], 'eager')]
-    for form, side in product(possible, present):
+    for form, side in product(_FORMS_OF_TASK[case.task], present):
         if form in forms and (side == 'ours' or form in ('eager', 'compiled')):
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))

@@ -37,11 +37,20 @@ def prepare(variant: Variant, case: Case, model: nn.Module, pictures: Sequence[T
         return Inference(_deployed(variant, case, deepcopy(model).to(labels.device), dtype), pictures)
     model = reparameterize_model(model) if variant.form == 'reparameterized' else deepcopy(model)
     model = model.to(labels.device).to(memory_format=memory_format)
+    if variant.form == 'merged':
+        _merge(model, case, dtype)
     if training:
         forward = torch.compile(model) if variant.form == 'compiled' else model
         return Training(model, pictures, labels, dtype=dtype, forward=forward)
     model = model.to(dtype)
     return Inference(model, pictures, forward=torch.compile(model) if variant.form == 'compiled' else model)
+
+
+def _merge(model: nn.Module, case: Case, dtype: torch.dtype) -> None:
+    from .. import merge_groups_for_training
+
+    autocast = None if dtype is torch.float32 else dtype
+    merge_groups_for_training(model, batch_size=case.batch, input_size=(3, case.size, case.size), autocast=autocast)
 
 
 def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> nn.Module:

@@ -12,6 +12,7 @@ _COLOURS = {
     'ours eager': '#9ecae1',
     'ours reparameterized': '#3182bd',
     'ours deployed': '#08519c',
+    'ours merged': '#31a354',
     'ours compiled': '#e6550d',
     'plain eager': '#bdbdbd',
     'plain compiled': '#969696',
@@ -177,7 +178,7 @@ def _draw_lines(axes: Any, results: Sequence[Result], axis: str, measure: str) -
     from matplotlib.ticker import LogLocator
 
     styles = {'ours': '-', 'timm': '--', 'plain': ':'}
-    markers = {'eager': 'o', 'reparameterized': 's', 'deployed': '^', 'compiled': 'D'}
+    markers = {'eager': 'o', 'reparameterized': 's', 'deployed': '^', 'merged': 'v', 'compiled': 'D'}
     points = set()
     architectures = list(dict.fromkeys(_family(result, axis) for result in results))
     for arch in architectures:

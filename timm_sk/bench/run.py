@@ -118,7 +118,7 @@ def _checked_steps(
                 found = differences(observe(step), reference)
                 own = found if variant == eager else None
                 verdicts = [judge(found, dtype=dtype, baseline=yardstick)]
-                if dtype is not torch.float32 and variant.form in ('eager', 'reparameterized'):
+                if dtype is not torch.float32 and variant.form in ('eager', 'reparameterized', 'merged'):
                     exact = prepare(variant, replace(case, dtype='float32'), model, pictures, labels)
                     verdicts.append(judge(differences(observe(exact), reference), dtype=torch.float32))
             except (RuntimeError, ValueError, ImportError) as error:

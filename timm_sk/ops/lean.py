@@ -21,6 +21,21 @@ from . import reference
 from .reference import attention, total
 
 
+class Shelf:
+    """Where one backward pass leaves what another one needs soon after.
+
+    Attributes:
+        features: What `Recipe.features` gave, or None.
+    """
+
+    features: Tensor | None = None
+
+    def take(self) -> Tensor | None:
+        """What is there, once."""
+        features, self.features = self.features, None
+        return features
+
+
 class Recipe(NamedTuple):
     """What features were made from: `relu(batch_norm(source))`.
 
@@ -32,6 +47,7 @@ class Recipe(NamedTuple):
         inverse_std: [C], 1 / sqrt(variance + eps), alike.
         eps: The norm's.
         training: Whether they are the batch's.
+        shelf: Shared by the backward passes of this norm and of the selection.
     """
 
     source: Tensor
@@ -41,6 +57,7 @@ class Recipe(NamedTuple):
     inverse_std: Tensor
     eps: float
     training: bool
+    shelf: Shelf
 
     def norm(self) -> Tensor:
         """The source, normalised; the statistics are constants."""
@@ -87,8 +104,11 @@ def normed(
 
     The arguments are those of `torch.nn.functional.batch_norm`; running statistics are updated as there.
     """
-    features, mean, variance = _NormReLU.apply(source, weight, bias, running_mean, running_var, training, momentum, eps)
-    return features, Recipe(source, weight, bias, mean, variance, eps, training)
+    shelf = Shelf()
+    features, mean, inverse_std = _NormReLU.apply(
+        source, weight, bias, running_mean, running_var, training, momentum, eps, shelf
+    )
+    return features, Recipe(source, weight, bias, mean, inverse_std, eps, training, shelf)
 
 
 class _NormReLU(torch.autograd.Function):
@@ -103,6 +123,7 @@ class _NormReLU(torch.autograd.Function):
         training: bool,
         momentum: float,
         eps: float,
+        shelf: Shelf,
     ) -> tuple[Tensor, Tensor, Tensor]:
         normalised, mean, inverse_std = torch.native_batch_norm(
             source, weight, bias, running_mean, running_var, training, momentum, eps
@@ -110,22 +131,24 @@ class _NormReLU(torch.autograd.Function):
         if not training:
             mean, inverse_std = running_mean.clone(), running_var.add(eps).rsqrt_()
         ctx.save_for_backward(source, weight, bias, mean, inverse_std)
-        ctx.recipe = eps, training
+        ctx.recipe = eps, training, shelf
         ctx.mark_non_differentiable(mean, inverse_std)
         ctx.set_materialize_grads(False)
         return normalised.relu_(), mean, inverse_std
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
-        nothing = (None,) * 5
+        nothing = (None,) * 6
         if grad is None:
             return None, None, None, *nothing
         recipe = Recipe(*ctx.saved_tensors, *ctx.recipe)
         needed = [bool(need) for need in ctx.needs_input_grad[:3]]
         if torch.is_grad_enabled():  # a graph of the backward pass is asked for
             return *_gradients(recipe.differentiable_features(), recipe[:3], grad, needed), *nothing
-        normalised = recipe.norm()
-        grad = torch.ops.aten.threshold_backward.grad_input(grad, normalised, 0, grad_input=normalised)
+        features = recipe.shelf.take()
+        if features is None:  # nothing was selected, or nobody asked for the selection's gradients
+            features = recipe.norm()
+        grad = torch.ops.aten.threshold_backward.grad_input(grad, features, 0, grad_input=features)
         gradients = torch.ops.aten.native_batch_norm_backward.default(
             grad,
             recipe.source,
@@ -188,7 +211,7 @@ def select(branches: Sequence[Tensor], logits: Tensor, gate: str = 'softmax', *,
         return _weigh(branches, logits, gate, overwrite=overwrite)
     known = branches if isinstance(branches, Branches) else Branches(branches)
     recipes = known.recipes or ()
-    constants = [(recipe.eps, recipe.training) for recipe in recipes]
+    constants = [(recipe.eps, recipe.training, recipe.shelf) for recipe in recipes]
     tensors = [tensor for recipe in recipes for tensor in recipe[: len(_TENSORS)]]
     return _Select.apply(gate, constants, len(known.wholes), logits, *known.wholes, *tensors)
 
@@ -213,7 +236,7 @@ def _weigh(branches: Sequence[Tensor], logits: Tensor, gate: str, *, overwrite: 
 class _Select(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gate: str, constants: list[tuple[float, bool]], count: int, logits: Tensor, *tensors: Tensor
+        ctx: Any, gate: str, constants: list[tuple[float, bool, Shelf]], count: int, logits: Tensor, *tensors: Tensor
     ) -> Tensor:
         wholes, recipes = tensors[:count], tensors[count:]
         branches = Branches(wholes, radix=logits.shape[1] // count)
@@ -247,10 +270,12 @@ class _Select(torch.autograd.Function):
             features = recipes[index].features() if recipes else saved[index]
             whole_gradient = torch.empty_like(features)
             for r, branch in enumerate(features.chunk(radix, dim=1)):
-                product = branch.mul_(grad) if recipes else branch * grad
-                dots.append(spatial_mean(product).mul_(area))
                 part = whole_gradient.narrow(1, r * grad.shape[1], grad.shape[1])
+                torch.mul(branch, grad, out=part)
+                dots.append(spatial_mean(part).mul_(area))
                 torch.mul(grad, planes[:, index * radix + r], out=part)
+            if recipes:
+                recipes[index].shelf.features = features
             gradients.append(whole_gradient)
         slopes = torch.stack(dots, dim=1).to(weights.dtype)  # [B, M, C], of the weights
         if ctx.gate == 'sigmoid':
