@@ -16,6 +16,7 @@ from variants import filled, pictures, shallow
 import timm_sk
 from timm_sk import group_choices
 from timm_sk.layers.folded import FoldedConv
+from timm_sk.layers.merged import MergedConv
 from timm_sk.pretrained import store_root
 
 DOCUMENT = Path(__file__).parents[1] / 'docs' / 'speed.md'
@@ -225,7 +226,7 @@ def test_a_deployed_model_stays_what_it_is():
     assert timm.create_model('sknet_atto').training
 
 
-@pytest.mark.parametrize('example', EXAMPLES)
+@pytest.mark.parametrize('example', EXAMPLES[:2])
 def test_examples_of_the_document(example):
     before: dict[str, nn.Module] = {}
     exec(example, before)
@@ -234,5 +235,12 @@ def test_examples_of_the_document(example):
     assert not torch.equal(fast(x), before['model'](x))
 
 
+def test_example_of_training():
+    before: dict[str, nn.Module] = {}
+    exec(EXAMPLES[2], before)
+    groups = {name: m.wide_groups for name, m in before['model'].named_modules() if isinstance(m, MergedConv)}
+    assert groups == before['merged']
+
+
 def test_the_document_has_examples():
-    assert len(EXAMPLES) == 2
+    assert len(EXAMPLES) == 3
