@@ -17,6 +17,7 @@ import torch.fx
 from torch import Tensor
 
 from . import kernels, lean, reference
+from .raw import RawBranches
 from .reference import total
 
 __all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'select', 'total']
@@ -51,10 +52,21 @@ def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
     return all(map(runs_eagerly, tensors))
 
 
-def _by_kernels(branches: Sequence[Tensor]) -> tuple[list[Tensor], int]:
-    """The tensors that hold the branches, and how many each of them holds."""
+def _fuse_by_kernel(branches: Sequence[Tensor]) -> Tensor:
+    from .kernels import folded, fuse  # of Triton, which is not needed elsewhere
+
+    if isinstance(branches, RawBranches):
+        return folded.fuse_normed(branches, [], branches.shifts, branches.activation)
     wholes = branches.wholes if isinstance(branches, lean.Branches) else branches
-    return list(wholes), len(branches) // len(wholes)
+    return fuse.fuse(wholes, len(branches) // len(wholes))
+
+
+def _select_by_kernel(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
+    from .kernels import folded, select
+
+    if isinstance(branches, RawBranches):
+        return folded.select_normed(branches, [], branches.shifts, logits, gate, branches.activation)
+    return select.select(branches.wholes if isinstance(branches, lean.Branches) else branches, logits, gate)
 
 
 def _check_branches(branches: List[Tensor]) -> None:
@@ -91,10 +103,8 @@ def fuse(branches: List[Tensor]) -> Tensor:
         _check_branches(branches)
     if torch.jit.is_scripting():
         return reference.fuse(branches)
-    elif runs_kernels(branches):
-        from .kernels.fuse import fuse as fuse_by_kernel
-
-        return fuse_by_kernel(*_by_kernels(branches))
+    elif isinstance(branches, RawBranches) or runs_kernels(branches):
+        return _fuse_by_kernel(branches)
     elif all(map(runs_eagerly, branches)):
         return lean.fuse(branches)
     else:
@@ -132,10 +142,8 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwr
             )
     if torch.jit.is_scripting():
         return reference.select(branches, logits, gate)
-    elif runs_kernels(branches, logits):
-        from .kernels.select import select as select_by_kernel
-
-        return select_by_kernel(_by_kernels(branches)[0], logits, gate)
+    elif isinstance(branches, RawBranches) or runs_kernels(branches, logits):
+        return _select_by_kernel(branches, logits, gate)
     elif all(map(runs_eagerly, [*branches, logits])):
         return lean.select(branches, logits, gate, overwrite=overwrite)
     else:

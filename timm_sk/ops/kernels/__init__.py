@@ -77,7 +77,9 @@ def _missing() -> str:
         version = tuple(int(part) for part in triton.__version__.split('.')[:2])
         if version < _NEEDED_TRITON:
             return f'Triton {triton.__version__} is older than {".".join(map(str, _NEEDED_TRITON))}'
-        target = triton.runtime.driver.active.get_current_target()  # builds the driver's part, for which it needs a C compiler
+        target = (
+            triton.runtime.driver.active.get_current_target()
+        )  # builds the driver's part, for which it needs a C compiler
     except Exception as error:  # whatever a broken installation raises
         return f'Triton does not start ({type(error).__name__}: {next(iter(str(error).splitlines()), "")})'
     if target.backend == 'cuda' and target.arch < _NEEDED_CAPABILITY:

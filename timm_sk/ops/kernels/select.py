@@ -124,7 +124,7 @@ def _backward_kernel(
     start = picture * picture_stride + channel[:, None] * channel_stride
     out_start = picture * out_picture_stride + channel[:, None] * out_channel_stride
     sums = ()
-    for m in tl.static_range(COUNT):
+    for _ in tl.static_range(COUNT):
         sums = sums + (tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32),)
     first = share * share_pixels
     for begin in range(first, min(first + share_pixels, pixels), BLOCK_S):
@@ -159,7 +159,7 @@ def _gate_backward_kernel(
     is_channel = channel < channels
     weights = _weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
     sums = ()
-    for m in tl.static_range(COUNT):
+    for _ in tl.static_range(COUNT):
         sums = sums + (tl.full([BLOCK_C], 0.0, tl.float32),)
     for share in range(0, shares):
         added = ()
@@ -260,9 +260,7 @@ def _(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
 
 
 @torch.library.custom_op('timm_sk::select_backward', mutates_args=())
-def select_backward(
-    grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str
-) -> tuple[list[Tensor], Tensor]:
+def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
     """The gradients of `select`'s branches and logits.
 
     Args:
@@ -331,9 +329,7 @@ def select_backward(
 
 
 @select_backward.register_fake
-def _(
-    grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str
-) -> tuple[list[Tensor], Tensor]:
+def _(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
     require_logits(branches, logits, gate)
     gradients = [torch.empty_like(branch, memory_format=format_of(branch)) for branch in branches]
     return gradients, torch.empty_like(logits, memory_format=torch.contiguous_format)
