@@ -30,7 +30,7 @@ def can_stay_raw(x: Tensor, paths: Sequence[nn.Module], *, radix: int = 1, after
     if torch.is_grad_enabled() or not ops.runs_kernels([x] * (len(paths) * radix)):
         return False
     convs = [_folded_conv(path) for path in paths]
-    alike = all(conv is not None and conv.activation == convs[0].activation for conv in convs)
+    alike = None not in convs and len({conv.activation for conv in convs if conv is not None}) == 1
     nothing = all(type(module) in (FoldedNorm, nn.Identity) for module in after)
     return alike and nothing and all(map(unobserved, (*paths, *after)))
 
@@ -58,5 +58,6 @@ def raw_branches(paths: Sequence[nn.Module], shares: Sequence[Tensor], *, radix:
 def _folded_conv(path: nn.Module) -> FoldedConv | None:
     """The convolution that is all of a path, if it is one with bias and an activation of the kernels."""
     conv = path.conv if type(path) is FoldedConvNormAct and type(path.aa) is nn.Identity else path
-    plain = type(conv) is FoldedConv and conv.bias is not None and type(conv.act) is nn.Identity
-    return conv if plain else None
+    if type(conv) is FoldedConv and conv.bias is not None and type(conv.act) is nn.Identity:
+        return conv
+    return None

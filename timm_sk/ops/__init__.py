@@ -56,7 +56,7 @@ def _fuse_by_kernel(branches: Sequence[Tensor]) -> Tensor:
     from .kernels import folded, fuse  # of Triton, which is not needed elsewhere
 
     if isinstance(branches, RawBranches):
-        return folded.fuse_normed(branches, [], branches.shifts, branches.activation)
+        return folded.fuse_normed([*branches], [], branches.shifts, branches.activation)
     wholes = branches.wholes if isinstance(branches, lean.Branches) else branches
     return fuse.fuse(wholes, len(branches) // len(wholes))
 
@@ -65,7 +65,7 @@ def _select_by_kernel(branches: Sequence[Tensor], logits: Tensor, gate: str) -> 
     from .kernels import folded, select
 
     if isinstance(branches, RawBranches):
-        return folded.select_normed(branches, [], branches.shifts, logits, gate, branches.activation)
+        return folded.select_normed([*branches], [], branches.shifts, logits, gate, branches.activation)
     return select.select(branches.wholes if isinstance(branches, lean.Branches) else branches, logits, gate)
 
 

@@ -28,6 +28,7 @@ _NEEDED_CAPABILITY = 80  # 8.0, the first with bfloat16
 _found: bool | None = None
 
 
+@torch.compiler.assume_constant_result  # asked while torch.compile traces
 def available() -> bool:
     """Whether the kernels can run here: Triton with a CUDA device, or Triton's interpreter.
 

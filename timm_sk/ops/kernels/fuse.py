@@ -85,7 +85,7 @@ def launch_fuse(
     shape = (pictures, share_count, channels)
     sums = torch.empty(shape, dtype=dtype if share_count == 1 else torch.float32, device=device)
     launch(
-        'fuse',
+        'fuse_normed' if shifts else 'fuse',
         _fuse_kernel,
         pictures * channel_blocks * share_count,
         device,

@@ -88,9 +88,13 @@ def launch(name: str, kernel: Any, programs: int, device: torch.device, *args: A
         kernel[(programs,)](*args, **constants)
 
 
+def sizes_for(processors: int) -> Sizes:
+    """The sizes for a device with so many multiprocessors."""
+    return Sizes(elements=4096, pixels=1024, channels=64, programs=8 * processors)
+
+
 @lru_cache(maxsize=16)
 def _sizes(device: torch.device) -> Sizes:
     if device.type != 'cuda':
         return INTERPRETED
-    processors = torch.cuda.get_device_properties(device).multi_processor_count
-    return Sizes(elements=4096, pixels=1024, channels=64, programs=8 * processors)
+    return sizes_for(torch.cuda.get_device_properties(device).multi_processor_count)

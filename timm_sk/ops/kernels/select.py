@@ -206,7 +206,7 @@ def launch_select(
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count, device=device)
     channel_blocks, pixel_blocks = triton.cdiv(channels, block.channels), triton.cdiv(pixels, block.pixels)
     launch(
-        'select',
+        'select_normed' if shifts else 'select',
         _select_kernel,
         pictures * channel_blocks * pixel_blocks,
         device,
@@ -270,14 +270,14 @@ def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, ga
         gate: As of `select`.
 
     Returns:
-        A gradient for each branch, in its dtype and memory format, and the logits' gradient [B, M, C].
+        A gradient for each branch, in the first one's memory format, and the logits' gradient [B, M, C].
 
     Raises:
         ValueError: If `select` would refuse them, or the gradient is not beside the result in shape, dtype and device.
     """
     slices = in_slices(branches, require_logits(branches, logits, gate))
     require([grad, slices[0]])
-    gradients = [torch.empty_like(branch, memory_format=format_of(branch)) for branch in branches]
+    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
     logits_gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if not grad.numel():
         return gradients, logits_gradient.zero_()
@@ -331,7 +331,7 @@ def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, ga
 @select_backward.register_fake
 def _(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
     require_logits(branches, logits, gate)
-    gradients = [torch.empty_like(branch, memory_format=format_of(branch)) for branch in branches]
+    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
     return gradients, torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
