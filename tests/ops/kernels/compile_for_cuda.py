@@ -1,13 +1,11 @@
 """Compile every kernel for a CUDA device that need not be there, and print what its code looks like, a JSON per line.
 
-Run as a program, since Triton decides at the kernels' import whether they are compiled or interpreted:
-`python compile_for_cuda.py 90`, the compute capability.
+Run as a program, since Triton decides at the kernels' import whether they are compiled or interpreted.
 """
 
 import json
 import re
 import subprocess
-import sys
 import tempfile
 
 import torch
@@ -19,16 +17,16 @@ from timm_sk.ops.kernels import folded, fuse, launch, select
 
 
 class AbsentDevice:
-    """A driver for a device of some compute capability."""
+    """A driver for a device of some compute capability, which is its number as well."""
 
     def __init__(self, capability: int) -> None:
-        self.target = GPUTarget('cuda', capability, 32)
+        self.capability = capability
 
     def get_current_target(self) -> GPUTarget:
-        return self.target
+        return GPUTarget('cuda', self.capability, 32)
 
     def get_current_device(self) -> int:
-        return 0
+        return self.capability
 
     def get_current_stream(self, device: int | None = None) -> int:
         return 0
@@ -44,6 +42,7 @@ def compile_only(name: str, kernel, programs: int, device: torch.device, *args: 
         report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     facts = dict(
         name=name,
+        device=gpu,
         accesses=sorted(set(re.findall(r'(?:ld|st)\.global[\w.]*', ptx))),
         atomics=ptx.count('atom.') + ptx.count('red.global'),
         registers=int(re.search(r'Used (\d+) registers', report)[1]),
@@ -52,22 +51,21 @@ def compile_only(name: str, kernel, programs: int, device: torch.device, *args: 
     print(json.dumps(facts))
 
 
-def main(capability: int) -> None:
-    triton.runtime.driver.set_active(AbsentDevice(capability))
+def main() -> None:
     kernels.INTERPRETED = True  # the tensors are on the CPU
     launch._sizes = lambda device: launch.sizes_for(132)
     fuse.launch = select.launch = compile_only
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        for count in (2, 4):
-            shape = (8, 64, 56, 56)
-            branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
-            logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
-            fuse.fuse(branches)
-            select.select(branches, logits, 'softmax')
-            select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
-            folded.fuse_normed(branches, shifts, shifts, 'relu')
-            folded.select_normed(branches, [], shifts, logits, 'sigmoid', 'relu6')
+    for capability, count, memory_format in ((80, 4, torch.contiguous_format), (90, 2, torch.channels_last)):
+        triton.runtime.driver.set_active(AbsentDevice(capability))
+        shape = (8, 64, 56, 56)
+        branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
+        logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
+        fuse.fuse(branches)
+        select.select(branches, logits, 'softmax')
+        select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
+        folded.fuse_normed(branches, shifts, shifts, 'relu')
+        folded.select_normed(branches, [], shifts, logits, 'sigmoid', 'relu6')
 
 
 if __name__ == '__main__':
-    main(int(sys.argv[1]))
+    main()

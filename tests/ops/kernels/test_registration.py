@@ -145,7 +145,7 @@ def test_what_is_exported_runs_anywhere(strict):
 def test_traced_and_scripted_modules_run_the_law():
     inputs = tuple(make_inputs())
     with launched():
-        for module in (torch.jit.trace(Unit(), inputs), torch.jit.script(Unit())):
+        for module in (torch.jit.trace(Unit(), inputs, check_trace=False), torch.jit.script(Unit())):
             torch.testing.assert_close(module(*inputs), law(*inputs), rtol=0, atol=1e-5)
 
 
@@ -215,7 +215,7 @@ def test_branches_that_lie_side_by_side_are_one_operand():
     wanted = reference.fuse(halves), reference.select(halves, exact_logits)
     assert_close([fused, selected], wanted)
     assert_close(gradients, torch.autograd.grad(wanted[0].sum() + wanted[1].sin().sum(), [exact_whole, exact_logits]))
-    assert selected.grad_fn.next_functions[0][0].name() == 'struct torch::autograd::AccumulateGrad'
+    assert selected.grad_fn.next_functions[0][0].variable is whole
 
 
 def test_slices_are_read_where_they_lie():
@@ -237,19 +237,15 @@ def test_slices_are_read_where_they_lie():
 
 
 WITHOUT_TRITON = """
-import sys, importlib.abc
-class Missing(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] == 'triton':
-            raise ImportError('no triton here')
-sys.meta_path.insert(0, Missing())
+import sys
+sys.modules['triton'] = None
 import torch, timm_sk
 torch.cuda.is_available = lambda: True
 branches = [torch.ones(2, 3, 4, 5)] * 2
 assert timm_sk.ops.fuse(branches).eq(2).all()
 for _ in range(3):
     assert not timm_sk.ops.kernels.available()
-assert not [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.') or name == 'triton']
+assert not [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.')]
 """
 
 
@@ -258,4 +254,5 @@ def test_without_triton_there_is_one_line_in_the_log():
     done = subprocess.run([sys.executable, '-c', WITHOUT_TRITON], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if 'Triton' in line]
-    assert lines == ['No Triton kernels on this CUDA device: Triton does not start (ImportError: no triton here).']
+    assert len(lines) == 1
+    assert 'No Triton kernels on this CUDA device: Triton does not start (ModuleNotFoundError' in lines[0]
