@@ -114,6 +114,14 @@ class FoldedConv(nn.Conv2d):
             )
         )
 
+    @torch.jit.unused
+    def convolve_alone(self, x: Tensor) -> Tensor:
+        """The convolution's raw output, without bias and activation."""
+        weight = self.weight if self.wide is None else self.wide
+        return convolution.convolve(
+            x, weight, None, self.stride, self.padding, self.dilation, self.wide_groups, packed=self.packed
+        )
+
     def extra_repr(self) -> str:
         activation = f', activation={self.activation}' if self.activation else ''
         return super().extra_repr() + activation + (f', as {self.wide_groups} groups' if self.wide is not None else '')

@@ -1,9 +1,13 @@
-"""Branches that are norm and ReLU of a convolution's output, made so that autograd keeps that output alone."""
+"""Branches that are norm and ReLU of a convolution's output, made so that autograd keeps that output alone.
+
+On a CUDA device, where time is in short supply rather than memory, autograd keeps the branches too.
+"""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -47,6 +51,11 @@ def lean_branches(sources: Sequence[Tensor], norms: Sequence[Any], *, radix: int
         norms: The batch norm of each; its running statistics move in train mode.
         radix: R, the branches that lie side by side in the channels of a source.
     """
+    if ops.runs_kernels([*sources] * radix):
+        # the kernels' backward pass reads the branches, which torch's own norm and ReLU then need not make again
+        return Branches(
+            [F.relu(norm(source), inplace=True) for source, norm in zip(sources, norms, strict=True)], radix
+        )
     wholes: list[Tensor] = []
     recipes: list[Recipe] = []
     for source, norm in zip(sources, norms, strict=True):

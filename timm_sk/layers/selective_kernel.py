@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .. import ops
 from .conv_norm_act import ConvNormAct
 from .folded import FoldedConvNormAct, fold_norm
+from .folded_unit import can_stay_raw, raw_branches
 from .lean_norm import can_be_lean, lean_branches, unobserved
 from .pooled import make_pooled_norm, require_batch
 
@@ -179,6 +180,8 @@ class SelectiveKernel(nn.Module):
         elif self._can_be_lean(x):
             sources = [path.get_submodule('conv')(shares[m]) for m, path in enumerate(self.paths)]
             return lean_branches(sources, [path.bn for path in self.paths])
+        elif self.attn is not None and can_stay_raw(x, list(self.paths)):
+            return raw_branches(list(self.paths), shares)
         else:
             return [path(shares[m]) for m, path in enumerate(self.paths)]
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .folded import fold_norm
+from .folded_unit import can_stay_raw, raw_branches
 from .lean_norm import can_be_lean, lean_branches
 from .pooled import make_pooled_norm, require_batch
 
@@ -105,9 +106,11 @@ class SplitAttention(nn.Module):
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], views of its output."""
-        if not torch.jit.is_scripting():  # noqa: SIM102  (TorchScript skips a body only where this is all of it)
+        if not torch.jit.is_scripting():  # TorchScript skips a body only where this is all of the condition
             if self._can_be_lean(x):
                 return lean_branches([self.conv(x)], [self.bn0], radix=self.radix)
+            if can_stay_raw(x, [self.conv], radix=self.radix, after=[self.bn0, self.drop, self.act0]):
+                return raw_branches([self.conv], [x], radix=self.radix)
         splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
         return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
 

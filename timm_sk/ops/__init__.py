@@ -2,11 +2,13 @@
 
 `total`, the plain sum of the branches, is the control without selection.
 
-This is the only place that decides which implementation runs: `lean` for tensors that are computed at once, the law of
-`reference` for what others trace, transform or compile. Both functions are leaves to `torch.fx`, so that their argument
-checks survive symbolic tracing.
+This is the only place that decides which implementation runs: the Triton kernels of `kernels` on a CUDA device, also in
+graphs of `torch.compile`; elsewhere `lean` for tensors that are computed at once, and the law of `reference` for what
+others export, trace, transform or compile. Both functions are leaves to `torch.fx`, so that their argument checks
+survive symbolic tracing.
 """
 
+from collections.abc import Sequence
 from typing import Any, List
 
 import torch
@@ -14,10 +16,11 @@ import torch.autograd.forward_ad
 import torch.fx
 from torch import Tensor
 
-from . import lean, reference
+from . import kernels, lean, reference
+from .raw import RawBranches
 from .reference import total
 
-__all__ = ['fuse', 'runs_eagerly', 'select', 'total']
+__all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'select', 'total']
 
 
 def runs_eagerly(x: Any) -> bool:
@@ -33,6 +36,37 @@ def runs_eagerly(x: Any) -> bool:
         and not torch._C._are_functorch_transforms_active()
         and torch.autograd.forward_ad.unpack_dual(x).tangent is None
     )
+
+
+def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
+    """Whether `fuse` and `select` run as Triton kernels on such branches, or on what they are made from.
+
+    Besides what `kernels.takes` asks for, the tensors must run eagerly or be compiled by `torch.compile`, whose graphs
+    keep the kernels while `kernels.IN_COMPILED_GRAPHS` says so; what is exported runs anywhere, and so without them.
+    """
+    tensors = [*branches] if logits is None else [*branches, logits]
+    if not all(isinstance(tensor, Tensor) for tensor in tensors) or not kernels.takes(branches, logits):
+        return False
+    if torch.compiler.is_compiling():
+        return kernels.IN_COMPILED_GRAPHS and not torch.compiler.is_exporting()
+    return all(map(runs_eagerly, tensors))
+
+
+def _fuse_by_kernel(branches: Sequence[Tensor]) -> Tensor:
+    from .kernels import folded, fuse  # of Triton, which is not needed elsewhere
+
+    if isinstance(branches, RawBranches):
+        return folded.fuse_normed([*branches], [], branches.shifts, branches.activation)
+    wholes = branches.wholes if isinstance(branches, lean.Branches) else branches
+    return fuse.fuse(wholes, len(branches) // len(wholes))
+
+
+def _select_by_kernel(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
+    from .kernels import folded, select
+
+    if isinstance(branches, RawBranches):
+        return folded.select_normed([*branches], [], branches.shifts, logits, gate, branches.activation)
+    return select.select(branches.wholes if isinstance(branches, lean.Branches) else branches, logits, gate)
 
 
 def _check_branches(branches: List[Tensor]) -> None:
@@ -69,6 +103,8 @@ def fuse(branches: List[Tensor]) -> Tensor:
         _check_branches(branches)
     if torch.jit.is_scripting():
         return reference.fuse(branches)
+    elif isinstance(branches, RawBranches) or runs_kernels(branches):
+        return _fuse_by_kernel(branches)
     elif all(map(runs_eagerly, branches)):
         return lean.fuse(branches)
     else:
@@ -106,6 +142,8 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwr
             )
     if torch.jit.is_scripting():
         return reference.select(branches, logits, gate)
+    elif isinstance(branches, RawBranches) or runs_kernels(branches, logits):
+        return _select_by_kernel(branches, logits, gate)
     elif all(map(runs_eagerly, [*branches, logits])):
         return lean.select(branches, logits, gate, overwrite=overwrite)
     else:

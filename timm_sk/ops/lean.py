@@ -255,13 +255,9 @@ class _Select(torch.autograd.Function):
         nothing = (None,) * (len(recipes) * step)
         radix = logits.shape[1] // ctx.count
         if torch.is_grad_enabled():  # a graph of the backward pass is asked for
-            # aliases, since the logits depend on the branches too, which is not this function's part
-            wholes = [recipe.differentiable_features() for recipe in recipes] or [
-                whole.view_as(whole) for whole in saved
-            ]
-            logits = logits.view_as(logits)
-            selected = reference.select(Branches(wholes, radix), logits, ctx.gate)
-            return None, None, None, *_gradients(selected, [logits, *wholes], grad, [True] * (1 + ctx.count)), *nothing
+            wholes = [recipe.differentiable_features() for recipe in recipes] or saved
+            wholes_gradients, logits_gradient = select_gradients(grad, wholes, logits, ctx.gate)
+            return None, None, None, logits_gradient, *wholes_gradients, *nothing
         weights = attention(logits, ctx.gate)  # [B, M, C]
         planes = weights.to(grad.dtype)[:, :, :, None, None]
         area = grad.shape[2] * grad.shape[3]
@@ -283,6 +279,27 @@ class _Select(torch.autograd.Function):
         else:
             logits_gradient = weights * (slopes - (slopes * weights).sum(dim=1, keepdim=True))
         return None, None, None, logits_gradient.to(logits.dtype), *gradients, *nothing
+
+
+def select_gradients(
+    grad: Tensor, wholes: Sequence[Tensor], logits: Tensor, gate: str
+) -> tuple[list[Tensor | None], Tensor | None]:
+    """The gradients of the law's `select`, by autograd and as functions of all that is given.
+
+    Args:
+        grad: The result's gradient [B, C, H, W].
+        wholes: The branches, or tensors [B, R * C, H, W] of R branches each.
+        logits: [B, M, C].
+        gate: As of `select`.
+
+    Returns:
+        The gradient of each whole, and that of the logits; None for those that need none.
+    """
+    # aliases, since the logits depend on the branches too, which is not this function's part
+    inputs = [tensor.view_as(tensor) for tensor in (*wholes, logits)]
+    selected = reference.select(Branches(inputs[:-1], logits.shape[1] // len(wholes)), inputs[-1], gate)
+    *gradients, logits_gradient = _gradients(selected, inputs, grad, [tensor.requires_grad for tensor in inputs])
+    return gradients, logits_gradient
 
 
 def _gradients(

@@ -34,3 +34,36 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
     for m in range(1, len(branches)):
         selected = selected + branches[m] * weights[:, m]
     return selected
+
+
+def normed(raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], activation: str) -> List[Tensor]:
+    """Make branches of raw outputs: scale and shift each channel, then activate, M x [B, C, H, W].
+
+    Args:
+        raws: M x [B, C, H, W].
+        scales: M x [C], or an empty list for a scale of 1.
+        shifts: M x [C].
+        activation: '', 'relu' or 'relu6'.
+    """
+    branches = []
+    for m, raw in enumerate(raws):
+        branch = raw * scales[m][:, None, None] if scales else raw
+        branch = branch + shifts[m][:, None, None]
+        if activation == 'relu':
+            branch = branch.relu()
+        elif activation == 'relu6':
+            branch = branch.clamp(0, 6)
+        branches.append(branch)
+    return branches
+
+
+def fuse_normed(raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], activation: str) -> Tensor:
+    """`fuse` of the branches that `normed` makes: M x [B, C, H, W] -> [B, C]."""
+    return fuse(normed(raws, scales, shifts, activation))
+
+
+def select_normed(
+    raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], logits: Tensor, gate: str, activation: str
+) -> Tensor:
+    """`select` among the branches that `normed` makes: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
+    return select(normed(raws, scales, shifts, activation), logits, gate)

@@ -1,0 +1,71 @@
+"""Compile every kernel for a CUDA device that need not be there, and print what its code looks like, a JSON per line.
+
+Run as a program, since Triton decides at the kernels' import whether they are compiled or interpreted.
+"""
+
+import json
+import re
+import subprocess
+import tempfile
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+
+from timm_sk.ops import kernels
+from timm_sk.ops.kernels import folded, fuse, launch, select
+
+
+class AbsentDevice:
+    """A driver for a device of some compute capability, which is its number as well."""
+
+    def __init__(self, capability: int) -> None:
+        self.capability = capability
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget('cuda', self.capability, 32)
+
+    def get_current_device(self) -> int:
+        return self.capability
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+
+def compile_only(name: str, kernel, programs: int, device: torch.device, *args: object, **constants: object) -> None:
+    ptx = kernel.warmup(*args, grid=(programs,), **constants).asm['ptx']
+    with tempfile.NamedTemporaryFile('w', suffix='.ptx') as file:
+        file.write(ptx)
+        file.flush()
+        gpu = re.search(r'\.target (\w+)', ptx)[1]
+        command = [triton.knobs.nvidia.ptxas.path, '-v', f'--gpu-name={gpu}', file.name, '-o', '/dev/null']
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    facts = dict(
+        name=name,
+        device=gpu,
+        accesses=sorted(set(re.findall(r'(?:ld|st)\.global[\w.]*', ptx))),
+        atomics=ptx.count('atom.') + ptx.count('red.global'),
+        registers=int(re.search(r'Used (\d+) registers', report)[1]),
+        spilled=int(re.search(r'(\d+) bytes spill stores', report)[1]),
+    )
+    print(json.dumps(facts))
+
+
+def main() -> None:
+    kernels.INTERPRETED = True  # the tensors are on the CPU
+    launch._sizes = lambda device: launch.sizes_for(132)
+    fuse.launch = select.launch = compile_only
+    for capability, count, memory_format in ((80, 4, torch.contiguous_format), (90, 2, torch.channels_last)):
+        triton.runtime.driver.set_active(AbsentDevice(capability))
+        shape = (8, 64, 56, 56)
+        branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
+        logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
+        fuse.fuse(branches)
+        select.select(branches, logits, 'softmax')
+        select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
+        folded.fuse_normed(branches, shifts, shifts, 'relu')
+        folded.select_normed(branches, [], shifts, logits, 'sigmoid', 'relu6')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,258 @@
+"""The operators in what PyTorch does with operators: checks, compilation, autocast, checkpoints, tracing, export."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+
+import pytest
+import torch
+from filling import make_input
+from kernel_cases import DEVICE, Case, assert_close, exact, launched, make_logits, make_tensors
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from timm_sk import ops
+from timm_sk.ops import kernels, reference
+
+PLAIN = Case(2, 1, (2, 5, 3, 5), torch.float32, 'channels last')
+EACH = dict(fuse=1, select=1, select_backward=1, gate_backward=1)
+
+
+def unit(x: Tensor, mixer: Tensor) -> Tensor:
+    """Two branches, a stand-in for the attention, and the selection."""
+    branches = [x.sin(), x.cos()]
+    logits = (ops.fuse(branches) @ mixer).unflatten(1, (2, -1))
+    return ops.select(branches, logits)
+
+
+def law(x: Tensor, mixer: Tensor) -> Tensor:
+    branches = [x.sin(), x.cos()]
+    return reference.select(branches, (reference.fuse(branches) @ mixer).unflatten(1, (2, -1)))
+
+
+def make_inputs() -> list[Tensor]:
+    return [make_input(shape).to(DEVICE).requires_grad_() for shape in ((2, 5, 3, 5), (5, 10))]
+
+
+def results(function, inputs: list[Tensor]) -> list[Tensor]:
+    output = function(*inputs)
+    return [output, *torch.autograd.grad(output.sin().sum(), inputs)]
+
+
+def assert_runs_as_the_law(function, inputs: list[Tensor]) -> None:
+    for ours, expected in zip(results(function, inputs), results(law, exact(inputs)), strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize('case', [PLAIN, PLAIN._replace(layout='slices', radix=2)], ids=['two', 'two in one'])
+def test_opcheck(case):
+    from timm_sk.ops.kernels.folded import _fuse_normed, _select_normed
+    from timm_sk.ops.kernels.fuse import fuse
+    from timm_sk.ops.kernels.select import select, select_backward
+
+    tensors, logits = make_tensors(case), make_logits(case)
+    constants = [tensor.detach() for tensor in tensors]
+    torch.library.opcheck(fuse, (tensors, case.radix))
+    torch.library.opcheck(select, (tensors, logits, 'softmax'))
+    grad = torch.randn(case.shape, device=DEVICE)
+    torch.library.opcheck(select_backward, (grad, constants, logits.detach(), 'sigmoid'))
+    if case.radix == 1:
+        shifts = [torch.randn(5, device=DEVICE) for _ in range(2)]
+        torch.library.opcheck(_fuse_normed, (constants, [], shifts, 'relu'))
+        torch.library.opcheck(_select_normed, (constants, shifts, shifts, logits.detach(), 'softmax', 'relu6'))
+
+
+def test_eager():
+    with launched(**EACH):
+        assert_runs_as_the_law(unit, make_inputs())
+
+
+@pytest.mark.parametrize('dynamic', [False, True])
+@pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
+def test_compiles_into_one_graph(backend, dynamic):
+    compiled = torch.compile(unit, fullgraph=True, backend=backend, dynamic=dynamic)
+    with launched(**EACH):
+        assert_runs_as_the_law(compiled, make_inputs())
+
+
+def test_the_switch_leaves_compiled_graphs_to_inductor(monkeypatch):
+    monkeypatch.setattr(kernels, 'IN_COMPILED_GRAPHS', False)
+    with launched():
+        assert_runs_as_the_law(torch.compile(unit, fullgraph=True, backend='aot_eager'), make_inputs())
+
+
+def test_autocast():
+    x, mixer = make_inputs()
+    convolve = nn.Conv2d(5, 5, 1).to(DEVICE)
+    with torch.autocast(DEVICE, torch.bfloat16), launched(fuse=1, select=1, select_backward=1, gate_backward=1):
+        branches = [convolve(x), convolve(x).relu()]
+        selected = ops.select(branches, (ops.fuse(branches) @ mixer).unflatten(1, (2, -1)))
+        assert selected.dtype is torch.bfloat16
+        gradients = torch.autograd.grad(selected.float().sum(), [x, mixer, *convolve.parameters()])
+    assert all(gradient.dtype is torch.float32 and gradient.abs().max() > 0 for gradient in gradients)
+
+
+@pytest.mark.parametrize('reentrant', [True, False])
+def test_gradient_checkpointing(reentrant):
+    inputs = make_inputs()
+
+    def gradients(function) -> list[Tensor]:
+        for tensor in inputs:
+            tensor.grad = None
+        function(*inputs).sin().sum().backward()
+        return [tensor.grad for tensor in inputs]
+
+    expected = gradients(unit)
+    with launched(fuse=2, select=2, select_backward=1, gate_backward=1):
+        found = gradients(partial(checkpoint, unit, use_reentrant=reentrant))
+    assert all(map(torch.equal, found, expected))
+
+
+def test_inference_mode():
+    with torch.inference_mode(), launched(fuse=1, select=1):
+        selected = unit(*make_inputs())
+    torch.testing.assert_close(selected, law(*make_inputs()), rtol=0, atol=1e-5)
+
+
+class Unit(nn.Module):
+    def forward(self, x: Tensor, mixer: Tensor) -> Tensor:
+        branches = [x.sin(), x.cos()]
+        logits = (ops.fuse(branches) @ mixer).unflatten(1, (2, -1))
+        return ops.select(branches, logits)
+
+
+def test_fx_leaves_stay_leaves():
+    traced = torch.fx.symbolic_trace(Unit())
+    assert [node.target for node in traced.graph.nodes if node.target in (ops.fuse, ops.select)] == [
+        ops.fuse,
+        ops.select,
+    ]
+    with launched(**EACH):
+        assert_runs_as_the_law(traced, make_inputs())
+
+
+@pytest.mark.parametrize('strict', [True, False])
+def test_what_is_exported_runs_anywhere(strict):
+    inputs = tuple(make_inputs())
+    with launched():
+        exported = torch.export.export(Unit(), inputs, strict=strict)
+        torch.testing.assert_close(exported.module()(*inputs), law(*inputs), rtol=0, atol=1e-5)
+    assert not [node for node in exported.graph.nodes if 'timm_sk' in str(node.target)]
+
+
+@pytest.mark.filterwarnings('ignore:.torch.jit')
+def test_traced_and_scripted_modules_run_the_law():
+    inputs = tuple(make_inputs())
+    with launched():
+        for module in (torch.jit.trace(Unit(), inputs, check_trace=False), torch.jit.script(Unit())):
+            torch.testing.assert_close(module(*inputs), law(*inputs), rtol=0, atol=1e-5)
+
+
+def test_transforms_run_the_law():
+    x, mixer = (tensor.detach() for tensor in make_inputs())
+    with launched():
+        rows = torch.vmap(unit, in_dims=(0, None))(torch.stack([x, 2 * x]), mixer)
+        _, tangent = torch.func.jvp(lambda x: unit(x, mixer), (x,), (x,))
+    torch.testing.assert_close(rows[1], law(2 * x, mixer), rtol=0, atol=1e-5)
+    torch.testing.assert_close(tangent, torch.func.jvp(lambda x: law(x, mixer), (x,), (x,))[1], rtol=0, atol=1e-5)
+
+
+def test_distributed_data_parallel(tmp_path):
+    class Trained(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mixer = nn.Parameter(make_inputs()[1].detach())
+
+        def forward(self, x: Tensor) -> Tensor:
+            return unit(x, self.mixer)
+
+    backend = 'nccl' if DEVICE == 'cuda' else 'gloo'
+    torch.distributed.init_process_group(backend, init_method=f'file://{tmp_path / "rendezvous"}', rank=0, world_size=1)
+    try:
+        model = nn.parallel.DistributedDataParallel(Trained())
+        x, mixer = make_inputs()
+        with launched(**EACH):
+            model(x).sin().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    expected = results(law, exact([x, mixer]))[1:]
+    torch.testing.assert_close([x.grad.double(), model.module.mixer.grad.double()], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ('count', 'dtype'), [(5, torch.float32), (2, torch.float64), (2, torch.int64)], ids=['five', 'double', 'whole']
+)
+def test_the_law_takes_what_the_kernels_do_not(count, dtype):
+    branches = [(10 * make_input((2, 3, 4, 5), seed=m)).to(DEVICE, dtype) for m in range(count)]
+    logits = make_input((2, count, 3)).to(DEVICE, torch.float64 if dtype is torch.float64 else torch.float32)
+    with launched():
+        assert not ops.runs_kernels(branches)
+        if dtype.is_floating_point:
+            expected = reference.fuse(branches), reference.select(branches, logits)
+            torch.testing.assert_close((ops.fuse(branches), ops.select(branches, logits)), expected)
+
+
+def test_mixed_dtypes_and_parameters_run_the_law():
+    x = make_inputs()[0]
+    with launched():
+        assert not ops.runs_kernels([x, x.half()])
+        assert not ops.runs_kernels([x, x], make_logits(PLAIN).double())
+        assert not ops.runs_kernels([nn.Parameter(x)])
+        assert not ops.runs_kernels([x.to('meta')])
+    assert ops.runs_kernels([x, x], make_logits(PLAIN).half())
+
+
+def test_branches_that_lie_side_by_side_are_one_operand():
+    whole = make_input((2, 10, 3, 5)).to(DEVICE).requires_grad_()
+    logits = make_logits(PLAIN)
+    branches = ops.lean.Branches([whole], radix=2)
+    with launched(**EACH):
+        fused, selected = ops.fuse(branches), ops.select(branches, logits)
+        gradients = torch.autograd.grad(fused.sum() + selected.sin().sum(), [whole, logits])
+    exact_whole, exact_logits = exact([whole, logits])
+    halves = exact_whole.chunk(2, dim=1)
+    wanted = reference.fuse(halves), reference.select(halves, exact_logits)
+    assert_close([fused, selected], wanted)
+    assert_close(gradients, torch.autograd.grad(wanted[0].sum() + wanted[1].sin().sum(), [exact_whole, exact_logits]))
+    assert selected.grad_fn.next_functions[0][0].variable is whole
+
+
+def test_slices_are_read_where_they_lie():
+    from timm_sk.ops.kernels.operands import readable
+
+    for layout in ('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other picture'):
+        for radix in (1, 2):
+            branches = [
+                branch
+                for tensor in make_tensors(PLAIN._replace(layout=layout, radix=radix, count=2))
+                for branch in tensor.chunk(radix, dim=1)
+            ]
+            read, _ = readable(branches)
+            assert [a.data_ptr() for a in read] == [b.data_ptr() for b in branches]
+    for layout in ('every other column', 'transposed'):
+        branches = make_tensors(PLAIN._replace(layout=layout))
+        read, _ = readable(branches)
+        assert all(a.data_ptr() != b.data_ptr() for a, b in zip(read, branches, strict=True))
+
+
+WITHOUT_TRITON = """
+import sys
+sys.modules['triton'] = None
+import torch, timm_sk
+torch.cuda.is_available = lambda: True
+branches = [torch.ones(2, 3, 4, 5)] * 2
+assert timm_sk.ops.fuse(branches).eq(2).all()
+for _ in range(3):
+    assert not timm_sk.ops.kernels.available()
+assert not [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.')]
+"""
+
+
+def test_without_triton_there_is_one_line_in_the_log():
+    environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
+    done = subprocess.run([sys.executable, '-c', WITHOUT_TRITON], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if 'Triton' in line]
+    assert len(lines) == 1
+    assert 'No Triton kernels on this CUDA device: Triton does not start (ModuleNotFoundError' in lines[0]

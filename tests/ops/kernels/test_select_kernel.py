@@ -1,0 +1,221 @@
+"""timm_sk::select against the law in float64: values, gradients in one pass, second derivatives."""
+
+import pytest
+import torch
+from kernel_cases import (
+    CASES,
+    DEVICE,
+    Case,
+    assert_close,
+    branches_of,
+    exact,
+    launched,
+    make_logits,
+    make_tensors,
+    name_of,
+)
+from torch import Tensor
+
+from timm_sk.ops import reference
+
+pytestmark = pytest.mark.usefixtures('poisoned')
+
+GATES = ('softmax', 'sigmoid')
+PLAIN = Case(2, 1, (2, 5, 7, 6), torch.float32, 'contiguous')
+
+
+@pytest.fixture
+def select():
+    from timm_sk.ops.kernels.select import select
+
+    return select
+
+
+def backward_formula(grad: Tensor, branches: list[Tensor], logits: Tensor, gate: str) -> list[Tensor]:
+    """What the kernel's header says, in plain PyTorch."""
+    weights = logits.softmax(dim=1) if gate == 'softmax' else logits.sigmoid()
+    slopes = torch.stack([(grad * branch).sum(dim=(2, 3)) for branch in branches], dim=1)
+    if gate == 'softmax':
+        logits_gradient = weights * (slopes - (weights * slopes).sum(dim=1, keepdim=True))
+    else:
+        logits_gradient = slopes * weights * (1 - weights)
+    return [*(weights[:, m, :, None, None] * grad for m in range(len(branches))), logits_gradient]
+
+
+@pytest.mark.parametrize('gate', GATES)
+@pytest.mark.parametrize('count', [1, 2, 3, 4])
+def test_the_formula_is_the_derivative(count, gate):
+    case = Case(count, 1, (2, 2, 3, 2), torch.float32, 'contiguous')
+    branches, (logits,) = exact(make_tensors(case)), exact([make_logits(case)])
+
+    class ByFormula(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits, *branches):
+            ctx.save_for_backward(logits, *branches)
+            return reference.select(branches, logits, gate)
+
+        @staticmethod
+        def backward(ctx, grad):
+            logits, *branches = ctx.saved_tensors
+            *gradients, logits_gradient = backward_formula(grad, branches, logits, gate)
+            return logits_gradient, *gradients
+
+    assert torch.autograd.gradcheck(ByFormula.apply, (logits, *branches))
+
+
+@pytest.mark.parametrize('case', CASES, ids=name_of)
+def test_values_and_gradients(select, case):
+    # each case of the narrow grid with one gate, each count of branches with both
+    for gate in GATES if case.shape[0] == 2 else GATES[case.count % 2 :][:1]:
+        tensors, logits = make_tensors(case), make_logits(case)
+        exacts, (exact_logits,) = exact(tensors), exact([logits])
+        branches = branches_of(exacts, case.radix)
+        with launched(select=1):
+            selected = select(tensors, logits, gate)
+        expected = reference.select(branches, exact_logits, gate)
+        assert selected.dtype is case.dtype
+        assert selected.is_contiguous(memory_format=torch.channels_last) or 'channels last' not in case.layout
+        assert_close([selected], [expected])
+        grad = torch.randn_like(selected)
+        with launched(select_backward=1, gate_backward=1):
+            gradients = torch.autograd.grad(selected, [*tensors, logits], grad)
+        by_law = torch.autograd.grad(expected, [*exacts, exact_logits], grad.double())
+        assert_close(gradients, by_law)
+        by_formula = backward_formula(grad.double(), branches, exact_logits, gate)
+        assert_close([*branches_of(gradients[:-1], case.radix), gradients[-1]], by_formula)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
+@pytest.mark.parametrize('logits_dtype', [torch.bfloat16, torch.float32])
+def test_logits_may_have_another_dtype(select, dtype, logits_dtype):
+    case = PLAIN._replace(dtype=dtype, shape=(1, 3, 5, 7))
+    tensors, logits = make_tensors(case), make_logits(case, logits_dtype)
+    exacts, (exact_logits,) = exact(tensors), exact([logits])
+    with launched(select=1, select_backward=1, gate_backward=1):
+        selected = select(tensors, logits, 'softmax')
+        gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
+    expected = reference.select(exacts, exact_logits)
+    assert_close([selected], [expected])
+    assert [gradient.dtype for gradient in gradients] == [dtype, dtype, logits_dtype]
+    assert_close(gradients, torch.autograd.grad(expected.sum(), [*exacts, exact_logits]))
+
+
+def test_large_logits_neither_overflow_nor_vanish(select):
+    tensors = make_tensors(PLAIN)
+    logits = torch.tensor([500.0, 501.0], device=DEVICE)[None, :, None].expand(2, 2, 5)
+    far = torch.tensor([-500.0, 500.0], device=DEVICE)[None, :, None].expand(2, 2, 5)
+    with launched(select=2):
+        selected, gated = select(tensors, logits, 'softmax'), select(tensors, far, 'sigmoid')
+    assert_close([selected], [reference.select(exact(tensors), logits.double())])
+    assert torch.equal(gated, tensors[1])
+
+
+@pytest.mark.parametrize('incoming', ['expanded', 'channels last', 'slice'])
+def test_any_incoming_gradient(select, incoming):
+    tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
+    exacts, (exact_logits,) = exact(tensors), exact([logits])
+    grad = torch.randn(2, 9, 7, 6, device=DEVICE)
+    grad = {
+        'expanded': grad[:, :5, :1, :1].expand(2, 5, 7, 6),
+        'channels last': grad[:, :5].contiguous(memory_format=torch.channels_last),
+        'slice': grad[:, 2:7],
+    }[incoming]
+    with launched(select=1, select_backward=1, gate_backward=1):
+        gradients = torch.autograd.grad(select(tensors, logits, 'softmax'), [*tensors, logits], grad)
+    expected = torch.autograd.grad(reference.select(exacts, exact_logits), [*exacts, exact_logits], grad.double())
+    assert_close(gradients, expected)
+
+
+@pytest.mark.parametrize('gate', GATES)
+def test_second_derivatives_are_the_laws(select, gate):
+    case = Case(2, 1, (1, 3, 5, 3), torch.float32, 'contiguous')
+    second = []
+    inputs = [*make_tensors(case), make_logits(case)]
+    with launched(select=1, select_backward=1, gate_backward=1):  # the kernels' part of the second pass
+        for given in (inputs, exact(inputs)):
+            *tensors, logits = given
+            by = select if given is inputs else reference.select
+            first = torch.autograd.grad(by(tensors, logits, gate).sin().sum(), given, create_graph=True)
+            second.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), given))
+    for ours, expected in zip(*second, strict=True):
+        torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+
+
+def test_gradients_are_the_same_each_time(select):
+    case = Case(2, 1, (1, 3, 9, 31), torch.float32, 'channels last')
+    tensors, logits = make_tensors(case), make_logits(case)
+    grad = torch.randn(case.shape, device=DEVICE)
+    with launched(select=2, select_backward=2, gate_backward=2):
+        once, again = (
+            torch.autograd.grad(select(tensors, logits, 'softmax'), [*tensors, logits], grad) for _ in range(2)
+        )
+    assert all(map(torch.equal, once, again))
+
+
+@pytest.mark.parametrize('needing', [[0], [1], [2]])
+def test_gradients_where_only_one_input_has_them(select, needing):
+    inputs = [tensor.detach() for tensor in (*make_tensors(PLAIN), make_logits(PLAIN))]
+    for index in needing:
+        inputs[index].requires_grad_()
+    exacts = exact(inputs)
+    with launched(select=1, select_backward=1, gate_backward=1):
+        select(inputs[:2], inputs[2], 'softmax').square().sum().backward()
+    reference.select(exacts[:2], exacts[2]).square().sum().backward()
+    assert_close([inputs[index].grad for index in needing], [exacts[index].grad for index in needing], torch.bfloat16)
+
+
+@pytest.mark.parametrize('shape', [(0, 5, 7, 6), (2, 0, 7, 6), (2, 5, 0, 6)])
+def test_nothing_is_selected_without_a_launch(select, shape):
+    branches = [torch.ones(shape, device=DEVICE, requires_grad=True) for _ in range(2)]
+    logits = torch.zeros(shape[0], 2, shape[1], device=DEVICE, requires_grad=True)
+    with launched():
+        selected = select(branches, logits, 'softmax')
+        selected.sum().backward()
+    assert selected.shape == branches[0].grad.shape == shape
+    assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+@pytest.mark.parametrize(
+    ('logits', 'gate', 'message'),
+    [
+        (torch.zeros(2, 2, 5), 'relu', "must be 'softmax' or 'sigmoid', got 'relu'"),
+        (torch.zeros(2, 3, 5), 'softmax', r'got \[2, 3, 5\]'),
+        (torch.zeros(2, 4, 5), 'softmax', r'got \[2, 4, 5\]'),
+        (torch.zeros(1, 2, 5), 'softmax', r'got \[1, 2, 5\]'),
+        (torch.zeros(2, 10), 'softmax', r'got \[2, 10\]'),
+        (torch.zeros(2, 2, 5).double(), 'softmax', 'got torch.float64'),
+    ],
+)
+def test_refuses_before_a_launch(select, logits, gate, message):
+    with launched(), pytest.raises(ValueError, match=message):
+        select(make_tensors(PLAIN), logits.to(DEVICE), gate)
+
+
+def test_refuses_tensors_on_two_devices(select):
+    with launched(), pytest.raises(ValueError, match='must be on one device, got meta'):
+        select([torch.ones(2, 5, 7, 6, device=DEVICE)], torch.zeros(2, 1, 5, device='meta'), 'softmax')
+
+
+def test_the_gradient_must_be_like_the_result():
+    from timm_sk.ops.kernels.select import select_backward
+
+    tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
+    for grad, message in ((tensors[0].half(), 'one dtype'), (tensors[0][:, :4], 'one shape')):
+        with launched(), pytest.raises(ValueError, match=message):
+            select_backward(grad.detach(), tensors, logits, 'softmax')
+
+
+@pytest.mark.parametrize('launch_of', ['select', 'select_backward', 'gate_backward'])
+def test_what_no_program_writes_is_nan(select, launch_of, monkeypatch):
+    from timm_sk.ops.kernels import select as module
+    from timm_sk.ops.kernels.launch import launch
+
+    def one_less(name, kernel, programs, *rest, **constants):
+        launch(name, kernel, programs - (name == launch_of), *rest, **constants)
+
+    monkeypatch.setattr(module, 'launch', one_less)
+    tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
+    with launched(select=1, select_backward=1, gate_backward=1):
+        selected = select(tensors, logits, 'softmax')
+        gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
+    assert any(tensor.isnan().any() for tensor in (selected, *gradients))

@@ -1,0 +1,148 @@
+"""`timm_sk::fuse_normed` and `timm_sk::select_normed`: fuse and select of what convolutions write, for inference.
+
+With branch_m = activation(scale_m[c] * raw_m[b, c, h, w] + shift_m[c]), made in float32 as it is read:
+
+    fused[b, c] = 1 / (H W) * sum over m, h, w of branch_m[b, c, h, w]
+    selected[b, c, h, w] = sum over m of weight[b, m, c] * branch_m[b, c, h, w]
+
+Each raw output is read once by either, and no branch is ever in memory: M and M + 1 times B * C * H * W elements, where
+bias and activation as steps of their own move 2 M more each.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .. import reference
+from .fuse import launch_fuse
+from .operands import format_of, require, require_logits
+from .select import launch_select
+
+ACTIVATIONS = ('', 'relu', 'relu6')
+
+
+def fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
+    """`reference.fuse_normed`, without gradients.
+
+    Args:
+        raws: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device, read as `fuse` reads branches.
+        scales: M tensors [C], or none for a scale of 1.
+        shifts: M tensors [C].
+        activation: '', 'relu' or 'relu6'.
+
+    Returns:
+        The descriptor [B, C], in the dtype of the raw outputs.
+
+    Raises:
+        ValueError: If they are not such tensors, there is no such activation, or a gradient would be needed.
+    """
+    _require_no_gradient(*raws, *scales, *shifts)
+    return _fuse_normed(raws, scales, shifts, activation)
+
+
+def select_normed(
+    raws: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    shifts: Sequence[Tensor],
+    logits: Tensor,
+    gate: str,
+    activation: str,
+) -> Tensor:
+    """`reference.select_normed`, without gradients.
+
+    Args:
+        raws: As of `fuse_normed`.
+        scales: As of `fuse_normed`.
+        shifts: As of `fuse_normed`.
+        logits: [B, M, C], before the gate.
+        gate: 'softmax' or 'sigmoid'.
+        activation: '', 'relu' or 'relu6'.
+
+    Returns:
+        [B, C, H, W], in the dtype of the raw outputs and the first one's memory format.
+
+    Raises:
+        ValueError: If they are not such tensors, there is no such gate or activation, or a gradient would be needed.
+    """
+    _require_no_gradient(*raws, *scales, *shifts, logits)
+    return _select_normed(raws, scales, shifts, logits, gate, activation)
+
+
+@torch.library.custom_op('timm_sk::fuse_normed', mutates_args=())
+def _fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
+    _require_folded(raws, scales, shifts, activation)
+    if not raws[0].numel():
+        return reference.fuse(list(raws))
+    return launch_fuse(raws, scales=_dense(scales), shifts=_dense(shifts), activation=activation)
+
+
+@_fuse_normed.register_fake
+def _(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
+    _require_folded(raws, scales, shifts, activation)
+    return raws[0].new_empty(raws[0].shape[:2])
+
+
+@torch.library.custom_op('timm_sk::select_normed', mutates_args=())
+def _select_normed(
+    raws: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    shifts: Sequence[Tensor],
+    logits: Tensor,
+    gate: str,
+    activation: str,
+) -> Tensor:
+    _require_folded(raws, scales, shifts, activation)
+    _require_logits(raws, logits, gate)
+    if not raws[0].numel():
+        return torch.empty_like(raws[0], memory_format=format_of(raws[0]))
+    folded = dict(scales=_dense(scales), shifts=_dense(shifts))
+    return launch_select(raws, logits, gate, **folded, activation=activation)
+
+
+@_select_normed.register_fake
+def _(
+    raws: Sequence[Tensor],
+    scales: Sequence[Tensor],
+    shifts: Sequence[Tensor],
+    logits: Tensor,
+    gate: str,
+    activation: str,
+) -> Tensor:
+    _require_folded(raws, scales, shifts, activation)
+    _require_logits(raws, logits, gate)
+    return torch.empty_like(raws[0], memory_format=format_of(raws[0]))
+
+
+def _dense(vectors: Sequence[Tensor]) -> list[Tensor]:
+    return [vector.contiguous() for vector in vectors]
+
+
+def _require_folded(
+    raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str
+) -> None:
+    require(raws, *scales, *shifts)
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"The activation must be '', 'relu' or 'relu6', got '{activation}'.")
+    shape = [raws[0].shape[1]]
+    if len(scales) not in (0, len(raws)) or len(shifts) != len(raws):
+        raise ValueError(
+            f'There must be one shift for each of the {len(raws)} raw outputs, and as many scales or none, got '
+            f'{len(shifts)} shifts and {len(scales)} scales.'
+        )
+    for vector in (*scales, *shifts):
+        if list(vector.shape) != shape:
+            raise ValueError(f'Scales and shifts must be [C] = {shape}, got {list(vector.shape)}.')
+
+
+def _require_logits(raws: Sequence[Tensor], logits: Tensor, gate: str) -> None:
+    if require_logits(raws, logits, gate) != 1:
+        raise ValueError(f'Logits must be [B, M, C] for {len(raws)} raw outputs, got {list(logits.shape)}.')
+
+
+def _require_no_gradient(*tensors: Tensor) -> None:
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        raise ValueError(
+            'The folded kernels have no backward pass, got a tensor that requires a gradient: call them under '
+            'torch.no_grad(), or compute the branches and call timm_sk.ops.fuse and timm_sk.ops.select.'
+        )

@@ -1,0 +1,152 @@
+"""`timm_sk::fuse`: fused[b, c] = 1 / (H W) * sum over m, h, w of branch_m[b, c, h, w].
+
+Each branch is read once, by the strides that it has, and B * C numbers are written: M * B * C * H * W elements are all
+the traffic that matters. The sum of the branches is never in memory. Sums are in float32 and in a fixed order: where
+too few programs would run, several share a picture's pixels, and their sums, a few kilobytes, are added in a second
+step. The backward pass moves nothing: the gradient is a view of B * C numbers, spread over space.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import reference
+from .launch import launch, shares, tile
+from .operands import in_slices, readable, require
+from .tiles import columns, features, place
+
+
+@triton.jit
+def _fuse_kernel(
+    sums,  # [B, shares, C]
+    branches,  # tuple of M
+    scales,  # tuple of M x [C], or an empty one
+    shifts,
+    channels,
+    pixels,
+    share_pixels,
+    channel_blocks,
+    shares,
+    picture_stride,
+    channel_stride,
+    pixel_stride,
+    weight,  # of each element, 1 / (H W)
+    COUNT: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    picture, block, share = place(tl.program_id(0), channel_blocks, shares)
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel = channel < channels
+    scale = columns(scales, channel, is_channel, COUNT)
+    shift = columns(shifts, channel, is_channel, COUNT)
+    start = picture * picture_stride + channel[:, None] * channel_stride
+    total = tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32)
+    first = share * share_pixels
+    for begin in range(first, min(first + share_pixels, pixels), BLOCK_S):
+        pixel = (begin + tl.arange(0, BLOCK_S)).to(tl.int64)
+        offsets = start + pixel[None, :] * pixel_stride
+        mask = is_channel[:, None] & (pixel < pixels)[None, :]
+        for m in tl.static_range(COUNT):
+            total += features(branches[m], offsets, mask, scale, shift, m, ACTIVATION)
+    row = (picture * shares + share) * channels
+    tl.store(sums + row + channel, tl.sum(total, axis=1) * weight, mask=is_channel)
+
+
+def launch_fuse(
+    branches: Sequence[Tensor],
+    *,
+    scales: Sequence[Tensor] = (),
+    shifts: Sequence[Tensor] = (),
+    activation: str = '',
+) -> Tensor:
+    """Average over space the sum of the branches, each scaled, shifted and activated first where that is asked for.
+
+    Args:
+        branches: M checked tensors [B, C, H, W], not empty.
+        scales: M tensors [C], or none.
+        shifts: M tensors [C], or none.
+        activation: '', 'relu' or 'relu6'.
+
+    Returns:
+        [B, C], in the branches' dtype.
+    """
+    pictures, channels, height, width = branches[0].shape
+    pixels, device, dtype = height * width, branches[0].device, branches[0].dtype
+    tensors, strides = readable(branches)
+    block = tile(channels, pixels, channels_last=strides.pixel != 1, held=1, device=device)
+    channel_blocks = triton.cdiv(channels, block.channels)
+    share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
+    shape = (pictures, share_count, channels)
+    sums = torch.empty(shape, dtype=dtype if share_count == 1 else torch.float32, device=device)
+    launch(
+        'fuse_normed' if shifts else 'fuse',
+        _fuse_kernel,
+        pictures * channel_blocks * share_count,
+        device,
+        sums,
+        tensors,
+        tuple(scales),
+        tuple(shifts),
+        channels,
+        pixels,
+        share_pixels,
+        channel_blocks,
+        share_count,
+        *strides,
+        1 / pixels,
+        COUNT=len(tensors),
+        ACTIVATION=activation,
+        BLOCK_C=block.channels,
+        BLOCK_S=block.pixels,
+    )
+    return sums.view(pictures, channels) if share_count == 1 else sums.sum(dim=1).to(dtype)
+
+
+@torch.library.custom_op('timm_sk::fuse', mutates_args=())
+def fuse(branches: Sequence[Tensor], radix: int = 1) -> Tensor:
+    """Sum the branches and average over space.
+
+    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
+    strides, or among which the strides differ, are copied first.
+
+    Args:
+        branches: 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or, with a radix, tensors
+            [B, radix * C, H, W] that hold several branches each, side by side in their channels.
+        radix: Branches in each tensor.
+
+    Returns:
+        [B, C], in the branches' dtype.
+
+    Raises:
+        ValueError: If they are not such tensors.
+    """
+    require(branches)
+    slices = in_slices(branches, radix)
+    return launch_fuse(slices) if slices[0].numel() else reference.fuse(slices)
+
+
+@fuse.register_fake
+def _(branches: Sequence[Tensor], radix: int = 1) -> Tensor:
+    require(branches)
+    pictures, channels = branches[0].shape[:2]
+    return branches[0].new_empty([pictures, channels // radix])
+
+
+def _keep_shape(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: Tensor) -> None:
+    branches, radix = inputs
+    ctx.count, ctx.shape, ctx.radix = len(branches), branches[0].shape, radix
+
+
+def _spread(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
+    height, width = ctx.shape[2:]
+    share = (grad / max(height * width, 1)).repeat(1, ctx.radix)[:, :, None, None]
+    return [share.expand(ctx.shape) for _ in range(ctx.count)], None
+
+
+fuse.register_autograd(_spread, setup_context=_keep_shape)

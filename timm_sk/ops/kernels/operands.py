@@ -1,0 +1,151 @@
+"""What the kernels read: checked tensors, and the strides by which they are read where they lie."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import kernels
+
+
+class Strides(NamedTuple):
+    """Steps in elements from one picture, channel and pixel to the next; pixels are counted row by row."""
+
+    picture: int
+    channel: int
+    pixel: int
+
+
+def require(branches: Sequence[Tensor], *others: Tensor) -> None:
+    """Refuse what no kernel may be launched on.
+
+    Args:
+        branches: Of `fuse` or `select`, or what they are made from.
+        others: Further tensors that the kernel reads, in any of the dtypes.
+
+    Raises:
+        ValueError: If there is no branch or too many, if they are not of one supported dtype, one shape [B, C, H, W]
+            and one device with kernels, or if the others are not beside them.
+    """
+    if not 1 <= len(branches) <= kernels.MAX_BRANCHES:
+        raise ValueError(
+            f'The kernels take 1 to {kernels.MAX_BRANCHES} branches, got {len(branches)}: use timm_sk.ops.reference.'
+        )
+    first = branches[0]
+    if first.dim() != 4:
+        raise ValueError(f'A branch must be a tensor [B, C, H, W], got {first.dim()} dimensions: add the missing ones.')
+    if first.device.type != 'cuda' and not (kernels.INTERPRETED and first.device.type == 'cpu'):
+        raise ValueError(
+            f'The kernels run on CUDA devices, got a tensor on {first.device}: move it to one, call timm_sk.ops, '
+            "which chooses, or start with TRITON_INTERPRET=1 to run them in Triton's interpreter."
+        )
+    for branch in branches:
+        if branch.shape != first.shape:
+            raise ValueError(f'All branches must have one shape, got {list(branch.shape)} and {list(first.shape)}.')
+        if branch.dtype != first.dtype:
+            raise ValueError(
+                f'All branches must have one dtype, got {branch.dtype} and {first.dtype}: convert them to one.'
+            )
+    for tensor in (*branches, *others):
+        if tensor.dtype not in kernels.DTYPES:
+            raise ValueError(
+                f'The kernels compute with float32, bfloat16 or float16, got {tensor.dtype}: convert it, or use '
+                'timm_sk.ops.reference.'
+            )
+        if tensor.device != first.device:
+            raise ValueError(f'All tensors must be on one device, got {tensor.device} and {first.device}: move them.')
+
+
+def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int:
+    """Refuse logits and gates that do not belong to the branches.
+
+    Args:
+        branches: M tensors [B, C, H, W], or tensors [B, R * C, H, W] of R branches each.
+        logits: [B, M, C].
+        gate: 'softmax' or 'sigmoid'.
+
+    Returns:
+        R.
+
+    Raises:
+        ValueError: If `require` would refuse them, the logits are of another shape, or there is no such gate.
+    """
+    require(branches, logits)
+    if gate not in ('softmax', 'sigmoid'):
+        raise ValueError(f"The gate must be 'softmax' or 'sigmoid', got '{gate}'.")
+    pictures, channels = branches[0].shape[:2]
+    radix = logits.shape[1] // len(branches) if logits.dim() == 3 else 0
+    if radix < 1 or list(logits.shape) != [pictures, radix * len(branches), channels // radix] or channels % radix:
+        raise ValueError(
+            f'Logits must be [B, M, C] for {len(branches)} tensors of shape {list(branches[0].shape)}, which hold '
+            f'M / {len(branches)} branches each; got {list(logits.shape)}.'
+        )
+    return radix
+
+
+def in_slices(wholes: Sequence[Tensor], radix: int) -> list[Tensor]:
+    """The branches that lie side by side in the channels of each whole, as views of them.
+
+    Raises:
+        ValueError: If the radix does not divide the channels, or there are too many branches.
+    """
+    if radix == 1:
+        return list(wholes)
+    if radix < 1 or wholes[0].shape[1] % radix or radix * len(wholes) > kernels.MAX_BRANCHES:
+        raise ValueError(
+            f'The radix must divide the {wholes[0].shape[1]} channels, and {len(wholes)} times the radix be at most '
+            f'{kernels.MAX_BRANCHES}, got {radix}.'
+        )
+    return [branch for whole in wholes for branch in whole.chunk(radix, dim=1)]
+
+
+def readable(
+    branches: Sequence[Tensor], memory_format: torch.memory_format | None = None
+) -> tuple[tuple[Tensor, ...], Strides]:
+    """The branches as one kernel reads them, all by the same strides.
+
+    Contiguous tensors, those with channels last, and slices of their batch or channels are read where they lie.
+    Tensors with other strides, or whose strides differ, are copied.
+
+    Args:
+        branches: Tensors of one shape.
+        memory_format: The one in which to read them; None for the first one's.
+    """
+    wanted = memory_format or format_of(branches[0])
+    strides = strides_of(branches[0])
+    alike = all(strides_of(branch) == strides for branch in branches[1:])
+    if strides is not None and alike and format_of(branches[0]) == wanted:
+        return tuple(branches), strides
+    copies = tuple(branch.contiguous(memory_format=wanted) for branch in branches)
+    return copies, dense_strides(branches[0].shape, wanted)
+
+
+def strides_of(x: Tensor) -> Strides | None:
+    """The strides of a tensor whose pixels are evenly spaced, and lie side by side, or else its channels; or None."""
+    _, channels, height, width = x.shape
+    picture, channel, row, pixel = x.stride()
+    if width == 1:
+        pixel = row
+    elif height != 1 and row != width * pixel:
+        return None
+    if height * width == 1:
+        pixel = 1
+    if channels == 1:
+        channel = 1
+    return Strides(picture, channel, pixel) if 1 in (channel, pixel) else None
+
+
+def dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> Strides:
+    """The strides of a dense tensor [B, C, H, W] in a memory format."""
+    _, channels, height, width = shape
+    pixels = height * width
+    if memory_format == torch.channels_last:
+        return Strides(channels * pixels, 1, channels)
+    return Strides(channels * pixels, pixels, 1)
+
+
+def format_of(x: Tensor) -> torch.memory_format:
+    """The memory format that a result takes over from a tensor or a slice of one."""
+    channels_last = x.stride(1) == 1 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
+    return torch.channels_last if channels_last else torch.contiguous_format
