@@ -1,0 +1,67 @@
+"""Kernels run in Triton's interpreter on the CPU, and on a GPU in the tests that are marked so.
+
+The interpreter is on in the tests of this folder alone: Triton's functions and those of our kernels are replaced by
+interpreted ones and put back, whether Triton was imported before or not. What compiles in the same process finds
+Triton as it was.
+"""
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+triton = pytest.importorskip('triton')
+KERNELS = ('timm_sk.ops.kernels.two_branch',)
+
+
+@pytest.fixture(autouse=True)
+def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interpret kernels in a test, unless it is marked as one for a GPU, or as one that compiles them."""
+    if request.node.get_closest_marker('gpu') or 'compiled_kernels' in request.fixturenames:
+        yield
+        return
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+
+    language = triton.language
+    classes = [language.tensor, language.dtype, language.core.tensor_descriptor_base]
+    modules = [language.standard, *map(importlib.import_module, KERNELS)]
+    with unchanged([language, language.core, language.math, *classes, *modules]):
+        for module in (language, *modules):
+            for name, function in list(vars(module).items()):
+                if isinstance(function, triton.JITFunction):
+                    setattr(module, name, InterpretedFunction(function.fn))
+        monkeypatch.setattr(InterpreterBuilder, 'create_dot', widened(InterpreterBuilder.create_dot))
+        monkeypatch.setenv('TRITON_INTERPRET', '1')
+        yield
+
+
+@pytest.fixture
+def compiled_kernels() -> None:
+    """Leave the kernels as Triton's compiler takes them."""
+
+
+@contextmanager
+def unchanged(owners: list[Any]) -> Iterator[None]:
+    """Put back attributes of modules and classes, of which the interpreter does not put back all that it replaces."""
+    before = [dict(vars(owner)) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, attributes in zip(owners, before, strict=True):
+            for name, value in attributes.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
+
+
+def widened(create_dot: Callable[..., Any]) -> Callable[..., Any]:
+    """Products of bfloat16 in float32: the interpreter multiplies their bit patterns, as if they were integers."""
+
+    def create_widened_dot(builder: Any, a: Any, b: Any, *args: Any) -> Any:
+        float32 = triton.language.float32
+        if a.dtype.scalar == triton.language.bfloat16:
+            a, b = builder.cast_impl(a, float32), builder.cast_impl(b, float32)
+        return create_dot(builder, a, b, *args)
+
+    return create_widened_dot
