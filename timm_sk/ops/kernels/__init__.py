@@ -1,14 +1,11 @@
-"""Triton kernels, a file each. Nothing here is imported before `available` has said yes.
+"""Triton kernels, a file each. Importing this imports no Triton; `load` does, and registers a file's operators."""
 
-Importing a kernel's file imports triton, and registers its operators with torch.
-"""
-
-import importlib.util
+import importlib
 import os
 
 import torch
 
-__all__ = ['available', 'interpreted']
+__all__ = ['available', 'interpreted', 'load']
 
 
 def interpreted() -> bool:
@@ -17,6 +14,14 @@ def interpreted() -> bool:
 
 
 def available(device: torch.device) -> bool:
-    """Whether kernels can run on tensors of a device."""
-    runs = device.type == 'cuda' or (device.type == 'cpu' and interpreted())
-    return runs and importlib.util.find_spec('triton') is not None
+    """Whether kernels run on tensors of a device, if Triton is installed."""
+    return device.type == 'cuda' or (device.type == 'cpu' and interpreted())
+
+
+def load(name: str) -> bool:
+    """Import a file of kernels, which registers its operators with torch; False where there is no working Triton."""
+    try:
+        importlib.import_module(f'{__name__}.{name}')
+    except ImportError:
+        return False
+    return True
