@@ -97,7 +97,9 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         if exports or not (torch.compiler.is_dynamo_compiling() or ops.runs_eagerly(x)):
             return False
         weight = self.packed_weight
-        if x.dim() != 4 or (x.device, x.dtype) != (weight.device, weight.dtype):
+        if x.dim() != 4 or x.dtype not in two_branch_plan.DTYPES:
+            return False
+        if (x.device, x.dtype) != (weight.device, weight.dtype):
             return False
         if not (self._loaded and kernels.available(x.device)) or torch.is_autocast_enabled(x.device.type):
             return False

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 import torch
 from filling import make_input
+from launches import Launches, counted
 from torch import Tensor
 
 from timm_sk.layers.merged import merge_groups
 from timm_sk.ops import reference
+
+triton = pytest.importorskip('triton')
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
 
 two_branch = pytest.importorskip('timm_sk.ops.kernels.two_branch')
 plan = pytest.importorskip('timm_sk.ops.kernels.two_branch_plan')
@@ -91,24 +96,10 @@ class Inputs:
         return inside.copy_(nhwc).permute(0, 3, 1, 2)
 
 
-class Launches:
-    """A kernel that counts its launches."""
-
-    def __init__(self, kernel: Any) -> None:
-        self.kernel = kernel
-        self.count = 0
-
-    def __getitem__(self, grid: Any) -> Any:
-        self.count += 1
-        return self.kernel[grid]
-
-
 @pytest.fixture
 def launches(interpreter: None) -> Iterator[Launches]:
-    kernel = two_branch._two_branch_kernel
-    two_branch._two_branch_kernel = Launches(kernel)
-    yield two_branch._two_branch_kernel
-    two_branch._two_branch_kernel = kernel
+    with counted(two_branch, '_two_branch_kernel') as kernel:
+        yield kernel
 
 
 @contextmanager
@@ -132,9 +123,7 @@ def test_memory_is_poisoned():
     with poisoned():
         for shape in ((3, 5), (2, 16, 3, 3)):
             assert torch.empty(shape).isnan().all()
-    empty = two_branch._new_branch
-    with poisoned():
-        assert empty(torch.zeros(2, 16, 5, 5), torch.zeros(2, 32), 2).isnan().all()
+        assert two_branch._new_branch(torch.zeros(2, 16, 5, 5), torch.zeros(2, 32), 2).isnan().all()
 
 
 @pytest.mark.parametrize(('device', 'case'), on_devices(*SMALL))
@@ -254,3 +243,34 @@ def test_refuses_a_cpu_without_the_interpreter(monkeypatch, launches):
     with pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
         refused()
     assert not launches.count
+
+
+@pytest.mark.parametrize(
+    ('form', 'dtype', 'width', 'capability', 'product'),
+    [
+        ('kept', 'bf16', 32, 80, 'mma.sync'),
+        ('kept', 'bf16', 24, 90, 'wgmma'),
+        ('recomputed', 'bf16', 32, 90, 'wgmma'),
+        ('recomputed', 'fp32', 24, 80, 'fma.rn.f32'),
+    ],
+)
+def test_compiles_for_gpus_that_are_not_here(form, dtype, width, capability, product, compiled_kernels):
+    """Triton's compiler is stricter than its interpreter, and works without a GPU."""
+    written = dict(kept=['partial', 'branch_0', 'branch_1'], recomputed=['logits', 'selected'])[form]
+    cut = plan.tiling(28, 28, width, width, 2 if dtype == 'bf16' else 4)
+    constants: dict[str, Any] = dict(
+        **dict(K=width, N=width, TILE_H=cut.tile_h, TILE_W=cut.tile_w, BLOCK_K=cut.block_k, BLOCK_N=cut.block_n),
+        **dict.fromkeys({'partial', 'branch_0', 'branch_1', 'logits', 'selected'} - set(written)),
+        PRECISION='ieee',
+    )
+    kernel = two_branch._two_branch_kernel
+    signature = dict.fromkeys(kernel.arg_names, 'i32')
+    signature |= dict.fromkeys(['x', 'weight', 'bias', *written], f'*{dtype}')
+    signature |= dict.fromkeys(constants, 'constexpr')
+    compiled = triton.compile(
+        ASTSource(kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()}),
+        target=GPUTarget('cuda', capability, 32),
+        options=dict(num_warps=4, num_stages=cut.stages),
+    )
+    assert product in compiled.asm['ptx']
+    assert compiled.metadata.shared <= 96 * 1024
