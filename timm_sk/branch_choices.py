@@ -7,7 +7,9 @@ versions of torch and Triton, data type, shape and way to run. Deleting the file
 
 import copy
 import importlib.metadata
+import logging
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 
 import torch
 from torch import nn
@@ -20,6 +22,8 @@ from .ops import kernels
 
 FILE_NAME = 'branch_choices.json'
 SEPARATE = 'separate'
+
+_logger = logging.getLogger(__name__)
 
 
 def replace_where_faster(
@@ -45,7 +49,9 @@ def replace_where_faster(
         The forms of the units that were replaced, by path.
     """
     units: dict[str, SelectiveKernel] = {
-        path: unit for path, unit in model.named_modules() if can_replace(unit) and _runs_on_device(unit, interpret)
+        path: unit
+        for path, unit in model.named_modules()
+        if can_replace(unit) and convolutions(unit)[0] in shapes and _runs_on_device(unit, interpret)
     }
     if not units or not kernels.load('two_branch'):
         return {}
@@ -72,26 +78,33 @@ def fastest_form(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled:
     weight = convolutions(unit)[0].weight
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*input_shape, generator=generator).to(weight).contiguous(memory_format=torch.channels_last)
-    forms: dict[str, nn.Module] = {SEPARATE: unit}
-    forms |= {form: TwoBranchSelectiveKernel(copy.deepcopy(unit), form) for form in FORMS}
-    runs = {form: _run(module, x, compiled=compiled) for form, module in forms.items()}
+    runs = {SEPARATE: _prepare(unit, x, compiled=compiled)}
+    for form in FORMS:
+        try:
+            runs[form] = _prepare(TwoBranchSelectiveKernel(copy.deepcopy(unit), form), x, compiled=compiled)
+        except Exception as error:  # what Triton raises where it cannot build or launch has no class in common
+            _tell(f'SK units do without the two-branch kernel: {type(error).__name__}: {error}')
     return choose(measure(runs, synchronize=synchronizer(weight.device)), SEPARATE)
 
 
-def _run(module: nn.Module, x: torch.Tensor, *, compiled: bool) -> Callable[[], object]:
+def _prepare(module: nn.Module, x: torch.Tensor, *, compiled: bool) -> Callable[[], object]:
+    """Run a module once, and return what runs it again."""
     if not compiled:
+        module(x)
         return lambda: module(x)
     from torch._dynamo import config  # not needed by who does not compile, and slow to import
 
     step = torch.compile(module, dynamic=False)
-
-    def run() -> object:
-        # else the forms of the first few units fill the limit of what is compiled from one piece of code
-        with config.patch(cache_size_limit=1024, accumulated_cache_size_limit=1024):
-            return step(x)
-
-    run()
+    # else the first few units fill the limit of what is compiled from one piece of code
+    with config.patch(cache_size_limit=1024, accumulated_cache_size_limit=1024):
+        step(x)
     return lambda: step(x)
+
+
+@cache
+def _tell(message: str) -> None:
+    """Log a message, once."""
+    _logger.warning(message)
 
 
 def key_of(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:

@@ -8,6 +8,7 @@ Triton as it was.
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
     if request.node.get_closest_marker('gpu') or 'compiled_kernels' in request.fixturenames:
         yield
         return
-    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
 
     language = triton.language
     classes = [language.tensor, language.dtype, language.core.tensor_descriptor_base]
@@ -33,6 +34,9 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
                 if isinstance(function, triton.JITFunction):
                     setattr(module, name, InterpretedFunction(function.fn))
         monkeypatch.setattr(InterpreterBuilder, 'create_dot', widened(InterpreterBuilder.create_dot))
+        # a check of every integer's sum and product, which takes most of the time
+        options = replace(interpreter_builder.options, sanitize_overflow=False)
+        monkeypatch.setattr(interpreter_builder, 'options', options)
         monkeypatch.setenv('TRITON_INTERPRET', '1')
         yield
 
