@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .branch_choices import replace_where_faster
 from .group_choices import merge_where_faster
 from .layers.folded import FoldedConv
 from .models.folding import fold_model, hold_convolutions
@@ -27,13 +28,14 @@ def deploy(
     channels_last: bool = True,
     compile: bool = True,
     merge_groups: bool = True,
+    join_branches: bool = True,
     remember: bool = True,
 ) -> 'Deployed':
     """Make the fastest form of a trained model for inference on the device that it is on.
 
     Norms are folded into the convolutions, also those of the stem; weights are laid out for the device; where it is
-    measured to be faster, the groups of grouped convolutions are merged; `torch.compile` does the rest. The outputs
-    are the model's, up to rounding.
+    measured to be faster, the groups of grouped convolutions are merged, and one kernel computes both branches of an
+    SK unit; `torch.compile` does the rest. The outputs are the model's, up to rounding.
 
     Args:
         model: A model in eval mode, which is not changed. Any module can be deployed; norms are folded in our units
@@ -44,6 +46,8 @@ def deploy(
         channels_last: Use that memory format.
         compile: Use `torch.compile`, for which a minute may pass here, and a C++ compiler must be there for a CPU.
         merge_groups: Measure for which grouped convolutions fewer, wider groups are faster.
+        join_branches: Measure for which SK units with two branches one kernel for both is faster; on CUDA with Triton,
+            for `channels_last` only.
         remember: Keep what is measured in the local store, and use what was measured before.
 
     Returns:
@@ -71,6 +75,8 @@ def deploy(
     shapes = _input_shapes(deployed, x)
     if merge_groups:
         merge_where_faster(shapes, channels_last=channels_last, remember=remember)
+    if join_branches and channels_last:
+        replace_where_faster(deployed, shapes, compiled=compile, remember=remember)
     if compile:
         deployed.compile_forward()
     elif channels_last:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .group_choices import choose, key_of, measure, read_choices, synchronizer, write_choices
+from .group_choices import FILE_NAME, key_of
 from .layers.folded import is_plain
 from .layers.merged import MergedConv, candidates
+from .measured import choose, measure, read_choices, synchronizer, write_choices
 from .picture_shape import picture_shape
 
 
@@ -41,7 +42,7 @@ def merge_groups_for_training(
         ValueError: If a size is not made of positive integers, or the model does not take such pictures.
     """
     calls = _grouped_calls(model, picture_shape(model, batch_size, input_size), autocast)
-    known = read_choices() if remember else {}
+    known = read_choices(FILE_NAME, int) if remember else {}
     found: dict[str, int] = {}
     merged: dict[str, int] = {}
     for name, call in calls.items():
@@ -55,7 +56,7 @@ def merge_groups_for_training(
             owner, _, leaf = name.rpartition('.')
             setattr(model.get_submodule(owner), leaf, MergedConv(conv, number))
     if remember and found:
-        write_choices(found)
+        write_choices(FILE_NAME, found, int)
     return merged
 
 

@@ -6,6 +6,7 @@ callers go through `timm_sk.ops`.
 
 from typing import List
 
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -67,3 +68,24 @@ def select_normed(
 ) -> Tensor:
     """`select` among the branches that `normed` makes: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
     return select(normed(raws, scales, shifts, activation), logits, gate)
+
+
+def two_branches(
+    x: Tensor, weights: List[Tensor], biases: List[Tensor], stride: int, dilations: List[int], groups: int
+) -> List[Tensor]:
+    """Grouped 3x3 convolutions of one input, with bias and ReLU: [B, C_in, H, W] -> M x [B, C, H', W'].
+
+    The law of `kernels.two_branch`, together with `fuse` and `select`.
+
+    Args:
+        x: Input [B, C_in, H, W].
+        weights: M tensors [C, C_in / groups, 3, 3].
+        biases: M tensors [C].
+        stride: Of every branch.
+        dilations: Dilation of each branch, and its padding.
+        groups: Groups of every branch.
+    """
+    return [
+        F.conv2d(x, weights[m], biases[m], stride, dilation, dilation, groups).relu()
+        for m, dilation in enumerate(dilations)
+    ]

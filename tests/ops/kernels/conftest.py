@@ -1,13 +1,15 @@
 """Where the kernels run: on a CUDA device, or where there is none on the CPU, in Triton's interpreter.
 
-Triton was imported long before, by timm, and without the interpreter. So the kernels are decorated here, at their first
-import, and for the duration of a test Triton's own functions are replaced by interpreted ones. Outside of these tests
-nothing is interpreted, whatever else runs in this process.
+The interpreter is on in the tests of this folder alone: Triton's functions and those of our kernels are replaced by
+interpreted ones and put back, whether Triton was imported before or not. What compiles in the same process finds Triton
+as it was.
 """
 
-import os
-from collections.abc import Iterator
-from importlib.util import find_spec
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -15,12 +17,9 @@ from kernel_cases import DEVICE
 
 from timm_sk.ops import kernels
 
-if find_spec('triton') is None:
-    collect_ignore_glob = ['*']
-elif DEVICE == 'cpu':
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(os.environ, 'TRITON_INTERPRET', '1')
-        import timm_sk.ops.kernels.folded  # noqa: F401
+triton = pytest.importorskip('triton')
+FILES = ('tiles', 'fuse', 'select', 'folded', 'two_branch')
+INTERPRETED_ALWAYS = 'test_two_branch'  # modules whose tests for a CUDA device are marked so
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -29,18 +28,37 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.fixture(autouse=True)
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the CPU have the kernels, where there is no CUDA device."""
-    if DEVICE == 'cuda':
+def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Interpret kernels in a test, unless it is to run them on a CUDA device, or to compile them."""
+    on_cuda = request.node.get_closest_marker('gpu') is not None or (
+        DEVICE == 'cuda' and INTERPRETED_ALWAYS not in request.node.nodeid
+    )
+    if on_cuda or 'compiled_kernels' in request.fixturenames:
+        yield
         return
-    import triton.language as tl
-    from triton.runtime.interpreter import InterpretedFunction
-    from triton.runtime.jit import JITFunction
+    from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
 
-    monkeypatch.setattr(kernels, 'INTERPRETED', True)
-    for name, function in list(vars(tl).items()):
-        if isinstance(function, JITFunction):
-            monkeypatch.setattr(tl, name, InterpretedFunction(function.fn))
+    language = triton.language
+    classes = [language.tensor, language.dtype, language.core.tensor_descriptor_base]
+    files = [importlib.import_module(f'{kernels.__name__}.{name}') for name in FILES]
+    modules = [language.standard, *files]
+    with unchanged([language, language.core, language.math, *classes, *modules]):
+        for module in (language, *modules):
+            for name, function in list(vars(module).items()):
+                if isinstance(function, triton.JITFunction):
+                    setattr(module, name, InterpretedFunction(function.fn))
+        monkeypatch.setattr(InterpreterBuilder, 'create_dot', widened(InterpreterBuilder.create_dot))
+        # a check of every integer's sum and product, which takes most of the time
+        options = replace(interpreter_builder.options, sanitize_overflow=False)
+        monkeypatch.setattr(interpreter_builder, 'options', options)
+        monkeypatch.setattr(kernels, 'INTERPRETED', True)
+        monkeypatch.setenv('TRITON_INTERPRET', '1')  # which Triton reads too, when it launches
+        yield
+
+
+@pytest.fixture
+def compiled_kernels() -> None:
+    """Leave the kernels as Triton's compiler takes them."""
 
 
 @pytest.fixture
@@ -51,3 +69,28 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert torch.empty(8, device=DEVICE).isnan().all()
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@contextmanager
+def unchanged(owners: list[Any]) -> Iterator[None]:
+    """Put back attributes of modules and classes, of which the interpreter does not put back all that it replaces."""
+    before = [dict(vars(owner)) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, attributes in zip(owners, before, strict=True):
+            for name, value in attributes.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
+
+
+def widened(create_dot: Callable[..., Any]) -> Callable[..., Any]:
+    """Products of bfloat16 in float32: the interpreter multiplies their bit patterns, as if they were integers."""
+
+    def create_widened_dot(builder: Any, a: Any, b: Any, *args: Any) -> Any:
+        float32 = triton.language.float32
+        if a.dtype.scalar == triton.language.bfloat16:
+            a, b = builder.cast_impl(a, float32), builder.cast_impl(b, float32)
+        return create_dot(builder, a, b, *args)
+
+    return create_widened_dot

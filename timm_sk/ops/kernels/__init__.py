@@ -5,6 +5,7 @@ Nothing here is imported with `timm_sk` but this file, which needs no Triton: `a
 `torch.compile` keeps as they are.
 """
 
+import importlib
 import logging
 import os
 from collections.abc import Sequence
@@ -45,6 +46,19 @@ def available() -> bool:
     return _found
 
 
+def runs_on(device: torch.device) -> bool:
+    """Whether the kernels run on a device: a CUDA one, or in Triton's interpreter the CPU."""
+    return (device.type == 'cuda' or (INTERPRETED and device.type == 'cpu')) and available()
+
+
+def load(name: str) -> bool:
+    """Import a file of kernels, which registers its operators; False where there is no working Triton."""
+    if not available():
+        return False
+    importlib.import_module(f'{__name__}.{name}')
+    return True
+
+
 def takes(branches: Sequence[Tensor], logits: Tensor | None = None) -> bool:
     """Whether the kernels compute with such tensors here.
 
@@ -57,15 +71,13 @@ def takes(branches: Sequence[Tensor], logits: Tensor | None = None) -> bool:
         in any of `DTYPES`; on a CPU only in Triton's interpreter.
     """
     first = branches[0]
-    if first.device.type != 'cuda' and not (INTERPRETED and first.device.type == 'cpu'):
-        return False
     if len(branches) > MAX_BRANCHES or first.dtype not in DTYPES:
         return False
     if any(branch.dtype != first.dtype or branch.device != first.device for branch in branches):
         return False
     if logits is not None and (logits.dtype not in DTYPES or logits.device != first.device):
         return False
-    return available()
+    return runs_on(first.device)
 
 
 def _missing() -> str:
@@ -78,9 +90,8 @@ def _missing() -> str:
         version = tuple(int(part) for part in triton.__version__.split('.')[:2])
         if version < _NEEDED_TRITON:
             return f'Triton {triton.__version__} is older than {".".join(map(str, _NEEDED_TRITON))}'
-        target = (
-            triton.runtime.driver.active.get_current_target()
-        )  # builds the driver's part, for which it needs a C compiler
+        # builds the driver's part, for which it needs a C compiler
+        target = triton.runtime.driver.active.get_current_target()
     except Exception as error:  # whatever a broken installation raises
         return f'Triton does not start ({type(error).__name__}: {next(iter(str(error).splitlines()), "")})'
     if target.backend == 'cuda' and target.arch < _NEEDED_CAPABILITY:

@@ -1,0 +1,276 @@
+"""The two-branch kernel against the law in float64: in Triton's interpreter, and wider on a GPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from filling import make_input
+from launches import Launches, counted
+from torch import Tensor
+
+from timm_sk.layers.merged import merge_groups
+from timm_sk.ops import kernels, reference
+
+triton = pytest.importorskip('triton')
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.compiler import ASTSource  # noqa: E402
+
+two_branch = pytest.importorskip('timm_sk.ops.kernels.two_branch')
+plan = pytest.importorskip('timm_sk.ops.kernels.two_branch_plan')
+
+# Of each value and of the largest: the result's rounding, and float32's in the sums before. The interpreter truncates
+# to bfloat16 where a GPU rounds.
+TOLERANCE = {torch.float32: (0, 2e-6), torch.float16: (2**-11, 2e-6), torch.bfloat16: (2**-7, 2e-6)}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A pair of convolutions: B, C_in, C, groups, H, W, stride, dilations."""
+
+    batch: int
+    in_channels: int
+    channels: int
+    groups: int
+    height: int
+    width: int
+    stride: int = 1
+    dilations: tuple[int, int] = (1, 2)
+
+
+SMALL = [
+    Case(2, 32, 32, 8, 9, 7),  # 2 tiles across, a block
+    Case(1, 64, 64, 16, 5, 5, dilations=(1, 3)),  # 2 blocks of 8 groups
+    Case(1, 64, 64, 4, 7, 6, stride=2),  # 16 channels a group
+    Case(1, 64, 64, 2, 4, 9, stride=2, dilations=(1, 3)),  # a block is a group
+    Case(2, 48, 24, 2, 5, 5),  # 24 input and 12 output channels a group, so one block
+    Case(1, 40, 80, 2, 6, 6, stride=2),  # 20 and 40 channels a block, two products in a tap
+    Case(1, 16, 16, 1, 1, 1),  # nothing but borders
+    Case(1, 17, 19, 1, 3, 18, dilations=(2, 1)),
+    Case(0, 32, 32, 8, 9, 7),
+]
+WIDE = [
+    Case(batch, width, width, groups, size, size, stride, dilations)
+    for width, groups in ((128, 32), (256, 32), (512, 32), (1024, 32), (112, 8), (256, 2), (128, 1))
+    for size, stride in ((56, 1), (57, 2), (7, 1))
+    for batch, dilations in ((1, (1, 2)), (5, (1, 3)))
+]
+
+
+def on_devices(*cases: Case) -> list[Any]:
+    """Cases on the CPU, and these and the wide ones on a GPU."""
+    on_gpu = [pytest.param('cuda', case, marks=pytest.mark.gpu) for case in (*cases, *WIDE)]
+    return [pytest.param('cpu', case) for case in cases] + on_gpu
+
+
+class Inputs:
+    """Random input, weights and biases of a case, as they are and as the kernel takes them."""
+
+    def __init__(self, case: Case, dtype: torch.dtype = torch.float32, device: str = 'cpu') -> None:
+        share = case.in_channels // case.groups
+        shape = (case.channels, share, 3, 3)
+        scale = (9 * share) ** -0.5
+        self.case = case
+        self.x = make_input((case.batch, case.in_channels, case.height, case.width)).to(device, dtype)
+        self.weights = [(scale * make_input(shape, seed=m)).to(device, dtype) for m in range(2)]
+        self.biases = [make_input((case.channels,), seed=m).to(device, dtype) for m in range(2)]
+        self.logits = 2 * make_input((case.batch, 2, case.channels)).to(device)
+        blocks = plan.block_count(case.in_channels, case.channels, case.groups)
+        merged = [merge_groups(weight, case.groups, blocks) for weight in self.weights]
+        self.packed = (plan.pack(merged, blocks), torch.stack(self.biases))
+        self.numbers = (case.stride, list(case.dilations))
+
+    def law(self) -> list[Tensor]:
+        """The branches in float64."""
+        weights, biases = ([tensor.double() for tensor in tensors] for tensors in (self.weights, self.biases))
+        return reference.two_branches(self.x.double(), weights, biases, *self.numbers, self.case.groups)
+
+    def framed(self) -> Tensor:
+        """The input, channels last, between NaNs: what is read before the first picture and after the last is seen."""
+        nhwc = self.x.permute(0, 2, 3, 1).contiguous()
+        margin = 4 * self.case.width * self.case.in_channels
+        memory = torch.full((nhwc.numel() + 2 * margin,), torch.nan, dtype=nhwc.dtype, device=nhwc.device)
+        inside = memory[margin : margin + nhwc.numel()].view(nhwc.shape)
+        return inside.copy_(nhwc).permute(0, 3, 1, 2)
+
+
+@pytest.fixture
+def launches(interpreter: None) -> Iterator[Launches]:
+    with counted(two_branch, '_two_branch_kernel') as kernel:
+        yield kernel
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """New memory is full of NaN, so that an element that nobody writes is seen."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def assert_close(found: Tensor, wanted: Tensor) -> None:
+    assert found.shape == wanted.shape
+    of_each, of_largest = TOLERANCE[found.dtype]
+    atol = of_largest * float(wanted.abs().max()) if wanted.numel() else 0
+    torch.testing.assert_close(found.double(), wanted, rtol=of_each, atol=atol)
+
+
+def test_memory_is_poisoned():
+    with poisoned():
+        for shape in ((3, 5), (2, 16, 3, 3)):
+            assert torch.empty(shape).isnan().all()
+        assert two_branch._new_branch(torch.zeros(2, 16, 5, 5), torch.zeros(2, 32), 2).isnan().all()
+
+
+@pytest.mark.parametrize(('device', 'case'), on_devices(*SMALL))
+def test_kept(device, case, launches):
+    inputs = Inputs(case, device=device)
+    with poisoned():
+        *branches, fused = two_branch.keep(inputs.framed(), *inputs.packed, *inputs.numbers)
+    assert launches.count == min(case.batch, 1)
+    law = inputs.law()
+    for branch, wanted in zip(branches, law, strict=True):
+        assert_close(branch, wanted)
+        assert branch.is_contiguous(memory_format=torch.channels_last)
+    assert_close(fused, reference.fuse(law))
+
+
+@pytest.mark.parametrize(('device', 'case'), on_devices(*SMALL))
+def test_recomputed(device, case, launches):
+    inputs = Inputs(case, device=device)
+    with poisoned():
+        fused = two_branch.fuse(inputs.framed(), *inputs.packed, *inputs.numbers)
+        selected = two_branch.select(inputs.framed(), *inputs.packed, inputs.logits, *inputs.numbers)
+    assert launches.count == 2 * min(case.batch, 1)
+    law = inputs.law()
+    assert_close(fused, reference.fuse(law))
+    assert_close(selected, reference.select(law, inputs.logits.double()))
+    assert selected.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 48, 48, 8, 5, 9), Case(1, 64, 64, 4, 5, 4, 2, (1, 3))))
+def test_narrow_dtypes(device, case, dtype, launches):
+    inputs = Inputs(case, dtype, device)
+    with poisoned():
+        *branches, fused = two_branch.keep(inputs.framed(), *inputs.packed, *inputs.numbers)
+        selected = two_branch.select(inputs.framed(), *inputs.packed, inputs.logits.to(dtype), *inputs.numbers)
+    assert launches.count == 2
+    law = inputs.law()
+    for branch, wanted in zip(branches, law, strict=True):
+        assert_close(branch, wanted)
+    assert_close(fused, reference.fuse(law))
+    assert_close(selected, reference.select(law, inputs.logits.to(dtype).double()))
+    assert {tensor.dtype for tensor in (*branches, fused, selected)} == {dtype}
+
+
+@pytest.mark.parametrize(('device', 'case'), on_devices(Case(2, 32, 32, 8, 4, 5)))
+def test_any_layout_of_the_input(device, case, launches):
+    inputs = Inputs(case, device=device)
+    wide = torch.full((case.batch, case.in_channels, case.height, 2 * case.width), torch.nan, device=device)
+    wide[..., ::2] = inputs.x
+    layouts = [inputs.x, inputs.framed(), wide[..., ::2], inputs.x.transpose(2, 3).contiguous().transpose(2, 3)]
+    found = [two_branch.keep(x, *inputs.packed, *inputs.numbers) for x in layouts]
+    assert launches.count == len(layouts)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
+    assert_close(found[0][1], inputs.law()[1])
+
+
+@pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 16, 16, 1, 6, 7)))
+def test_what_is_not_finite_is_so_where_the_law_says(device, case, launches):
+    inputs = Inputs(case, device=device)
+    inputs.x[0, 3, 2, 4] = torch.nan
+    inputs.logits[0, :, 1] = torch.tensor([1e4, -1e4])
+    *branches, fused = two_branch.keep(inputs.x, *inputs.packed, *inputs.numbers)
+    selected = two_branch.select(inputs.x, *inputs.packed, inputs.logits, *inputs.numbers)
+    law = inputs.law()
+    wanted = [*law, reference.fuse(law), reference.select(law, inputs.logits.double())]
+    assert launches.count == 2
+    for ours, theirs in zip((*branches, fused, selected), wanted, strict=True):
+        assert torch.equal(ours.isnan(), theirs.isnan())
+        assert_close(ours.nan_to_num(), theirs.nan_to_num())
+    assert 0 < branches[0].isnan().sum() < branches[0].numel()
+
+
+@pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 16, 16, 1, 3, 3)))
+def test_operators_are_registered_as_torch_wants_it(device, case, launches):
+    inputs = Inputs(case, device=device)
+    x, (weight, bias), logits = inputs.x, inputs.packed, inputs.logits
+    checks = ('test_schema', 'test_faketensor', 'test_aot_dispatch_dynamic')
+    torch.library.opcheck(two_branch.keep, (x, weight, bias, *inputs.numbers), test_utils=checks)
+    torch.library.opcheck(two_branch.fuse, (x, weight, bias, *inputs.numbers), test_utils=checks)
+    torch.library.opcheck(two_branch.select, (x, weight, bias, logits, *inputs.numbers), test_utils=checks)
+    assert launches.count >= 3
+
+
+def refused(**changes: Any) -> None:
+    inputs = Inputs(Case(2, 32, 32, 8, 4, 5))
+    weight, bias = inputs.packed
+    arguments = dict(x=inputs.x, weight=weight, bias=bias, logits=inputs.logits, stride=1, dilations=[1, 2])
+    two_branch.select(**{**arguments, **{name: change(arguments[name]) for name, change in changes.items()}})
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        (dict(x=lambda x: x[0]), r'must be \[B, C, H, W\] with pixels, got \[32, 4, 5\]'),
+        (dict(x=lambda x: x[:, :, :0]), r'with pixels, got \[2, 32, 0, 5\]'),
+        (dict(x=lambda x: x.double()), 'float32, bfloat16 or float16, got torch.float64'),
+        (dict(x=lambda x: x.half()), 'must have one dtype, got torch.float16, torch.float32'),
+        (dict(x=lambda x: x[:, :16]), r'with blocks \* K = 16 input channels, got \[2, 1, 9, 32, 32\]'),
+        (dict(weight=lambda w: w[0]), r'must be \[2, blocks, 9, K, N\]'),
+        (dict(weight=lambda w: w[:, :, :4]), r'Kernels must be 3x3 .* got \[2, 1, 4, 32, 32\]'),
+        (dict(weight=lambda w: w[..., :8]), r'16 to 128 channels wide, got \[2, 1, 9, 32, 8\]'),
+        (dict(bias=lambda b: b[0]), r'must be \[2, C\] = \[2, 32\] .* got \[32\]'),
+        (dict(logits=lambda t: t[:1]), r'must be \[B, 2, C\] = \[2, 2, 32\], got \[1, 2, 32\]'),
+        (dict(stride=lambda s: 3), 'stride 1 or 2 and two dilations from 1, got 3'),
+        (dict(dilations=lambda d: [0, 1]), r'two dilations from 1, got 1 and \[0, 1\]'),
+        (dict(dilations=lambda d: [1, 2, 3]), r'two dilations from 1, got 1 and \[1, 2, 3\]'),
+    ],
+)
+def test_refuses(changes, message, launches):
+    with pytest.raises(ValueError, match=message):
+        refused(**changes)
+    assert not launches.count
+
+
+def test_refuses_a_cpu_without_the_interpreter(monkeypatch, launches):
+    monkeypatch.setattr(kernels, 'INTERPRETED', False)
+    with pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
+        refused()
+    assert not launches.count
+
+
+@pytest.mark.parametrize(
+    ('form', 'dtype', 'width', 'capability', 'product'),
+    [
+        ('kept', 'bf16', 32, 80, 'mma.sync'),
+        ('kept', 'bf16', 24, 90, 'wgmma'),
+        ('recomputed', 'bf16', 32, 90, 'wgmma'),
+        ('recomputed', 'fp32', 24, 80, 'fma.rn.f32'),
+    ],
+)
+def test_compiles_for_gpus_that_are_not_here(form, dtype, width, capability, product, compiled_kernels):
+    """Triton's compiler is stricter than its interpreter, and works without a GPU."""
+    written = dict(kept=['partial', 'branch_0', 'branch_1'], recomputed=['logits', 'selected'])[form]
+    cut = plan.tiling(28, 28, width, width, 2 if dtype == 'bf16' else 4)
+    constants: dict[str, Any] = dict(
+        **dict(K=width, N=width, TILE_H=cut.tile_h, TILE_W=cut.tile_w, BLOCK_K=cut.block_k, BLOCK_N=cut.block_n),
+        **dict.fromkeys({'partial', 'branch_0', 'branch_1', 'logits', 'selected'} - set(written)),
+        PRECISION='ieee',
+    )
+    kernel = two_branch._two_branch_kernel
+    signature = dict.fromkeys(kernel.arg_names, 'i32')
+    signature |= dict.fromkeys(['x', 'weight', 'bias', *written], f'*{dtype}')
+    signature |= dict.fromkeys(constants, 'constexpr')
+    compiled = triton.compile(
+        ASTSource(kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()}),
+        target=GPUTarget('cuda', capability, 32),
+        options=dict(num_warps=4, num_stages=cut.stages),
+    )
+    assert product in compiled.asm['ptx']
+    assert compiled.metadata.shared <= 96 * 1024

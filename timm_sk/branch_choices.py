@@ -1,0 +1,126 @@
+"""Which form of an SK unit's two branches is fastest on a GPU: measured on the device, and remembered.
+
+Forms are 'separate', which is the folded convolutions with fuse and select after them, and those of
+`layers.two_branch`. The measured choices are in `branch_choices.json` beside `group_choices.json`, one for each device,
+versions of torch and Triton, data type, shape and way to run. Deleting the file is safe.
+"""
+
+import copy
+import importlib.metadata
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+
+import torch
+from torch import nn
+
+from .layers.folded import FoldedConv, put
+from .layers.selective_kernel import SelectiveKernel
+from .layers.two_branch import FORMS, TwoBranchSelectiveKernel, can_replace, convolutions
+from .measured import choose, measure, read_choices, setting, synchronizer, write_choices
+from .ops import kernels
+
+FILE_NAME = 'branch_choices.json'
+SEPARATE = 'separate'
+
+_logger = logging.getLogger(__name__)
+
+
+def replace_where_faster(
+    model: nn.Module,
+    shapes: Mapping[FoldedConv, Sequence[int]],
+    *,
+    compiled: bool,
+    remember: bool = True,
+    interpret: bool = False,
+) -> dict[str, str]:
+    """Let one kernel compute the branches of a folded model's units where that is faster, in place.
+
+    Only on a GPU, with inputs that are channels last. Groups are to be merged before, where that is faster.
+
+    Args:
+        model: The folded model.
+        shapes: Input shape [B, C, H, W] of each folded convolution.
+        compiled: Whether the model is to run compiled; then the forms are measured so.
+        remember: Read and write the file of earlier choices.
+        interpret: Measure on a CPU too, if Triton's interpreter is on; for tests.
+
+    Returns:
+        The forms of the units that were replaced, by path.
+    """
+    units: dict[str, SelectiveKernel] = {
+        path: unit
+        for path, unit in model.named_modules()
+        if can_replace(unit) and convolutions(unit)[0] in shapes and _runs_on_device(unit, interpret)
+    }
+    if not units or not kernels.load('two_branch'):
+        return {}
+    known = read_choices(FILE_NAME, str) if remember else {}
+    found: dict[str, str] = {}
+    forms: dict[str, str] = {}
+    for path, unit in units.items():
+        shape = shapes[convolutions(unit)[0]]
+        key = key_of(unit, shape, compiled=compiled)
+        form = known.get(key, found.get(key))
+        if form not in (SEPARATE, *FORMS):
+            form = found[key] = fastest_form(unit, shape, compiled=compiled)
+        if form != SEPARATE:
+            put(model, path, TwoBranchSelectiveKernel(unit, form))
+            forms[path] = form
+    if remember and found:
+        write_choices(FILE_NAME, found, str)
+    return forms
+
+
+@torch.no_grad()
+def fastest_form(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:
+    """Measure a unit in each form, on its device, as it runs in inference; it is left as it is."""
+    weight = convolutions(unit)[0].weight
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(*input_shape, generator=generator).to(weight).contiguous(memory_format=torch.channels_last)
+    runs = {SEPARATE: _prepare(unit, x, compiled=compiled)}
+    for form in FORMS:
+        try:
+            runs[form] = _prepare(TwoBranchSelectiveKernel(copy.deepcopy(unit), form), x, compiled=compiled)
+        except Exception as error:  # what Triton raises where it cannot build or launch has no class in common
+            _tell(f'SK units do without the two-branch kernel: {type(error).__name__}: {error}')
+    return choose(measure(runs, synchronize=synchronizer(weight.device)), SEPARATE)
+
+
+def _prepare(module: nn.Module, x: torch.Tensor, *, compiled: bool) -> Callable[[], object]:
+    """Run a module once, and return what runs it again."""
+    if not compiled:
+        module(x)
+        return lambda: module(x)
+    from torch._dynamo import config  # not needed by who does not compile, and slow to import
+
+    step = torch.compile(module, dynamic=False)
+    # else the first few units fill the limit of what is compiled from one piece of code
+    with config.patch(cache_size_limit=1024, accumulated_cache_size_limit=1024):
+        step(x)
+    return lambda: step(x)
+
+
+@cache
+def _tell(message: str) -> None:
+    """Log a message, once."""
+    _logger.warning(message)
+
+
+def key_of(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:
+    """Everything that a choice depends on, as a line of text."""
+    first, second = convolutions(unit)
+    return ' | '.join(
+        [
+            *setting(first.weight, channels_last=True),
+            f'triton {importlib.metadata.version("triton")}',
+            'compiled' if compiled else 'eager',
+            f'{list(input_shape)} to {unit.out_channels}, stride {first.stride}, dilations {first.dilation} and '
+            f'{second.dilation}, groups {first.groups} as {first.wide_groups} and {second.wide_groups}',
+        ]
+    )
+
+
+def _runs_on_device(unit: SelectiveKernel, interpret: bool) -> bool:
+    device = convolutions(unit)[0].weight.device
+    return kernels.runs_on(device) and (device.type == 'cuda' or interpret)

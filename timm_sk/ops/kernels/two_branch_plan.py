@@ -1,0 +1,191 @@
+"""Which pairs of convolutions `two_branch` takes, how their weights lie, and how the work is cut into programs."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import runs_on
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+NARROWEST, WIDEST = 16, 128  # channels of a block: what matrix units take, and what registers hold
+LIMIT = 2**31  # of the numbers of a picture, whose offsets are 32-bit, and of the programs of a launch
+_FAVOURED = 32  # channels of 16 bits are the 64 bytes that memory serves as one piece
+_ACCUMULATORS = 8192  # float32 of a branch in one program of 128 threads, so 128 registers of each for both
+_WIDEST_STEP = 32  # input channels of one product
+
+
+def block_count(in_channels: int, out_channels: int, groups: int) -> int | None:
+    """Into how many blocks the groups of a convolution merge.
+
+    The narrowest blocks of 32 channels or more, which have the fewest zeros to multiply by; else the narrowest of 16.
+
+    Returns:
+        A divisor of `groups` that leaves a block 16 to 128 input and output channels, or None.
+    """
+    fitting = {}
+    for count in (count for count in range(1, groups + 1) if groups % count == 0):
+        narrower, wider = sorted((in_channels // count, out_channels // count))
+        if narrower >= NARROWEST and wider <= WIDEST:
+            fitting[count] = narrower
+    favoured = [count for count, narrower in fitting.items() if narrower >= _FAVOURED]
+    return max(favoured or fitting, default=None)
+
+
+def can_take(
+    in_channels: int,
+    out_channels: int,
+    groups: int,
+    *,
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    paddings: Sequence[Sequence[int]],
+    dilations: Sequence[Sequence[int]],
+    dtype: torch.dtype,
+) -> bool:
+    """Whether the kernel computes these convolutions of one input.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of each convolution.
+        groups: Groups of each.
+        kernel_size: Height and width of each kernel.
+        stride: Of height and width, for each convolution.
+        paddings: Of height and width, one pair per convolution.
+        dilations: Likewise.
+        dtype: Of input, weights and biases.
+    """
+    return (
+        tuple(kernel_size) == (3, 3)
+        and tuple(stride) in ((1, 1), (2, 2))
+        and len(paddings) == len(dilations) == 2
+        and all(tuple(padding) == tuple(dilation) for padding, dilation in zip(paddings, dilations, strict=True))
+        and all(height == width for height, width in dilations)
+        and dtype in DTYPES
+        and block_count(in_channels, out_channels, groups) is not None
+    )
+
+
+def pack(weights: Sequence[Tensor], blocks: int) -> Tensor:
+    """Lay out the weights for the kernel.
+
+    Args:
+        weights: Two [C, K, 3, 3], of convolutions whose groups are merged into `blocks`.
+        blocks: Number of blocks of K input and N = C / blocks output channels.
+
+    Returns:
+        [2, blocks, 9, K, N], contiguous.
+    """
+    channels, width = weights[0].shape[:2]
+    shape = (blocks, channels // blocks, width, 9)
+    return torch.stack([weight.reshape(shape).permute(0, 3, 2, 1) for weight in weights]).contiguous()
+
+
+def check(
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int], logits: Tensor | None = None
+) -> None:
+    """Refuse what the kernel does not take.
+
+    Args:
+        x: [B, C_in, H, W].
+        weight: [2, blocks, 9, K, N].
+        bias: [2, C].
+        stride: Of both convolutions.
+        dilations: Of each.
+        logits: [B, 2, C] or None.
+
+    Raises:
+        ValueError: If there is something that it does not take.
+    """
+    if not runs_on(x.device):
+        raise ValueError(
+            "The kernel runs on GPUs, got a tensor on a CPU: run the convolutions, or Triton's interpreter."
+        )
+    if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
+        raise ValueError(f'The input must be [B, C, H, W] with pixels, got {list(x.shape)}: give it that shape.')
+    if x.dtype not in DTYPES:
+        raise ValueError(f'The input must be float32, bfloat16 or float16, got {x.dtype}: convert it.')
+    if weight.dim() != 5 or weight.shape[0] != 2 or weight.shape[1] * weight.shape[3] != x.shape[1]:
+        raise ValueError(
+            f'The weight must be [2, blocks, 9, K, N] with blocks * K = {x.shape[1]} input channels, got '
+            f'{list(weight.shape)}: make it with `pack`.'
+        )
+    _, blocks, taps, k, n = weight.shape
+    if taps != 9 or min(k, n) < NARROWEST or max(k, n) > WIDEST:
+        raise ValueError(
+            f'Kernels must be 3x3 and blocks {NARROWEST} to {WIDEST} channels wide, got {list(weight.shape)}: ask '
+            '`can_take`.'
+        )
+    if list(bias.shape) != [2, blocks * n]:
+        raise ValueError(f'The bias must be [2, C] = {[2, blocks * n]} for this weight, got {list(bias.shape)}.')
+    if stride not in (1, 2) or len(dilations) != 2 or min(dilations) < 1:
+        raise ValueError(f'There must be stride 1 or 2 and two dilations from 1, got {stride} and {list(dilations)}.')
+    if logits is not None and list(logits.shape) != [x.shape[0], 2, blocks * n]:
+        raise ValueError(f'Logits must be [B, 2, C] = {[x.shape[0], 2, blocks * n]}, got {list(logits.shape)}.')
+    if {weight.dtype, bias.dtype} != {x.dtype} or (logits is not None and not logits.is_floating_point()):
+        raise ValueError(f'Input, weight and bias must have one dtype, got {x.dtype}, {weight.dtype}, {bias.dtype}.')
+    given = [x, weight, bias] if logits is None else [x, weight, bias, logits]
+    if len({tensor.device for tensor in given}) > 1:
+        raise ValueError(f'All tensors must be on one device, got {", ".join(str(t.device) for t in given)}.')
+    pixels = max(x.shape[2] * x.shape[3] * x.shape[1], x.shape[2] * x.shape[3] * blocks * n)
+    if pixels >= LIMIT:
+        raise ValueError(f'A picture must have less than 2^31 numbers, got {pixels} for {list(x.shape)}: cut it.')
+
+
+def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
+    """Height and width of the branches."""
+    return (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+class Tiling(NamedTuple):
+    """How the output is cut into programs.
+
+    Attributes:
+        tile_h: Rows of a tile, a power of two as the next three.
+        tile_w: Columns of a tile.
+        block_k: Input channels of one product.
+        block_n: Output channels of a program; those beyond the block's are zeros.
+        down: Tiles above each other.
+        across: Tiles beside each other.
+        stages: Products whose operands are fetched at once.
+    """
+
+    tile_h: int
+    tile_w: int
+    block_k: int
+    block_n: int
+    down: int
+    across: int
+    stages: int
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a picture."""
+        return self.down * self.across
+
+
+@lru_cache(maxsize=512)
+def tiling(height: int, width: int, k: int, n: int, element_size: int) -> Tiling:
+    """Cut branches [height, width] of blocks with K = `k` and N = `n` so that few pixels beyond them are computed.
+
+    Of equal cuts the larger tile wins, which reads its weights for more pixels; then the squarer, for its smaller halo.
+    """
+    block_n = _power_of_two(n)
+    largest = min(128, _ACCUMULATORS // block_n)
+    shapes = [(rows, pixels // rows) for pixels in sorted({64, largest}) for rows in (4, 8, 16) if pixels // rows >= 4]
+
+    def cost(shape: tuple[int, int]) -> tuple[int, int, int]:
+        rows, columns = shape
+        return -(-height // rows) * -(-width // columns) * rows * columns, -rows * columns, rows + columns
+
+    rows, columns = min(shapes, key=cost)
+    block_k = min(_power_of_two(k), _WIDEST_STEP)
+    # at most 96 KiB of shared memory: 24 KiB a stage for 16-bit operands, twice that for float32
+    stages = 3 if element_size == 2 else 2
+    return Tiling(rows, columns, block_k, block_n, -(-height // rows), -(-width // columns), stages)
+
+
+def _power_of_two(number: int) -> int:
+    return 1 << (number - 1).bit_length()
