@@ -45,10 +45,11 @@ def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
     keep the kernels while `kernels.IN_COMPILED_GRAPHS` says so; what is exported runs anywhere, and so without them.
     """
     tensors = [*branches] if logits is None else [*branches, logits]
-    if not all(isinstance(tensor, Tensor) for tensor in tensors) or not kernels.takes(branches, logits):
+    if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes(branches, logits):
         return False
     if torch.compiler.is_compiling():
-        return kernels.IN_COMPILED_GRAPHS and not torch.compiler.is_exporting()
+        elsewhere = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
+        return kernels.IN_COMPILED_GRAPHS and not elsewhere
     return all(map(runs_eagerly, tensors))
 
 

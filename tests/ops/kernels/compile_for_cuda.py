@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from timm_sk.ops import kernels
-from timm_sk.ops.kernels import folded, fuse, launch, select
+from timm_sk.ops.kernels import folded, fuse, launch, select, select_backward
 
 
 class AbsentDevice:
@@ -54,7 +54,7 @@ def compile_only(name: str, kernel, programs: int, device: torch.device, *args: 
 def main() -> None:
     kernels.INTERPRETED = True  # the tensors are on the CPU
     launch._sizes = lambda device: launch.sizes_for(132)
-    fuse.launch = select.launch = compile_only
+    fuse.launch = select.launch = select_backward.launch = compile_only
     for capability, count, memory_format in ((80, 4, torch.contiguous_format), (90, 2, torch.channels_last)):
         triton.runtime.driver.set_active(AbsentDevice(capability))
         shape = (8, 64, 56, 56)
@@ -62,7 +62,7 @@ def main() -> None:
         logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
         fuse.fuse(branches)
         select.select(branches, logits, 'softmax')
-        select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
+        select_backward.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
         folded.fuse_normed(branches, shifts, shifts, 'relu')
         folded.select_normed(branches, [], shifts, logits, 'sigmoid', 'relu6')
 

@@ -49,7 +49,8 @@ def assert_runs_as_the_law(function, inputs: list[Tensor]) -> None:
 def test_opcheck(case):
     from timm_sk.ops.kernels.folded import _fuse_normed, _select_normed
     from timm_sk.ops.kernels.fuse import fuse
-    from timm_sk.ops.kernels.select import select, select_backward
+    from timm_sk.ops.kernels.select import select
+    from timm_sk.ops.kernels.select_backward import select_backward
 
     tensors, logits = make_tensors(case), make_logits(case)
     constants = [tensor.detach() for tensor in tensors]
@@ -152,9 +153,14 @@ def test_traced_and_scripted_modules_run_the_law():
 def test_transforms_run_the_law():
     x, mixer = (tensor.detach() for tensor in make_inputs())
     with launched():
-        rows = torch.vmap(unit, in_dims=(0, None))(torch.stack([x, 2 * x]), mixer)
+        rows, compiled = (
+            function(torch.stack([x, 2 * x]), mixer)
+            for transform in [torch.vmap(unit, in_dims=(0, None))]
+            for function in (transform, torch.compile(transform, fullgraph=True, backend='aot_eager'))
+        )
         _, tangent = torch.func.jvp(lambda x: unit(x, mixer), (x,), (x,))
     torch.testing.assert_close(rows[1], law(2 * x, mixer), rtol=0, atol=1e-5)
+    torch.testing.assert_close(compiled, rows, rtol=0, atol=1e-5)
     torch.testing.assert_close(tangent, torch.func.jvp(lambda x: law(x, mixer), (x,), (x,))[1], rtol=0, atol=1e-5)
 
 

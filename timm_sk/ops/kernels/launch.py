@@ -1,6 +1,7 @@
 """How the kernels are launched: their tiles, how many programs share the pixels, on which device.
 
-The numbers below are chosen by counting bytes in flight and registers, for devices of compute capability 8 and 9.
+The numbers below come from counting bytes in flight and registers, for compute capability 8 and 9, and from no
+measurement.
 """
 
 from collections import Counter

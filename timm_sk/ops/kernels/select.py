@@ -2,16 +2,6 @@
 
 The weights are the softmax of the logits over m, or their sigmoids, made in float32 inside the kernel. Each branch is
 read once and the result written once: M + 1 times B * C * H * W elements.
-
-Backward, with grad the result's gradient:
-
-    branch gradient_m = weight_m * grad
-    slope_m = sum over h, w of grad * branch_m
-    logit gradient_m = weight_m * (slope_m - sum over k of weight_k * slope_k), or slope_m * weight_m * (1 - weight_m)
-
-in one pass: grad and each branch are read once, each branch's gradient is written once, 2 M + 1 times as many elements.
-Every program adds up its part of the slopes in float32 and writes it to a place of its own; a second kernel adds the
-parts in their order and applies the gate. There are no atomics, so gradients are the same each time.
 """
 
 from collections.abc import Sequence
@@ -23,32 +13,10 @@ import triton.language as tl
 from torch import Tensor
 
 from ..lean import select_gradients
-from .launch import launch, shares, tile
-from .operands import dense_strides, format_of, in_slices, readable, require, require_logits
-from .tiles import columns, features, place
-
-
-@triton.jit
-def _weights(logits, picture, channel, is_channel, channels, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
-    """A tuple of the M weights [BLOCK_C] of a picture's channels, in float32."""
-    values = ()
-    for m in tl.static_range(COUNT):
-        row = (picture * COUNT + m) * channels
-        values = values + (tl.load(logits + row + channel, mask=is_channel, other=0.0).to(tl.float32),)
-    weights = ()
-    if SIGMOID:
-        for m in tl.static_range(COUNT):
-            weights = weights + (1.0 / (1.0 + tl.exp(-values[m])),)
-    else:
-        largest = values[0]
-        for m in tl.static_range(1, COUNT):
-            largest = tl.maximum(largest, values[m])
-        total = tl.exp(values[0] - largest)
-        for m in tl.static_range(1, COUNT):
-            total += tl.exp(values[m] - largest)
-        for m in tl.static_range(COUNT):
-            weights = weights + (tl.exp(values[m] - largest) / total,)
-    return weights
+from .launch import launch, tile
+from .operands import dense_strides, format_of, in_slices, readable, require_logits
+from .select_backward import select_backward
+from .tiles import columns, features, gate_weights, place
 
 
 @triton.jit
@@ -80,7 +48,7 @@ def _select_kernel(
     is_channel = channel < channels
     mask = is_channel[:, None] & (pixel < pixels)[None, :]
     offsets = picture * picture_stride + channel[:, None] * channel_stride + pixel[None, :] * pixel_stride
-    weights = _weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
+    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
     scale = columns(scales, channel, is_channel, COUNT)
     shift = columns(shifts, channel, is_channel, COUNT)
     total = weights[0][:, None] * features(branches[0], offsets, mask, scale, shift, 0, ACTIVATION)
@@ -88,92 +56,6 @@ def _select_kernel(
         total += weights[m][:, None] * features(branches[m], offsets, mask, scale, shift, m, ACTIVATION)
     out = picture * out_picture_stride + channel[:, None] * out_channel_stride + pixel[None, :] * out_pixel_stride
     tl.store(selected + out, total, mask=mask)
-
-
-@triton.jit
-def _backward_kernel(
-    gradients,  # tuple of M
-    slopes,  # [B, shares, M, C]
-    grad,
-    branches,  # tuple of M
-    logits,  # [B, M, C]
-    channels,
-    pixels,
-    share_pixels,
-    channel_blocks,
-    shares,
-    grad_picture_stride,
-    grad_channel_stride,
-    grad_pixel_stride,
-    picture_stride,
-    channel_stride,
-    pixel_stride,
-    out_picture_stride,
-    out_channel_stride,
-    out_pixel_stride,
-    COUNT: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-):
-    picture, block, share = place(tl.program_id(0), channel_blocks, shares)
-    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    is_channel = channel < channels
-    weights = _weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
-    grad_start = picture * grad_picture_stride + channel[:, None] * grad_channel_stride
-    start = picture * picture_stride + channel[:, None] * channel_stride
-    out_start = picture * out_picture_stride + channel[:, None] * out_channel_stride
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32),)
-    first = share * share_pixels
-    for begin in range(first, min(first + share_pixels, pixels), BLOCK_S):
-        pixel = (begin + tl.arange(0, BLOCK_S)).to(tl.int64)[None, :]
-        mask = is_channel[:, None] & (pixel < pixels)
-        incoming = tl.load(grad + grad_start + pixel * grad_pixel_stride, mask=mask, other=0.0).to(tl.float32)
-        added = ()
-        for m in tl.static_range(COUNT):
-            x = tl.load(branches[m] + start + pixel * pixel_stride, mask=mask, other=0.0).to(tl.float32)
-            added = added + (sums[m] + incoming * x,)
-            tl.store(gradients[m] + out_start + pixel * out_pixel_stride, weights[m][:, None] * incoming, mask=mask)
-        sums = added
-    for m in tl.static_range(COUNT):
-        row = ((picture * shares + share) * COUNT + m) * channels
-        tl.store(slopes + row + channel, tl.sum(sums[m], axis=1), mask=is_channel)
-
-
-@triton.jit
-def _gate_backward_kernel(
-    gradient,  # [B, M, C]
-    slopes,  # [B, shares, M, C]
-    logits,  # [B, M, C]
-    channels,
-    channel_blocks,
-    shares,
-    COUNT: tl.constexpr,
-    SIGMOID: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    picture, block, _ = place(tl.program_id(0), channel_blocks, 1)
-    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
-    is_channel = channel < channels
-    weights = _weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
-    sums = ()
-    for _ in tl.static_range(COUNT):
-        sums = sums + (tl.full([BLOCK_C], 0.0, tl.float32),)
-    for share in range(0, shares):
-        added = ()
-        for m in tl.static_range(COUNT):
-            row = ((picture * shares + share) * COUNT + m) * channels
-            added = added + (sums[m] + tl.load(slopes + row + channel, mask=is_channel, other=0.0),)
-        sums = added
-    mean = tl.full([BLOCK_C], 0.0, tl.float32)
-    if not SIGMOID:
-        for m in tl.static_range(COUNT):
-            mean += weights[m] * sums[m]
-    for m in tl.static_range(COUNT):
-        change = weights[m] * (1.0 - weights[m]) * sums[m] if SIGMOID else weights[m] * (sums[m] - mean)
-        tl.store(gradient + (picture * COUNT + m) * channels + channel, change, mask=is_channel)
 
 
 def launch_select(
@@ -257,82 +139,6 @@ def select(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
 def _(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
     first = in_slices(branches, require_logits(branches, logits, gate))[0]
     return torch.empty_like(first, memory_format=format_of(first))
-
-
-@torch.library.custom_op('timm_sk::select_backward', mutates_args=())
-def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
-    """The gradients of `select`'s branches and logits.
-
-    Args:
-        grad: The result's gradient [B, C, H, W], in its dtype.
-        branches: As of `select`.
-        logits: As of `select`.
-        gate: As of `select`.
-
-    Returns:
-        A gradient for each branch, in the first one's memory format, and the logits' gradient [B, M, C].
-
-    Raises:
-        ValueError: If `select` would refuse them, or the gradient is not beside the result in shape, dtype and device.
-    """
-    slices = in_slices(branches, require_logits(branches, logits, gate))
-    require([grad, slices[0]])
-    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
-    logits_gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    if not grad.numel():
-        return gradients, logits_gradient.zero_()
-    pictures, channels, height, width = slices[0].shape
-    pixels, device, count = height * width, grad.device, len(slices)
-    tensors, strides = readable(slices)
-    (grad,), grad_strides = readable([grad], format_of(slices[0]))
-    block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count + 1, device=device)
-    channel_blocks = triton.cdiv(channels, block.channels)
-    share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
-    slopes = torch.empty((pictures, share_count, count, channels), dtype=torch.float32, device=device)
-    constants = dict(COUNT=count, SIGMOID=gate == 'sigmoid', BLOCK_C=block.channels)
-    logits = logits.contiguous()
-    launch(
-        'select_backward',
-        _backward_kernel,
-        pictures * channel_blocks * share_count,
-        device,
-        tuple(in_slices(gradients, count // len(gradients))),
-        slopes,
-        grad,
-        tensors,
-        logits,
-        channels,
-        pixels,
-        share_pixels,
-        channel_blocks,
-        share_count,
-        *grad_strides,
-        *strides,
-        *dense_strides(gradients[0].shape, format_of(gradients[0])),
-        BLOCK_S=block.pixels,
-        **constants,
-    )
-    launch(
-        'gate_backward',
-        _gate_backward_kernel,
-        pictures * channel_blocks,
-        device,
-        logits_gradient,
-        slopes,
-        logits,
-        channels,
-        channel_blocks,
-        share_count,
-        **constants,
-    )
-    return gradients, logits_gradient
-
-
-@select_backward.register_fake
-def _(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
-    require_logits(branches, logits, gate)
-    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
-    return gradients, torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
 def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str], output: Tensor) -> None:

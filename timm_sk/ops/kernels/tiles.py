@@ -39,3 +39,26 @@ def features(branch, offsets, mask, scales, shifts, M: tl.constexpr, ACTIVATION:
     if len(shifts) > 0:
         x = tl.where(mask, x, 0.0)
     return x
+
+
+@triton.jit
+def gate_weights(logits, picture, channel, is_channel, channels, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
+    """A tuple of the M weights [BLOCK_C] of a picture's channels, in float32."""
+    values = ()
+    for m in tl.static_range(COUNT):
+        row = (picture * COUNT + m) * channels
+        values = values + (tl.load(logits + row + channel, mask=is_channel, other=0.0).to(tl.float32),)
+    weights = ()
+    if SIGMOID:
+        for m in tl.static_range(COUNT):
+            weights = weights + (1.0 / (1.0 + tl.exp(-values[m])),)
+    else:
+        largest = values[0]
+        for m in tl.static_range(1, COUNT):
+            largest = tl.maximum(largest, values[m])
+        total = tl.exp(values[0] - largest)
+        for m in tl.static_range(1, COUNT):
+            total += tl.exp(values[m] - largest)
+        for m in tl.static_range(COUNT):
+            weights = weights + (tl.exp(values[m] - largest) / total,)
+    return weights
