@@ -6,7 +6,6 @@ versions of torch and Triton, data type, shape and way to run. Deleting the file
 """
 
 import copy
-import importlib.metadata
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -108,12 +107,14 @@ def _tell(message: str) -> None:
 
 
 def key_of(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:
-    """Everything that a choice depends on, as a line of text."""
+    """Everything that a choice depends on, as a line of text; for where Triton is installed."""
+    import triton  # which importing this module does not need
+
     first, second = convolutions(unit)
     return ' | '.join(
         [
             *setting(first.weight, channels_last=True),
-            f'triton {importlib.metadata.version("triton")}',
+            f'triton {triton.__version__}',
             'compiled' if compiled else 'eager',
             f'{list(input_shape)} to {unit.out_channels}, stride {first.stride}, dilations {first.dilation} and '
             f'{second.dilation}, groups {first.groups} as {first.wide_groups} and {second.wide_groups}',
