@@ -9,7 +9,8 @@ import torch
 from .counterparts import branch_counts, has_timm, plain_of, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
-FORMS = ('eager', 'reparameterized', 'deployed', 'compiled')
+FORMS = ('eager', 'reparameterized', 'deployed', 'compiled', 'max_autotune', 'graphed')
+DEFAULT_FORMS = FORMS[:4]
 TASKS = ('inference', 'training')
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
@@ -130,7 +131,8 @@ def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> No
 def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[Variant]:
     """The variants of a case, each after the one it is compared with.
 
-    timm's and the plain nets have nothing that `reparameterize_model` would change, so only ours have that form.
+    timm's and the plain nets have nothing that `reparameterize_model` would change, and are not deployed, so only ours
+    have those forms.
     """
     require_names('form', forms, FORMS)
     require_names('side', sides, SIDES)
@@ -143,21 +145,21 @@ def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[
         )
         if there
     ]
-    possible = ('eager', 'compiled') if case.task == 'training' else FORMS
+    possible = ('eager', 'compiled', 'max_autotune') if case.task == 'training' else FORMS
     chosen = [Variant(present[0], 'eager')]
     for form, side in product(possible, present):
-        if form in forms and (side == 'ours' or form in ('eager', 'compiled')):
+        if form in forms and (side == 'ours' or form not in ('reparameterized', 'deployed')):
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))
 
 
 def baseline(variant: Variant, among: Sequence[Variant]) -> Variant | None:
-    """What a variant's time is divided into: timm compiled for what is compiled, timm eager for the rest.
+    """What a variant's time is divided into: timm's in the form, where it is one of a compiler, else timm eager.
 
-    timm compiled itself is compared with timm eager. Without a model of timm's, ours eager takes its place.
+    Those of timm themselves are compared with timm eager. Without a model of timm's, ours eager takes its place.
     """
     first = among[0]
     if variant in (first, FLOOR):
         return None
-    compiled = Variant(first.side, 'compiled')
-    return compiled if variant.form == 'compiled' and variant != compiled and compiled in among else first
+    same = Variant(first.side, variant.form)
+    return same if variant != same and same in among else first
