@@ -136,8 +136,9 @@ def test_graphs_are_for_cuda():
         timm_sk.deploy(filled('sknet_atto'), **SMALL, cuda_graph=True)
 
 
-def test_compilers_see_the_forward_pass_and_not_the_graph(monkeypatch):
+@pytest.mark.parametrize('asked', ['torch.compiler.is_compiling', 'torch.jit.is_tracing'])
+def test_tracers_and_compilers_see_the_forward_pass_and_not_the_graph(monkeypatch, asked):
     deployed, captures = captured(filled('sknet_atto'))
-    monkeypatch.setattr(torch.compiler, 'is_compiling', lambda: True)
+    monkeypatch.setattr(asked, lambda: True)
     deployed(pictures(size=32))
     assert captures.replays == 0

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from . import ops
+
 WARM_UP_CALLS = 3  # on the capturing stream, whose libraries and allocator make their workspaces then
 
 Forward = Callable[[Tensor], Any]
@@ -53,7 +55,9 @@ class GraphedForward:
         RuntimeError: If the pass cannot be captured.
     """
 
-    def __init__(self, run: Forward, x: Tensor, *, capture: Callable[[Forward, Tensor], Recording] | None = None):
+    def __init__(
+        self, run: Forward, x: Tensor, *, capture: Callable[[Forward, Tensor], Recording] | None = None
+    ) -> None:
         self._run = run  # which keeps alive what the kernels read
         with torch.inference_mode(False), torch.no_grad():
             self._recording = (capture or record)(run, x.clone())
@@ -62,9 +66,9 @@ class GraphedForward:
         """Whether it can be replayed on an input, of whichever dtype and memory format, here and now."""
         given = self._recording.given
         return (
-            x.shape == given.shape
+            ops.runs_eagerly(x)
+            and x.shape == given.shape
             and x.device == given.device
-            and not torch.compiler.is_compiling()
             and not (x.is_cuda and torch.cuda.is_current_stream_capturing())  # by a graph around this one
         )
 

@@ -26,7 +26,6 @@ _CALIBRATION = (8, 128)  # pictures, and their size at most: enough for the runn
 Say = Callable[[str], None]
 
 
-@cudnn_chooses()  # from the first step on, since what cuDNN takes then it keeps
 def measure(
     case: Case,
     *,
@@ -56,7 +55,16 @@ def measure(
     require_dtype(case.dtype, device)
     require_forms(forms, device)
     chosen = variants(case, forms=forms, sides=sides)
-    torch.compiler.reset()  # the nets share timm's forward, of which only a few compiled versions are kept
+    torch.compiler.reset()
+    # the nets share timm's forward, of which only 8 compiled versions are kept otherwise; and cuDNN keeps what it takes
+    # for the first step
+    with cudnn_chooses(), torch._dynamo.config.patch(cache_size_limit=4 * len(chosen)):
+        return _measure(case, chosen, device, rounds, warmup, say)
+
+
+def _measure(
+    case: Case, chosen: Sequence[Variant], device: torch.device, rounds: int | None, warmup: int, say: Say
+) -> list[Row]:
     say(f'{case}: agreement')
     steps, rows = _checked_steps(case, chosen, device, say)
     say(f'{case}: memory')
