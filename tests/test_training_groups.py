@@ -128,7 +128,7 @@ def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
 
     monkeypatch.setattr(training_groups, 'measure', run_each)
     assert training_groups.fastest_in_training(call, autocast) == 2
-    assert shapes == dict.fromkeys([8, 4, 2, 1], [(2, 16, 5, 5), (16, 2, 3, 3), (16,)])
+    assert shapes == {number: [(2, 16, 5, 5), (16, 2, 3, 3), (16,)] for number in (8, 4, 2, 1)}
     assert conv.weight.grad is None
 
 

@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from .bench import COLUMNS, Case, Row, cases, measure
-from .bench.cases import DEPTHS, FORMS, MEMORY_FORMATS, MODELS
-from .bench.machine import open_device, require_dtype
+from .bench.cases import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
+from .bench.machine import open_device, require_dtype, require_forms
 from .bench.plot import draw, require_matplotlib
 from .bench.report import append, read, require_appendable
 from .bench.timing import require_rounds
@@ -44,8 +44,8 @@ def bench(
 ) -> None:
     """Time our models beside timm's and the plain backbones, where their numbers agree.
 
-    Lists are separated by commas. If not given: all forms, float32 and bfloat16, both memory formats; with --scaling
-    or --smoke eager and reparameterized in channels_last, with --scaling in float32.
+    Lists are separated by commas. If not given: the forms up to compiled, float32 and bfloat16, both memory formats;
+    with --scaling or --smoke eager and reparameterized in channels_last, with --scaling in float32.
     """
     few = bool(scaling or smoke)
     with one_line_errors():
@@ -78,7 +78,8 @@ def bench(
             raise ValueError('Nothing to measure: a training step takes at least 2 pictures.')
         for case in chosen:
             require_dtype(case.dtype, where)
-        wanted = _names(forms or ','.join(FORMS[:2] if few else FORMS))
+        wanted = _names(forms or ','.join(DEFAULT_FORMS[:2] if few else DEFAULT_FORMS))
+        require_forms(wanted, where)
         rows = []
         for case in chosen:
             found = measure(

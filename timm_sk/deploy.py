@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from .branch_choices import replace_where_faster
+from .cuda_graph import Forward, GraphedForward, Recording
 from .group_choices import merge_where_faster
 from .layers.folded import FoldedConv
 from .models.folding import fold_model, hold_convolutions
 from .picture_shape import picture_shape
+from .warm_up import cudnn_chooses, warm_up
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu')
@@ -27,6 +29,7 @@ def deploy(
     dtype: torch.dtype | None = None,
     channels_last: bool = True,
     compile: bool = True,
+    cuda_graph: bool = False,
     merge_groups: bool = True,
     join_branches: bool = True,
     remember: bool = True,
@@ -45,6 +48,8 @@ def deploy(
         dtype: float32, bfloat16, float16 or float64; None for the model's own.
         channels_last: Use that memory format.
         compile: Use `torch.compile`, for which a minute may pass here, and a C++ compiler must be there for a CPU.
+        cuda_graph: Launch the forward pass, compiled or not, as one CUDA graph: for small batches, whose kernels take
+            less time than their launches. It keeps the memory of a forward pass to itself. On CUDA alone.
         merge_groups: Measure for which grouped convolutions fewer, wider groups are faster.
         join_branches: Measure for which SK units with two branches one kernel for both is faster; on CUDA with Triton,
             for `channels_last` only.
@@ -56,7 +61,7 @@ def deploy(
     Raises:
         ValueError: If the model is in train mode, on no device or on several, or deployed, scripted or compiled
             already; if an argument is none of those named here; if the model does not take pictures of that size; if
-            it cannot be compiled.
+            it cannot be compiled or captured.
     """
     device = _require_deployable(model)
     shape = picture_shape(model, batch_size, input_size)
@@ -65,6 +70,8 @@ def deploy(
     if dtype not in DTYPES or (device.type == 'mps' and dtype == torch.float64):
         known = ', '.join(str(known).removeprefix('torch.') for known in DTYPES)
         raise ValueError(f'dtype must be one of {known}, got {dtype} on {device}: convert to one of them.')
+    if cuda_graph and device.type != 'cuda':
+        raise ValueError(f'CUDA graphs are for models on cuda, got one on {device}: pass cuda_graph=False.')
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     twin = copy.deepcopy(model).requires_grad_(False)
     fold_model(twin)
@@ -72,27 +79,29 @@ def deploy(
     twin.to(dtype).to(memory_format=memory_format)
     deployed = Deployed(twin, shape, memory_format=memory_format)
     x = torch.full(shape, 0.5, dtype=dtype, device=device)
-    shapes = _input_shapes(deployed, x)
-    if merge_groups:
-        merge_where_faster(shapes, channels_last=channels_last, remember=remember)
-    if join_branches and channels_last:
-        replace_where_faster(deployed, shapes, compiled=compile, remember=remember)
-    if compile:
-        deployed.compile_forward()
-    elif channels_last:
-        for conv, seen in shapes.items():
-            conv.pack(seen)
-    for _ in range(2):  # what allocators and libraries prepare
-        deployed(x)
+    with cudnn_chooses():  # before anything else, or what it finds without measuring stays
+        shapes = _input_shapes(deployed, x)
+        if merge_groups:
+            merge_where_faster(shapes, channels_last=channels_last, remember=remember)
+        if join_branches and channels_last:
+            replace_where_faster(deployed, shapes, compiled=compile, remember=remember)
+        if compile:
+            deployed.compile_forward()
+        elif channels_last:
+            for conv, seen in shapes.items():
+                conv.pack(seen)
+        if cuda_graph:
+            deployed.capture_forward()
+    warm_up(deployed, x)
     return deployed
 
 
 class Deployed(nn.Module):
-    """What `deploy` returns: a folded model with a compiled forward for one shape of input.
+    """What `deploy` returns: a folded model with a compiled or captured forward for one shape of input.
 
     It computes without gradients. Input is converted to its dtype and memory format. It stays on its device and in its
     dtype, and takes no other weights: change the model, then deploy it again. A copy of it, by `copy` or `pickle`, is
-    not compiled.
+    neither compiled nor captured.
 
     Args:
         model: The folded model.
@@ -103,6 +112,7 @@ class Deployed(nn.Module):
         model: The folded model.
         input_shape: As given.
         dtype: Floating-point type of weights and outputs.
+        device: Where the weights are.
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], *, memory_format: torch.memory_format) -> None:
@@ -110,11 +120,14 @@ class Deployed(nn.Module):
         self.model = model
         self.input_shape = list(input_shape)
         self.memory_format = memory_format
-        self.dtype: torch.dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+        weights = next(model.parameters(), torch.empty(0))
+        self.dtype = weights.dtype
+        self.device = weights.device
         for name in _DESCRIBING:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
-        self._compiled: Callable[[Tensor], Any] | None = None
+        self._compiled: Forward | None = None
+        self._graphed: GraphedForward | None = None
         super().train(False)
 
     def compile_forward(self) -> None:
@@ -125,13 +138,12 @@ class Deployed(nn.Module):
         """
         from torch._inductor import config  # not needed by who does not compile, and slow to import
 
-        weights = next(self.model.parameters(), torch.empty(0))
         # as constants, weights are laid out once, and additions and activations join the convolutions
-        freezing = weights.device.type == 'cpu'
+        freezing = self.device.type == 'cpu'
         self._compiled = torch.compile(self.model.forward, dynamic=False, options={'freezing': freezing})
         try:
             with config.patch(freezing=freezing):  # of which torch.compile's frontend learns only so
-                self(torch.zeros(self.input_shape, dtype=self.dtype, device=weights.device))
+                self(self._blank())
         except Exception as error:
             self._compiled = None
             raise ValueError(
@@ -139,10 +151,30 @@ class Deployed(nn.Module):
                 'needs a C++ compiler; or pass compile=False.'
             ) from error
 
+    def capture_forward(self, *, capture: Callable[[Forward, Tensor], Recording] | None = None) -> None:
+        """Capture the forward pass for the shape of input, the compiled one if there is one.
+
+        Args:
+            capture: Makes the recording; None for a CUDA graph.
+
+        Raises:
+            ValueError: If it cannot be captured.
+        """
+        try:
+            self._graphed = GraphedForward(self._compiled or self.model, self._blank(), capture=capture)
+        except RuntimeError as error:
+            raise ValueError(
+                f'The forward pass cannot be captured in a CUDA graph ({_first_line(error)}): pass cuda_graph=False.'
+            ) from error
+
     def forward(self, x: Tensor) -> Any:
+        if self._graphed is not None and self._graphed.takes(x):
+            return self._graphed(x)
         with torch.inference_mode(False), torch.no_grad():
             x = self._as_mine(x)
-            return self.model(x) if self._compiled is None or list(x.shape) != self.input_shape else self._compiled(x)
+            # a replica of `DataParallel` has the compiled pass of the device that it is a replica of
+            fits = list(x.shape) == self.input_shape and x.device == self.device
+            return self._compiled(x) if self._compiled is not None and fits else self.model(x)
 
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""
@@ -177,6 +209,10 @@ class Deployed(nn.Module):
             f'A deployed model stays on its device and in {self.dtype}: convert the model, then deploy it again.'
         )
 
+    def _blank(self) -> Tensor:
+        """An input of the shape, as compiled code expects it."""
+        return self._as_mine(torch.zeros(self.input_shape, dtype=self.dtype, device=self.device))
+
     def _as_mine(self, x: Tensor) -> Tensor:
         """The input as compiled code expects it: of one type, one layout, and no inference tensor."""
         if x.dim() == 4:
@@ -190,7 +226,7 @@ class Deployed(nn.Module):
         return method
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {'_compiled': None}
+        return self.__dict__ | {'_compiled': None, '_graphed': None}
 
 
 def _require_deployable(model: nn.Module) -> torch.device:

@@ -12,6 +12,8 @@ from torch import nn
 from . import registry
 from .errors import UnloadableModelError
 from .images import to_rgb
+from .picture_shape import picture_size
+from .warm_up import warm_up
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -48,6 +50,9 @@ def ready_model(
 ) -> nn.Module:
     """Create a model that is ready to call, in eval mode.
 
+    On CUDA a net of this package is called beforehand on a blank picture of its checkpoint's size, so that its kernels
+    are loaded and compiled.
+
     Args:
         name: Architecture, `arch.tag`, or what else `timm.create_model` takes.
         pretrained: Load weights.
@@ -71,7 +76,21 @@ def ready_model(
     if channels_last is None:
         channels_last = target.type == 'cuda'
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return model.to(device=target, dtype=dtype, memory_format=memory_format).eval()
+    model = model.to(device=target, dtype=dtype, memory_format=memory_format).eval()
+    if target.type == 'cuda':
+        _warm_up_ours(model, memory_format)
+    return model
+
+
+def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Warm up a net of this package, all of which take pictures of their checkpoint's size whatever their arguments."""
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    size = picture_size(model)
+    if size is None or cfg.get('architecture') not in registry.architectures():
+        return
+    weight = next(model.parameters())
+    x = torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)
+    warm_up(model, x.contiguous(memory_format=memory_format))
 
 
 def transforms(name: str) -> Callable[[Any], Any]:
@@ -115,7 +134,7 @@ def _make_door(arch: str) -> Callable[..., nn.Module]:
     door.__name__ = door.__qualname__ = arch
     door.__doc__ = f"""{summary}
 
-    The model comes in eval mode, on the device, ready to call.
+    The model comes in eval mode, on the device, ready to call; on CUDA its kernels are compiled.
 
     Args:
         pretrained: Load weights. Tags with weights: {tags or 'none, so pass `pretrained=False`'}.

@@ -20,15 +20,25 @@ def picture_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] |
     """
     batch_size = _require_positive('batch_size', batch_size)
     if input_size is None:
-        cfg = getattr(model, 'pretrained_cfg', None) or {}
-        input_size = cfg.get('input_size')
+        input_size = picture_size(model)
         if input_size is None:
             raise ValueError(f'{type(model).__name__} has no pretrained_cfg with an input size: pass input_size.')
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        input_size = [first.in_channels if first is not None else input_size[0], *input_size[1:]]
     if isinstance(input_size, str) or not isinstance(input_size, Sequence) or len(input_size) != 3:
         raise ValueError(f'input_size must be channels, height and width, got {input_size!r}: pass (3, 224, 224).')
     return [batch_size, *(_require_positive('input_size', number) for number in input_size)]
+
+
+def picture_size(model: nn.Module) -> list[int] | None:
+    """Channels, height and width of a model's pictures: its checkpoint's, with the channels that the model takes.
+
+    None if it has no `pretrained_cfg` that says so.
+    """
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    size = cfg.get('input_size')
+    if size is None:
+        return None
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return [first.in_channels if first is not None else size[0], *size[1:]]
 
 
 def _require_positive(name: str, number: Any) -> int:

@@ -74,6 +74,16 @@ def test_variants_and_their_baselines():
         'timm compiled',
         'ours compiled',
     ]
+    for task, form in (('inference', 'max_autotune'), ('inference', 'graphed'), ('training', 'max_autotune')):
+        (case,) = cases(['skresnet34'], tasks=[task], **ONE)
+        chosen = variants(case, forms=[form], sides=SIDES)
+        assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+            'timm eager': 'None',
+            f'timm {form}': 'timm eager',
+            f'plain {form}': f'timm {form}',
+            f'ours {form}': f'timm {form}',
+        }
+    assert variants(training, forms=['graphed'], sides=SIDES) == [Variant('timm', 'eager')]
     (alone,) = cases(['sknet_atto'], tasks=['inference'], **ONE)
     chosen = variants(alone, forms=FORMS[:2], sides=['timm'])
     assert chosen == [Variant('ours', 'eager'), Variant('ours', 'reparameterized')]

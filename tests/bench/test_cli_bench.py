@@ -92,7 +92,11 @@ def test_what_cannot_be_built_fails_alone(tmp_path, monkeypatch):
         (['--device', 'mps'], 'The bench measures on cpu and cuda, got mps.'),
         (['--device', 'gpu'], '"gpu" is no device: name cpu, cuda or cuda:1.'),
         (['--dtypes', 'float32,float16'], 'float16 is measured on CUDA alone: on a CPU take bfloat16.'),
-        (['--forms', 'fused'], 'There is no form "fused": name some of eager, reparameterized, deployed, compiled.'),
+        (
+            ['--forms', 'fused'],
+            'There is no form "fused": name some of eager, reparameterized, deployed, compiled, max_autotune, graphed.',
+        ),
+        (['--forms', 'eager,graphed'], 'The form graphed is a CUDA graph, got the device cpu: leave it out, or name'),
         (['--tasks', 'training', '--batch', 1], 'Nothing to measure: a training step takes at least 2 pictures.'),
         (['--from', 'x.csv'], '--from needs --plot PNG, into which its rows are drawn.'),
         (['--plot', 'x.png', '--from', 'pyproject.toml'], 'pyproject.toml is not a CSV of timm-sk bench'),

@@ -47,7 +47,9 @@ def test_inductor(name):
 @pytest.mark.parametrize('name', KINDS)
 def test_export_with_dynamic_batch(name):
     model = exact(name)
-    exported = torch.export.export(model, (exact_pictures(),), dynamic_shapes=({0: torch.export.Dim('batch')},)).module()
+    exported = torch.export.export(
+        model, (exact_pictures(),), dynamic_shapes=({0: torch.export.Dim('batch')},)
+    ).module()
     for count in (1, 2, 5):
         with torch.inference_mode():
             assert_same(exported(exact_pictures(count)), model(exact_pictures(count)))

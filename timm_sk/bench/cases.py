@@ -9,12 +9,11 @@ import torch
 from .counterparts import branch_counts, has_timm, plain_of, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
-FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled')
+FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled', 'max_autotune', 'graphed')
+DEFAULT_FORMS = FORMS[:5]
 TASKS = ('inference', 'training')
-_FORMS_OF_TASK = {
-    'inference': ('eager', 'reparameterized', 'deployed', 'compiled'),
-    'training': ('eager', 'merged', 'compiled'),
-}
+_FORMS_OF_OTHERS = {'inference': ('merged',), 'training': ('reparameterized', 'deployed', 'graphed')}
+_OUR_FORMS = ('reparameterized', 'deployed', 'merged')
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -134,8 +133,8 @@ def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> No
 def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[Variant]:
     """The variants of a case, each after the one it is compared with.
 
-    timm's and the plain nets have nothing that `reparameterize_model` would change, and the means of the other forms
-    are this package's, so only ours have them.
+    timm's and the plain nets have nothing that `reparameterize_model` would change, and are neither deployed nor
+    merged, so only ours have those forms.
     """
     require_names('form', forms, FORMS)
     require_names('side', sides, SIDES)
@@ -149,19 +148,21 @@ def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[
         if there
     ]
     chosen = [Variant(present[0], 'eager')]
-    for form, side in product(_FORMS_OF_TASK[case.task], present):
-        if form in forms and (side == 'ours' or form in ('eager', 'compiled')):
+    for form, side in product(FORMS, present):
+        if form not in forms or form in _FORMS_OF_OTHERS[case.task]:
+            continue
+        if side == 'ours' or form not in _OUR_FORMS:
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))
 
 
 def baseline(variant: Variant, among: Sequence[Variant]) -> Variant | None:
-    """What a variant's time is divided into: timm compiled for what is compiled, timm eager for the rest.
+    """What a variant's time is divided into: timm's in the form, where it is one of a compiler, else timm eager.
 
-    timm compiled itself is compared with timm eager. Without a model of timm's, ours eager takes its place.
+    Those of timm themselves are compared with timm eager. Without a model of timm's, ours eager takes its place.
     """
     first = among[0]
     if variant in (first, FLOOR):
         return None
-    compiled = Variant(first.side, 'compiled')
-    return compiled if variant.form == 'compiled' and variant != compiled and compiled in among else first
+    same = Variant(first.side, variant.form)
+    return same if variant != same and same in among else first

@@ -1,15 +1,21 @@
 """From a model in float32 with its weights to a step in the form that a variant names."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
+from ..cuda_graph import GraphedForward
 from .cases import DTYPES, MEMORY_FORMATS, Case, Variant
 from .counterparts import build
 from .steps import Inference, Step, Training
+
+# Without CUDA graphs, which have a form of their own: so this one differs from `compiled` in its kernels alone, it
+# trains, and its peak memory is that of its steps.
+MAX_AUTOTUNE = 'max-autotune-no-cudagraphs'
 
 
 def loaded(side: str, case: Case, weights: dict[str, Tensor]) -> nn.Module:
@@ -33,17 +39,21 @@ def prepare(variant: Variant, case: Case, model: nn.Module, pictures: Sequence[T
     memory_format = MEMORY_FORMATS[case.memory_format]
     training = case.task == 'training'
     pictures = [p.to(torch.float32 if training else dtype, memory_format=memory_format) for p in pictures]
-    if variant.form == 'deployed' or (variant == Variant('ours', 'compiled') and not training):
-        return Inference(_deployed(variant, case, deepcopy(model).to(labels.device), dtype), pictures)
+    if variant.side == 'ours' and not training and variant.form not in ('eager', 'reparameterized'):
+        deployed = _deployed(variant, case, deepcopy(model).to(labels.device), dtype)
+        forward = _compiled(variant, deployed.model) if variant.form == 'max_autotune' else None
+        return Inference(deployed, pictures, forward=forward)
     model = reparameterize_model(model) if variant.form == 'reparameterized' else deepcopy(model)
     model = model.to(labels.device).to(memory_format=memory_format)
     if variant.form == 'merged':
         _merge(model, case, dtype)
     if training:
-        forward = torch.compile(model) if variant.form == 'compiled' else model
-        return Training(model, pictures, labels, dtype=dtype, forward=forward)
+        return Training(model, pictures, labels, dtype=dtype, forward=_compiled(variant, model))
     model = model.to(dtype)
-    return Inference(model, pictures, forward=torch.compile(model) if variant.form == 'compiled' else model)
+    forward = _compiled(variant, model)
+    if variant.form == 'graphed':  # by the same means as ours
+        forward = GraphedForward(forward, pictures[0])
+    return Inference(model, pictures, forward=forward)
 
 
 def _merge(model: nn.Module, case: Case, dtype: torch.dtype) -> None:
@@ -53,7 +63,14 @@ def _merge(model: nn.Module, case: Case, dtype: torch.dtype) -> None:
     merge_groups_for_training(model, batch_size=case.batch, input_size=(3, case.size, case.size), autocast=autocast)
 
 
-def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def _compiled(variant: Variant, model: nn.Module) -> Callable[[Tensor], Any]:
+    """How a model is called in a variant's form."""
+    if variant.form == 'max_autotune':
+        return torch.compile(model, mode=MAX_AUTOTUNE)
+    return torch.compile(model) if variant.form in ('compiled', 'graphed') else model
+
+
+def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> Any:
     from .. import deploy
 
     return deploy(
@@ -62,5 +79,6 @@ def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype
         batch_size=case.batch,
         dtype=dtype,
         channels_last=case.memory_format == 'channels_last',
-        compile=variant.form == 'compiled',
+        compile=variant.form in ('compiled', 'graphed'),
+        cuda_graph=variant.form == 'graphed',
     )

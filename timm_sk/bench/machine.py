@@ -2,6 +2,7 @@
 
 import datetime
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 import timm
@@ -37,6 +38,16 @@ def require_dtype(dtype: str, device: torch.device) -> None:
     """
     if dtype == 'float16' and device.type == 'cpu':
         raise ValueError('float16 is measured on CUDA alone: on a CPU take bfloat16.')
+
+
+def require_forms(forms: Sequence[str], device: torch.device) -> None:
+    """Check that forms are measured on a device.
+
+    Raises:
+        ValueError: If one is graphed and the device no CUDA GPU.
+    """
+    if 'graphed' in forms and device.type != 'cuda':
+        raise ValueError(f'The form graphed is a CUDA graph, got the device {device.type}: leave it out, or name cuda.')
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

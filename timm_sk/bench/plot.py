@@ -6,6 +6,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .cases import FORMS
+
 Result = dict[str, str]
 
 _COLOURS = {
@@ -14,10 +16,14 @@ _COLOURS = {
     'ours deployed': '#08519c',
     'ours merged': '#31a354',
     'ours compiled': '#e6550d',
+    'ours max_autotune': '#fd8d3c',
+    'ours graphed': '#a63603',
     'plain eager': '#bdbdbd',
     'plain compiled': '#969696',
+    'plain max_autotune': '#737373',
+    'plain graphed': '#525252',
 }
-_READING = 'Median, min and max of the ratios of each round; compiled against compiled, everything else against eager'
+_READING = 'Median, min and max of the ratios of each round; compiled forms against the same, the rest against eager'
 _LABEL = dict(facecolor='white', edgecolor='none', pad=0.8, alpha=0.75)
 _LINES = ('#3182bd', '#e6550d', '#31a354', '#756bb1', '#636363')
 _AXES = {
@@ -178,7 +184,7 @@ def _draw_lines(axes: Any, results: Sequence[Result], axis: str, measure: str) -
     from matplotlib.ticker import LogLocator
 
     styles = {'ours': '-', 'timm': '--', 'plain': ':'}
-    markers = {'eager': 'o', 'reparameterized': 's', 'deployed': '^', 'merged': 'v', 'compiled': 'D'}
+    markers = dict(zip(FORMS, 'os^vDPx', strict=True))
     points = set()
     architectures = list(dict.fromkeys(_family(result, axis) for result in results))
     for arch in architectures:

@@ -1,4 +1,4 @@
-"""Results as CSV: one row per measured variant."""
+"""Results as CSV: one row per measured variant, or per stage of a unit."""
 
 import csv
 from collections.abc import Sequence
@@ -7,8 +7,25 @@ from pathlib import Path
 
 
 @dataclass(kw_only=True)
-class Row:
-    """One variant of one case; docs/bench.md says what each column means. None is an empty cell."""
+class Measurement:
+    """What can be a row of a CSV; its fields are the columns. None is an empty cell."""
+
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The header."""
+        return tuple(field.name for field in fields(cls))
+
+    def cells(self) -> list[str]:
+        """The row as text in the order of the header; floats with five digits, since no measurement has more."""
+        return [
+            '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
+            for value in astuple(self)
+        ]
+
+
+@dataclass(kw_only=True)
+class Row(Measurement):
+    """One variant of one case; docs/bench.md says what each column means."""
 
     arch: str
     branches: int | None = None
@@ -48,18 +65,11 @@ class Row:
     python: str = ''
     date: str = ''
 
-    def cells(self) -> list[str]:
-        """The row as text in the order of `COLUMNS`; floats with five digits, since no measurement has more."""
-        return [
-            '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
-            for value in astuple(self)
-        ]
+
+COLUMNS = Row.columns()
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
-
-
-def require_appendable(path: Path) -> None:
+def require_appendable(path: Path, columns: Sequence[str] = COLUMNS) -> None:
     """Check, before anything is measured, that rows can be added to a file.
 
     Raises:
@@ -69,16 +79,16 @@ def require_appendable(path: Path) -> None:
     with path.open('a+', newline='') as file:
         file.seek(0)
         header = next(csv.reader(file), None)
-    if header is not None and tuple(header) != COLUMNS:
+    if header is not None and header != list(columns):
         raise ValueError(f'{path} is a CSV with other columns: name a new file.')
 
 
-def append(path: Path, rows: Sequence[Row]) -> None:
-    """Add rows to a file, with a header if it is new or empty."""
+def append(path: Path, rows: Sequence[Measurement]) -> None:
+    """Add rows of one kind to a file, with a header if it is new or empty."""
     with path.open('a', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         if not file.tell():
-            writer.writerow(COLUMNS)
+            writer.writerows(row.columns() for row in rows[:1])
         writer.writerows(row.cells() for row in rows)
 
 

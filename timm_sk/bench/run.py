@@ -1,18 +1,18 @@
 """One case from weights to rows: agree, weigh, time."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .agreement import Agreement, differences, judge, observe
+from ..warm_up import cudnn_chooses
+from .agreement import Agreement, differences, exact_float32, judge, observe
 from .cases import DTYPES, FLOOR, Case, Variant, baseline, variants
 from .counterparts import build
 from .floor import floor_step, record
 from .forms import loaded, prepare
-from .machine import describe, require_dtype
+from .machine import describe, require_dtype, require_forms
 from .memory import peak_bytes, saved_bytes
 from .random_weights import fill
 from .report import Row
@@ -48,18 +48,28 @@ def measure(
         say: Gets a line per stage.
 
     Raises:
-        ValueError: If a name is unknown, there are too few rounds, or float16 is asked of a CPU.
+        ValueError: If a name is unknown, there are too few rounds, or float16 or a CUDA graph is asked of a CPU.
     """
     if rounds is not None:
         require_rounds(rounds, warmup)
     require_dtype(case.dtype, device)
+    require_forms(forms, device)
     chosen = variants(case, forms=forms, sides=sides)
-    torch.compiler.reset()  # the nets share timm's forward, of which only a few compiled versions are kept
+    torch.compiler.reset()
+    # the nets share timm's forward, of which only 8 compiled versions are kept otherwise; and cuDNN keeps what it takes
+    # for the first step
+    with cudnn_chooses(), torch._dynamo.config.patch(cache_size_limit=4 * len(chosen)):
+        return _measure(case, chosen, device, rounds, warmup, say)
+
+
+def _measure(
+    case: Case, chosen: Sequence[Variant], device: torch.device, rounds: int | None, warmup: int, say: Say
+) -> list[Row]:
     say(f'{case}: agreement')
     steps, rows = _checked_steps(case, chosen, device, say)
     say(f'{case}: memory')
     for variant, step in steps.items():
-        _weigh(rows[variant], step, case, device)
+        _weigh(rows[variant], variant, step, case, device)
     for variant, row in rows.items():
         reference = baseline(variant, chosen)
         own, theirs = row.saved_bytes_per_image, rows[reference].saved_bytes_per_image if reference else None
@@ -71,8 +81,7 @@ def measure(
         rows[FLOOR] = replace(_row(case, FLOOR, None, device), status='')
     if rounds is not None and timed:
         say(f'{case}: {rounds} rounds')
-        with _cudnn_chooses():
-            times, repeats = interleave(timed, rounds=rounds, warmup=warmup, device=device)
+        times, repeats = interleave(timed, rounds=rounds, warmup=warmup, device=device)
         for variant in timed:
             row = rows[variant]
             row.rounds, row.warmup, row.repeats = rounds, warmup, repeats
@@ -114,8 +123,11 @@ def _checked_steps(
             row = rows[variant] = _row(case, variant, baseline(variant, chosen), device)
             try:
                 model = loaded(variant.side, case, weights)
-                step = prepare(variant, case, model, pictures, labels)
-                found = differences(observe(step), reference)
+                checked = step = prepare(variant, case, model, pictures, labels)
+                if variant.form == 'graphed' and dtype is torch.float32:  # TF32 is captured, or it is not
+                    with exact_float32():
+                        checked = prepare(variant, case, model, pictures, labels)
+                found = differences(observe(checked), reference)
                 own = found if variant == eager else None
                 verdicts = [judge(found, dtype=dtype, baseline=yardstick)]
                 if dtype is not torch.float32 and variant.form in ('eager', 'reparameterized', 'merged'):
@@ -156,8 +168,10 @@ def _enter_verdict(row: Row, verdict: Agreement) -> None:
     row.status = 'agrees' if verdict.holds else 'disagrees'
 
 
-def _weigh(row: Row, step: Step, case: Case, device: torch.device) -> None:
+def _weigh(row: Row, variant: Variant, step: Step, case: Case, device: torch.device) -> None:
     """Enter the peak of a step and what it saves; run it once before, for what is made on first use."""
+    if variant.form == 'graphed':  # holds its memory from the capture on
+        return
     step(0)
     if isinstance(step, Training):
         step.optimizer.zero_grad()
@@ -175,14 +189,3 @@ def _enter_times(row: Row, variant: Variant, times: Mapping[Variant, list[float]
         row.ratio_min, row.ratio_median, row.ratio_max = summarise(ratios(times[variant], times[reference]))
     if FLOOR in times and variant.side in ('ours', 'timm'):
         _, row.of_floor_median, _ = summarise(ratios(times[variant], times[FLOOR]))
-
-
-@contextmanager
-def _cudnn_chooses() -> Iterator[None]:
-    """Let cuDNN take the fastest algorithm for each shape, as training scripts do; no effect on a CPU."""
-    before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = before

@@ -71,13 +71,14 @@ def require_rounds(rounds: int, warmup: int = MIN_WARMUP) -> None:
 def _time(step: Timed, index: int, repeats: int, device: torch.device) -> float:
     """Milliseconds per step over `repeats` steps."""
     if device.type == 'cuda':
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize(device)
-        start.record()
-        for repeat in range(repeats):
-            step(index + repeat)
-        end.record()
-        end.synchronize()
+        with torch.cuda.device(device):  # whose stream the events are recorded on
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            start.record()
+            for repeat in range(repeats):
+                step(index + repeat)
+            end.record()
+            end.synchronize()
         return start.elapsed_time(end) / repeats
     began = time.perf_counter()
     for repeat in range(repeats):

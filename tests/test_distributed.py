@@ -1,0 +1,16 @@
+"""Distributed data-parallel training on the CPU, in real processes."""
+
+import distributed
+import torch
+
+
+def test_both_ranks_have_the_mean_of_their_gradients(tmp_path, monkeypatch):
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
+    ranks = distributed.run_ranks(2, 'gloo', tmp_path)
+    expected = distributed.averaged(2)
+    alone = distributed.gradients(distributed.net(), 0)
+    assert any(not torch.allclose(alone[name], expected[name], rtol=1e-3) for name in expected)
+    for found in ranks:
+        assert found.keys() == expected.keys()
+        for name, gradient in expected.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12)
