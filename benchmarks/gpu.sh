@@ -17,16 +17,18 @@ no_gpu() {
   exit 2
 }
 
-sees_gpu() { "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' 2> /dev/null; }
+# 0 if torch sees a GPU, 3 if it sees none, 1 if there is no torch
+look_for_gpu() { "$python" -c 'import sys, torch; sys.exit(0 if torch.cuda.is_available() else 3)' 2> /dev/null; }
 
-if "$python" -c 'import torch' 2> /dev/null; then
-  sees_gpu || no_gpu
-else
-  command -v nvidia-smi > /dev/null && nvidia-smi -L > /dev/null 2>&1 || no_gpu
-fi
+look_for_gpu
+case $? in
+  0) ;;
+  3) no_gpu ;;
+  *) nvidia-smi -L > /dev/null 2>&1 || no_gpu ;;
+esac
 if ! "$python" -c 'import torch, timm, safetensors, typer, rich, pytest, xdist, hypothesis' 2> /dev/null; then
   "$python" -m pip install -q -e '.[test,bench]' || exit 1
-  sees_gpu || no_gpu
+  look_for_gpu || no_gpu
 fi
 
 gpu=$("$python" -c 'import re, torch; print(re.sub(r"[^A-Za-z0-9]+", "_", torch.cuda.get_device_name()))')

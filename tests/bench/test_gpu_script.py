@@ -12,7 +12,7 @@ import torch
 from processes import ROOT
 
 from benchmarks import kernels
-from timm_sk.bench import bandwidth, cases
+from timm_sk.bench import bandwidth, cases, timing
 from timm_sk.bench.bandwidth import StageRow, difference, measure_stages
 from timm_sk.bench.cases import variants
 from timm_sk.bench.stages import operations, unit_stages
@@ -159,7 +159,12 @@ def test_times_are_shares_of_the_copys_bandwidth():
     assert row.floor_ms == 3.0
 
 
-def test_timed_rows(capsys):
+@pytest.fixture
+def short_rounds(monkeypatch):
+    monkeypatch.setattr(timing, 'ROUND_SECONDS', 1e-3)
+
+
+def test_timed_rows(short_rounds):
     rows = measure_stages([1, 8, 8, 8], branches=2, groups=2, dtype='float32', memory_format='contiguous', device=CPU)
     for row in rows:
         assert row.rounds == 7
@@ -168,7 +173,7 @@ def test_timed_rows(capsys):
     assert f'{rows[1].of_copy_median:8.3f}  agrees' in kernels.table(rows)
 
 
-def test_what_disagrees_with_the_law_is_not_timed(monkeypatch, tmp_path, capsys):
+def test_what_disagrees_with_the_law_is_not_timed(monkeypatch, short_rounds):
     monkeypatch.setattr('timm_sk.ops.lean._weigh', lambda branches, logits, gate, **_: branches[1] * 1.0)
     rows = measure_stages([1, 8, 8, 8], branches=2, groups=2, dtype='float32', memory_format='contiguous', device=CPU)
     wrong = [row for row in rows if row.status == 'disagrees']
