@@ -94,7 +94,8 @@ def test_what_cannot_be_built_fails_alone(tmp_path, monkeypatch):
         (['--dtypes', 'float32,float16'], 'float16 is measured on CUDA alone: on a CPU take bfloat16.'),
         (
             ['--forms', 'fused'],
-            'There is no form "fused": name some of eager, reparameterized, deployed, compiled, max_autotune, graphed.',
+            'There is no form "fused": name some of eager, reparameterized, deployed, merged, compiled, max_autotune, '
+            'graphed.',
         ),
         (['--forms', 'eager,graphed'], 'The form graphed is a CUDA graph, got the device cpu: leave it out, or name'),
         (['--tasks', 'training', '--batch', 1], 'Nothing to measure: a training step takes at least 2 pictures.'),

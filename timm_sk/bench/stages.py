@@ -8,7 +8,6 @@ that make the branches; descriptors, logits and weights are counted too, and are
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -52,11 +51,7 @@ def bytes_of(tensors: Iterable[Tensor]) -> int:
 
 def runs_on(branches: list[Tensor]) -> str:
     """What `timm_sk.ops` computes with on such branches: 'triton' or 'torch'."""
-    try:
-        kernels = import_module('timm_sk.ops.kernels')
-    except ImportError:
-        return 'torch'
-    return 'triton' if kernels.takes(branches) else 'torch'
+    return 'triton' if ops.runs_kernels(branches) else 'torch'
 
 
 def normal(
