@@ -18,7 +18,7 @@ from kernel_cases import DEVICE
 from timm_sk.ops import kernels
 
 triton = pytest.importorskip('triton')
-FILES = ('tiles', 'fuse', 'select', 'folded', 'two_branch')
+FILES = ('tiles', 'fuse', 'select', 'select_backward', 'folded', 'two_branch')
 INTERPRETED_ALWAYS = 'test_two_branch'  # modules whose tests for a CUDA device are marked so
 
 

@@ -251,7 +251,8 @@ branches = [torch.ones(2, 3, 4, 5)] * 2
 assert timm_sk.ops.fuse(branches).eq(2).all()
 for _ in range(3):
     assert not timm_sk.ops.kernels.available()
-assert not [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.')]
+kernels = [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.')]
+assert kernels in ([], ['timm_sk.ops.kernels.two_branch_plan']), kernels  # which needs no Triton
 """
 
 
