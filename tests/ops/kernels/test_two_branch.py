@@ -152,6 +152,28 @@ def test_recomputed(device, case, launches):
     assert selected.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 24, 24, 1, 3, 5)))
+def test_nothing_is_written_beside_the_results(device, case, monkeypatch, launches):
+    inputs, empty, margin, fence = Inputs(case, device=device), torch.empty, 20 * case.width * case.channels, 7.0
+    made: list[Tensor] = []
+
+    def fenced(*size: Any, **kwargs: Any) -> Tensor:
+        shape = empty(*size, **{**kwargs, 'device': 'meta'})
+        made.append(torch.full((shape.numel() + 2 * margin,), fence, dtype=shape.dtype, device=device))
+        return made[-1].as_strided(shape.shape, shape.stride(), margin)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, 'empty', fenced)
+        two_branch.keep(inputs.x, *inputs.packed, *inputs.numbers)
+        two_branch.select(inputs.x, *inputs.packed, inputs.logits, *inputs.numbers)
+    assert launches.count == 2
+    assert len(made) == 4  # two branches, partial sums, what is selected
+    for memory in made:
+        assert (memory[:margin] == fence).all()
+        assert (memory[-margin:] == fence).all()
+        assert (memory[margin:-margin] != fence).all()
+
+
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 48, 48, 8, 5, 9), Case(1, 64, 64, 4, 5, 4, 2, (1, 3))))
 def test_narrow_dtypes(device, case, dtype, launches):
