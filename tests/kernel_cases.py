@@ -1,5 +1,6 @@
 """What the kernels are tested on, what they must give, and a proof that they ran."""
 
+import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -14,12 +15,12 @@ DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
 # Of the largest element: a rounding to the dtype, which Triton's interpreter cuts off in bfloat16; in float32 that of
 # sums over a few hundred elements.
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8 if DEVICE == 'cuda' else 2**-7}
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8 if DEVICE == 'cuda' else 2**-7}
 SLACK = 1.05
 
 LAYOUTS = (
     *('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other picture'),  # read where they lie
-    *('every other column', 'transposed', 'mixed'),  # copied
+    *('every other column', 'cropped', 'cropped channels last', 'transposed', 'mixed'),  # copied
 )
 
 
@@ -46,19 +47,18 @@ NARROW = [
     Case(4, 4, (2, 3, 3, 5), torch.float32, 'every other picture'),
     Case(4, 2, (1, 7, 1, 9), torch.bfloat16, 'channels last'),
     Case(2, 1, (2, 3, 5, 3), torch.float32, 'every other column'),
+    Case(2, 1, (1, 3, 5, 3), torch.float32, 'cropped'),
+    Case(2, 1, (1, 3, 5, 3), torch.float16, 'cropped channels last'),
     Case(2, 1, (1, 3, 5, 4), torch.float16, 'transposed'),
     Case(2, 1, (3, 9, 1, 1), torch.float32, 'contiguous'),
     Case(2, 1, (1, 1, 9, 1), torch.float32, 'channels last'),
 ]
-WIDE = [
-    Case(count, radix, shape, dtype, layout)
-    for count, radix in ((1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2))
-    for shape, dtype, layout in product(
-        ((8, 64, 56, 56), (3, 200, 13, 11), (2, 2048, 7, 7), (65, 3, 5, 3), (1, 1, 113, 97)),
-        TOLERANCE,
-        LAYOUTS,
-    )
-]
+_SHAPES = ((8, 64, 56, 56), (3, 200, 13, 11), (2, 2048, 7, 7), (65, 3, 5, 3), (1, 1, 113, 97))
+_KINDS = ((1, 1), (2, 1), (2, 2), (3, 1), (4, 1), (4, 2))
+# A sample of all combinations, each of which Triton would compile for seconds.
+WIDE = random.Random(0).sample(
+    [Case(*kind, shape, *stored) for kind, shape, *stored in product(_KINDS, _SHAPES, TOLERANCE, LAYOUTS)], 60
+)
 CASES = [*NARROW, *(pytest.param(case, marks=pytest.mark.gpu) for case in WIDE)]
 
 
@@ -90,6 +90,8 @@ def lay_out(x: Tensor, layout: str, index: int = 0) -> Tensor:
         room = _nothing(x, (2 * pictures, channels, height, width), memory_format)[1::2]
     elif layout == 'every other column':
         room = _nothing(x, (pictures, channels, height, 2 * width), memory_format)[..., ::2]
+    elif 'cropped' in layout:
+        room = _nothing(x, (pictures, channels, height, width + 2), memory_format)[..., 1:-1]
     else:
         room = torch.empty_like(x, memory_format=memory_format)
     return room.copy_(x)

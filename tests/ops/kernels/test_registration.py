@@ -236,7 +236,7 @@ def test_slices_are_read_where_they_lie():
             ]
             read, _ = readable(branches)
             assert [a.data_ptr() for a in read] == [b.data_ptr() for b in branches]
-    for layout in ('every other column', 'transposed'):
+    for layout in ('every other column', 'cropped', 'cropped channels last', 'transposed'):
         branches = make_tensors(PLAIN._replace(layout=layout))
         read, _ = readable(branches)
         assert all(a.data_ptr() != b.data_ptr() for a, b in zip(read, branches, strict=True))
