@@ -7,7 +7,8 @@ from filling import make_input
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from timm_sk.ops.convolution import ACTIVATIONS, convolve, pack
+from timm_sk.ops import convolution
+from timm_sk.ops.convolution import ACTIVATIONS, convolve, pack, reference
 
 STEPS = {'': lambda x: x, 'relu': F.relu, 'relu6': F.relu6}
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}
@@ -59,6 +60,17 @@ def test_values(dtype, nhwc, groups):
                 assert found.is_contiguous(memory_format=torch.channels_last if nhwc else torch.contiguous_format)
                 assert_close(found, wanted)
     assert all(torch.equal(a, b) for a, b in zip((x, weight, bias, shortcut), kept, strict=True))
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN')
+@torch.no_grad()
+def test_one_pass_where_inputs_are_channels_last(monkeypatch):
+    steps = []
+    monkeypatch.setattr(convolution, 'reference', lambda *given: steps.append(given) or reference(*given))
+    for nhwc in (True, False):
+        x, weight, bias, _ = make(torch.float32, 4, nhwc=nhwc)
+        assert_close(convolve(x, weight, bias, *NUMBERS, 4, 'relu'), expected(x, weight, bias, None, 'relu', 4))
+        assert len(steps) == (0 if nhwc else 1)
 
 
 @torch.no_grad()
