@@ -64,13 +64,16 @@ def test_values(dtype, nhwc, groups):
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN')
 @torch.no_grad()
-def test_one_pass_where_inputs_are_channels_last(monkeypatch):
+def test_one_pass_where_inputs_are_channels_last_or_small(monkeypatch):
     steps = []
     monkeypatch.setattr(convolution, 'reference', lambda *given: steps.append(given) or reference(*given))
     for nhwc in (True, False):
         x, weight, bias, _ = make(torch.float32, 4, nhwc=nhwc)
         assert_close(convolve(x, weight, bias, *NUMBERS, 4, 'relu'), expected(x, weight, bias, None, 'relu', 4))
         assert len(steps) == (0 if nhwc else 1)
+    x, weight, bias, _ = make(torch.float32, 1, nhwc=False)
+    assert_close(convolve(x[:1], weight, bias, *NUMBERS, 1, 'relu'), expected(x[:1], weight, bias, None, 'relu', 1))
+    assert len(steps) == 1
 
 
 @torch.no_grad()
