@@ -1,10 +1,10 @@
 """A convolution with what follows it when norms are folded: bias, the sum with a shortcut, and an activation.
 
-`convolve` is the only place that decides which implementation runs. The law is `reference`; in inference on a CPU, where
-inputs are channels last, oneDNN's convolution does the rest in the pass that writes its output: 7.2 -> 5.9 ms for a ReLU,
-12.2 -> 10.5 ms for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two cores. In contiguous format that pass
-loses: folded nets took 1.02 to 1.1 times as long with it. There it runs only for single small pictures, which torch gives
-to kernels of its own that add a bias channel by channel. `convolve` is a leaf to `torch.fx`.
+`convolve` is the only place that decides which implementation runs. The law is `reference`; in inference on a CPU,
+where inputs are channels last, oneDNN's convolution does the rest in the pass that writes its output: 7.2 -> 5.9 ms for
+a ReLU, 12.2 -> 10.5 ms for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two cores. In contiguous format
+that pass loses: folded nets took 1.02 to 1.1 times as long with it. There it runs only for single small pictures, which
+torch gives to kernels of its own that add a bias channel by channel. `convolve` is a leaf to `torch.fx`.
 """
 
 from functools import lru_cache
