@@ -64,16 +64,26 @@ def test_values(dtype, nhwc, groups):
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason='this torch has no oneDNN')
 @torch.no_grad()
-def test_one_pass_where_inputs_are_channels_last_or_small(monkeypatch):
+def test_one_pass_where_it_is_faster(monkeypatch):
     steps = []
     monkeypatch.setattr(convolution, 'reference', lambda *given: steps.append(given) or reference(*given))
-    for nhwc in (True, False):
-        x, weight, bias, _ = make(torch.float32, 4, nhwc=nhwc)
-        assert_close(convolve(x, weight, bias, *NUMBERS, 4, 'relu'), expected(x, weight, bias, None, 'relu', 4))
-        assert len(steps) == (0 if nhwc else 1)
-    x, weight, bias, _ = make(torch.float32, 1, nhwc=False)
-    assert_close(convolve(x[:1], weight, bias, *NUMBERS, 1, 'relu'), expected(x[:1], weight, bias, None, 'relu', 1))
-    assert len(steps) == 1
+
+    def takes_steps(groups: int, count: int, *, nhwc: bool, dilation: int = 1) -> bool:
+        x, weight, bias, _ = make(torch.float32, groups, nhwc=nhwc)
+        numbers = ([2, 1], [dilation, 2], [dilation, dilation])
+        wanted = F.conv2d(x[:count].double(), weight.double(), bias.double(), *numbers, groups)
+        shortcut = 4 * make_input(tuple(wanted.shape)).contiguous(memory_format=torch.channels_last)
+        for added in (None, shortcut):
+            steps.clear()
+            found = convolve(x[:count], weight, bias, *numbers, groups, 'relu', added)
+            assert_close(found, F.relu(wanted if added is None else wanted + added))
+        return bool(steps)
+
+    assert not takes_steps(1, 2, nhwc=True)
+    assert takes_steps(4, 2, nhwc=False)
+    for dilation in (1, 2):  # a single small picture
+        assert takes_steps(1, 1, nhwc=True, dilation=dilation)
+        assert takes_steps(1, 1, nhwc=False, dilation=dilation)
 
 
 @torch.no_grad()

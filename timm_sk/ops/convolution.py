@@ -2,9 +2,10 @@
 
 `convolve` is the only place that decides which implementation runs. The law is `reference`; in inference on a CPU,
 where inputs are channels last, oneDNN's convolution does the rest in the pass that writes its output: 7.2 -> 5.9 ms for
-a ReLU, 12.2 -> 10.5 ms for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two cores. In contiguous format
-that pass loses: folded nets took 1.02 to 1.1 times as long with it. There it runs only for single small pictures, which
-torch gives to kernels of its own that add a bias channel by channel. `convolve` is a leaf to `torch.fx`.
+a ReLU, 12.2 -> 10.5 ms for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two cores. That pass loses in
+contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single small pictures, since it lays
+out the weights anew: 20 -> 28 ms for skresnet18 at 64x64. For these torch has kernels of its own, of which the dilated
+one adds a bias channel by channel, half of its time; so it gets none. `convolve` is a leaf to `torch.fx`.
 """
 
 from functools import lru_cache
@@ -16,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 ACTIVATIONS = ('', 'relu', 'relu6')
-_SMALL = 20480  # numbers in a picture, up to which torch does without oneDNN
+_SMALL = 20480  # numbers in a single picture, up to which torch does without oneDNN
 
 # What oneDNN calls them, and its arguments.
 _ONEDNN_NAMES = {'': ('none', []), 'relu': ('relu', []), 'relu6': ('hardtanh', [0.0, 6.0])}
@@ -169,11 +170,16 @@ def _onednn(
     if x.shape[1] != weight.shape[1] * groups:
         return None
     nhwc = _is_nhwc(x)
-    is_small = x.shape[0] == groups == 1 and x.numel() <= _SMALL and x.shape[2] * x.shape[3] > 1
-    if not (nhwc or is_small):  # among the others pooled features, 0.36 ms so and 0.12 ms in torch's own kernel
-        return None
     if packed is not None and nhwc:  # with other inputs, its output would be channels last all the same
         weight = packed
+    elif x.shape[0] == groups == 1 and x.numel() <= _SMALL:
+        if bias is None or max(dilation) == 1:
+            return None
+        plane = bias[:, None, None]
+        added = plane if shortcut is None else shortcut + plane
+        return reference(x, weight, None, stride, padding, dilation, groups, activation, added)
+    elif not nhwc:
+        return None
     name, arguments = _ONEDNN_NAMES[activation]
     if shortcut is None:
         return operators.convolve(x, weight, bias, padding, stride, dilation, groups, name, arguments, '')
