@@ -3,9 +3,9 @@
 `convolve` is the only place that decides which implementation runs. The law is `reference`; in inference on a CPU,
 where inputs are channels last, oneDNN's convolution does the rest in the pass that writes its output: 7.2 -> 5.9 ms for
 a ReLU, 12.2 -> 10.5 ms for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two cores. That pass loses in
-contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single small pictures, since it lays
-out the weights anew: 20 -> 28 ms for skresnet18 at 64x64. For these torch has kernels of its own, of which the dilated
-one adds a bias channel by channel, half of its time; so it gets none. `convolve` is a leaf to `torch.fx`.
+contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single small pictures, since it
+lays out the weights anew: 20 -> 28 ms for skresnet18 at 64x64. For these torch has kernels of its own, of which the
+dilated one adds a bias channel by channel, half of its time; so it gets none. `convolve` is a leaf to `torch.fx`.
 """
 
 from functools import lru_cache
