@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import timm_sk  # noqa: F401  (registers the models, also in the processes of other ranks)
+from timm_sk.bench.agreement import exact_float32
 
 SHARE = 4  # pictures of a rank
 PATIENCE = datetime.timedelta(seconds=120)
@@ -45,7 +46,8 @@ def run_rank(rank: int, world: int, backend: str, folder: str) -> None:
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=world, timeout=PATIENCE)
     try:
         parallel = DistributedDataParallel(model, device_ids=[rank] if on_gpus else None)
-        torch.save(gradients(parallel, rank), Path(folder) / f'rank{rank}.pt')
+        with exact_float32():
+            torch.save(gradients(parallel, rank), Path(folder) / f'rank{rank}.pt')
     finally:
         dist.destroy_process_group()
 

@@ -166,7 +166,10 @@ def test_features(name, channels_last):
     deployed = deploy(model, channels_last=channels_last)
     assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)]
     x = pictures(size=32)
-    assert all(distance(a, b.detach()) <= 2e-5 for a, b in zip(deployed(x), model(x), strict=True))
+    exact = copy.deepcopy(model).double()(x.double())
+    for found, expected, wanted in zip(deployed(x), model(x), exact, strict=True):
+        own = distance(expected.detach(), wanted.detach())  # ShuffleNet with random norms is ill-conditioned
+        assert distance(found, expected.detach()) <= max(2e-5, 3 * own)
     assert deployed.feature_info.channels() == model.feature_info.channels()
 
 
@@ -233,6 +236,32 @@ def test_examples_of_the_document(example):
     fast, x = before.get('deployed') or before['folded'], pictures(8, size=32)
     assert distance(fast(x).detach(), before['model'](x).detach()) <= 1e-5
     assert not torch.equal(fast(x), before['model'](x))
+
+
+def test_every_model_of_a_class_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, 'recompile_limit', 2)
+    monkeypatch.setattr(torch._dynamo.config, 'fail_on_recompile_limit_hit', True)
+    compiling = torch.compile
+    monkeypatch.setattr(torch, 'compile', lambda forward, **_: compiling(forward, dynamic=False, backend='eager'))
+    x = pictures(size=32)
+    for channels in (1, 2, 3, 4):
+        model = filled('sknet_atto', in_chans=channels)
+        deployed = deploy(model, input_size=(channels, 32, 32), compile=True)
+        x = pictures(channels=channels, size=32)
+        assert distance(deployed(x), model(x).detach()) <= 1e-5
+
+
+def test_it_stays_where_it_is_and_out_of_autocast():
+    model = filled('sknet_atto')
+    deployed = deploy(model)
+    assert deployed.to('cpu') is deployed.to(torch.float32) is deployed
+    for elsewhere in ('meta', torch.float64):
+        with pytest.raises(ValueError, match=r'stays on its device and in torch\.float32'):
+            deployed.to(elsewhere)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = deployed(pictures(size=32))
+    assert found.dtype is torch.float32
+    assert distance(found, model(pictures(size=32)).detach()) <= 1e-5
 
 
 def test_example_of_training():

@@ -75,6 +75,11 @@ def test_a_merged_model_trains_alike(name, fewest):
     assert (merged.eval()(x) - plain.eval()(x)).abs().max() <= 1e-11 * plain(x).abs().max()
 
 
+@torch.no_grad()
+def test_measured_where_gradients_are_off():
+    assert timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL) is not None
+
+
 def test_measuring_leaves_modes_statistics_and_gradients_alone(fewest):
     model = filled('sknet_atto')
     model.train().layer1.eval()

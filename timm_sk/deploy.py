@@ -18,6 +18,7 @@ from .warm_up import cudnn_chooses, warm_up
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu')
 
+_NO_LIMIT = dict(cache_size_limit=1024, accumulated_cache_size_limit=1024)
 _DESCRIBING = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
 
@@ -99,9 +100,9 @@ def deploy(
 class Deployed(nn.Module):
     """What `deploy` returns: a folded model with a compiled or captured forward for one shape of input.
 
-    It computes without gradients. Input is converted to its dtype and memory format. It stays on its device and in its
-    dtype, and takes no other weights: change the model, then deploy it again. A copy of it, by `copy` or `pickle`, is
-    neither compiled nor captured.
+    It computes without gradients and without autocast. Input is converted to its dtype and memory format. It stays on
+    its device and in its dtype, and takes no other weights: change the model, then deploy it again. A copy of it, by
+    `copy` or `pickle`, is neither compiled nor captured.
 
     Args:
         model: The folded model.
@@ -136,13 +137,15 @@ class Deployed(nn.Module):
         Raises:
             ValueError: If torch.compile fails.
         """
-        from torch._inductor import config  # not needed by who does not compile, and slow to import
+        from torch._dynamo import config as dynamo_config  # not needed by who does not compile, and slow to import
+        from torch._inductor import config
 
         # as constants, weights are laid out once, and additions and activations join the convolutions
         freezing = self.device.type == 'cpu'
         self._compiled = torch.compile(self.model.forward, dynamic=False, options={'freezing': freezing})
         try:
-            with config.patch(freezing=freezing):  # of which torch.compile's frontend learns only so
+            # torch.compile's frontend learns of freezing only so; all models of a class share its limit of versions
+            with config.patch(freezing=freezing), dynamo_config.patch(_NO_LIMIT):
                 self(self._blank())
         except Exception as error:
             self._compiled = None
@@ -170,7 +173,7 @@ class Deployed(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self._graphed is not None and self._graphed.takes(x):
             return self._graphed(x)
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             x = self._as_mine(x)
             # a replica of `DataParallel` has the compiled pass of the device that it is a replica of
             fits = list(x.shape) == self.input_shape and x.device == self.device
@@ -178,12 +181,12 @@ class Deployed(nn.Module):
 
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._method('forward_features')(self._as_mine(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """The model's `forward_head`, not compiled."""
-        with torch.inference_mode(False), torch.no_grad():
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             return self._method('forward_head')(self._as_mine(x), pre_logits=pre_logits)
 
     def train(self, mode: bool = True) -> 'Deployed':
@@ -203,6 +206,17 @@ class Deployed(nn.Module):
             ValueError: Always.
         """
         raise ValueError('A deployed model takes no other weights: load them into the model, then deploy it again.')
+
+    def to(self, *args: Any, **kwargs: Any) -> 'Deployed':
+        """The model itself, if it is there already.
+
+        Raises:
+            ValueError: If not.
+        """
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, self.dtype) or device not in (None, self.device, torch.device(self.device.type)):
+            self._apply()
+        return self
 
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         raise ValueError(

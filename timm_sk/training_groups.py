@@ -50,7 +50,8 @@ def merge_groups_for_training(
         key = f'{call.key()} | training, autocast {autocast}'
         number = known.get(key, found.get(key))
         if number is None or number not in candidates(conv.groups, conv.in_channels, conv.out_channels):
-            number = found[key] = fastest_in_training(call, autocast)
+            with torch.enable_grad():
+                number = found[key] = fastest_in_training(call, autocast)
         if number != conv.groups:
             merged[name] = number
             owner, _, leaf = name.rpartition('.')

@@ -79,9 +79,11 @@ def test_float32_train_output_and_gradients(name):
     their_output, their_gradients, _ = step(theirs, x)
     _, exact_gradients, _ = step(exact, x.double())
     assert distance(output, their_output) <= 1e-4
-    # ReLUs whose input is nearly 0 open or shut by rounding: timm's own gradients are up to 9e-3 away
-    assert 0 < relative_norm(gradients, exact_gradients) <= 1e-2
-    assert 0 < relative_norm(their_gradients, exact_gradients) <= 1e-2
+    # ReLUs whose input is nearly 0 open or shut by rounding: timm's own gradients are up to 9e-3 away with AVX-512, and
+    # 3e-2 with AVX2
+    own, theirs = (relative_norm(found, exact_gradients) for found in (gradients, their_gradients))
+    assert 0 < theirs <= 5e-2
+    assert 0 < own <= max(1e-2, 2 * theirs)
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)

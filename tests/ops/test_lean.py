@@ -67,6 +67,60 @@ def test_two_orders_of_gradients_are_the_laws(count, radix, gate, train):
             torch.testing.assert_close(ours, expected, rtol=0, atol=1e-10 * max(1.0, float(expected.abs().max())))
 
 
+@pytest.mark.parametrize('train', [True, False])
+@pytest.mark.parametrize('make', [lambda: timm_sk.SelectiveKernel(16), lambda: timm_sk.SplitAttention(16)])
+def test_nothing_and_a_single_pixel_are_torchs_affair(make, train):
+    layer = fill_model(make()).train(train)
+    before = {key: buffer.clone() for key, buffer in layer.named_buffers() if 'running' in key}
+    nothing = torch.ones(0, 16, 4, 4, requires_grad=True)
+    if train:
+        with pytest.raises(ValueError, match='more than 1 value per channel'):
+            layer(torch.ones(1, 16, 1, 1))
+    else:
+        layer(nothing).sum().backward()
+        assert nothing.grad.shape == nothing.shape
+    assert all(torch.equal(layer.get_buffer(key), buffer) for key, buffer in before.items())
+
+
+def test_branches_of_two_dtypes_are_promoted():
+    branches = [make_input((2, 3, 4, 5)), make_input((2, 3, 4, 5), seed=1).double()]
+    logits = make_input((2, 2, 3))
+    exact = [branch.double() for branch in branches]
+    torch.testing.assert_close(timm_sk.ops.fuse(branches), reference.fuse(exact))
+    torch.testing.assert_close(timm_sk.ops.select(branches, logits).double(), reference.select(exact, logits.double()))
+
+
+@torch.no_grad()
+def test_global_hooks_see_everything_finished():
+    layer, seen = fill_model(timm_sk.SelectiveKernel(16)).eval(), []
+
+    def look(module: nn.Module, _: object, output: Tensor) -> None:
+        if module in layer.paths:
+            seen.append((output, output.clone()))
+
+    handle = nn.modules.module.register_module_forward_hook(look)
+    try:
+        layer(make_input((2, 16, 5, 5)))
+    finally:
+        handle.remove()
+    assert len(seen) == 2
+    assert all(torch.equal(output, copied) for output, copied in seen)
+
+
+def test_nothing_is_left_on_a_shelf_that_nobody_empties():
+    norms = [norm.requires_grad_(False) for norm in make_norms(2, 3, train=True)]
+    sources = [make_input((2, 3, 3, 2)).double().add(m) for m in range(2)]
+    made = [
+        lean.normed(s, n.weight, n.bias, n.running_mean, n.running_var, training=True, momentum=n.momentum, eps=n.eps)
+        for s, n in zip(sources, norms, strict=True)
+    ]
+    wholes, recipes = zip(*made, strict=True)
+    logits = make_input((2, 2, 3)).double().requires_grad_()
+    lean.select(lean.Branches(wholes, 1, recipes), logits).sum().backward()
+    assert logits.grad is not None
+    assert [recipe.shelf.features for recipe in recipes] == [None, None]
+
+
 def test_gradcheck():
     sources = [make_input((2, 3, 3, 2)).double().add(m).requires_grad_() for m in range(2)]
     mixer = make_input((3, 6)).double().requires_grad_()

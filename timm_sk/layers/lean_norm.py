@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops.lean import Branches, Recipe, normed
 
+_KINDS_OF_HOOKS = ('forward', 'forward_pre', 'backward', 'backward_pre')
+
 
 def can_be_lean(x: Tensor, paths: Iterable[nn.Module], norms: Iterable[Any], acts: Iterable[Any]) -> bool:
     """Whether a unit's input is about to be recorded by autograd, and nobody can tell that its modules do not run.
@@ -37,6 +39,8 @@ def can_be_lean(x: Tensor, paths: Iterable[nn.Module], norms: Iterable[Any], act
 
 def unobserved(module: nn.Module) -> bool:
     """Whether no hook sees what goes into a module or its parts, or comes out of them."""
+    if any(getattr(torch.nn.modules.module, f'_global_{kind}_hooks') for kind in _KINDS_OF_HOOKS):
+        return False
     return not any(
         part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
         for part in module.modules()
@@ -51,7 +55,8 @@ def lean_branches(sources: Sequence[Tensor], norms: Sequence[Any], *, radix: int
         norms: The batch norm of each; its running statistics move in train mode.
         radix: R, the branches that lie side by side in the channels of a source.
     """
-    if ops.runs_kernels([*sources] * radix):
+    has_statistics = all(source.numel() > source.shape[1] for source in sources)  # torch's norm alone speaks of others
+    if not has_statistics or ops.runs_kernels([*sources] * radix):
         # the kernels' backward pass reads the branches, which torch's own norm and ReLU then need not make again
         return Branches(
             [F.relu(norm(source), inplace=True) for source, norm in zip(sources, norms, strict=True)], radix

@@ -20,6 +20,8 @@ from . import kernels, lean, reference
 from .raw import RawBranches
 from .reference import total
 
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # from torch 2.7 on
+
 __all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'select', 'total']
 
 
@@ -48,9 +50,14 @@ def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
     if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes(branches, logits):
         return False
     if torch.compiler.is_compiling():
-        elsewhere = torch.compiler.is_exporting() or torch._C._are_functorch_transforms_active()
+        elsewhere = _is_exporting() or torch._C._are_functorch_transforms_active()
         return kernels.IN_COMPILED_GRAPHS and not elsewhere
     return all(map(runs_eagerly, tensors))
+
+
+def _runs_lean(branches: Sequence[Tensor]) -> bool:
+    """Whether branches run eagerly and are of one dtype; the law promotes others."""
+    return all(runs_eagerly(branch) and branch.dtype == branches[0].dtype for branch in branches)
 
 
 def _fuse_by_kernel(branches: Sequence[Tensor]) -> Tensor:
@@ -106,7 +113,7 @@ def fuse(branches: List[Tensor]) -> Tensor:
         return reference.fuse(branches)
     elif isinstance(branches, RawBranches) or runs_kernels(branches):
         return _fuse_by_kernel(branches)
-    elif all(map(runs_eagerly, branches)):
+    elif _runs_lean(branches):
         return lean.fuse(branches)
     else:
         return reference.fuse(branches)
@@ -145,7 +152,7 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwr
         return reference.select(branches, logits, gate)
     elif isinstance(branches, RawBranches) or runs_kernels(branches, logits):
         return _select_by_kernel(branches, logits, gate)
-    elif all(map(runs_eagerly, [*branches, logits])):
+    elif _runs_lean(branches) and runs_eagerly(logits):
         return lean.select(branches, logits, gate, overwrite=overwrite)
     else:
         return reference.select(branches, logits, gate)

@@ -24,6 +24,8 @@ from .reference import attention, total
 class Shelf:
     """Where one backward pass leaves what another one needs soon after.
 
+    Where that other one is not asked for, as by `torch.autograd.grad` of other inputs, it stays as long as the graph.
+
     Attributes:
         features: What `Recipe.features` gave, or None.
     """
@@ -270,7 +272,7 @@ class _Select(torch.autograd.Function):
                 torch.mul(branch, grad, out=part)
                 dots.append(spatial_mean(part).mul_(area))
                 torch.mul(grad, planes[:, index * radix + r], out=part)
-            if recipes:
+            if recipes and ctx.needs_input_grad[4 + index]:  # else no backward pass of the norm follows
                 recipes[index].shelf.features = features
             gradients.append(whole_gradient)
         slopes = torch.stack(dots, dim=1).to(weights.dtype)  # [B, M, C], of the weights

@@ -15,6 +15,7 @@ import pytest
 import torch
 from kernel_cases import DEVICE
 
+from timm_sk.bench.agreement import exact_float32
 from timm_sk.ops import kernels
 
 triton = pytest.importorskip('triton')
@@ -53,6 +54,13 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(interpreter_builder, 'options', options)
         monkeypatch.setattr(kernels, 'INTERPRETED', True)
         monkeypatch.setenv('TRITON_INTERPRET', '1')  # which Triton reads too, when it launches
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_tf32() -> Iterator[None]:
+    """Keep a GPU's convolutions from rounding float32, which is what the kernels are compared in."""
+    with exact_float32():
         yield
 
 
