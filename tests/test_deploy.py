@@ -239,16 +239,20 @@ def test_examples_of_the_document(example):
 
 
 def test_every_model_of_a_class_is_compiled(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, 'recompile_limit', 2)
-    monkeypatch.setattr(torch._dynamo.config, 'fail_on_recompile_limit_hit', True)
-    compiling = torch.compile
-    monkeypatch.setattr(torch, 'compile', lambda forward, **_: compiling(forward, dynamic=False, backend='eager'))
-    x = pictures(size=32)
-    for channels in (1, 2, 3, 4):
-        model = filled('sknet_atto', in_chans=channels)
-        deployed = deploy(model, input_size=(channels, 32, 32), compile=True)
-        x = pictures(channels=channels, size=32)
-        assert distance(deployed(x), model(x).detach()) <= 1e-5
+    compiling, graphs = torch.compile, []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, 'compile', lambda forward, **_: compiling(forward, dynamic=False, backend=backend))
+    with torch._dynamo.config.patch(cache_size_limit=2):
+        for channels in (1, 2, 3, 4):
+            model = filled('sknet_atto', in_chans=channels)
+            deployed = deploy(model, input_size=(channels, 32, 32), compile=True)
+            x = pictures(channels=channels, size=32)
+            assert distance(deployed(x), model(x).detach()) <= 1e-5
+    assert len(graphs) == 4
 
 
 def test_it_stays_where_it_is_and_out_of_autocast():

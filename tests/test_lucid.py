@@ -153,8 +153,9 @@ def test_arguments_of_resnest():
 @pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14, lucid.resnest_50_4s2x40d])
 @torch.no_grad()
 def test_nets_are_scriptable(make):
-    model = fill_model(make(3, channels=[32] * 4)).eval()
-    assert torch.equal(torch.jit.script(model)(make_input((2, 3, 64, 64))), model(make_input((2, 3, 64, 64))))
+    model = fill_model(make(3, channels=[32] * 4)).eval().double()
+    x = make_input((2, 3, 64, 64)).double()
+    torch.testing.assert_close(torch.jit.script(model)(x), model(x), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize('name', LUCID_NAMES)

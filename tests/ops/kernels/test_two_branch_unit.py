@@ -250,10 +250,10 @@ def test_units_compile_each_on_its_own_however_many_there_are(monkeypatch):
 
     compile = torch.compile
     monkeypatch.setattr(torch, 'compile', lambda module, **kwargs: compile(module, backend=backend, **kwargs))
-    monkeypatch.setattr(torch._dynamo.config, 'cache_size_limit', 1)
     monkeypatch.setattr(branch_choices, 'measure', lambda runs, **_: [run() for run in runs.values()] and TO_KEPT)
-    for channels in (16, 17):
-        branch_choices.fastest_form(folded(channels=channels), [1, channels, 1, 1], compiled=True)
+    with torch._dynamo.config.patch(cache_size_limit=1):  # pytest's monkeypatch would not put it back
+        for channels in (16, 17):
+            branch_choices.fastest_form(folded(channels=channels), [1, channels, 1, 1], compiled=True)
     assert len(graphs) == 2 * 3
 
 
