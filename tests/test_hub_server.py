@@ -367,21 +367,21 @@ import os, sys, timm, torch
 from huggingface_hub import constants
 from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.torch import load_file
-def agrees():
+torch.set_num_threads(1)  # as here: sums are cut otherwise
+def difference():
     with torch.no_grad():
         model, expected = timm.create_model('hf-hub:somebody/net', pretrained=True).eval(), load_file(sys.argv[1])
-        distance = (model(expected['inputs']) - expected['logits']).abs().max() / expected['logits'].abs().max()
-        return distance.item() <= 1e-4  # rounding, with another number of threads
+        return (model(expected['inputs']) - expected['logits']).abs().max().item()
 try:
-    agrees()
+    difference()
 except RepositoryNotFoundError as error:
     print(error.response.status_code, end=' ')
 os.environ['HF_TOKEN'] = 'hf_owner'
-print(agrees(), end=' ')
+print(difference(), end=' ')
 constants.HF_HUB_OFFLINE = True
-print(agrees(), end=' ')
+print(difference(), end=' ')
 """
     arguments = ('-c', code, str(tmp_path / 'expected.safetensors'))
     done = run_python(*arguments, **hub.environment(tmp_path / 'home'))
-    assert done.stdout == '401 True True ', done.stderr
+    assert done.stdout == '401 0.0 0.0 ', done.stderr
     assert hub.requests['GET', 'resolve'] == 2  # config.json and model.safetensors, once

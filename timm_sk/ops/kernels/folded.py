@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from .. import reference
+from ..convolution import ACTIVATIONS
 from .fuse import launch_fuse
 from .operands import format_of, require, require_logits
 from .select import launch_select
-
-ACTIVATIONS = ('', 'relu', 'relu6')
 
 
 def fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:

@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import runs_on
+from . import DTYPES, runs_on
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NARROWEST, WIDEST = 16, 128  # channels of a block: what matrix units take, and what registers hold
 LIMIT = 2**31  # of the numbers of a picture, whose offsets are 32-bit, and of the programs of a launch
 _FAVOURED = 32  # channels of 16 bits are the 64 bytes that memory serves as one piece
