@@ -97,7 +97,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         if exports or not (torch.compiler.is_dynamo_compiling() or ops.runs_eagerly(x)):
             return False
         weight = self.packed_weight
-        if x.dim() != 4 or x.dtype not in two_branch_plan.DTYPES:
+        if x.dim() != 4 or x.dtype not in kernels.DTYPES:
             return False
         if (x.device, x.dtype) != (weight.device, weight.dtype):
             return False
