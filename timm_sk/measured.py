@@ -103,14 +103,21 @@ def device_name(device: torch.device) -> str:
         return f'{torch.cuda.get_device_name(device)}, cuDNN {torch.backends.cudnn.version()}'
     if device.type != 'cpu':
         return device.type
+    name, flags = processor()
+    if not flags:
+        return f'{name}, {torch.backends.cpu.get_cpu_capability()}'
+    return ' '.join([name, *sorted(flag for flag in flags if flag.startswith(('avx', 'amx', 'asimd', 'sve')))])
+
+
+def processor() -> tuple[str, list[str]]:
+    """The CPU's model name and its instruction sets, of which there are none where the system does not list them."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:  # not on Linux
-        return f'{platform.processor() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}'
+        lines = []
     facts = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in reversed(lines))}
-    flags = (facts.get('flags') or facts.get('Features') or '').split()
-    wide = sorted(flag for flag in flags if flag.startswith(('avx', 'amx', 'asimd', 'sve')))
-    return ' '.join([facts.get('model name', platform.machine()), *wide])
+    name = facts.get('model name') or platform.processor() or platform.machine()
+    return name, (facts.get('flags') or facts.get('Features') or '').split()
 
 
 def read_choices(file_name: str, kind: type[Way]) -> dict[str, Way]:

@@ -3,12 +3,12 @@
 import datetime
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 
 import timm
 import torch
 
 from .. import __version__
+from ..measured import processor
 
 _INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 
@@ -66,13 +66,7 @@ def describe(device: torch.device) -> dict[str, str | int]:
 
 def _cpu() -> str:
     """The CPU's model name, and which instructions for bfloat16 it has where that can be known."""
-    try:
-        lines = Path('/proc/cpuinfo').read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(':') for line in lines)}
-    name = facts.get('model name') or platform.processor() or platform.machine()
-    flags = facts.get('flags', '').split()
+    name, flags = processor()
     if not flags:
         return name
     return '; '.join([name, *(flag if flag in flags else f'no {flag}' for flag in _INSTRUCTIONS)])

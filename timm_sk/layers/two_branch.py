@@ -15,8 +15,6 @@ from .selective_kernel import SelectiveKernel
 
 FORMS = ('kept', 'recomputed')
 
-_is_exporting = getattr(torch.compiler, 'is_exporting', None)  # from torch 2.7 on
-
 
 class TwoBranchSelectiveKernel(SelectiveKernel):
     """What a folded unit becomes where the kernel is faster: the same modules, and its branches' weights packed.
@@ -93,15 +91,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
 
     @torch.jit.unused
     def _can_launch(self, x: Tensor) -> bool:
-        exports = _is_exporting is not None and _is_exporting()
-        if exports or not (torch.compiler.is_dynamo_compiling() or ops.runs_eagerly(x)):
-            return False
-        weight = self.packed_weight
-        if x.dim() != 4 or x.dtype not in kernels.DTYPES:
-            return False
-        if (x.device, x.dtype) != (weight.device, weight.dtype):
-            return False
-        if not (self._loaded and kernels.runs_on(x.device)) or torch.is_autocast_enabled(x.device.type):
+        if not (self._loaded and ops.runs_two_branch_kernel(x, self.packed_weight)):
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.paths.parameters())):
             return False

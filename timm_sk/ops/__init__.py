@@ -22,7 +22,7 @@ from .reference import total
 
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # from torch 2.7 on
 
-__all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'select', 'total']
+__all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'runs_two_branch_kernel', 'select', 'total']
 
 
 def runs_eagerly(x: Any) -> bool:
@@ -53,6 +53,17 @@ def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
         elsewhere = _is_exporting() or torch._C._are_functorch_transforms_active()
         return kernels.IN_COMPILED_GRAPHS and not elsewhere
     return all(map(runs_eagerly, tensors))
+
+
+def runs_two_branch_kernel(x: Any, weight: Tensor) -> bool:
+    """Whether the kernel of two grouped branches runs on an input, beside its weight packed by `kernels`.
+
+    Besides what `runs_kernels` asks for, the input must be a batch of the weight's dtype, outside autocast, which would
+    cast for the convolutions that the kernel stands in for.
+    """
+    if type(x) is not Tensor or x.dim() != 4 or torch.is_autocast_enabled(x.device.type):
+        return False
+    return runs_kernels([x, weight])
 
 
 def _runs_lean(branches: Sequence[Tensor]) -> bool:

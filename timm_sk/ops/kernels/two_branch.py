@@ -32,13 +32,13 @@ the block's up to the next power of two.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from . import launch
 from .two_branch_plan import LIMIT, check, output_size, tiling
 
 _DEVICES = ('cuda', 'cpu')  # the latter in Triton's interpreter
@@ -253,31 +253,34 @@ def _launch(
         raise ValueError(f'The input {list(x.shape)} needs {programs} programs, 2^31 or more: split the batch.')
     if not programs:
         return
-    with torch.cuda.device(x.device) if x.is_cuda else nullcontext():
-        _two_branch_kernel[(programs,)](
-            x.contiguous(memory_format=torch.channels_last),
-            weight.contiguous(),
-            bias.contiguous(),
-            partial,
-            *branches,
-            logits,
-            selected,
-            blocks,
-            cut.tiles,
-            cut.across,
-            x.shape[2],
-            x.shape[3],
-            out_height,
-            out_width,
-            stride,
-            *dilations,
-            K=k,
-            N=n,
-            TILE_H=cut.tile_h,
-            TILE_W=cut.tile_w,
-            BLOCK_K=cut.block_k,
-            BLOCK_N=cut.block_n,
-            PRECISION='tf32' if allow_tf32 else 'ieee',
-            num_warps=4,
-            num_stages=cut.stages,
-        )
+    launch.launch(
+        'two_branch',
+        _two_branch_kernel,
+        programs,
+        x.device,
+        x.contiguous(memory_format=torch.channels_last),
+        weight.contiguous(),
+        bias.contiguous(),
+        partial,
+        *branches,
+        logits,
+        selected,
+        blocks,
+        cut.tiles,
+        cut.across,
+        x.shape[2],
+        x.shape[3],
+        out_height,
+        out_width,
+        stride,
+        *dilations,
+        K=k,
+        N=n,
+        TILE_H=cut.tile_h,
+        TILE_W=cut.tile_w,
+        BLOCK_K=cut.block_k,
+        BLOCK_N=cut.block_n,
+        PRECISION='tf32' if allow_tf32 else 'ieee',
+        num_warps=4,
+        num_stages=cut.stages,
+    )

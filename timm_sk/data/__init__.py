@@ -1,0 +1,33 @@
+"""Pictures with labels, from whatever `timm.data.create_dataset` opens, and the loaders over them."""
+
+from .loading import (
+    Batch,
+    Loader,
+    TrainBatches,
+    eval_loader,
+    normalizer,
+    seed_everything,
+    seed_of,
+    train_loader,
+)
+from .pictures import Pictures, PictureStream, SyntheticPictures, UnreadableSampleError, open_pictures
+from .splits import Splits, cut, open_splits
+
+__all__ = [
+    'Batch',
+    'Loader',
+    'PictureStream',
+    'Pictures',
+    'Splits',
+    'SyntheticPictures',
+    'TrainBatches',
+    'UnreadableSampleError',
+    'cut',
+    'eval_loader',
+    'normalizer',
+    'open_pictures',
+    'open_splits',
+    'seed_everything',
+    'seed_of',
+    'train_loader',
+]

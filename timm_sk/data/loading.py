@@ -1,0 +1,305 @@
+"""Batches of pictures, of which every random number follows from a seed and a place in the run.
+
+What augments a picture is drawn from the seed, the epoch and the picture's position in it, and nothing else: so a run
+that was stopped goes on with the same pictures, however many workers or processes load them.
+"""
+
+import random
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
+
+from ..world import World
+from .pictures import Pictures, PictureStream, UnreadableSampleError
+
+Transform = Callable[[Image.Image], Any]  # to 8-bit pixels [C, H, W], as an array of numpy or torch
+
+MOST_SKIPPED = 100  # neighbours of a picture that cannot be read that are tried in its place
+
+
+class Batch(NamedTuple):
+    """Pictures as they are loaded.
+
+    Attributes:
+        images: [B, C, H, W], 8-bit.
+        targets: Their labels [B].
+        indices: Their indices in the data set [B]; -1 in a stream.
+        bad: Names of pictures that could not be read, each with the reason.
+    """
+
+    images: Tensor
+    targets: Tensor
+    indices: Tensor
+    bad: list[str]
+
+
+class _Place(NamedTuple):
+    """One picture of an epoch: where it comes in its order, and which one it is."""
+
+    epoch: int
+    position: int
+    index: int
+
+
+class _Sample(NamedTuple):
+    pixels: Tensor | None
+    target: int
+    index: int
+    bad: list[str]
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed of 32 bits from several numbers of at least 0."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the generators of Python, numpy and torch, from which augmentation, mixup and dropout draw."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+class TrainBatches(Sampler[list[_Place]]):
+    """The batches of one process and epoch: a new order of all pictures in each epoch, shared among the processes.
+
+    The k-th batches of all processes together are the k-th batch of a single process with as many pictures. What does
+    not fill a batch of all is left out until another epoch's order.
+
+    Args:
+        count: Pictures in the data set.
+        batch_size: Pictures in a batch of one process; fewer if there are not so many.
+        world: The processes.
+        seed: Of the orders.
+    """
+
+    def __init__(self, count: int, batch_size: int, world: World, seed: int) -> None:
+        if count < world.size:
+            raise ValueError(f'{count} pictures for {world.size} processes: start fewer processes.')
+        self.count = count
+        self.batch_size = min(batch_size, count // world.size)
+        self.world = world
+        self.seed = seed
+        self.epoch = self.first = 0
+
+    def begin(self, epoch: int, first: int = 0) -> None:
+        """Go to an epoch, and to a batch in it."""
+        self.epoch, self.first = epoch, first
+
+    def __len__(self) -> int:
+        return self.count // (self.batch_size * self.world.size)
+
+    def __iter__(self) -> Iterator[list[_Place]]:
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
+        order = torch.randperm(self.count, generator=generator).tolist()
+        for batch in range(self.first, len(self)):
+            start = (batch * self.world.size + self.world.rank) * self.batch_size
+            positions = range(start, start + self.batch_size)
+            yield [_Place(self.epoch, position, order[position]) for position in positions]
+
+
+class _Shard(Sampler[int]):
+    """Every so many-th picture, so that all processes together have each picture once."""
+
+    def __init__(self, count: int, world: World, first: int = 0) -> None:
+        self.indices = range(first + world.rank, count, world.size)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.indices)
+
+
+class _TrainSamples(Dataset[_Sample]):
+    def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
+        self.pictures, self.transform, self.seed = pictures, transform, seed
+
+    def __getitem__(self, place: _Place) -> _Sample:  # type: ignore[override]
+        bad: list[str] = []
+        for skipped in range(min(len(self.pictures), MOST_SKIPPED)):
+            index = (place.index + skipped) % len(self.pictures)
+            try:
+                picture, target = self.pictures.read(index)
+            except UnreadableSampleError as error:
+                bad.append(str(error))
+                continue
+            seed_everything(seed_of(self.seed, place.epoch, place.position))
+            return _Sample(_pixels(self.transform(picture)), target, index, bad)
+        return _Sample(None, -1, -1, bad)
+
+
+class _EvalSamples(Dataset[_Sample]):
+    def __init__(self, pictures: Pictures, transform: Transform) -> None:
+        self.pictures, self.transform = pictures, transform
+
+    def __getitem__(self, index: int) -> _Sample:
+        try:
+            picture, target = self.pictures.read(index)
+        except UnreadableSampleError as error:
+            return _Sample(None, -1, index, [str(error)])
+        return _Sample(_pixels(self.transform(picture)), target, index, [])
+
+
+class _StreamSamples(IterableDataset[_Sample]):
+    def __init__(self, stream: PictureStream, transform: Transform, seed: int) -> None:
+        self.stream, self.transform, self.seed = stream, transform, seed
+        self.epoch = 0
+
+    def __iter__(self) -> Iterator[_Sample]:
+        worker = get_worker_info()
+        for position, (picture, target) in enumerate(self.stream):
+            seed_everything(seed_of(self.seed, self.epoch, worker.id if worker else 0, position))
+            yield _Sample(_pixels(self.transform(picture)), target, -1, [])
+
+
+@dataclass
+class Loader:
+    """Batches of one process, epoch by epoch.
+
+    Attributes:
+        loader: torch's loader.
+        length: Batches in an epoch.
+        batches: The sampler of the batches; None in validation and for a stream.
+        stream: What is read, if it is a stream.
+    """
+
+    loader: DataLoader[Any]
+    length: int
+    batches: TrainBatches | None = None
+    stream: _StreamSamples | None = None
+
+    def __len__(self) -> int:
+        return self.length
+
+    def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, from one of them on."""
+        if self.batches is not None:
+            self.batches.begin(epoch, first)
+            yield from self.loader
+        elif self.stream is not None:
+            self.stream.epoch = epoch
+            self.stream.stream.dataset.set_epoch(epoch)
+            yield from islice(self.loader, first, self.length)
+        else:
+            yield from self.loader
+
+
+def train_loader(
+    pictures: Pictures | PictureStream,
+    transform: Transform,
+    *,
+    batch_size: int,
+    world: World,
+    seed: int,
+    workers: int = 0,
+) -> Loader:
+    """Batches to train on, all of one size.
+
+    Args:
+        pictures: The training pictures.
+        transform: What makes 8-bit pixels [C, H, W] of a picture, augmented.
+        batch_size: Pictures in a batch of this process.
+        world: The processes.
+        seed: Of the order and of what the transform draws.
+        workers: Processes that load; 0 to load in this one.
+    """
+    settings: dict[str, Any] = dict(_settings(world, workers), persistent_workers=workers > 0)
+    if isinstance(pictures, PictureStream):
+        samples = _StreamSamples(pictures, transform, seed)
+        pictures.dataset.set_loader_cfg(num_workers=workers)
+        settings['persistent_workers'] = False  # workers keep the epoch that they were started with
+        loader = DataLoader(samples, batch_size=batch_size, drop_last=True, **settings)
+        return Loader(loader, len(pictures) // (batch_size * world.size), stream=samples)
+    batches = TrainBatches(len(pictures), batch_size, world, seed)
+    loader = DataLoader(_TrainSamples(pictures, transform, seed), batch_sampler=batches, **settings)
+    return Loader(loader, len(batches), batches=batches)
+
+
+def eval_loader(
+    pictures: Pictures | PictureStream,
+    transform: Transform,
+    *,
+    batch_size: int,
+    world: World,
+    workers: int = 0,
+    first: int = 0,
+) -> Loader:
+    """Batches to judge by: every picture once in all processes together, also where the count does not divide.
+
+    Args:
+        pictures: The pictures.
+        transform: What makes 8-bit pixels [C, H, W] of a picture.
+        batch_size: Pictures in a batch of this process; the last may have fewer, and pictures that cannot be read are
+            missing from theirs.
+        world: The processes.
+        workers: Processes that load; 0 to load in this one.
+        first: Index of the first picture that is wanted.
+    """
+    settings = _settings(world, workers)
+    if isinstance(pictures, PictureStream):
+        samples = _StreamSamples(pictures, transform, 0)
+        pictures.dataset.set_loader_cfg(num_workers=workers)
+        length = -(-len(pictures) // (batch_size * world.size))
+        return Loader(DataLoader(samples, batch_size=batch_size, **settings), length)
+    shard = _Shard(len(pictures), world, first)
+    loader = DataLoader(_EvalSamples(pictures, transform), sampler=shard, batch_size=batch_size, **settings)
+    return Loader(loader, -(-len(shard) // batch_size))
+
+
+def normalizer(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, *, channels_last: bool = False
+) -> Callable[[Tensor], Tensor]:
+    """What makes float32 pictures on a device of 8-bit ones, [B, C, H, W], as timm's prefetching loader does.
+
+    Args:
+        mean: Of each channel, 0 to 1.
+        std: Of each channel, 0 to 1.
+        device: Where.
+        channels_last: Whether the channels shall lie side by side.
+    """
+    centre, scale = (torch.tensor([255 * value for value in values], device=device) for values in (mean, std))
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normalize(images: Tensor) -> Tensor:
+        there = images.to(device, non_blocking=True).float().to(memory_format=memory_format)
+        return there.sub_(centre.view(1, -1, 1, 1)).div_(scale.view(1, -1, 1, 1))
+
+    return normalize
+
+
+def _settings(world: World, workers: int) -> dict[str, Any]:
+    return dict(
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=world.device.type == 'cuda',
+        worker_init_fn=_ignore_interrupts if workers else None,
+    )
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to workers too, to the process that they load for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _pixels(found: Any) -> Tensor:
+    return torch.from_numpy(found) if isinstance(found, np.ndarray) else found
+
+
+def _collate(samples: list[_Sample]) -> Batch:
+    read = [sample for sample in samples if sample.pixels is not None]
+    images = [sample.pixels for sample in read if sample.pixels is not None]
+    return Batch(
+        images=torch.stack(images) if images else torch.empty(0, 0, 0, 0, dtype=torch.uint8),
+        targets=torch.tensor([sample.target for sample in read], dtype=torch.int64),
+        indices=torch.tensor([sample.index for sample in read], dtype=torch.int64),
+        bad=[line for sample in samples for line in sample.bad],
+    )

@@ -1,0 +1,174 @@
+"""The two parts of a data set: what is trained on, and what judges it."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .pictures import MAP_PREFIXES, STREAM_PREFIXES, Pictures, PictureStream, open_pictures
+
+_TRAIN_FOLDERS = ('train', 'training')  # as `timm.data.create_dataset` looks for them
+_VAL_FOLDERS = ('val', 'valid', 'validation', 'eval', 'evaluation')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Splits:
+    """What is trained on, what judges it, and their classes.
+
+    Attributes:
+        train: The training pictures.
+        val: The validation pictures; none of them is among the former.
+        class_names: By index; None where the data set has no names.
+        num_classes: How many.
+        was_cut: Whether the data set had one part only, from which the validation pictures were cut.
+    """
+
+    train: Pictures | PictureStream
+    val: Pictures | PictureStream
+    class_names: list[str] | None
+    num_classes: int
+    was_cut: bool
+
+
+def open_splits(
+    data: str,
+    *,
+    train_split: str = 'train',
+    val_split: str = 'validation',
+    val_fraction: float = 0.1,
+    num_classes: int | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Splits:
+    """Open the training and the validation part of a data set; where it has one part only, cut it.
+
+    Args:
+        data: As for `open_pictures`.
+        train_split: Name of the former.
+        val_split: Name of the latter.
+        val_fraction: Share of the pictures that judge, where a part has to be cut off.
+        num_classes: How many classes there should be; as many as there are if not given.
+        seed: Of the cut, and of the order of shards.
+        **options: Further ones of `open_pictures`.
+
+    Raises:
+        ValueError: If a part cannot be opened, a class has no pictures, the classes of the two differ, or there are
+            too few pictures to cut.
+    """
+    is_folder = _has_parts(data)
+    if is_folder:
+        _require_filled_classes(Path(data), train_split, val_split)
+    train = open_pictures(data, split=train_split, seed=seed, is_training=True, **options)
+    val, was_cut = _open_val(data, train, val_split, val_fraction, seed, is_folder, options)
+    train = train if not was_cut else train.subset(cut(train.targets(), val_fraction, seed)[0])  # type: ignore[union-attr]
+    names, val_names = train.class_names(), val.class_names()
+    if names is not None and val_names is not None and names != val_names:
+        raise ValueError(_difference(names, val_names))
+    found = len(names) if names is not None else _highest(train, val)
+    if num_classes is not None and found is not None and num_classes != found:
+        raise ValueError(
+            f'num_classes is {num_classes}, but {data} has {found} classes: leave it out, or mend the data.'
+        )
+    count = num_classes or found
+    if count is None:
+        raise ValueError(f'{data} does not tell how many classes it has: pass --num-classes.')
+    return Splits(train=train, val=val, class_names=names, num_classes=count, was_cut=was_cut)
+
+
+def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Cut indices in two so that each class has the same share in both, as near as its count allows.
+
+    Args:
+        targets: The label of each picture.
+        fraction: Share of the second part, above 0 and below 1.
+        seed: Of the choice.
+
+    Returns:
+        Ascending indices of the first and of the second part. A class with one picture has it in the first.
+
+    Raises:
+        ValueError: If the fraction is no such share, or the second part would be empty.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction}.')
+    by_class: dict[int, list[int]] = defaultdict(list)
+    for index, label in enumerate(targets):
+        by_class[label].append(index)
+    stream = np.random.RandomState(np.random.PCG64(seed))
+    judging: list[int] = []
+    for label in sorted(by_class):
+        members = by_class[label]
+        count = min(max(round(fraction * len(members)), 1), len(members) - 1)
+        judging += [members[position] for position in stream.permutation(len(members))[:count]]
+    if not judging:
+        raise ValueError(
+            f'{len(targets)} picture{"s" * (len(targets) != 1)}, no more than one of a class, cannot be cut into a '
+            'part to train on and one to judge by: add pictures, or name a validation split.'
+        )
+    held = set(judging)
+    return [index for index in range(len(targets)) if index not in held], sorted(held)
+
+
+def _has_parts(data: str) -> bool:
+    """Whether data is a folder, rather than a tar or a name."""
+    prefix = data.partition('/')[0].lower()
+    return Path(data).is_dir() or prefix not in (*MAP_PREFIXES, *STREAM_PREFIXES)
+
+
+def _open_val(
+    data: str,
+    train: Pictures | PictureStream,
+    split: str,
+    fraction: float,
+    seed: int,
+    is_folder: bool,
+    options: dict[str, Any],
+) -> tuple[Pictures | PictureStream, bool]:
+    """The validation part, and whether it had to be cut off."""
+    missing: Exception | None = None
+    if not is_folder or _part(Path(data), split, _VAL_FOLDERS):
+        try:
+            return open_pictures(data, split=split, seed=seed, **options), False
+        except ValueError as error:
+            missing = error
+    if isinstance(train, PictureStream) or (is_folder and missing):
+        raise missing or ValueError(f'{data} has no split {split}.')
+    return train.subset(cut(train.targets(), fraction, seed)[1]), True
+
+
+def _part(root: Path, split: str, synonyms: Sequence[str]) -> Path | None:
+    """The folder of a split inside a data set's."""
+    names = (split, *synonyms) if split in synonyms else (split,)
+    return next((root / name for name in names if (root / name).is_dir()), None)
+
+
+def _require_filled_classes(root: Path, train_split: str, val_split: str) -> None:
+    if not root.is_dir():
+        return
+    parts = [_part(root, train_split, _TRAIN_FOLDERS) or root, _part(root, val_split, _VAL_FOLDERS)]
+    for part in filter(None, parts):
+        for folder in sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith('.')):
+            if not any(file.is_file() for file in folder.rglob('*')):
+                raise ValueError(f'{folder}: the class has no pictures. Add some, or remove the folder.')
+
+
+def _highest(*parts: Pictures | PictureStream) -> int | None:
+    if any(isinstance(part, PictureStream) for part in parts):
+        return None
+    return max(max(part.targets()) for part in parts) + 1  # type: ignore[union-attr]
+
+
+def _difference(train: list[str], val: list[str]) -> str:
+    def few(names: set[str]) -> str:
+        listed = sorted(names)
+        return ', '.join(listed[:5]) + (f' and {len(listed) - 5} more' if len(listed) > 5 else '')
+
+    only = [
+        f'only in {part}: {few(names)}'
+        for part, names in (('training', {*train} - {*val}), ('validation', {*val} - {*train}))
+        if names
+    ]
+    return f'The classes of the two parts differ, {"; ".join(only) or "in their order"}: give both the same folders.'

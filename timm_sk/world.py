@@ -1,0 +1,99 @@
+"""The processes that work together, as torchrun starts them: who this one is, and how they agree."""
+
+import datetime
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """This process among others.
+
+    Attributes:
+        rank: Its number, from 0.
+        size: How many there are.
+        device: What it computes on.
+        restarts: How often torchrun has started all of them anew.
+    """
+
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device('cpu')
+    restarts: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def any(self, flag: bool) -> bool:
+        """Whether a flag is set in any process."""
+        return self.sum(torch.tensor(float(flag)))[()].item() > 0 if self.size > 1 else flag
+
+    def sum(self, numbers: Tensor) -> Tensor:
+        """The sum of a tensor over all processes, in place."""
+        if self.size > 1:
+            there = numbers.to(self.device)
+            dist.all_reduce(there)
+            numbers.copy_(there)
+        return numbers
+
+    def gather(self, value: T) -> list[T]:
+        """A value of each process, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        values: list[T | None] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Wait for all processes."""
+        if self.size > 1:
+            dist.barrier()
+
+    @torch.no_grad()
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers: each has running statistics of its own pictures."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+
+@contextmanager
+def joined(device: str | None = None) -> Iterator[World]:
+    """Join the other processes, if torchrun started some, and leave them in the end.
+
+    Args:
+        device: 'cpu', 'cuda' or 'cuda:1'; the best one if not given. Of several processes each takes a GPU of its own.
+
+    Raises:
+        ValueError: If there is no such device here.
+    """
+    name = device or ('cuda' if torch.cuda.is_available() else 'cpu')
+    size, local = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
+    try:
+        place = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f'"{name}" is no device: name cpu, cuda or cuda:1.') from error
+    if place.type == 'cuda':
+        place = torch.device('cuda', local if size > 1 else (place.index or 0))
+        if place.index >= torch.cuda.device_count():
+            raise ValueError(f'There is no device {place} here: torch sees {torch.cuda.device_count()} CUDA GPUs.')
+        torch.cuda.set_device(place)
+    if size == 1:
+        yield World(device=place)
+        return
+    dist.init_process_group('nccl' if place.type == 'cuda' else 'gloo', timeout=datetime.timedelta(minutes=10))
+    try:
+        restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+        yield World(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
+    finally:
+        dist.destroy_process_group()
