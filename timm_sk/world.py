@@ -4,7 +4,7 @@ import datetime
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import torch
@@ -27,7 +27,7 @@ class World:
 
     rank: int = 0
     size: int = 1
-    device: torch.device = torch.device('cpu')
+    device: torch.device = field(default_factory=lambda: torch.device('cpu'))
     restarts: int = 0
 
     @property
@@ -36,7 +36,7 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any process."""
-        return self.sum(torch.tensor(float(flag)))[()].item() > 0 if self.size > 1 else flag
+        return bool(self.sum(torch.tensor(int(flag))))
 
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
