@@ -4,7 +4,6 @@ import dataclasses
 import io
 import os
 import pickle
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from torch import Tensor
 
 from ..errors import TimmSkError
 from ..world import World
-from .config import DATA, MACHINE, RUN, Config
+from .config import MACHINE, RUN, Config
+from .progress import Progress
 from .setup import Trainee
 
 LAST, BEST = 'last.pt', 'best.pt'
@@ -23,30 +23,6 @@ _MAY_NOT_CHANGE = {'seed'}
 
 class ResumeError(TimmSkError):
     """Raised when a run cannot go on from its checkpoint: damaged, or of a run with other settings or data."""
-
-
-@dataclass(kw_only=True)
-class Progress:
-    """Where a run is.
-
-    Attributes:
-        epoch: Finished epochs.
-        pictures: Pictures of the next epoch that all processes together have trained on already.
-        updates: Steps of the optimizer so far.
-        sums: Of the epoch so far, over all processes: loss times pictures, right ones, pictures, seconds, and those
-            spent waiting for pictures.
-        history: A row of numbers for each finished epoch.
-        best: The best epoch's row; None before the first.
-        bad: Names of pictures that could not be read.
-    """
-
-    epoch: int = 0
-    pictures: int = 0
-    updates: int = 0
-    sums: list[float] = field(default_factory=lambda: [0.0] * 5)
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] | None = None
-    bad: list[str] = field(default_factory=list)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -85,24 +61,10 @@ def save(folder: Path, trainee: Trainee, progress: Progress, config: Config, wor
         ValueError: If a weight is not finite.
         OSError: If it cannot be written.
     """
-    together = dataclasses.replace(
-        progress,
-        sums=world.sum(torch.tensor(progress.sums, dtype=torch.float64)).tolist(),
-        bad=sorted({name for names in world.gather(progress.bad) for name in names}),
-    )
+    together = progress.as_saved(world)
     if not world.is_first:
         return
     require_finite(trainee.model.state_dict(), progress)
-    _write(folder / LAST, trainee, config, progress=dataclasses.asdict(together), data=data)
-
-
-def save_best(folder: Path, trainee: Trainee, config: Config, metrics: dict[str, float]) -> None:
-    """Write the weights that are best so far, as `timm.models.load_checkpoint` and `timm-sk weights export` read them."""
-    content = dict(state_dict=trainee.judged.state_dict(), epoch=int(metrics['epoch']), metrics=metrics)
-    write_atomically(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
-
-
-def _write(path: Path, trainee: Trainee, config: Config, **more: Any) -> None:
     content = dict(
         state_dict=trainee.model.state_dict(),
         state_dict_ema=None if trainee.ema is None else trainee.ema.module.state_dict(),
@@ -110,9 +72,16 @@ def _write(path: Path, trainee: Trainee, config: Config, **more: Any) -> None:
         scheduler=None if trainee.scheduler is None else trainee.scheduler.state_dict(),
         scaler=trainee.scaler.state_dict(),
         config=config.as_dict(),
-        **more,
+        progress=together,
+        data=data,
     )
-    write_atomically(path, _serialized({key: value for key, value in content.items() if value is not None}))
+    write_atomically(folder / LAST, _serialized({key: value for key, value in content.items() if value is not None}))
+
+
+def save_best(folder: Path, trainee: Trainee, config: Config, metrics: dict[str, float]) -> None:
+    """Write the weights that are best so far, as `timm.models.load_checkpoint` and `timm-sk weights export` read them."""
+    content = dict(state_dict=trainee.judged.state_dict(), epoch=int(metrics['epoch']), metrics=metrics)
+    write_atomically(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
 
 
 def _serialized(content: dict[str, Any]) -> bytes:
@@ -153,7 +122,7 @@ def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, dat
     except (KeyError, TypeError, RuntimeError) as error:
         raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {error}.') from error
     if not world.is_first:  # they are sums over all
-        progress.sums = [0.0] * len(progress.sums)
+        progress.forget_sums()
     return progress
 
 
@@ -199,18 +168,3 @@ def _require_same(before: dict[str, Any], config: Config) -> None:
         listed = ', '.join(f'{name} was {before.get(name)!r} and is {now[name]!r}' for name in changed[:3])
         raise ResumeError(f'The run has other settings: {listed}. Go on with those, or choose another --output.')
 
-
-__all__ = [
-    'BEST',
-    'DATA',
-    'LAST',
-    'Progress',
-    'ResumeError',
-    'read',
-    'require_finite',
-    'restore',
-    'save',
-    'save_best',
-    'what_to_try',
-    'write_atomically',
-]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ..data import Batch, Loader, seed_everything, seed_of
 from ..evaluation import Evaluation
 from ..world import World
-from .checkpoint import Progress, save, save_best, what_to_try
+from .checkpoint import save, save_best, what_to_try
 from .config import Config
+from .progress import Progress
 from .report import Report
 from .setup import Trainee
 from .step import train_step

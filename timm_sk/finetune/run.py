@@ -1,0 +1,242 @@
+"""A whole run: data, model, loop, and what is left in the end."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from ..data import Pictures, Splits, SyntheticPictures, cut, eval_loader, normalizer, open_splits, train_loader
+from ..evaluation import Evaluation, evaluate
+from ..world import World, joined
+from .checkpoint import BEST, LAST, read, restore, write_atomically
+from .config import Config
+from .drawing import draw_confusion, draw_curves
+from .export_run import export_run
+from .loop import Run, fit
+from .progress import Progress
+from .report import Report
+from .setup import batch_transform, build_model, build_trainee, data_config_of, transforms_of
+from .stopping import stop_requests
+
+CONFIG, EXPORT = 'config.yaml', 'export'
+_JUDGED_TOGETHER = 2  # times the training batch: no gradients take memory
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What a run leaves.
+
+    Attributes:
+        folder: The run's.
+        export: The folder for a hub inside it.
+        metrics: The best epoch's row.
+    """
+
+    folder: Path
+    export: Path
+    metrics: dict[str, float]
+
+
+def finetune(config: Config) -> Finished:
+    """Fine-tune a model; under torchrun in all its processes together.
+
+    Args:
+        config: The settings.
+
+    Returns:
+        What is there in the end, in every process.
+
+    Raises:
+        ValueError: If settings, data, model or an earlier run do not fit, or the loss is not finite.
+        OSError: If something cannot be written.
+        Stopped: If SIGINT or SIGTERM asked for it; the run is saved.
+    """
+    with joined(config.device) as world, stop_requests() as stop:
+        folder = Path(config.output or default_folder(config))
+        resumes = _claim(folder, config, world)
+        splits = _open(config)
+        model = build_model(config, splits.num_classes)
+        data_config = data_config_of(config, model)
+        training, judging = transforms_of(config, data_config)
+        loader = train_loader(
+            splits.train,
+            training,
+            batch_size=config.batch_size,
+            world=world,
+            seed=config.seed,
+            workers=config.workers,
+        )
+        if not len(loader):
+            raise ValueError(f'{len(splits.train)} pictures do not fill a batch of each process: lower --batch-size.')
+        trainee = build_trainee(config, model, world, -(-len(loader) // config.grad_accum_steps))
+        prepare = normalizer(data_config['mean'], data_config['std'], world.device, channels_last=config.channels_last)
+        validation = eval_loader(
+            splits.val, judging, batch_size=_JUDGED_TOGETHER * config.batch_size, world=world, workers=config.workers
+        )
+        judge = partial(
+            evaluate,
+            loader=validation,
+            num_classes=splits.num_classes,
+            world=world,
+            prepare=prepare,
+            autocast=trainee.autocast,
+            max_bad=config.max_bad_images,
+        )
+        data = fingerprint(splits)
+        report = Report(folder, active=world.is_first, tensorboard=config.tensorboard)
+        try:
+            progress = restore(folder, trainee, config, world, data=data) if resumes else Progress()
+            _tell(report, config, splits, progress, world)
+            fit(
+                Run(
+                    config=config,
+                    world=world,
+                    folder=folder,
+                    trainee=trainee,
+                    loader=loader,
+                    transform=batch_transform(config, data_config, splits.num_classes, world.device),
+                    evaluate=judge,
+                    report=report,
+                    progress=progress,
+                    data=data,
+                    stop=stop,
+                )
+            )
+            return _finish(folder, config, splits, data_config, progress, judge, world, report)
+        finally:
+            report.close()
+
+
+def default_folder(config: Config) -> Path:
+    """`runs/MODEL-DATA`."""
+    name = 'synthetic' if config.synthetic else Path(config.data).stem or 'data'
+    return Path('runs') / f'{config.model.replace("/", "-").replace(":", "-")}-{name}'
+
+
+def fingerprint(splits: Splits) -> str:
+    """What tells data from other data: the numbers of pictures, and a hash of their labels and the classes."""
+    known = hashlib.sha256(repr(splits.class_names).encode())
+    for part in (splits.train, splits.val):
+        known.update(repr(part.targets() if isinstance(part, Pictures) else len(part)).encode())
+    return f'{len(splits.train)}+{len(splits.val)} pictures, {splits.num_classes} classes, {known.hexdigest()[:12]}'
+
+
+def _claim(folder: Path, config: Config, world: World) -> bool:
+    """Make the folder of a run, or find one to go on with; gives whether there is one.
+
+    The first process looks, and all hear what it found: looking by themselves, they would see each other's files.
+    """
+    found: str | bool = False
+    if world.is_first:
+        try:
+            found = _claim_alone(folder, config, restarted=world.restarts > 0)
+        except (OSError, ValueError) as error:
+            found = str(error)
+    found = world.gather(found)[0]
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
+
+
+def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
+    if config.resume not in (None, 'auto'):
+        raise ValueError(f'resume must be "auto", got {config.resume!r}: the run that goes on is that in --output.')
+    there = folder.exists()
+    if there and not folder.is_dir():
+        raise ValueError(f'{folder} is a file: name a folder with --output.')
+    goes_on = config.resume == 'auto' or restarted
+    if there and not goes_on and any(folder.iterdir()):
+        raise ValueError(f'{folder} is not empty: go on with the run in it by --resume auto, or choose --output.')
+    folder.mkdir(parents=True, exist_ok=True)
+    for partly in folder.glob('.*.pt.*'):  # of a process that was killed as it wrote
+        partly.unlink()
+    if goes_on and (folder / LAST).exists():
+        return True
+    content = yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True)
+    write_atomically(folder / CONFIG, content.encode())
+    return False
+
+
+def _open(config: Config) -> Splits:
+    if config.synthetic:
+        return _synthetic(config)
+    if not config.data:
+        raise ValueError('Name the data: a folder of pictures, hfds/NAME, … or --synthetic 64 to try a run.')
+    return open_splits(
+        config.data,
+        train_split=config.train_split,
+        val_split=config.val_split,
+        val_fraction=config.val_fraction,
+        num_classes=config.num_classes,
+        seed=config.seed,
+        data_dir=config.data_dir,
+        mode='L' if config.in_chans == 1 else 'RGB',
+        class_map=config.class_map,
+        download=config.dataset_download,
+        batch_size=config.batch_size,
+        num_samples=config.num_samples,
+    )
+
+
+def _synthetic(config: Config) -> Splits:
+    drawn = SyntheticPictures(
+        config.synthetic, seed=config.seed, size=config.img_size or 32, mode='L' if config.in_chans == 1 else 'RGB'
+    )
+    names = drawn.class_names()
+    train, val = cut(drawn.targets(), max(config.val_fraction, 0.25), config.seed)
+    return Splits(
+        train=drawn.subset(train), val=drawn.subset(val), class_names=names, num_classes=len(names), was_cut=True
+    )
+
+
+def _tell(report: Report, config: Config, splits: Splits, progress: Progress, world: World) -> None:
+    cut_off = f', {config.val_fraction:.0%} of each class, cut off' if splits.was_cut else ''
+    processes = f' in {world.size} processes' if world.size > 1 else ''
+    report.say(
+        f'{config.model}: {len(splits.train)} pictures of {splits.num_classes} classes to train on, {len(splits.val)} '
+        f'to judge by{cut_off}; on {world.device.type}{processes}.'
+    )
+    if progress.updates:
+        report.say(f'Going on after epoch {progress.epoch}, step {progress.updates}.')
+
+
+def _finish(
+    folder: Path,
+    config: Config,
+    splits: Splits,
+    data_config: dict[str, Any],
+    progress: Progress,
+    judge: Callable[[nn.Module], Evaluation],
+    world: World,
+    report: Report,
+) -> Finished:
+    """Judge the best weights once more, and write the pictures and the folder for a hub."""
+    best = build_model(config, splits.num_classes, pretrained=False, checkpoint_path='')
+    best.load_state_dict(read(folder / BEST, world.device)['state_dict'])
+    best.to(world.device)
+    found = judge(best)
+    metrics = progress.best or {}
+    if world.is_first:
+        names = splits.class_names or [str(index) for index in range(splits.num_classes)]
+        draw_curves(progress.history, folder / 'curves.png')
+        draw_confusion(found.confusion, names, folder / 'confusion.png')
+        export_run(
+            folder / EXPORT,
+            best.cpu(),
+            config=config,
+            class_names=splits.class_names,
+            metrics=dict(metrics, ece=found.ece),
+            dataset='synthetic' if config.synthetic else config.data,
+            input_size=data_config['input_size'],
+            data_config=data_config,
+        )
+        report.say(f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %. {folder / EXPORT} loads')
+        report.say(f'with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')
+    world.wait()
+    return Finished(folder=folder, export=folder / EXPORT, metrics=metrics)
+
