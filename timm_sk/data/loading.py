@@ -261,9 +261,10 @@ def eval_loader(
         if first:
             raise ValueError(f'A stream is read from its beginning, got first={first}: open a data set with indices.')
         own = pictures.share(world)
+        length = -(-len(own) // batch_size)  # of one worker; of several, each may have a last batch that is smaller
         own.dataset.set_loader_cfg(num_workers=workers)
         loader = DataLoader(_StreamSamples(own, transform), batch_size=batch_size, **settings)
-        return Loader(loader, -(-len(own) // batch_size))
+        return Loader(loader, length)
     shard = _Shard(len(pictures), world, first)
     loader = DataLoader(_EvalSamples(pictures, transform), sampler=shard, batch_size=batch_size, **settings)
     return Loader(loader, -(-len(shard) // batch_size))

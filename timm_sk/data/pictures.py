@@ -135,6 +135,8 @@ class _Drawn(list[tuple[Image.Image, int]]):
 class PictureStream:
     """Pictures with labels, one after the other: a data set of shards, which timm shares among ranks and workers.
 
+    What cannot be decoded in shards of webdataset is left out by timm, which says so in its log alone.
+
     Args:
         dataset: What `timm.data.create_dataset` gives for such a data set.
         shards: Its files, where each is read by one worker as a whole; None where its library shares in other ways.
