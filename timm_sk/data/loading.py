@@ -29,7 +29,7 @@ class Batch(NamedTuple):
     """Pictures as they are loaded.
 
     Attributes:
-        images: [B, C, H, W], 8-bit.
+        images: [B, C, H, W], 8-bit; all sizes are 0 if none of them could be read.
         targets: Their labels [B].
         indices: Their indices in the data set [B]; -1 in a stream.
         bad: Names of pictures that could not be read, each with the reason.
@@ -46,13 +46,13 @@ class _Place(NamedTuple):
 
     epoch: int
     position: int
-    index: int
+    which: int
 
 
 class _Sample(NamedTuple):
     pixels: Tensor | None
     target: int
-    index: int
+    which: int
     bad: list[str]
 
 
@@ -123,10 +123,10 @@ class _TrainSamples(Dataset[_Sample]):
     def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
         self.pictures, self.transform, self.seed = pictures, transform, seed
 
-    def __getitem__(self, place: _Place) -> _Sample:  # type: ignore[override]
+    def __getitem__(self, place: _Place) -> _Sample:
         bad: list[str] = []
         for skipped in range(min(len(self.pictures), MOST_SKIPPED)):
-            index = (place.index + skipped) % len(self.pictures)
+            index = (place.which + skipped) % len(self.pictures)
             try:
                 picture, target = self.pictures.read(index)
             except UnreadableSampleError as error:
@@ -150,14 +150,20 @@ class _EvalSamples(Dataset[_Sample]):
 
 
 class _StreamSamples(IterableDataset[_Sample]):
-    def __init__(self, stream: PictureStream, transform: Transform, seed: int) -> None:
-        self.stream, self.transform, self.seed = stream, transform, seed
+    def __init__(self, stream: PictureStream, transform: Transform, seed: tuple[int, int] | None = None) -> None:
+        self.stream, self.transform = stream, transform
+        self.seed = seed  # the run's and the rank; None where nothing is drawn
         self.epoch = 0
+
+    def begin(self, epoch: int, seed: int) -> None:
+        self.epoch = epoch
+        self.stream.begin(epoch, seed)
 
     def __iter__(self) -> Iterator[_Sample]:
         worker = get_worker_info()
         for position, (picture, target) in enumerate(self.stream):
-            seed_everything(seed_of(self.seed, self.epoch, worker.id if worker else 0, position))
+            if self.seed is not None:
+                seed_everything(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
             yield _Sample(_pixels(self.transform(picture)), target, -1, [])
 
 
@@ -186,8 +192,9 @@ class Loader:
             self.batches.begin(epoch, first)
             yield from self.loader
         elif self.stream is not None:
-            self.stream.epoch = epoch
-            self.stream.stream.dataset.set_epoch(epoch)
+            seed = seed_of(*(self.stream.seed or ()), epoch)
+            self.stream.begin(epoch, seed)
+            self.loader.generator = torch.Generator().manual_seed(seed)  # of which workers get theirs
             yield from islice(self.loader, first, self.length)
         else:
             yield from self.loader
@@ -211,14 +218,16 @@ def train_loader(
         world: The processes.
         seed: Of the order and of what the transform draws.
         workers: Processes that load; 0 to load in this one.
+
+    Raises:
+        ValueError: If there are fewer pictures than processes, or a stream has not enough for each of its workers.
     """
     settings: dict[str, Any] = dict(_settings(world, workers), persistent_workers=workers > 0)
     if isinstance(pictures, PictureStream):
-        samples = _StreamSamples(pictures, transform, seed)
-        pictures.dataset.set_loader_cfg(num_workers=workers)
+        samples = _StreamSamples(pictures, transform, (seed, world.rank))
         settings['persistent_workers'] = False  # workers keep the epoch that they were started with
         loader = DataLoader(samples, batch_size=batch_size, drop_last=True, **settings)
-        return Loader(loader, len(pictures) // (batch_size * world.size), stream=samples)
+        return Loader(loader, _stream_batches(pictures, batch_size, world, workers), stream=samples)
     batches = TrainBatches(len(pictures), batch_size, world, seed)
     loader = DataLoader(_TrainSamples(pictures, transform, seed), batch_sampler=batches, **settings)
     return Loader(loader, len(batches), batches=batches)
@@ -243,13 +252,19 @@ def eval_loader(
         world: The processes.
         workers: Processes that load; 0 to load in this one.
         first: Index of the first picture that is wanted.
+
+    Raises:
+        ValueError: If a later picture of a stream than the first is wanted.
     """
     settings = _settings(world, workers)
     if isinstance(pictures, PictureStream):
-        samples = _StreamSamples(pictures, transform, 0)
-        pictures.dataset.set_loader_cfg(num_workers=workers)
-        length = -(-len(pictures) // (batch_size * world.size))
-        return Loader(DataLoader(samples, batch_size=batch_size, **settings), length)
+        if first:
+            raise ValueError(f'A stream is read from its beginning, got first={first}: open a data set with indices.')
+        own = pictures.share(world)
+        length = -(-len(own) // batch_size)  # of one worker; of several, each may have a last batch that is smaller
+        own.dataset.set_loader_cfg(num_workers=workers)
+        loader = DataLoader(_StreamSamples(own, transform), batch_size=batch_size, **settings)
+        return Loader(loader, length)
     shard = _Shard(len(pictures), world, first)
     loader = DataLoader(_EvalSamples(pictures, transform), sampler=shard, batch_size=batch_size, **settings)
     return Loader(loader, -(-len(shard) // batch_size))
@@ -276,6 +291,23 @@ def normalizer(
     return normalize
 
 
+def _stream_batches(stream: PictureStream, batch_size: int, world: World, workers: int) -> int:
+    """Full batches of a process in an epoch: each worker makes its own, of as many pictures as the others have."""
+    loading = max(workers, 1)
+    if stream.shards is not None and len(stream.shards) < world.size * loading:
+        raise ValueError(
+            f'{len(stream.shards)} shards for {world.size} processes with {loading} workers each: '
+            'every worker needs a shard, so pass fewer workers.'
+        )
+    stream.dataset.set_loader_cfg(num_workers=workers)
+    of_worker = len(stream) // loading  # timm's length is of this process
+    if of_worker < batch_size:
+        raise ValueError(
+            f'{of_worker} pictures of each worker fill no batch of {batch_size}: pass fewer workers or a smaller batch.'
+        )
+    return loading * (of_worker // batch_size)
+
+
 def _settings(world: World, workers: int) -> dict[str, Any]:
     return dict(
         num_workers=workers,
@@ -300,6 +332,6 @@ def _collate(samples: list[_Sample]) -> Batch:
     return Batch(
         images=torch.stack(images) if images else torch.empty(0, 0, 0, 0, dtype=torch.uint8),
         targets=torch.tensor([sample.target for sample in read], dtype=torch.int64),
-        indices=torch.tensor([sample.index for sample in read], dtype=torch.int64),
+        indices=torch.tensor([sample.which for sample in read], dtype=torch.int64),
         bad=[line for sample in samples for line in sample.bad],
     )

@@ -4,18 +4,21 @@ timm's own reading replaces a picture that cannot be decoded by its neighbour an
 so that the loader decides: in training a neighbour takes its place, in validation it is left out, and both are counted.
 """
 
+import copy
 import os
 import struct
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import timm.data
 from PIL import Image
 from timm.data import IterableImageDataset
 
 from .. import shapes
+from ..world import World
 
 MAP_PREFIXES = ('torch', 'hfds')
 STREAM_PREFIXES = ('wds', 'hfids', 'tfds')
@@ -65,7 +68,10 @@ class Pictures:
         """The file that a picture is from, inside the data set, or its number where it is from none."""
         there = self._there(index)
         reader = getattr(self.dataset, 'reader', None)
-        name = reader.filename(there, absolute=True) if reader is not None else None
+        if reader is not None:
+            name = reader.filename(there, absolute=True)
+        else:  # torchvision's folders list theirs
+            name = self.dataset.samples[there][0] if hasattr(self.dataset, 'samples') else None
         return str(name) if name else f'picture {there}'
 
     def targets(self) -> list[int]:
@@ -74,13 +80,13 @@ class Pictures:
         Raises:
             ValueError: If the data set does not tell them without its pictures.
         """
-        reader = getattr(self.dataset, 'reader', None)
-        if hasattr(reader, 'samples'):
-            found = [label for _, label in reader.samples]
+        reader = getattr(self.dataset, 'reader', self.dataset)
+        if hasattr(reader, 'targets'):
+            found = [*reader.targets]
         elif hasattr(reader, 'iter_targets'):
             found = [*reader.iter_targets()]
-        elif hasattr(self.dataset, 'targets'):
-            found = [*self.dataset.targets]
+        elif hasattr(reader, 'samples'):
+            found = [label for _, label in reader.samples]
         else:
             raise ValueError('This data set does not tell its labels without its pictures: name a validation split.')
         labels = [int(label) for label in found]
@@ -110,28 +116,65 @@ class SyntheticPictures(Pictures):
 
     def __init__(self, count: int, *, seed: int, size: int = 32, mode: str = 'RGB') -> None:
         pixels, labels = shapes.draw(count, seed=seed, size=size)
-        drawn = [(Image.fromarray(picture), int(label)) for picture, label in zip(pixels, labels, strict=True)]
-        super().__init__(drawn, mode=mode)
+        super().__init__(
+            _Drawn((Image.fromarray(picture), int(label)) for picture, label in zip(pixels, labels, strict=True)),
+            mode=mode,
+        )
 
+
+class _Drawn(list[tuple[Image.Image, int]]):
+    """Pictures in memory, which tell labels and classes as torchvision's data sets do."""
+
+    class_to_idx: ClassVar = {name: index for index, name in enumerate(shapes.CLASS_NAMES)}
+
+    @property
     def targets(self) -> list[int]:
-        return [label for _, label in self.dataset]
-
-    def class_names(self) -> list[str]:
-        return [*shapes.CLASS_NAMES]
+        return [label for _, label in self]
 
 
 class PictureStream:
-    """Pictures with labels, one after the other: a data set of shards, which timm shares among ranks and workers."""
+    """Pictures with labels, one after the other: a data set of shards, which timm shares among ranks and workers.
 
-    def __init__(self, dataset: IterableImageDataset) -> None:
+    What cannot be decoded in shards of webdataset is left out by timm, which says so in its log alone.
+
+    Args:
+        dataset: What `timm.data.create_dataset` gives for such a data set.
+        shards: Its files, where each is read by one worker as a whole; None where its library shares in other ways.
+    """
+
+    def __init__(self, dataset: IterableImageDataset, *, shards: Sequence[str] | None = None) -> None:
         self.dataset = dataset
+        self.shards = shards
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        for picture, label in self.dataset:
+        if self.shards is not None and not self.shards:
+            return
+        for picture, label in copy.copy(self.dataset.reader):  # a reader shuffles on from where it was left
             yield picture, int(label)
+
+    def begin(self, epoch: int, seed: int) -> None:
+        """Go to an epoch, whose order follows from the seed that it gets."""
+        self.dataset.set_epoch(epoch)
+        self.dataset.reader.worker_seed = seed  # where there are workers, each has one from torch instead
+
+    def share(self, world: World) -> 'PictureStream':
+        """The part of one process; those of all processes together have every picture once.
+
+        timm gives each process the same count instead, for which some pictures are left out and others come twice.
+        """
+        if self.shards is None:
+            return self
+        dataset = copy.copy(self.dataset)
+        dataset.reader = reader = copy.copy(self.dataset.reader)
+        info, own = reader.split_info, tuple(self.shards[world.rank :: world.size])
+        lengths = dict(zip(info.filenames, info.shard_lengths, strict=False))  # a list of shards may have none
+        reader.split_info = replace(info, filenames=own)
+        reader.num_samples = sum(lengths.get(name, 0) for name in own)
+        reader.dist_rank, reader.dist_num_replicas = 0, 1
+        return PictureStream(dataset, shards=own)
 
     def class_names(self) -> list[str] | None:
         """The names of the classes by their index; None where the data set has none."""
@@ -178,6 +221,8 @@ def open_pictures(
         root = data_dir or '.'
     if not prefix:
         _require_pictures(Path(data))
+    # An open tar would be shared by all workers, each of which moves its place.
+    tar_options = dict(cache_tarfiles=False) if not prefix and Path(data).is_file() else {}
     options: dict[str, Any] = dict(class_map=class_map or None, num_samples=num_samples)
     if prefix in STREAM_PREFIXES:
         options |= dict(is_training=is_training, batch_size=batch_size, seed=seed)
@@ -185,14 +230,14 @@ def open_pictures(
         options = {}
     try:
         dataset = timm.data.create_dataset(
-            name, root=root, split=split, download=download, input_img_mode=mode, **options
+            name, root=root, split=split, download=download, input_img_mode=mode, **options, **tar_options
         )
     except ImportError as error:
         raise ValueError(f'{data}: {error}. Install the library that reads it: pip install "timm_sk[data]".') from error
-    except (AssertionError, RuntimeError, OSError, KeyError, TypeError) as error:
+    except Exception as error:  # each of the libraries that read data sets has errors of its own
         raise ValueError(f'{data}, split {split}, cannot be opened: {_first_line(error)}') from error
     if prefix in STREAM_PREFIXES:
-        return PictureStream(dataset)
+        return PictureStream(dataset, shards=dataset.reader.split_info.filenames if prefix == 'wds' else None)
     if not len(dataset):
         raise ValueError(f'{data}, split {split}, has no pictures.')
     return Pictures(dataset, mode=mode)
@@ -211,7 +256,7 @@ def _require_pictures(root: Path) -> None:
 
 def _class_names(dataset: Any) -> list[str] | None:
     reader = getattr(dataset, 'reader', dataset)
-    indices: Mapping[str, int] = getattr(reader, 'class_to_idx', None) or {}
+    indices: Mapping[str, int] = getattr(reader, 'class_to_idx', getattr(reader, 'class_name_to_idx', None)) or {}
     if not indices:
         return None
     names = {index: name for name, index in indices.items()}

@@ -1,5 +1,6 @@
 """The two parts of a data set: what is trained on, and what judges it."""
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from timm.data import get_img_extensions
 
 from .pictures import MAP_PREFIXES, STREAM_PREFIXES, Pictures, PictureStream, open_pictures
 
 _TRAIN_FOLDERS = ('train', 'training')  # as `timm.data.create_dataset` looks for them
 _VAL_FOLDERS = ('val', 'valid', 'validation', 'eval', 'evaluation')
+_TORCH_FOLDERS = (('torch', 'image_folder'), ('torch', 'folder'))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +61,15 @@ def open_splits(
         ValueError: If a part cannot be opened, a class has no pictures, the classes of the two differ, or there are
             too few pictures to cut.
     """
-    is_folder = _has_parts(data)
-    if is_folder:
-        _require_filled_classes(Path(data), train_split, val_split)
+    root = _root(data, options.get('data_dir'))
+    if train_split == val_split:
+        raise ValueError(f'The split {val_split} cannot both be trained on and judge: name two splits.')
+    if root is not None and root.is_dir():
+        parts = _require_two_parts(root, train_split, val_split)
+        if root == Path(data):  # torchvision checks its own
+            _require_filled_classes(parts)
     train = open_pictures(data, split=train_split, seed=seed, is_training=True, **options)
-    val, was_cut = _open_val(data, train, val_split, val_fraction, seed, is_folder, options)
+    val, was_cut = _open_val(data, train, val_split, val_fraction, seed, root, options)
     train = train if not was_cut else train.subset(cut(train.targets(), val_fraction, seed)[0])  # type: ignore[union-attr]
     names, val_names = train.class_names(), val.class_names()
     if names is not None and val_names is not None and names != val_names:
@@ -112,10 +119,12 @@ def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], 
     return [index for index in range(len(targets)) if index not in held], sorted(held)
 
 
-def _has_parts(data: str) -> bool:
-    """Whether data is a folder, rather than a tar or a name."""
-    prefix = data.partition('/')[0].lower()
-    return Path(data).is_dir() or prefix not in (*MAP_PREFIXES, *STREAM_PREFIXES)
+def _root(data: str, data_dir: str | None) -> Path | None:
+    """The folder or tar, if that is what the data set is; None if it has a name."""
+    prefix, _, name = data.partition('/')
+    if Path(data).exists() or prefix.lower() not in (*MAP_PREFIXES, *STREAM_PREFIXES):
+        return Path(data)
+    return Path(data_dir or '.') if (prefix.lower(), name.lower()) in _TORCH_FOLDERS else None
 
 
 def _open_val(
@@ -124,17 +133,17 @@ def _open_val(
     split: str,
     fraction: float,
     seed: int,
-    is_folder: bool,
+    root: Path | None,
     options: dict[str, Any],
 ) -> tuple[Pictures | PictureStream, bool]:
     """The validation part, and whether it had to be cut off."""
     missing: Exception | None = None
-    if not is_folder or _part(Path(data), split, _VAL_FOLDERS):
+    if root is None or _part(root, split, _VAL_FOLDERS):
         try:
             return open_pictures(data, split=split, seed=seed, **options), False
         except ValueError as error:
             missing = error
-    if isinstance(train, PictureStream) or (is_folder and missing):
+    if isinstance(train, PictureStream) or (root is not None and missing):
         raise missing or ValueError(f'{data} has no split {split}.')
     return train.subset(cut(train.targets(), fraction, seed)[1]), True
 
@@ -145,14 +154,25 @@ def _part(root: Path, split: str, synonyms: Sequence[str]) -> Path | None:
     return next((root / name for name in names if (root / name).is_dir()), None)
 
 
-def _require_filled_classes(root: Path, train_split: str, val_split: str) -> None:
-    if not root.is_dir():
-        return
-    parts = [_part(root, train_split, _TRAIN_FOLDERS) or root, _part(root, val_split, _VAL_FOLDERS)]
-    for part in filter(None, parts):
+def _require_two_parts(root: Path, train_split: str, val_split: str) -> list[Path]:
+    """Check that no picture is in both parts; gives the folders of the parts that are there, or the whole."""
+    train, val = _part(root, train_split, _TRAIN_FOLDERS), _part(root, val_split, _VAL_FOLDERS)
+    if val is not None and train is None:  # timm would take the whole folder instead, the validation pictures too
+        raise ValueError(f'{root} has a folder {val.name}, but none called {train_split}: name what to train on.')
+    if val is not None and val == train:
+        raise ValueError(f'{val} cannot both be trained on and judge: name another validation split.')
+    return [train or root] if val is None else [train or root, val]
+
+
+def _require_filled_classes(parts: Sequence[Path]) -> None:
+    known = get_img_extensions()
+    for part in parts:
         for folder in sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith('.')):
-            if not any(file.is_file() for file in folder.rglob('*')):
-                raise ValueError(f'{folder}: the class has no pictures. Add some, or remove the folder.')
+            files = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
+            if not any(Path(name).suffix.lower() in known for name in files):
+                raise ValueError(
+                    f'{folder}: the class has no pictures ({", ".join(known)}). Add some, or remove the folder.'
+                )
 
 
 def _highest(*parts: Pictures | PictureStream) -> int | None:

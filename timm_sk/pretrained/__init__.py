@@ -6,7 +6,7 @@ from .conversion import store_file, to_our_layout
 from .hub import hub_file
 from .readers import read_checkpoint
 from .resolve import bundled_file, obtain
-from .saving import save_safetensors
+from .saving import save_safetensors, whole_file
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of, trust_of
 
@@ -31,4 +31,5 @@ __all__ = [
     'store_root',
     'to_our_layout',
     'trust_of',
+    'whole_file',
 ]

@@ -1,10 +1,12 @@
-"""Writing safetensors files."""
+"""Writing files, of safetensors or else, that are there whole or not at all."""
 
 import json
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
@@ -39,12 +41,22 @@ def save_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Map
         header[key] = dict(dtype=_DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape), data_offsets=[begin, end])
     encoded = json.dumps(header, separators=(',', ':')).encode()
     encoded += b' ' * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
+    with whole_file(path) as file:
+        file.write(struct.pack('<Q', len(encoded)) + encoded)
+        for tensor in tensors.values():
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Write a file that appears, or replaces an older one, whole or not at all, even if the power fails.
+
+    What a killed process leaves beside it ends in `.partial`.
+    """
     partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
     try:
         with partial.open('wb') as file:
-            file.write(struct.pack('<Q', len(encoded)) + encoded)
-            for tensor in tensors.values():
-                file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            yield file
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)

@@ -1,0 +1,348 @@
+"""The loaders: which pictures are in which batch, and that their pixels follow from the place in the run alone."""
+
+import os
+import signal
+from collections import Counter
+from itertools import islice
+from multiprocessing import active_children
+
+import pytest
+import torch
+from drawn_data import drawn, write_folder, write_shards, write_tar
+from timm.data import create_transform
+from torchvision.transforms.v2.functional import normalize
+
+from timm_sk.data import (
+    Pictures,
+    SyntheticPictures,
+    eval_loader,
+    normalizer,
+    open_pictures,
+    seed_of,
+    train_loader,
+)
+from timm_sk.world import World
+
+COUNT, BATCH = 22, 4
+AUGMENTED = create_transform(
+    (3, 24, 24), is_training=True, use_prefetcher=True, auto_augment='rand-m9-mstd0.5', color_jitter=0.4
+)
+PLAIN = create_transform((3, 24, 24), is_training=False, use_prefetcher=True)
+
+
+@pytest.fixture(scope='module')
+def pictures():
+    return SyntheticPictures(COUNT, seed=0)
+
+
+def training(pictures, *, batch_size=BATCH, world=None, seed=1, workers=0, transform=AUGMENTED):
+    return train_loader(pictures, transform, batch_size=batch_size, world=world or World(), seed=seed, workers=workers)
+
+
+def judging(pictures, *, batch_size=BATCH, world=None, **settings):
+    return eval_loader(pictures, PLAIN, batch_size=batch_size, world=world or World(), **settings)
+
+
+def same(batches, others):
+    batches, others = [*batches], [*others]
+    return len(batches) == len(others) and all(
+        torch.equal(getattr(one, name), getattr(other, name))
+        for one, other in zip(batches, others, strict=True)
+        for name in ('images', 'targets', 'indices')
+    )
+
+
+def test_an_epoch_has_each_picture_at_most_once_and_full_batches(pictures):
+    loader = training(pictures)
+    batches = [*loader.epoch(0)]
+    assert len(batches) == len(loader) == COUNT // BATCH
+    for batch in batches:
+        assert (batch.images.shape, batch.images.dtype) == ((BATCH, 3, 24, 24), torch.uint8)
+        assert batch.targets.tolist() == [pictures.targets()[index] for index in batch.indices]
+        assert batch.bad == []
+    seen = torch.cat([batch.indices for batch in batches]).tolist()
+    assert len({*seen}) == len(seen)
+    assert seen != sorted(seen)
+    later = {index for epoch in range(1, 4) for batch in loader.epoch(epoch) for index in batch.indices.tolist()}
+    assert {*seen} | later == {*range(COUNT)}
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_the_number_of_workers_changes_nothing(workers, pictures):
+    alone, several = training(pictures), training(pictures, workers=workers)
+    for epoch in (0, 1):
+        torch.manual_seed(epoch + workers)  # whatever state the run's generators are in
+        assert same(several.epoch(epoch), alone.epoch(epoch))
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_an_epoch_goes_on_from_its_middle(workers, pictures):
+    whole = [*training(pictures).epoch(3)]
+    loader = training(pictures, workers=workers)
+    assert same(loader.epoch(3, 2), whole[2:])
+    left = loader.epoch(3)
+    assert same(islice(left, 1), whole[:1])
+    left.close()
+    assert same(loader.epoch(3, 1), whole[1:])  # where the workers had gone on with what was left
+    assert [*loader.epoch(3, len(loader))] == []
+
+
+def test_processes_share_the_batch_of_one(pictures):
+    for epoch in (0, 1):
+        whole = [*training(pictures, batch_size=6).epoch(epoch)]
+        shares = [training(pictures, batch_size=3, world=World(rank=rank, size=2)).epoch(epoch) for rank in range(2)]
+        pairs = [*zip(*shares, strict=True)]
+        assert len(pairs) == len(whole) == COUNT // 6
+        for batch, (first, second) in zip(whole, pairs, strict=True):
+            assert torch.equal(batch.images, torch.cat([first.images, second.images]))
+            assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
+
+
+def test_another_epoch_or_seed_has_another_order_and_other_pixels(pictures):
+    def by_index(batches):
+        return {
+            index: pixels
+            for batch in batches
+            for index, pixels in zip(batch.indices.tolist(), batch.images, strict=True)
+        }
+
+    loader = training(pictures)
+    first, second, again = (by_index(loader.epoch(epoch)) for epoch in (0, 1, 0))
+    other = by_index(training(pictures, seed=2).epoch(0))
+    assert [*first] == [*again]
+    assert all(torch.equal(first[index], again[index]) for index in first)
+    for changed in (second, other):
+        assert [*first] != [*changed]
+        both = first.keys() & changed.keys()
+        assert sum(torch.equal(first[index], changed[index]) for index in both) < len(both) / 4
+
+
+def test_pictures_of_a_batch_are_augmented_differently():
+    one = drawn(1)['star'][0]
+    loader = training(Pictures([(one, 0)] * 8), batch_size=8)
+    (batch,) = loader.epoch(0)
+    assert len({pixels.numpy().tobytes() for pixels in batch.images}) > 5
+
+
+def test_a_batch_is_no_larger_than_the_data_set(pictures):
+    few = pictures.subset(range(5))
+    assert [len(batch.targets) for batch in training(few, batch_size=64).epoch(0)] == [5]
+    assert [len(batch.targets) for batch in training(few, batch_size=64, world=World(rank=1, size=2)).epoch(0)] == [2]
+    with pytest.raises(ValueError, match=r'^5 pictures for 6 processes: start fewer processes\.$'):
+        training(few, world=World(size=6))
+
+
+@pytest.mark.parametrize('size', [1, 2, 3])
+@pytest.mark.parametrize('count', [1, 2, 7, 22])
+def test_each_picture_is_judged_once(count, size, pictures):
+    few = pictures.subset(range(count))
+    loaders = [judging(few, world=World(rank=rank, size=size)) for rank in range(size)]
+    batches = [[*loader.epoch()] for loader in loaders]
+    assert [len(loader) for loader in loaders] == [len(found) for found in batches]
+    shares = [[index for batch in found for index in batch.indices.tolist()] for found in batches]
+    assert sorted(index for share in shares for index in share) == [*range(count)]
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for batch in (batch for found in batches for batch in found):
+        assert batch.targets.tolist() == [few.targets()[index] for index in batch.indices]
+        expected = [PLAIN(few.read(index)[0]) for index in batch.indices.tolist()]
+        assert torch.equal(batch.images, torch.stack(expected))
+
+
+@pytest.mark.parametrize('size', [1, 2])
+def test_judging_begins_at_the_first_that_is_wanted(size, pictures):
+    loaders = [judging(pictures, world=World(rank=rank, size=size), first=15, workers=1) for rank in range(size)]
+    found = [index for loader in loaders for batch in loader.epoch() for index in batch.indices.tolist()]
+    assert sorted(found) == [*range(15, COUNT)]
+    assert [*judging(pictures, first=COUNT).epoch()] == []
+
+
+def damaged(tmp_path):
+    """A folder of 9 pictures of which the 4th and 5th cannot be read, and the names of those."""
+    folder = write_folder(tmp_path / 'pictures', drawn(3))
+    files = sorted(folder.glob('*/*.png'))
+    files[3].write_bytes(b'no picture')
+    files[4].write_bytes(files[4].read_bytes()[:-100])
+    return open_pictures(str(folder), split='train'), [str(file) for file in files[3:5]]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_neighbour_takes_the_place_of_what_cannot_be_trained_on(workers, tmp_path):
+    pictures, names = damaged(tmp_path)
+    batches = [*training(pictures, batch_size=3, workers=workers).epoch(0)]
+    indices = torch.cat([batch.indices for batch in batches]).tolist()
+    assert Counter(indices) == {0: 1, 1: 1, 2: 1, 5: 3, 6: 1, 7: 1, 8: 1}
+    assert torch.cat([batch.targets for batch in batches]).tolist() == [pictures.targets()[index] for index in indices]
+    bad = [line for batch in batches for line in batch.bad]
+    assert Counter(line.split(': ')[0] for line in bad) == {names[0]: 1, names[1]: 2}  # the 2nd is tried for the 1st
+    assert all('cannot identify' in line or 'truncated' in line for line in bad)
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_cannot_be_judged_is_left_out(workers, tmp_path):
+    pictures, names = damaged(tmp_path)
+    batches = [*judging(pictures, batch_size=3, workers=workers).epoch()]
+    assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2], [5], [6, 7, 8]]
+    assert [batch.images.shape[0] for batch in batches] == [3, 1, 3]
+    assert [[line.split(': ')[0] for line in batch.bad] for batch in batches] == [[], names, []]
+
+
+def test_a_batch_of_which_nothing_can_be_read(tmp_path):
+    pictures, names = damaged(tmp_path)
+    none = pictures.subset([3, 4])
+    for loader, tries in ((judging(none), 1), (training(none), 2)):
+        (batch,) = loader.epoch()
+        assert (batch.images.numel(), batch.targets.tolist(), batch.indices.tolist()) == (0, [], [])
+        assert Counter(line.split(': ')[0] for line in batch.bad) == dict.fromkeys(names, tries)
+
+
+def test_a_tar_that_was_read_before_its_workers_began(tmp_path):
+    pictures = open_pictures(str(write_tar(tmp_path / 'pictures.tar', drawn(20, size=32))), split='train')
+    assert pictures.read(0)[1] == 0  # an open file would be every worker's
+    assert same(judging(pictures, workers=2).epoch(), judging(pictures).epoch())
+
+
+def in_shards(tmp_path, lengths=(5, 7, 6), val_lengths=(4, 3)):
+    members = [(picture, label) for label, found in enumerate(drawn(9).values()) for picture in found]
+    shards = [[members.pop() for _ in range(length)] for length in (*lengths, *val_lengths)]
+    folder = write_shards(tmp_path / 'shards', dict(train=shards[: len(lengths)], validation=shards[len(lengths) :]))
+    pixels = [
+        {PLAIN(picture).numpy().tobytes() for shard in part for picture, _ in shard}
+        for part in (shards[:3], shards[3:])
+    ]
+    return f'wds/{folder}', *pixels
+
+
+def content(batches):
+    return [pixels.numpy().tobytes() for batch in batches for pixels in batch.images]
+
+
+@pytest.mark.parametrize('workers', [0, 1, 2])
+def test_workers_share_the_shards_that_are_trained_on(workers, tmp_path):
+    data, train, _ = in_shards(tmp_path, lengths=(6, 6, 6, 6), val_lengths=(1,))
+    stream = open_pictures(data, split='train', is_training=True)
+    loader = training(stream, batch_size=3, workers=workers, transform=PLAIN)
+    epochs = [content(loader.epoch(epoch)) for epoch in (0, 1)]
+    for found in epochs:
+        assert (len(found), len({*found})) == (24, 24)
+    assert epochs[0] != epochs[1]
+    assert {*epochs[0]} >= train
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_a_stream_goes_on_where_it_was(workers, tmp_path):
+    data, *_ = in_shards(tmp_path)
+
+    def batches(epoch, first=0, before=()):
+        loader = training(open_pictures(data, split='train', is_training=True), workers=workers)
+        for earlier in before:
+            assert len([*loader.epoch(earlier)]) == len(loader) == 4
+        return [*loader.epoch(epoch, first)]
+
+    whole = batches(2, before=(0, 1))
+    torch.manual_seed(9)
+    assert same(batches(2), whole)
+    assert same(batches(2, first=1), whole[1:])
+    assert not same(batches(1), whole)
+    indices = torch.cat([batch.indices for batch in whole])
+    assert {*indices.tolist()} == {-1}
+
+
+def test_ranks_augment_a_stream_differently(tmp_path):
+    star = drawn(1)['star'][0]
+    folder = write_shards(tmp_path / 'shards', dict(train=[[(star, 0)] * 4] * 2))
+    first, second = (
+        content(training(open_pictures(f'wds/{folder}', split='train'), world=World(rank=rank, size=2)).epoch(0))
+        for rank in range(2)
+    )
+    assert not {*first} & {*second}
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('size', [1, 2, 3])
+def test_each_picture_of_a_stream_is_judged_once(size, workers, tmp_path, monkeypatch):
+    """Two shards for up to three processes, as torch.distributed tells timm of them."""
+    data, _, val = in_shards(tmp_path)
+    found = []
+    for rank in range(size):
+        for name, value in (('is_initialized', True), ('get_world_size', size), ('get_rank', rank)):
+            monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+        stream = open_pictures(data, split='validation')
+        monkeypatch.undo()
+        loader = judging(stream, batch_size=2, world=World(rank=rank, size=size), workers=workers)
+        share = content(loader.epoch())
+        assert content(loader.epoch()) == share
+        assert len(loader) == -(-len(share) // 2)
+        found += share
+    assert len(found) == len(val) == 7
+    assert {*found} == val
+
+
+def test_a_distributed_epoch_of_a_stream_has_the_batches_of_a_process(tmp_path, monkeypatch):
+    data, *_ = in_shards(tmp_path, lengths=(8, 8), val_lengths=(1,))
+    for name, value in (('is_initialized', True), ('get_world_size', 2), ('get_rank', 1)):
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
+    stream = open_pictures(data, split='train', is_training=True)
+    monkeypatch.undo()
+    loader = training(stream, world=World(rank=1, size=2))
+    assert len([*loader.epoch(0)]) == len(loader) == 8 // BATCH
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(world=World(size=2), workers=2), '3 shards for 2 processes with 2 workers each: every worker needs a s'),
+        (dict(world=World(size=4)), '3 shards for 4 processes with 1 workers each: every worker needs a shard'),
+        (dict(batch_size=10, workers=2), '9 pictures of each worker fill no batch of 10: pass fewer workers or a'),
+    ],
+)
+def test_a_stream_that_does_not_suffice(settings, message, tmp_path):
+    data, *_ = in_shards(tmp_path)
+    with pytest.raises(ValueError, match=f'^{message}'):
+        training(open_pictures(data, split='train', is_training=True), **settings)
+
+
+def test_a_stream_is_read_from_its_beginning(tmp_path):
+    data, *_ = in_shards(tmp_path)
+    with pytest.raises(ValueError, match='A stream is read from its beginning, got first=2'):
+        judging(open_pictures(data, split='validation'), first=2)
+
+
+@pytest.mark.parametrize('kind', [training, judging])
+def test_an_interrupt_from_the_terminal_leaves_the_workers_alone(kind, pictures):
+    before = {*active_children()}
+    loader = kind(pictures, batch_size=1, workers=2)
+    batches = loader.epoch()
+    next(batches)
+    workers = {*active_children()} - before
+    assert len(workers) == 2
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGINT)
+    assert len([*batches]) == COUNT - 1
+
+
+@pytest.mark.parametrize('channels_last', [False, True])
+def test_normalizing_is_that_of_the_evaluation(channels_last):
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
+    found = normalizer(mean, std, torch.device('cpu'), channels_last=channels_last)(images)
+    torch.testing.assert_close(found, normalize(images / 255, mean, std))
+    assert found.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+
+
+def test_seeds_are_of_32_bits_and_differ():
+    seeds = {seed_of(seed, epoch, position) for seed in range(6) for epoch in range(6) for position in range(6)}
+    assert len(seeds) == 6**3
+    assert all(0 <= seed < 2**32 for seed in seeds)
+    assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
+
+
+def test_another_error_is_not_taken_for_an_unreadable_picture():
+    class Broken:
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        next(training(Pictures(Broken())).epoch())

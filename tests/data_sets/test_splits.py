@@ -1,0 +1,206 @@
+"""The parts of a data set: which pictures judge, and what is refused before anything is trained."""
+
+from collections import Counter
+
+import pytest
+from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet, write_shards, write_tar
+from hypothesis import given
+from hypothesis import strategies as st
+
+from timm_sk.data import cut, open_splits
+
+TARGETS = [0] * 40 + [1] * 10 + [2] * 3
+
+
+@given(
+    targets=st.lists(st.integers(-1, 5), min_size=2, max_size=80),
+    fraction=st.floats(0.01, 0.99),
+    seed=st.integers(0, 2**32),
+)
+def test_a_cut_is_complete_disjoint_and_stratified(targets, fraction, seed):
+    counts = Counter(targets)
+    if max(counts.values()) == 1:
+        with pytest.raises(ValueError, match='no more than one of a class'):
+            cut(targets, fraction, seed)
+        return
+    train, val = cut(targets, fraction, seed)
+    assert sorted(train + val) == [*range(len(targets))]
+    assert (train, val) == (sorted(train), sorted(val))
+    judging = Counter(targets[index] for index in val)
+    for label, count in counts.items():
+        assert judging[label] < count
+        assert (judging[label] > 0) == (count > 1)
+        if 1 <= fraction * count <= count - 1:
+            assert abs(judging[label] - fraction * count) <= 0.5
+
+
+def test_a_cut_follows_from_the_seed():
+    train, val = cut(TARGETS, 0.1, seed=5)
+    assert (train, val) == cut(TARGETS, 0.1, seed=5)
+    assert Counter(TARGETS[index] for index in val) == {0: 4, 1: 1, 2: 1}
+    assert len({tuple(cut(TARGETS, 0.1, seed)[1]) for seed in range(8)}) == 8
+    chosen = {index for seed in range(200) for index in cut(TARGETS, 0.1, seed)[1]}
+    assert chosen == {*range(len(TARGETS))}  # the first and last of a class as well
+
+
+@pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
+def test_a_fraction_is_between_none_and_all(fraction):
+    with pytest.raises(ValueError, match=rf'val_fraction must be above 0 and below 1, got {fraction}\.'):
+        cut(TARGETS, fraction, seed=0)
+
+
+@pytest.mark.parametrize(('targets', 'beginning'), [([0], '1 picture, '), ([0, 1, 2], '3 pictures, ')])
+def test_one_picture_of_a_class_cannot_be_cut(targets, beginning):
+    with pytest.raises(ValueError, match=f'^{beginning}no more than one of a class, cannot be cut into a part to'):
+        cut(targets, 0.5, seed=0)
+
+
+def pixels(part):
+    return [part.read(index)[0].tobytes() for index in range(len(part))]
+
+
+def in_folder(tmp_path, parts):
+    for part, pictures in parts.items():
+        write_folder(tmp_path / 'data' / part, pictures)
+    return dict(data=str(tmp_path / 'data'))
+
+
+def in_torchvision_folder(tmp_path, parts):
+    return dict(data='torch/image_folder', data_dir=in_folder(tmp_path, parts)['data'])
+
+
+def in_parquet(tmp_path, parts):
+    parts = {name or 'train': pictures for name, pictures in parts.items()}
+    return dict(data=f'hfds/{write_parquet(tmp_path / "data", parts)}', data_dir=str(tmp_path / 'cache'))
+
+
+def in_tar(tmp_path, parts):
+    return dict(data=str(write_tar(tmp_path / 'data.tar', parts[''])))
+
+
+@pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder, in_parquet])
+def test_the_validation_part_that_is_there(kind, tmp_path):
+    train, val = drawn(4), drawn(2, seed=1)
+    splits = open_splits(**kind(tmp_path, dict(train=train, validation=val)))
+    assert (splits.class_names, splits.num_classes, splits.was_cut) == ([*CLASSES], 3, False)
+    assert splits.train.targets() == [0] * 4 + [1] * 4 + [2] * 4
+    for part, pictures in ((splits.train, train), (splits.val, val)):
+        assert {*pixels(part)} == {picture.tobytes() for members in pictures.values() for picture in members}
+
+
+@pytest.mark.parametrize(
+    ('kind', 'part'),
+    [
+        *((kind, part) for kind in (in_folder, in_torchvision_folder) for part in ('', 'train')),
+        *((kind, '') for kind in (in_parquet, in_tar)),
+    ],
+)
+def test_a_validation_part_that_is_cut_off(kind, part, tmp_path):
+    pictures = drawn(5)
+    settings = kind(tmp_path, {part: pictures})
+    splits = open_splits(**settings, val_fraction=0.4, seed=3)
+    assert (splits.class_names, splits.num_classes, splits.was_cut) == ([*CLASSES], 3, True)
+    assert (splits.train.targets(), splits.val.targets()) == ([0] * 3 + [1] * 3 + [2] * 3, [0] * 2 + [1] * 2 + [2] * 2)
+    everything = {picture.tobytes() for members in pictures.values() for picture in members}
+    assert {*pixels(splits.train)} | {*pixels(splits.val)} == everything
+    assert not {*pixels(splits.train)} & {*pixels(splits.val)}
+    again, other = (open_splits(**settings, val_fraction=0.4, seed=seed) for seed in (3, 4))
+    assert pixels(again.val) == pixels(splits.val) != pixels(other.val)
+
+
+def test_parts_of_a_set_of_torchvision(tmp_path):
+    train, test = (drawn(count, size=28, seed=seed)['ring'] for count, seed in ((12, 0), (4, 1)))
+    write_mnist(tmp_path, {'train': train, 't10k': test})
+    splits = open_splits('torch/mnist', data_dir=str(tmp_path))
+    assert (len(splits.train), len(splits.val), splits.num_classes, splits.was_cut) == (12, 4, 10, False)
+
+
+def test_parts_in_shards(tmp_path):
+    pairs = [(picture, label) for label, members in enumerate(drawn(4).values()) for picture in members]
+    folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], test=[pairs[::3]]))
+    splits = open_splits(f'wds/{folder}', val_split='test', num_classes=3)
+    assert (len(splits.train), len(splits.val), splits.num_classes, splits.class_names) == (12, 4, 3, None)
+    assert [label for _, label in splits.val] == [0, 0, 1, 2]
+    assert sorted(label for _, label in splits.train) == [0] * 4 + [1] * 4 + [2] * 4
+    assert refusal(f'wds/{folder}', num_classes=3).startswith(
+        f'wds/{folder}, split validation, cannot be opened: split validation not found in info'
+    )
+    assert refusal(f'wds/{folder}', val_split='test') == (
+        f'wds/{folder} does not tell how many classes it has: pass --num-classes.'
+    )
+
+
+def refusal(data, **settings):
+    with pytest.raises(ValueError, match=r'\.|:') as caught:
+        open_splits(str(data), **settings)
+    assert '\n' not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_class_without_pictures(tmp_path):
+    root = tmp_path / 'data'
+    in_folder(tmp_path, dict(train=drawn(2), val=drawn(1)))
+    for folder in (root / 'train' / 'square', root / 'val' / 'square'):
+        folder.mkdir()
+        assert refusal(root) == (
+            f'{folder}: the class has no pictures (.png, .jpg, .jpeg). Add some, or remove the folder.'
+        )
+        (folder / 'Thumbs.db').write_bytes(b'no picture')
+        assert refusal(root).startswith(f'{folder}: the class has no pictures')
+        (folder / 'Thumbs.db').unlink()
+        folder.rmdir()
+    (root / 'train' / '.cache').mkdir()
+    assert open_splits(str(root)).num_classes == 3
+    (root / 'train' / 'square').mkdir()
+    assert refusal('torch/folder', data_dir=str(root)).startswith('torch/folder, split train, cannot be opened: Found')
+
+
+def test_a_class_without_pictures_where_there_are_no_parts(tmp_path):
+    root = write_folder(tmp_path / 'data', drawn(2))
+    (root / 'square').mkdir()
+    assert refusal(root).startswith(f'{root}/square: the class has no pictures')
+
+
+@pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])
+def test_classes_that_differ(kind, tmp_path):
+    settings = kind(tmp_path, dict(train=drawn(2), validation=drawn(1, classes=('ring', 'square', 'cross', 'star'))))
+    assert refusal(**settings) == (
+        'The classes of the two parts differ, only in training: circle; only in validation: cross, square: '
+        'give both the same folders.'
+    )
+
+
+def test_other_than_the_expected_number_of_classes(tmp_path):
+    root = write_folder(tmp_path / 'data', drawn(2))
+    assert open_splits(str(root), num_classes=3).num_classes == 3
+    assert (
+        refusal(root, num_classes=4) == f'num_classes is 4, but {root} has 3 classes: leave it out, or mend the data.'
+    )
+
+
+def test_one_picture(tmp_path):
+    root = write_folder(tmp_path / 'data', drawn(1, classes=['star']))
+    assert refusal(root).startswith('1 picture, no more than one of a class, cannot be cut')
+
+
+def test_no_folder_and_an_empty_one(tmp_path):
+    assert refusal(tmp_path / 'none').startswith(f'{tmp_path}/none: no such folder or tar of pictures.')
+    (tmp_path / 'data').mkdir()
+    assert refusal(tmp_path / 'data').startswith(f'{tmp_path}/data: the folder is empty.')
+    (tmp_path / 'data' / 'train').mkdir()
+    assert 'cannot be opened: Found 0 images in subfolders of' in refusal(tmp_path / 'data')
+
+
+@pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])
+def test_nothing_is_trained_on_that_judges(kind, tmp_path):
+    settings = kind(tmp_path, dict(Training=drawn(2), validation=drawn(2)))
+    root = tmp_path / 'data'
+    assert refusal(**settings) == f'{root} has a folder validation, but none called train: name what to train on.'
+    assert open_splits(**settings, train_split='Training').was_cut is False
+    (root / 'Training').rename(root / 'train')
+    assert refusal(**settings, train_split='validation') == (
+        'The split validation cannot both be trained on and judge: name two splits.'
+    )
+    assert refusal(**settings, train_split='training', val_split='train') == (
+        f'{root}/train cannot both be trained on and judge: name another validation split.'
+    )

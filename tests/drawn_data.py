@@ -1,0 +1,93 @@
+"""Data sets of drawn shapes on disk, in the formats that `timm.data.create_dataset` opens."""
+
+import io
+import json
+import tarfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from timm_sk import shapes
+
+CLASSES = ('circle', 'ring', 'star')
+
+
+def drawn(
+    each: int, *, classes: Sequence[str] = CLASSES, seed: int = 0, size: int = 16
+) -> dict[str, list[Image.Image]]:
+    """So many pictures of each class."""
+    found: dict[str, list[Image.Image]] = {name: [] for name in classes}
+    pixels, labels = shapes.draw(30 * each, seed=seed, size=size)
+    for picture, label in zip(pixels, labels, strict=True):
+        pictures = found.get(shapes.CLASS_NAMES[label])
+        if pictures is not None and len(pictures) < each:
+            pictures.append(Image.fromarray(picture))
+    assert all(len(pictures) == each for pictures in found.values())
+    return found
+
+
+def write_folder(root: Path, pictures: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
+    """A folder with a folder of files for each class."""
+    for name, members in pictures.items():
+        (root / name).mkdir(parents=True)
+        for index, picture in enumerate(members):
+            picture.save(root / name / f'{index:03}.{suffix}')
+    return root
+
+
+def write_tar(file: Path, pictures: Mapping[str, Sequence[Image.Image]]) -> Path:
+    """A tar of such a folder."""
+    with tarfile.open(file, 'w') as archive:
+        archive.add(write_folder(file.with_suffix(''), pictures), arcname='pictures')
+    return file
+
+
+def write_mnist(root: Path, parts: Mapping[str, Sequence[Image.Image]]) -> Path:
+    """Grey pictures of 28x28, as torchvision keeps MNIST: the k-th has the label k modulo 10."""
+    raw = root / 'MNIST' / 'raw'
+    raw.mkdir(parents=True)
+    for part, pictures in parts.items():
+        pixels = np.stack([np.asarray(picture.convert('L')) for picture in pictures])
+        labels = np.arange(len(pictures), dtype=np.uint8) % 10
+        for kind, array in ((f'{part}-images-idx3', pixels), (f'{part}-labels-idx1', labels)):
+            header = np.array([0x800 + array.ndim, *array.shape], dtype='>i4')
+            (raw / f'{kind}-ubyte').write_bytes(header.tobytes() + array.tobytes())
+    return root
+
+
+def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image]]]) -> Path:
+    """A data set of Hugging Face's library, by its parts."""
+    import datasets
+
+    for part, pictures in parts.items():
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*pictures]))
+        rows = [
+            dict(image=picture, label=label) for label, members in enumerate(pictures.values()) for picture in members
+        ]
+        table = datasets.Dataset.from_list(rows, features=features)
+        (root / 'data').mkdir(parents=True, exist_ok=True)
+        table.to_parquet(root / 'data' / f'{part}-00000-of-00001.parquet')
+    return root
+
+
+def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.Image, int]]]]) -> Path:
+    """Shards of webdataset, by their parts, and the file that lists them."""
+    root.mkdir()
+    splits = {}
+    for part, shards in parts.items():
+        names = [f'{part}-{number:04}.tar' for number in range(len(shards))]
+        for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
+            with tarfile.open(root / name, 'w') as archive:
+                for index, (picture, label) in enumerate(shard):
+                    encoded = io.BytesIO()
+                    picture.save(encoded, 'PNG')
+                    for suffix, content in (('png', encoded.getvalue()), ('cls', str(label).encode())):
+                        member = tarfile.TarInfo(f'{number:04}-{index:04}.{suffix}')
+                        member.size = len(content)
+                        archive.addfile(member, io.BytesIO(content))
+        lengths = [len(shard) for shard in shards]
+        splits[part] = dict(name=part, num_samples=sum(lengths), filenames=names, shard_lengths=lengths)
+    (root / '_info.json').write_text(json.dumps(dict(splits=splits)))
+    return root
