@@ -174,12 +174,14 @@ class Loader:
     Attributes:
         loader: torch's loader.
         length: Batches in an epoch.
+        batch_size: Pictures in a batch of this process; the last one of an epoch may have fewer in validation.
         batches: The sampler of the batches; None in validation and for a stream.
         stream: What is read, if it is a stream.
     """
 
     loader: DataLoader[Any]
     length: int
+    batch_size: int
     batches: TrainBatches | None = None
     stream: _StreamSamples | None = None
 
@@ -227,10 +229,10 @@ def train_loader(
         samples = _StreamSamples(pictures, transform, (seed, world.rank))
         settings['persistent_workers'] = False  # workers keep the epoch that they were started with
         loader = DataLoader(samples, batch_size=batch_size, drop_last=True, **settings)
-        return Loader(loader, _stream_batches(pictures, batch_size, world, workers), stream=samples)
+        return Loader(loader, _stream_batches(pictures, batch_size, world, workers), batch_size, stream=samples)
     batches = TrainBatches(len(pictures), batch_size, world, seed)
     loader = DataLoader(_TrainSamples(pictures, transform, seed), batch_sampler=batches, **settings)
-    return Loader(loader, len(batches), batches=batches)
+    return Loader(loader, len(batches), batches.batch_size, batches=batches)
 
 
 def eval_loader(
@@ -264,10 +266,10 @@ def eval_loader(
         length = -(-len(own) // batch_size)  # of one worker; of several, each may have a last batch that is smaller
         own.dataset.set_loader_cfg(num_workers=workers)
         loader = DataLoader(_StreamSamples(own, transform), batch_size=batch_size, **settings)
-        return Loader(loader, length)
+        return Loader(loader, length, batch_size)
     shard = _Shard(len(pictures), world, first)
     loader = DataLoader(_EvalSamples(pictures, transform), sampler=shard, batch_size=batch_size, **settings)
-    return Loader(loader, -(-len(shard) // batch_size))
+    return Loader(loader, -(-len(shard) // batch_size), batch_size)
 
 
 def normalizer(

@@ -2,7 +2,8 @@
 
 from contextlib import nullcontext
 
-from timm.utils import dispatch_clip_grad, model_parameters
+from timm.models import model_parameters
+from timm.utils import dispatch_clip_grad
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
