@@ -1,0 +1,159 @@
+"""Runs of fine-tuning in processes of their own, which can be killed: forks of a process that has imported everything."""
+
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from timm_sk import shapes
+from timm_sk.finetune import Config, finetune
+from timm_sk.finetune.checkpoint import BEST, LAST
+
+PATIENCE = 120  # seconds
+DISK = 0.05  # seconds, so that kills strike as a checkpoint is written, too
+_FORKS = multiprocessing.get_context('forkserver')
+_FORKS.set_forkserver_preload(['timm_sk.finetune.run', 'torchmetrics', 'matplotlib.figure'])
+
+
+def draw_folder(root: Path, *, train: int = 48, validation: int = 40, size: int = 32) -> Path:
+    """A folder of drawn pictures, one folder per class, in two parts."""
+    for part, count, seed in (('train', train, 1), ('validation', validation, 2)):
+        pictures, labels = shapes.draw(count, seed=seed, size=size)
+        for name in shapes.CLASS_NAMES:
+            (root / part / name).mkdir(parents=True, exist_ok=True)
+        for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+            Image.fromarray(picture).save(root / part / shapes.CLASS_NAMES[label] / f'{index:04}.png')
+    return root
+
+
+def small(data: Path, output: Path, **settings: Any) -> Config:
+    """Settings of a run that takes seconds and draws on every kind of randomness and state."""
+    usual: dict[str, Any] = dict(
+        data=str(data),
+        output=str(output),
+        model='sknet_atto.shapes',
+        epochs=3,
+        warmup_epochs=1,
+        batch_size=8,
+        workers=0,
+        drop=0.2,
+        reprob=0.3,
+        mixup=0.2,
+        cutmix=0.3,
+        model_ema=True,
+        save_every=1,
+        device='cpu',
+        aa='rand-m5-mstd0.5',
+    )
+    return Config(**usual | settings)
+
+
+def weights_of(folder: Path) -> dict[str, Tensor]:
+    """The last and the best weights of a run, and its optimizer's state, by name."""
+    last = torch.load(folder / LAST, weights_only=True)
+    found = {f'model.{name}': tensor for name, tensor in last['state_dict'].items()}
+    found |= {f'ema.{name}': tensor for name, tensor in last.get('state_dict_ema', {}).items()}
+    for index, state in last['optimizer']['state'].items():
+        found |= {f'optimizer.{index}.{name}': torch.as_tensor(value) for name, value in state.items()}
+    best = torch.load(folder / BEST, weights_only=True)
+    return found | {f'best.{name}': tensor for name, tensor in best['state_dict'].items()}
+
+
+def require_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Check that two runs ended with the same bits."""
+    assert found.keys() == expected.keys()
+    differing = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    assert not differing, differing[:5]
+
+
+def run_ranks(
+    config: Config, world: int = 1, *, kill_after: float | None = None, disk: float = 0
+) -> list[int | None]:
+    """Run in as many processes as there are ranks, and kill all of them after a time if it is given.
+
+    Args:
+        config: The settings.
+        world: Processes.
+        kill_after: Seconds.
+        disk: Seconds that a file takes to reach the disk.
+
+    Returns:
+        Their exit codes; -9 for those that were killed.
+    """
+    port = free_port()
+    ranks = [_FORKS.Process(target=be_rank, args=(config, rank, world, port, disk)) for rank in range(world)]
+    for process in ranks:
+        process.start()
+    if kill_after is not None:
+        time.sleep(kill_after)
+        for process in random.sample(ranks, world):
+            process.kill()
+    for process in ranks:
+        process.join(PATIENCE)
+        if process.exitcode is None:
+            process.kill()
+    return [process.exitcode for process in ranks]
+
+
+def be_rank(config: Config, rank: int, world: int, port: int, disk: float) -> None:
+    """Be one rank of a run."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    reach_disk = os.fsync
+
+    def slow_fsync(descriptor: int) -> None:
+        time.sleep(disk)
+        reach_disk(descriptor)
+
+    os.fsync = slow_fsync
+    finetune(config)
+
+
+def free_port() -> int:
+    with socket.socket() as server:
+        server.bind(('127.0.0.1', 0))
+        return int(server.getsockname()[1])
+
+
+def kill_and_resume(config: Config, world: int, kills: int, seconds: float, stream: random.Random) -> list[str]:
+    """Run to the end through kills at random moments; says where each of them struck.
+
+    Args:
+        config: The settings; the folder begins empty.
+        world: Processes.
+        kills: How many kills.
+        seconds: What a whole run takes.
+        stream: Of the moments.
+    """
+    folder = Path(config.output or '')
+    shutil.rmtree(folder, ignore_errors=True)
+    moments: list[str] = []
+    while len(moments) < kills:
+        after = stream.uniform(0.05, 1) * seconds
+        codes = run_ranks(config.changed(resume='auto'), world, kill_after=after, disk=DISK)
+        assert {*codes} <= {0, -signal.SIGKILL}, codes
+        if 0 in codes:  # the kill came too late: begin again
+            shutil.rmtree(folder)
+        else:
+            moments.append(describe(folder))
+    assert run_ranks(config.changed(resume='auto'), world) == [0] * world
+    return moments
+
+
+def describe(folder: Path) -> str:
+    """Where a run was when it was killed."""
+    writing = ', while a checkpoint was written' if [*folder.glob('.*.pt.*')] else ''
+    if not (folder / LAST).exists():
+        return 'before the first checkpoint' + writing
+    progress = torch.load(folder / LAST, weights_only=True)['progress']
+    return f'epoch {progress["epoch"]}, step {progress["updates"]}' + writing

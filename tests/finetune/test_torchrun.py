@@ -1,0 +1,81 @@
+"""Real torchrun: a worker that is killed, and two agents that meet."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from processes import ROOT
+from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, weights_of
+
+from timm_sk.finetune import Config
+from timm_sk.finetune.checkpoint import LAST
+
+
+def torchrun(config: Config, folder: Path, *arguments: str) -> 'subprocess.Popen[str]':
+    """Start torchrun on a run's settings; its output goes to a file beside the run."""
+    settings = folder / 'settings.yaml'
+    settings.write_text(''.join(f'{name}: {value!r}\n' for name, value in config.as_dict().items() if value is not None))
+    command = [sys.executable, '-m', 'torch.distributed.run', *arguments, '-m', 'timm_sk', 'finetune']
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    log = (folder / f'log{len(list(folder.glob("log*")))}').open('w')
+    return subprocess.Popen(
+        [*command, '--config', str(settings)], env=environment, cwd='/', stdout=log, stderr=log, text=True
+    )
+
+
+def finish(*started: 'subprocess.Popen[str]') -> list[int]:
+    try:
+        return [process.wait(PATIENCE) for process in started]
+    finally:
+        for process in started:
+            process.kill()
+
+
+def workers_of(agent: int) -> list[int]:
+    """The processes that an agent of torchrun has started."""
+    found = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(agent)], capture_output=True, text=True, check=False)
+    return [int(line) for line in found.stdout.split()]
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Wait until a run has saved itself at a step or later."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if (folder / LAST).exists() and torch.load(folder / LAST, weights_only=True)['progress']['updates'] >= step:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f'{folder} has not reached step {step}')
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
+    """An undisturbed run of two processes."""
+    folder = tmp_path_factory.mktemp('whole')
+    config = small(draw_folder(folder / 'data'), folder / 'run', batch_size=4, epochs=2)
+    assert run_ranks(config, 2) == [0, 0]
+    return folder / 'run', config
+
+
+def test_a_killed_worker_is_restarted_and_the_run_ends_by_itself(tmp_path: Path, whole: tuple[Path, Config]) -> None:
+    config = whole[1].changed(output=str(tmp_path / 'run'))
+    agent = torchrun(config, tmp_path, '--standalone', '--nproc-per-node=2', '--max-restarts=1')
+    wait_for_step(tmp_path / 'run', 2)
+    os.kill(workers_of(agent.pid)[-1], signal.SIGKILL)
+
+    assert finish(agent) == [0], (tmp_path / 'log0').read_text()[-2000:]
+    assert 'Going on after' in (tmp_path / 'log0').read_text()
+    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))
+
+
+def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
+    config = whole[1].changed(output=str(tmp_path / 'run'))
+    meeting = ['--rdzv-backend=c10d', f'--rdzv-endpoint=127.0.0.1:{free_port()}', '--rdzv-id=meeting']
+    agents = [torchrun(config, tmp_path, '--nnodes=2', '--nproc-per-node=1', *meeting) for _ in range(2)]
+
+    assert finish(*agents) == [0, 0], (tmp_path / 'log0').read_text()[-2000:]
+    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))

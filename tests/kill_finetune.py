@@ -1,0 +1,38 @@
+"""Kill runs of fine-tuning at random moments, resume them, and compare the end with an undisturbed run.
+
+    python tests/kill_finetune.py 20
+
+kills one process, and then two processes together, so often. POSIX only.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent / 'finetune'))
+
+from runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, weights_of
+
+
+def main(kills: int) -> None:
+    with tempfile.TemporaryDirectory() as scratch:
+        data = draw_folder(Path(scratch) / 'data')
+        for world in (1, 2):
+            whole = small(data, Path(scratch) / f'whole{world}', batch_size=8 // world)
+            run_ranks(small(data, Path(scratch) / f'first{world}', epochs=1, warmup_epochs=0), world)  # starts the forks' server
+            began = time.perf_counter()
+            assert run_ranks(whole, world, disk=DISK) == [0] * world
+            seconds = time.perf_counter() - began
+            killed = whole.changed(output=str(Path(scratch) / f'killed{world}'))
+            moments = kill_and_resume(killed, world, kills, seconds, random.Random(world))
+            require_equal(weights_of(Path(str(killed.output))), weights_of(Path(str(whole.output))))
+            print(f'{world} process{"es" * (world > 1)}: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
+            for moment, count in sorted(Counter(moments).items()):
+                print(f'  {count} x {moment}')
+
+
+if __name__ == '__main__':
+    main(int(sys.argv[1]))
