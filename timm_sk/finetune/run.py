@@ -58,7 +58,6 @@ def finetune(config: Config) -> Finished:
     """
     with joined(config.device) as world, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
-        resumes = _claim(folder, config, world)
         splits = _open(config)
         model = build_model(config, splits.num_classes)
         data_config = data_config_of(config, model)
@@ -88,6 +87,7 @@ def finetune(config: Config) -> Finished:
             max_bad=config.max_bad_images,
         )
         data = fingerprint(splits)
+        resumes = _claim(folder, config, world)
         report = Report(folder, active=world.is_first, tensorboard=config.tensorboard)
         try:
             progress = restore(folder, trainee, config, world, data=data) if resumes else Progress()
@@ -150,7 +150,7 @@ def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
     if there and not folder.is_dir():
         raise ValueError(f'{folder} is a file: name a folder with --output.')
     goes_on = config.resume == 'auto' or restarted
-    if there and not goes_on and any(folder.iterdir()):
+    if there and not goes_on and any(path.name != CONFIG for path in folder.iterdir()):
         raise ValueError(f'{folder} is not empty: go on with the run in it by --resume auto, or choose --output.')
     folder.mkdir(parents=True, exist_ok=True)
     for partly in folder.glob('.*.pt.*'):  # of a process that was killed as it wrote
