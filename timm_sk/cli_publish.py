@@ -1,6 +1,7 @@
 """`timm-sk weights export | card | publish`: from a checkpoint to a hub."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -9,10 +10,11 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from .checkpoints import CHECKPOINTS
 from .console import one_line_errors, out, say_error
 from .export import export_checkpoint
 from .hub_folder import WEIGHTS
-from .publish import TAG, Plan, publish, publish_all
+from .publish import Plan, publish, publish_all, publish_folder
 from .release_folder import card_of
 from .weights import find_row
 
@@ -61,19 +63,23 @@ def card(
 @app.command('publish')
 def publish_checkpoints(
     org: Annotated[str, typer.Option(help='Organisation or user of the hub.')],
-    name: Annotated[str | None, typer.Argument(metavar='NAME', help='arch.tag.')] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar='NAME|DIR', help='arch.tag of the table, or an exported folder.')
+    ] = None,
     everything: Annotated[bool, typer.Option('--all', help='Every checkpoint that may be published.')] = False,
     private: Annotated[bool, typer.Option('--private', help='Make new repositories private.')] = False,
     dry_run: Annotated[bool, typer.Option('--dry-run', help='Show what would change, write nothing.')] = False,
 ) -> None:
-    """Publish a checkpoint's repository: one commit, the version's tag, everything read back."""
+    """Publish a checkpoint's or an exported folder's repository: one commit, everything read back, a tag."""
     with one_line_errors():
         if (name is None) != everything:
             raise ValueError('Name one checkpoint, or give --all.')
         if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', org):
             raise ValueError(f'"{org}" is no name of an organisation or user.')
         if name is not None:
-            outcomes = [publish(name, org, private=private, dry_run=dry_run, show=_show_plan)]
+            is_folder = name not in CHECKPOINTS and Path(name).is_dir()
+            release = partial(publish_folder, Path(name)) if is_folder else partial(publish, name)
+            outcomes = [release(org, private=private, dry_run=dry_run, show=_show_plan)]
         else:
             outcomes = list(publish_all(org, private=private, dry_run=dry_run, show=_show_plan))
     table = Table('checkpoint', 'state', 'detail', box=box.SIMPLE_HEAD)
@@ -95,7 +101,7 @@ def _lines(file: Path) -> tuple[str, ...]:
 
 def _show_plan(plan: Plan) -> None:
     state = 'exists' if plan.exists else 'is new'
-    tag = f'tag {TAG} {"is set" if plan.tagged else "is not set"}'
+    tag = f'tag {plan.tag} {"is set" if plan.tagged else "is not set"}'
     out.print(f'{plan.repo_id} {state}; {tag}', soft_wrap=True, markup=False, highlight=False)
     table = Table('file', 'change', box=box.SIMPLE_HEAD)
     for path, change in plan.changes.items():

@@ -1,12 +1,8 @@
 """A fine-tuned model's checkpoint file as a folder that is ready for a hub."""
 
-import json
 import pickle
-import re
-import tempfile
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +14,9 @@ from torch import Tensor
 
 from .checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from .errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
-from .hub_folder import CARD, GOLDEN, RECIPE, WEIGHTS, golden_inputs, write_golden, write_model
-from .model_card import MAIN_SETTINGS, render_card
+from .exported_folder import fine_tuned_row, require_tag, staged, told_settings, write_exported
 from .pretrained import check_state_dict
-from .release_folder import require_same_logits
 
-# Further options of timm's train.py that a card tells, unless they are off.
-_TECHNIQUES = (
-    *('opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa', 'mixup', 'cutmix'),
-    *('reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
-)
 _READ_ERRORS = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, AttributeError)
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
@@ -65,36 +54,19 @@ def export_checkpoint(
         MismatchedCheckpointError: If its keys or shapes are not the architecture's.
         ValueError: If the tag is no name, the folder is not empty, or the label names are not as many as the classes.
     """
-    if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', tag):
-        raise ValueError(f'A tag is made of letters, digits, "_", "-" and ".", got "{tag}".')
+    require_tag(tag)
     folder = out or Path(f'{arch}.{tag}')
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'{folder} exists and is not an empty folder: choose another with --out, or remove it.')
     state_dict, options = read_training_checkpoint(file)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
-    row = _fine_tuned_row(start, tag, state_dict, options, label_names=label_names, licence=licence, origin=origin)
+    row = _row(start, tag, state_dict, options, label_names=label_names, licence=licence, origin=origin)
     model = timm.create_model(arch, num_classes=row.num_classes, in_chans=row.input_size[0]).eval()
     check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
     model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
-    plain = {key: option for key, option in options.items() if isinstance(option, int | float | str)}
-    settings = {key: plain[key] for key in MAIN_SETTINGS if key in plain}
-    settings |= {key: plain[key] for key in _TECHNIQUES if plain.get(key)}
     base_model = start.hub_id if options.get('pretrained') else None
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}-', dir=folder.parent) as scratch:
-        written = Path(scratch) / folder.name
-        written.mkdir()
-        metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
-        write_model(written, model, row, metadata=metadata)
-        write_golden(written / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
-        if settings:
-            (written / RECIPE).write_text(json.dumps(settings, indent=2) + '\n')
-        card = render_card(
-            row, repo_id=f'ORG/{row.name}', weights=written / WEIGHTS, settings=settings, base_model=base_model
-        )
-        (written / CARD).write_text(card, encoding='utf-8')
-        require_same_logits(written)
-        written.replace(folder)
+    with staged(folder) as written:
+        write_exported(written, model, row, settings=told_settings(options), base_model=base_model)
     return folder
 
 
@@ -138,7 +110,7 @@ def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:
     return rows[0]
 
 
-def _fine_tuned_row(
+def _row(
     start: Checkpoint,
     tag: str,
     state_dict: Mapping[str, Tensor],
@@ -148,10 +120,8 @@ def _fine_tuned_row(
     licence: str | None,
     origin: str | None,
 ) -> Checkpoint:
-    """The facts of the fine-tuned weights: the base's, as far as training did not change them."""
+    """The facts of the fine-tuned weights, from the file and the options of `train.py`."""
     num_classes = _shape(state_dict, f'{start.classifier}.weight', 2)[0]
-    if label_names and len(label_names) != num_classes:
-        raise ValueError(f'There are {len(label_names)} label names for {num_classes} classes: name each class once.')
     channels = _shape(state_dict, f'{start.first_conv}.weight', 4)[1]
     height, width = start.input_size[1:]
     if options.get('input_size'):
@@ -160,21 +130,14 @@ def _fine_tuned_row(
         height = width = options['img_size']
     changed: dict[str, Any] = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
     changed = {key: tuple(fact) if isinstance(fact, list) else fact for key, fact in changed.items()}
-    return replace(
+    return fine_tuned_row(
         start,
-        name=f'{start.arch}.{tag}',
-        sources=(),
+        tag,
+        num_classes=num_classes,
+        input_size=(channels, height, width),
+        label_names=label_names,
         licence=licence,
         origin=origin,
-        input_size=(channels, height, width),
-        pool_size=start.pool_size if (height, width) == start.input_size[1:] else None,
-        num_classes=num_classes,
-        label_names=label_names,
-        dataset=None,
-        top1=None,
-        top5=None,
-        evaluation=None,
-        recipe=None,
         **changed,
     )
 

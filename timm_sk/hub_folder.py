@@ -18,7 +18,8 @@ from .errors import CorruptCheckpointError, MismatchedCheckpointError
 from .pretrained import CONFIG_NAME, WEIGHTS_NAME, hub_config, save_safetensors
 
 WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
-GOLDEN, CARD, RECIPE = 'golden.safetensors', 'README.md', 'recipe.json'
+GOLDEN, CARD, RECIPE, SETTINGS = 'golden.safetensors', 'README.md', 'recipe.json', 'config.yaml'
+EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # what an export of fine-tuned weights writes
 GOLDEN_PICTURES = 2
 _MOST_GOLDEN_VALUES = 16 * 3 * 512 * 512
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; kernels of different machines agree to about 1e-6
@@ -41,7 +42,17 @@ def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
     """What `config.json` says of a row and its model."""
     pooling = getattr(getattr(model, 'global_pool', None), 'pool_type', None)
     of_model: dict[str, Any] = dict(num_features=model.num_features)
-    return hub_config(row, **of_model, **(dict(global_pool=pooling) if pooling else {}))
+    if pooling:
+        of_model['global_pool'] = pooling
+    if changed := _model_args(row, pooling):
+        of_model['model_args'] = changed
+    return hub_config(row, **of_model)
+
+
+def _model_args(row: Checkpoint, pooling: str | None) -> dict[str, Any]:
+    """What a model is built with beyond the architecture's own; not the classes, which transformers passes itself."""
+    pool = dict(global_pool=pooling) if pooling not in (None, '', 'avg') else {}
+    return pool | (dict(in_chans=row.input_size[0]) if row.input_size[0] != 3 else {})
 
 
 def golden_inputs(input_size: tuple[int, int, int]) -> Tensor:

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from .catalog import measure
-from .checkpoints import Checkpoint, Source
+from .checkpoints import Checkpoint, Source, of_arch
 from .checkpoints.rows import IMAGENET
 from .inventory import NOT_ESTABLISHED
 from .pretrained import Origin, sha256_of
@@ -36,6 +36,8 @@ def render_card(
     notes: str = '',
     base_model: str | None = None,
     origin: Origin | None = None,
+    trained_on: str | None = None,
+    story: str | None = None,
 ) -> str:
     """Fill the template `model_card.md`.
 
@@ -47,6 +49,8 @@ def render_card(
         notes: A text that follows, such as the card of a bundled folder; its headings become one level deeper.
         base_model: The repository of the weights that these were fine-tuned from.
         origin: What the weights were made from.
+        trained_on: The training data, where the row does not tell them.
+        story: Where the weights come from, where they come from no source of the table.
     """
     settings = settings or {}
     entry = measure(row)
@@ -56,6 +60,7 @@ def render_card(
         metadata=_metadata(row, base_model),
         name=row.name,
         arch=row.arch,
+        library='timm_sk' if of_arch(row.arch) else 'timm',
         repo=repo_id,
         summary=f'`{row.arch}`, an image classifier; weights by {row.origin}.' if row.origin else f'`{row.arch}`.',
         parameters=f'{entry.params:,}',
@@ -64,7 +69,7 @@ def render_card(
         sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
         licence=_known(row.licence),
         origin=_known(row.origin),
-        training_data=_training_data(row),
+        training_data=_cell(trained_on) if trained_on else _training_data(row),
         techniques=techniques or NOT_ESTABLISHED,
         **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
         recipe=f'`{row.recipe}`' if row.recipe else NOT_ESTABLISHED,
@@ -75,8 +80,7 @@ def render_card(
         crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else NOT_ESTABLISHED,
         classes=f'{row.num_classes:,}' + (f': {_shortened(row.label_names)}' if row.label_names else ''),
         accuracy=_accuracy(row),
-        sources=_sources(row),
-        conversion=_conversion(row, origin),
+        whence=story or f'{_sources(row)}\n\n{_conversion(row, origin)}',
         notes=_deeper(notes),
     )
     template = Template(files(__package__).joinpath('model_card.md').read_text(encoding='utf-8'))
@@ -104,13 +108,13 @@ def eval_results(row: Checkpoint) -> dict[str, str]:
 def _metadata(row: Checkpoint, base_model: str | None) -> str:
     """The YAML at a card's head."""
     dataset = _HUB_DATASETS.get(row.dataset or '')
-    family = 'split-attention' if row.arch.startswith('resnest') else 'selective-kernel'
+    family = [] if not of_arch(row.arch) else ['split-attention' if 'resnest' in row.arch else 'selective-kernel']
     results = _model_index(row)
     data = ModelCardData(
         license=row.licence,
         library_name='timm',
         pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', 'transformers', family],
+        tags=['image-classification', 'timm', 'transformers', *family],
         datasets=[dataset[1]] if dataset else None,
         base_model=base_model,
         model_name=row.name if results else None,

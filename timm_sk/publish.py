@@ -1,11 +1,16 @@
-"""How published: a row of the table as a repository of a hub, in one commit and under a version's tag.
+"""How published: a row of the table, or an exported folder, as a repository of a hub, in one commit and under a tag.
 
 A release is safe to repeat. What the repository has already is not sent again; the commit is made wholly or not at all;
-the tag `v<version of timm_sk>` is set last, once everything was read back and compared, and never moves: to change what
-a version published takes a new version.
+the tag is set last, once everything was read back and compared, and never moves.
+
+A row's tag is `v<version of timm_sk>`, since the table that says which weights these are is part of that version: to
+change what a version published takes a new one. Fine-tuned weights follow no version of timm_sk, which the person who
+trained them cannot raise: their tags count the releases of their own repository, v1, v2, …, and other files than the
+last release had are the next one.
 """
 
 import hashlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,9 +27,9 @@ from huggingface_hub.hf_api import RepoFile
 from . import __version__
 from .checkpoints import CHECKPOINTS
 from .errors import ReleaseError, TimmSkError, UnpublishableError
-from .hub_folder import GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
+from .hub_folder import CARD, EXPORTED, GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
 from .pretrained import sha256_of
-from .release_folder import build_folder, refusal, require_publishable
+from .release_folder import build_folder, refusal, require_exported, require_publishable
 from .weights import find_row
 
 TAG = f'v{__version__}'
@@ -37,14 +42,16 @@ class Plan:
     Attributes:
         repo_id: The repository.
         exists: Whether there is one.
-        head: The commit that was compared: the version's if it is tagged, else the newest; None without a repository.
+        head: The commit that was compared: the tag's if it is set, else the newest; None without a repository.
+        tag: The release's.
         changes: 'added', 'changed' or 'equal' by the path of each file of ours; other files there are left alone.
-        tagged: Whether the version's tag is set already.
+        tagged: Whether the tag is set already.
     """
 
     repo_id: str
     exists: bool
     head: str | None
+    tag: str
     changes: dict[str, str]
     tagged: bool
 
@@ -99,31 +106,77 @@ def publish(
         folder.mkdir()
         build_folder(row, folder, repo_id=repo_id)
         with hub_errors(repo_id):
-            return _release(client, row.name, repo_id, folder, private=private, dry_run=dry_run, show=show)
+            return _release(client, row.name, repo_id, folder, tag=TAG, private=private, dry_run=dry_run, show=show)
+
+
+def publish_folder(
+    exported: Path,
+    org: str,
+    *,
+    private: bool = False,
+    dry_run: bool = False,
+    api: HfApi | None = None,
+    show: Callable[[Plan], None] = lambda plan: None,
+) -> Outcome:
+    """Bring the repository `org/arch.tag` to what an exported folder holds, once that was checked.
+
+    Only the files of an export are sent, not what else lies there; its card's examples name the repository then.
+
+    Args:
+        exported: What `timm-sk finetune` or `timm-sk weights export` wrote.
+        org: Organisation or user of the hub.
+        private: As for `publish`.
+        dry_run: As for `publish`.
+        api: As for `publish`.
+        show: As for `publish`.
+
+    Raises:
+        UnpublishableError: If the folder lacks something, states no licence, or does not load as the model it was.
+        ReleaseError: If the hub fails, or does not hold what was sent.
+    """
+    name, client = require_exported(exported), api or HfApi()
+    repo_id = f'{org}/{name}'
+    with tempfile.TemporaryDirectory(prefix='timm_sk-') as scratch:
+        folder = Path(scratch)
+        for file in filter(Path.is_file, (exported / path for path in EXPORTED)):
+            shutil.copyfile(file, folder / file.name)
+        card = (folder / CARD).read_text(encoding='utf-8')
+        (folder / CARD).write_text(card.replace(f'ORG/{name}', repo_id), encoding='utf-8')
+        with hub_errors(repo_id):
+            return _release(client, name, repo_id, folder, tag=None, private=private, dry_run=dry_run, show=show)
 
 
 def _release(
-    api: HfApi, name: str, repo_id: str, folder: Path, *, private: bool, dry_run: bool, show: Callable[[Plan], None]
+    api: HfApi,
+    name: str,
+    repo_id: str,
+    folder: Path,
+    *,
+    tag: str | None,
+    private: bool,
+    dry_run: bool,
+    show: Callable[[Plan], None],
 ) -> Outcome:
-    plan = make_plan(api, repo_id, folder, private=private)
+    plan = make_plan(api, repo_id, folder, tag=tag, private=private)
     show(plan)
     if plan.tagged and plan.to_send:
         raise UnpublishableError(
-            f'{repo_id} has published {TAG} with other files ({", ".join(plan.to_send)}), '
+            f'{repo_id} has published {plan.tag} with other files ({", ".join(plan.to_send)}), '
             "and a version never changes: raise timm_sk's version."
         )
     if plan.done:
-        return Outcome(name=name, state='unchanged', detail=f'{repo_id} is at {TAG}: nothing to do')
+        return Outcome(name=name, state='unchanged', detail=f'{repo_id} is at {plan.tag}: nothing to do')
+    to_send = f'{len(plan.to_send)} files'
     if dry_run:
-        return Outcome(name=name, state='planned', detail=f'{repo_id}: {len(plan.to_send)} files to send, tag {TAG}')
+        return Outcome(name=name, state='planned', detail=f'{repo_id}: {to_send} to send, tag {plan.tag}')
     commit = plan.head
     if plan.to_send:
         commit = _commit(api, plan, folder, private=private)
     with tempfile.TemporaryDirectory(prefix='timm_sk-') as scratch:
-        _read_back(api, repo_id, commit, folder, Path(scratch))
-    api.create_tag(repo_id, tag=TAG, revision=commit)
+        _read_back(api, plan, commit, folder, Path(scratch))
+    api.create_tag(repo_id, tag=plan.tag, revision=commit)
     state = 'published' if plan.to_send else 'tagged'
-    return Outcome(name=name, state=state, detail=f'{repo_id} at {TAG}: {len(plan.to_send)} files sent, all read back')
+    return Outcome(name=name, state=state, detail=f'{repo_id} at {plan.tag}: {to_send} sent, all read back')
 
 
 def publish_all(org: str, **options: Any) -> Iterator[Outcome]:
@@ -143,30 +196,50 @@ def publish_all(org: str, **options: Any) -> Iterator[Outcome]:
             yield Outcome(name=row.name, state='failed', detail=f'{type(error).__name__}: {error}')
 
 
-def make_plan(api: HfApi, repo_id: str, folder: Path, *, private: bool = False) -> Plan:
+def make_plan(api: HfApi, repo_id: str, folder: Path, *, tag: str | None, private: bool = False) -> Plan:
     """Compare a folder with a repository; nothing is written there.
 
     Goldens of the same weights that differ by rounding only, since another machine computed them, are taken over from
     the repository into the folder.
 
+    Args:
+        api: The hub's client.
+        repo_id: The repository.
+        folder: What it shall hold.
+        tag: The release's; None for a number: that of the last release if it has these files, else the next.
+        private: Whether it shall be private.
+
     Raises:
         UnpublishableError: If a private repository is asked for and it is public.
     """
-    paths = sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
     try:
         info = api.repo_info(repo_id)
     except RepositoryNotFoundError:
-        return Plan(repo_id=repo_id, exists=False, head=None, changes=dict.fromkeys(paths, 'added'), tagged=False)
+        changes = dict.fromkeys(_paths(folder), 'added')
+        return Plan(repo_id=repo_id, exists=False, head=None, tag=tag or 'v1', changes=changes, tagged=False)
     if private and not info.private:
         raise UnpublishableError(f'{repo_id} is public already: publish without --private, or make it private first.')
     tags = {ref.name: ref.target_commit for ref in api.list_repo_refs(repo_id).tags}
-    published = tags.get(TAG, info.sha)  # a tag never moves, so what it names is what counts
-    entries = api.list_repo_tree(repo_id, recursive=True, revision=published)
+    number = max((int(name[1:]) for name in tags if re.fullmatch(r'v\d+', name)), default=0)
+    wanted = tag or f'v{number}'
+    if wanted in tags:  # a tag never moves, so what it names is what counts
+        plan = _compared(api, repo_id, tags[wanted], folder, tag=wanted, tagged=True)
+        if tag or plan.done:
+            return plan
+    return _compared(api, repo_id, info.sha, folder, tag=tag or f'v{number + 1}', tagged=False)
+
+
+def _compared(api: HfApi, repo_id: str, commit: str | None, folder: Path, *, tag: str, tagged: bool) -> Plan:
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=commit)
     there = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
-    changes = {path: _change(folder / path, there.get(path)) for path in paths}
-    if changes[GOLDEN] == 'changed' and changes[WEIGHTS] == 'equal' and _adopt_golden(api, repo_id, published, folder):
+    changes = {path: _change(folder / path, there.get(path)) for path in _paths(folder)}
+    if changes[GOLDEN] == 'changed' and changes[WEIGHTS] == 'equal' and _adopt_golden(api, repo_id, commit, folder):
         changes[GOLDEN] = 'equal'
-    return Plan(repo_id=repo_id, exists=True, head=published, changes=changes, tagged=TAG in tags)
+    return Plan(repo_id=repo_id, exists=True, head=commit, tag=tag, changes=changes, tagged=tagged)
+
+
+def _paths(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob('*') if path.is_file())
 
 
 def _change(path: Path, there: RepoFile | None) -> str:
@@ -204,14 +277,13 @@ def _commit(api: HfApi, plan: Plan, folder: Path, *, private: bool) -> str:
     return api.create_commit(plan.repo_id, operations, commit_message=message, parent_commit=head).oid
 
 
-def _read_back(api: HfApi, repo_id: str, revision: str | None, folder: Path, scratch: Path) -> None:
-    for path in sorted(path for path in folder.rglob('*') if path.is_file()):
-        name = path.relative_to(folder).as_posix()
-        read = api.hf_hub_download(repo_id, name, revision=revision, local_dir=scratch)
-        if sha256_of(Path(read)) != sha256_of(path):
+def _read_back(api: HfApi, plan: Plan, revision: str | None, folder: Path, scratch: Path) -> None:
+    for name in _paths(folder):
+        read = api.hf_hub_download(plan.repo_id, name, revision=revision, local_dir=scratch)
+        if sha256_of(Path(read)) != sha256_of(folder / name):
             raise ReleaseError(
-                f'{repo_id} gives another {name} back than was sent: {TAG} was not set. Publish again; if that '
-                'does not help, delete the file there first.'
+                f'{plan.repo_id} gives another {name} back than was sent: {plan.tag} was not set. '
+                'Publish again; if that does not help, delete the file there first.'
             )
 
 

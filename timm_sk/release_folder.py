@@ -1,14 +1,18 @@
-"""Which rows of the table may be published, and all that the repository of one holds."""
+"""Which rows and exported folders may be published, and all that the repository of one holds."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import timm
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError
+from yaml import YAMLError
 
-from .checkpoints import Checkpoint
+from .checkpoints import CHECKPOINTS, Checkpoint
 from .errors import MismatchedCheckpointError, UnpublishableError
 from .hub_folder import (
     CARD,
@@ -114,6 +118,40 @@ def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None, origi
     ours = bundled_folder(row.name)
     notes, settings = (ours / CARD).read_text(encoding='utf-8'), json.loads((ours / RECIPE).read_text())
     return render_card(row, repo_id=repo_id, weights=weights or ours / WEIGHTS, settings=settings, notes=notes)
+
+
+def require_exported(folder: Path) -> str:
+    """Refuse a folder that is not, in full, what an export writes; gives its `arch.tag`.
+
+    Raises:
+        UnpublishableError: If a file or the licence is missing, its name is one of the table's, or it does not load, or
+            not as the model whose goldens it has.
+    """
+    for name in (WEIGHTS, CONFIG, GOLDEN, CARD):
+        if not (folder / name).is_file():
+            raise UnpublishableError(f'{folder} has no {name}: it is no exported folder, or not all of one.')
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
+        cfg = config['pretrained_cfg']
+        name, licence = f'{config["architecture"]}.{cfg["tag"]}', cfg.get('license')
+        told = ModelCard.load(folder / CARD).data.license
+    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
+        raise UnpublishableError(f'{folder}: {CONFIG} or {CARD} is none of an export: {error!r}.') from error
+    if not re.fullmatch(r'\w+\.[A-Za-z0-9][\w.-]*', name):
+        raise UnpublishableError(f'{folder} is called "{name}" in its {CONFIG}, which is no architecture and tag.')
+    if name in CHECKPOINTS:
+        raise UnpublishableError(f'{name} is a checkpoint of the table: export {folder} under another tag.')
+    if not licence or told != licence:
+        raise UnpublishableError(
+            f'{folder} states {"no" if not licence else "two"} licence{"s" * bool(licence)}: write the one of its '
+            f'weights as "license" into pretrained_cfg of {CONFIG} and at the head of {CARD}.'
+        )
+    try:
+        require_same_logits(folder)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
+        raise UnpublishableError(f'{folder} cannot be loaded: {reason}') from error
+    return name
 
 
 def require_same_logits(folder: Path) -> None:

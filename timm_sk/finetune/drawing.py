@@ -14,6 +14,7 @@ MOST_NAMED = 30  # classes that get a line with their name, and cells with their
 MOST_PAIRS = 20
 _MOST_MARKED = 15  # epochs whose points are marked
 _DOTS = 150
+_BAR_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
 
 _LOSSES = {'train_loss': 'training', 'val_loss': 'validation'}
 _ACCURACIES = {'train_top1': 'training, top-1', 'val_top1': 'validation, top-1', 'val_top5': 'validation, top-5'}
@@ -62,7 +63,7 @@ def curves_of(history: Sequence[Mapping[str, float]]) -> Any:
         drawn = [_draw_line(axes, history, name, text) for name, text in names.items()]
         axes.set_xlabel('epoch')
         axes.set_ylabel(label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
         room = 0.5 if len(history) == 1 else 0.02 * len(history)
         axes.set_xlim(1 - room, len(history) + room)
         if label == 'learning rate':
@@ -99,7 +100,9 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
         ValueError: If there are not as many names as rows and columns.
     """
     if confusion.shape != (len(names), len(names)):
-        raise ValueError(f'{len(names)} names do not fit a confusion of shape {list(confusion.shape)}: name each class.')
+        raise ValueError(
+            f'{len(names)} names do not fit a confusion of shape {list(confusion.shape)}: name each class.'
+        )
     _save(confusion_of(confusion, names), path)
 
 
@@ -107,13 +110,15 @@ def confusion_of(confusion: Tensor, names: Sequence[str]) -> Any:
     """The `matplotlib.figure.Figure` that `draw_confusion` saves."""
     from matplotlib.colors import PowerNorm
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
     from matplotlib.ticker import PercentFormatter
 
     counts = confusion.detach().cpu().double()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
     named = len(names) <= MOST_NAMED
-    size = 2.4 + 0.42 * len(names) if named else 7.0
-    figure = Figure(figsize=(size + (0.9 if named else 4.0), size), layout='constrained', facecolor='white')
+    size = 2.8 + 0.42 * len(names) if named else 7.0
+    layout = ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1)
+    figure = Figure(figsize=(size + (0.9 if named else 4.0), size), layout=layout, facecolor='white')
     axes, beside = (figure.subplots(), None) if named else figure.subplots(1, 2, width_ratios=(7, 4))
     norm = PowerNorm(0.5, 0, 1)  # so that a share of a few percent can be seen
     image = axes.imshow(shares.numpy(), cmap='Greys', norm=norm)
@@ -129,29 +134,24 @@ def confusion_of(confusion: Tensor, names: Sequence[str]) -> Any:
     return figure
 
 
-_BAR_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 1)
-
-
 def _name_cells(axes: Any, counts: Tensor, shares: Tensor, names: Sequence[str]) -> None:
     shown = [_short(name) for name in names]
     upright = sum(map(len, shown)) > 3 * len(shown)
     axes.set_xticks(range(len(names)), shown, rotation=90 if upright else 0)
     axes.set_yticks(range(len(names)), shown)
     axes.tick_params(length=0)
-    small = 8 if float(counts.max()) < 1000 else 6
+    size = 6 if float(counts.max()) >= 1000 and len(names) > 8 else 8
     for truth, row in enumerate(counts.tolist()):
         for predicted, count in enumerate(row):
             if count:
                 colour = 'white' if float(shares[truth, predicted]) > 0.3 else 'black'
-                axes.text(
-                    predicted, truth, f'{count:.0f}', ha='center', va='center', color=colour, fontsize=small
-                )
+                axes.text(predicted, truth, f'{count:.0f}', ha='center', va='center', color=colour, fontsize=size)
 
 
 def _list_pairs(axes: Any, counts: Tensor, shares: Tensor, names: Sequence[str]) -> None:
     """Write which classes are confused most often, in two columns."""
     axes.set_axis_off()
-    pairs = most_confused(counts)
+    pairs = most_confused(counts, shares)
     lines = [f'{_short(names[truth])} taken for {_short(names[guess])}' for truth, guess in pairs]
     figures = [f'{counts[pair]:.0f} ({shares[pair]:.0%})' for pair in pairs]
     text = dict(va='top', fontsize=8, linespacing=1.5, transform=axes.transAxes)
@@ -159,21 +159,23 @@ def _list_pairs(axes: Any, counts: Tensor, shares: Tensor, names: Sequence[str])
     axes.text(1, 1, '\n'.join(['pictures (share)', *figures] if lines else []), ha='right', **text)
 
 
-def most_confused(counts: Tensor, most: int = MOST_PAIRS) -> list[tuple[int, int]]:
+def most_confused(counts: Tensor, shares: Tensor, most: int = MOST_PAIRS) -> list[tuple[int, int]]:
     """The pairs of a true and another, predicted class with the most pictures, the most first.
 
     Args:
         counts: As `draw_confusion` takes them, [K, K].
+        shares: What part of the true class they are, [K, K], which decides where they are equal.
         most: How many pairs at most.
     """
-    wrong = counts.clone().fill_diagonal_(0).flatten()
-    values, order = wrong.sort(descending=True, stable=True)
-    found = [int(position) for position, value in zip(order[:most], values[:most], strict=True) if value > 0]
-    return [divmod(position, len(counts)) for position in found]
+    wrong = counts.clone().fill_diagonal_(0)
+    pairs = [(int(truth), int(guess)) for truth, guess in wrong.nonzero()]
+    return sorted(pairs, key=lambda pair: (-float(wrong[pair]), -float(shares[pair]), pair))[:most]
 
 
 def _short(name: str, most: int = 20) -> str:
-    return (name if len(name) <= most else f'{name[: most - 1]}…').replace('$', r'\$')
+    """A name without its middle if it is long: names of many classes often begin alike."""
+    half = most // 2
+    return (name if len(name) <= most else f'{name[: half - 1]}…{name[-half:]}').replace('$', r'\$')
 
 
 def _save(figure: Any, path: Path) -> None:

@@ -68,7 +68,9 @@ class Report:
             self._events = SummaryWriter(str(folder / EVENTS))
 
     @contextmanager
-    def epoch(self, epoch: int, epochs: int, steps: int, first: int = 0) -> Iterator[Callable[[dict[str, float]], None]]:
+    def epoch(
+        self, epoch: int, epochs: int, steps: int, first: int = 0
+    ) -> Iterator[Callable[[dict[str, float]], None]]:
         """Show an epoch; gives what is to be called after each step.
 
         Args:
