@@ -196,6 +196,7 @@ def _table(found: Sequence[Validation]) -> Table:
         Column('model', overflow='fold'),
         *(Column(name, justify='right', no_wrap=True) for name in columns),
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
         caption='top-1, top-5: percent. ECE: expected calibration error.',
     )
     for result in found:

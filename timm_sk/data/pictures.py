@@ -250,7 +250,7 @@ def _require_pictures(root: Path) -> None:
         )
     if root.is_file() and root.suffix != '.tar':
         raise ValueError(f'{root}: not a folder, nor a .tar of pictures.')
-    if root.is_dir() and not any(os.scandir(root)):
+    if root.is_dir() and not os.listdir(root):
         raise ValueError(f'{root}: the folder is empty. It should hold a folder of pictures for each class.')
 
 

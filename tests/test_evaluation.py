@@ -1,0 +1,211 @@
+"""The evaluation: numbers worked out by hand, other labels of ImageNet, several processes, mistakes."""
+
+import json
+import math
+import sys
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from indexed_pictures import Answers, chosen, indexed_pictures, pixels
+from processes import run_python
+
+from timm_sk.data import UnreadableSampleError, eval_loader
+from timm_sk.evaluation import evaluate, together
+from timm_sk.label_maps import label_map
+from timm_sk.world import World
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 6]
+GUESSES = [0, 1, 1, 0, 2, 2, 1, 6]  # 5 of 8 are right
+
+
+def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), world=None, model=None, **kwargs):
+    pictures = indexed_pictures(labels)
+    read = pictures.read
+
+    def fail_or_read(index):
+        if index in broken:
+            raise UnreadableSampleError(f'{index}.png: broken')
+        return read(index)
+
+    pictures.read = fail_or_read
+    world = world or World()
+    loader = eval_loader(pictures, pixels, batch_size=batch_size, world=world)
+    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, world=world) | kwargs
+    return evaluate(model or Answers(logits), loader, **settings)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 8])
+def test_numbers_by_hand(batch_size):
+    seen = []
+    found = evaluated(chosen(GUESSES, 7), batch_size=batch_size, on_batch=seen.append)
+    assert (found.count, found.top1, found.bad) == (8, 62.5, [])
+    assert found.per_class == [200 / 3, 50, 50, None, None, None, 100]
+    expected = torch.zeros(7, 7, dtype=torch.int64)
+    for truth, guess in zip(LABELS, GUESSES, strict=True):
+        expected[truth, guess] += 1
+    assert found.confusion.dtype == torch.int64
+    assert torch.equal(found.confusion, expected)
+    right, wrong = math.log(math.e + 6) - 1, math.log(math.e + 6)
+    assert found.loss == pytest.approx((5 * right + 3 * wrong) / 8, abs=1e-7)
+    assert found.images_per_second > 0
+    assert sum(seen) == 8
+
+
+def test_top5_by_hand():
+    ranks = torch.tensor([[0, 1, 2, 3, 4, 5, 6]] * 3 + [[6, 5, 4, 3, 2, 1, 0]])  # place of each class, best first
+    found = evaluated(-ranks.float(), [0, 4, 5, 1])
+    assert (found.top1, found.top5) == (25, 50)
+
+
+def test_with_three_classes_all_are_among_the_five_likeliest():
+    found = evaluated(chosen([0, 1, 1, 2], 3), [0, 1, 2, 0])
+    assert (found.top1, found.top5) == (50, 100)
+
+
+def test_calibration_error_by_hand():
+    """Two pictures at confidence 0.9 (one right), four at 0.7 (all right): (2 x 0.4 + 4 x 0.3) / 6."""
+    odds = [math.log(9)] * 2 + [math.log(7 / 3)] * 4
+    logits = torch.tensor([[odd, 0.0] for odd in odds])
+    found = evaluated(logits, [0, 1, 0, 0, 0, 0])
+    assert found.ece == pytest.approx((2 * 0.4 + 4 * 0.3) / 6, abs=1e-6)
+
+
+def test_numbers_that_are_none_are_shown_as_such():
+    logits = chosen(GUESSES, 7)
+    logits[3] = float('nan')
+    found = evaluated(logits)
+    assert math.isnan(found.loss)
+    assert math.isnan(found.ece)
+    assert found.count == 8
+
+
+def test_ties_fall_as_in_timms_accuracy():
+    from timm.utils import accuracy
+
+    logits = torch.randn(64, 7).mul(2).round().div(2)  # many ties
+    labels = torch.randint(7, [64], generator=torch.Generator().manual_seed(1))
+    expected = accuracy(logits, labels, topk=(1, 5))
+    found = evaluated(logits, labels.tolist(), batch_size=64)
+    assert [found.top1, found.top5] == [value.item() for value in expected]
+    assert sum((row == row.max()).sum() > 1 for row in logits) > 5
+
+
+def test_bad_pictures_are_left_out_named_and_limited():
+    found = evaluated(chosen(GUESSES, 7), broken=(2, 5))
+    assert (found.count, found.top1) == (6, pytest.approx(100 * 4 / 6))
+    assert found.bad == ['2.png: broken', '5.png: broken']
+    assert evaluated(chosen(GUESSES, 7), broken=(3, 4, 5)).count == 5  # a batch of none
+    assert evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=2).count == 6
+    with pytest.raises(ValueError, match='2 pictures cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
+        evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=1)
+    with pytest.raises(ValueError, match='no picture to judge by: 0.png: broken; .* and 5 more'):
+        evaluated(chosen(GUESSES, 7), broken=range(8))
+
+
+def test_modes_are_as_before_also_after_a_failure():
+    model = Answers(chosen(GUESSES, 7)).train()
+    model.norm.eval()
+    for labels in (LABELS, [9] * 8):
+        try:
+            evaluated(model.logits, labels, model=model)
+        except ValueError:
+            assert labels is not LABELS
+        assert [module.training for module in model.modules()] == [True, False]
+    assert model.logits.grad_fn is None
+
+
+def test_autocast_is_around_the_model_alone():
+    weight = torch.randn(12, 7)
+
+    class Linear(Answers):
+        def forward(self, x):
+            out = F.linear(x.flatten(1), weight.T)
+            kinds.append(out.dtype)
+            return out
+
+    kinds = []
+    model = Linear(torch.zeros(8, 7))
+    found = evaluated(model.logits, model=model, autocast=partial(torch.autocast, 'cpu', dtype=torch.bfloat16))
+    assert set(kinds) == {torch.bfloat16}
+    assert 0 < found.ece < 1
+
+
+@pytest.mark.parametrize(
+    ('labels', 'kwargs', 'message'),
+    [
+        ([0, 1, -1], {}, 'pictures without a label'),
+        ([0, 1, 7], {}, 'has a label 7, but there are 7 classes'),
+        ([0, 1, 2], dict(num_classes=9), 'The model has 7 classes, the labels 9'),
+        ([0, 1, 2], dict(label_map=label_map('v2'), num_classes=1000), "models of ImageNet's 1000 classes, this one"),
+    ],
+)
+def test_mistakes(labels, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        evaluated(torch.zeros(3, 7), labels, **kwargs)
+
+
+def test_without_torchmetrics(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchmetrics', None)
+    with pytest.raises(ValueError, match=r'needs torchmetrics: pip install "timm_sk\[finetune\]"'):
+        evaluated(chosen(GUESSES, 7))
+
+
+def test_alone_a_failure_is_itself():
+    class OwnError(Exception):
+        pass
+
+    def fail():
+        raise OwnError
+
+    with pytest.raises(OwnError):
+        together(World(), fail)
+    assert together(World(), lambda: 5) == 5
+
+
+RANKS = """
+import json, sys
+import torch
+from indexed_pictures import chosen
+from test_evaluation import GUESSES, LABELS, evaluated
+from timm_sk.world import joined
+
+torch.set_num_threads(1)
+with joined('cpu') as world:
+    lines = []
+    for labels, broken in ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ())):
+        found = evaluated(chosen(GUESSES, 7), labels, world=world, broken=broken, batch_size=2)
+        numbers = [found.count, found.top1, found.top5, found.loss, found.ece, found.per_class, found.bad]
+        lines.append([*numbers, found.confusion.tolist()])
+    for labels, broken in (([0, 1, 2, -1], ()), (LABELS, (1,))):  # which only the second process sees
+        try:
+            evaluated(chosen(GUESSES, 7), labels, world=world, broken=broken, max_bad=0, batch_size=2)
+        except ValueError as error:
+            lines.append(str(error))
+    open(f'{sys.argv[1]}/{world.rank}.json', 'w').write(json.dumps(lines))
+    world.wait()
+"""
+
+
+def test_two_processes_have_the_numbers_of_one(tmp_path):
+    """Of 7 pictures, of one that is broken among 8, and of 1, of which the second process has none."""
+    script = tmp_path / 'ranks.py'
+    script.write_text(RANKS)
+    run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2')
+    paths = ':'.join(filter(None, sys.path))
+    done = run_python(*run, str(script), str(tmp_path), PYTHONPATH=paths, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
+    assert first == second
+    for (labels, broken), line in zip(((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ())), first, strict=False):
+        found = evaluated(chosen(GUESSES, 7), labels, broken=broken)
+        assert [line[:3], *line[5:]] == [
+            [found.count, found.top1, found.top5],
+            found.per_class,
+            found.bad,
+            found.confusion.tolist(),
+        ]
+        assert line[3:5] == pytest.approx([found.loss, found.ece], abs=1e-7)
+    assert first[3].startswith('The data set has pictures without a label')
+    assert first[4].startswith('1 picture cannot be read, 0 may be: 1.png: broken.')
