@@ -70,7 +70,7 @@ class Config:
     clip_mode: str = _of('norm', TRAINING, 'norm, value or agc.')
     sched: str = _of('cosine', TRAINING, "One of timm.scheduler's: cosine, step, multistep, poly, constant, plateau, …")
     sched_on_updates: bool = _of(True, TRAINING, 'Change the learning rate at each step, not at each epoch.')
-    warmup_epochs: float = _of(1, TRAINING, 'Epochs in which it rises.')
+    warmup_epochs: float = _of(1, TRAINING, 'Epochs in which it rises, at most half of all.')
     warmup_lr: float = _of(1e-5, TRAINING, 'Where it rises from.')
     min_lr: float = _of(0.0, TRAINING, 'Where it falls to.')
     decay_epochs: float = _of(30, TRAINING, 'Epochs between the drops of step.')
@@ -230,6 +230,5 @@ def _rules(config: Config) -> dict[str, bool]:
         and len(config.scale) == 2,
         'ratio must be two ascending numbers above 0': 0 < config.ratio[0] <= config.ratio[-1]
         and len(config.ratio) == 2,
-        'warmup_epochs must be below epochs': config.warmup_epochs < config.epochs or config.warmup_epochs == 0,
     }
     return rules

@@ -222,7 +222,7 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
             decay_rate=config.decay_rate,
             min_lr=config.min_lr,
             warmup_lr=min(config.warmup_lr, config.lr),
-            warmup_epochs=config.warmup_epochs,  # type: ignore[arg-type]
+            warmup_epochs=min(config.warmup_epochs, config.epochs / 2),  # type: ignore[arg-type]
             plateau_mode='min' if config.eval_metric == 'loss' else 'max',
             step_on_epochs=not config.sched_on_updates or config.sched == 'plateau',
             updates_per_epoch=updates_per_epoch,
