@@ -2,14 +2,16 @@
 
 import json
 import math
+import multiprocessing
 import sys
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from indexed_pictures import Answers, chosen, indexed_pictures, pixels
-from processes import run_python
 
 from timm_sk.data import UnreadableSampleError, eval_loader
 from timm_sk.evaluation import evaluate, together
@@ -98,9 +100,9 @@ def test_bad_pictures_are_left_out_named_and_limited():
     assert found.bad == ['2.png: broken', '5.png: broken']
     assert evaluated(chosen(GUESSES, 7), broken=(3, 4, 5)).count == 5  # a batch of none
     assert evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=2).count == 6
-    with pytest.raises(ValueError, match='2 pictures cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
+    with pytest.raises(ValueError, match=r'2 pictures cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
         evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=1)
-    with pytest.raises(ValueError, match='no picture to judge by: 0.png: broken; .* and 5 more'):
+    with pytest.raises(ValueError, match=r'no picture to judge by: 0.png: broken; .* and 5 more'):
         evaluated(chosen(GUESSES, 7), broken=range(8))
 
 
@@ -164,48 +166,43 @@ def test_alone_a_failure_is_itself():
     assert together(World(), lambda: 5) == 5
 
 
-RANKS = """
-import json, sys
-import torch
-from indexed_pictures import chosen
-from test_evaluation import GUESSES, LABELS, evaluated
-from timm_sk.world import joined
-
-torch.set_num_threads(1)
-with joined('cpu') as world:
-    lines = []
-    for labels, broken in ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ())):
-        found = evaluated(chosen(GUESSES, 7), labels, world=world, broken=broken, batch_size=2)
-        numbers = [found.count, found.top1, found.top5, found.loss, found.ece, found.per_class, found.bad]
-        lines.append([*numbers, found.confusion.tolist()])
-    for labels, broken in (([0, 1, 2, -1], ()), (LABELS, (1,))):  # which only the second process sees
-        try:
-            evaluated(chosen(GUESSES, 7), labels, world=world, broken=broken, max_bad=0, batch_size=2)
-        except ValueError as error:
-            lines.append(str(error))
-    open(f'{sys.argv[1]}/{world.rank}.json', 'w').write(json.dumps(lines))
-    world.wait()
-"""
+SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and pictures that are broken
+FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # what is wrong only the second process sees
 
 
-def test_two_processes_have_the_numbers_of_one(tmp_path):
-    """Of 7 pictures, of one that is broken among 8, and of 1, of which the second process has none."""
-    script = tmp_path / 'ranks.py'
-    script.write_text(RANKS)
-    run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2')
-    paths = ':'.join(filter(None, sys.path))
-    done = run_python(*run, str(script), str(tmp_path), PYTHONPATH=paths, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
-    assert done.returncode == 0, done.stderr
+def be_rank(rank: int, folder: str) -> None:
+    """Be one of two processes: evaluate all cases, and save what was found into the folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    try:
+        world = World(rank=rank, size=2)
+        lines: list = []
+        for labels, broken in SHARED:
+            found = evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2)
+            lines.append({**vars(found), 'confusion': found.confusion.tolist()})
+        for labels, broken in FAILING:
+            with pytest.raises(ValueError, match='picture') as error:
+                evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2, max_bad=0)
+            lines.append(str(error.value))
+        Path(folder, f'{rank}.json').write_text(json.dumps(lines))
+    finally:
+        dist.destroy_process_group()
+
+
+def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monkeypatch):
+    """Of 7 pictures, of 8 of which one is broken, and of 1, so that the second process has none."""
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
+    other = multiprocessing.get_context('spawn').Process(target=be_rank, args=(1, str(tmp_path)), daemon=True)
+    other.start()
+    be_rank(0, str(tmp_path))
+    other.join()
     first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
     assert first == second
-    for (labels, broken), line in zip(((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ())), first, strict=False):
-        found = evaluated(chosen(GUESSES, 7), labels, broken=broken)
-        assert [line[:3], *line[5:]] == [
-            [found.count, found.top1, found.top5],
-            found.per_class,
-            found.bad,
-            found.confusion.tolist(),
-        ]
-        assert line[3:5] == pytest.approx([found.loss, found.ece], abs=1e-7)
+    for (labels, broken), line in zip(SHARED, first, strict=False):
+        expected = evaluated(chosen(GUESSES, 7), labels, broken=broken)
+        for name in ('count', 'top1', 'top5', 'per_class', 'bad'):
+            assert line[name] == getattr(expected, name)
+        assert line['confusion'] == expected.confusion.tolist()
+        assert [line['loss'], line['ece']] == pytest.approx([expected.loss, expected.ece], abs=1e-7)
     assert first[3].startswith('The data set has pictures without a label')
     assert first[4].startswith('1 picture cannot be read, 0 may be: 1.png: broken.')

@@ -133,9 +133,7 @@ def test_mistakes(labels, folders, kwargs, message, tmp_path):
 
 def test_real_labels_of_other_names(tmp_path):
     (tmp_path / 'real.json').write_text('[[1]]')
-    with pytest.raises(ValueError, match='0.png: no ReaL label has this name'):
-        open_validation_data(
-            folder_of(tmp_path / 'data', ['a']), labels='real', real_json=str(tmp_path / 'real.json')
-        )
+    with pytest.raises(ValueError, match=r'0\.png: no ReaL label has this name'):
+        open_validation_data(folder_of(tmp_path / 'data', ['a']), labels='real', real_json=str(tmp_path / 'real.json'))
     with pytest.raises(ValueError, match="need the names of ImageNet's pictures"):
         label_map('real')
