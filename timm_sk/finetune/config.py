@@ -59,7 +59,10 @@ class Config:
     linear_probe: bool = _of(False, MODEL, 'Train the classifier alone, on the pictures as they are.')
 
     opt: str = _of('adamw', TRAINING, "One of timm.optim's.")
-    lr: float = _of(1e-3, TRAINING, 'Learning rate.')
+    lr: float | None = _of(None, TRAINING, 'Learning rate; goes before --lr-base, and is 0.001 if neither is given.')
+    lr_base: float | None = _of(None, TRAINING, 'Learning rate for a step of --lr-base-size pictures; grows with it.')
+    lr_base_size: int = _of(256, TRAINING, 'How many pictures that is meant for.')
+    lr_base_scale: str = _of('', TRAINING, 'How it grows: linear or sqrt; by the optimizer, as timm does, if empty.')
     momentum: float = _of(0.9, TRAINING, 'Of SGD and its kin.')
     weight_decay: float = _of(0.05, TRAINING, 'Of all but biases and norms.')
     layer_decay: float | None = _of(None, TRAINING, 'Factor of the learning rate from each layer to the one below.')
@@ -181,20 +184,21 @@ def _converted(name: str, kind: str, value: Any, where: str) -> Any:
     if value is None and 'None' in kind:
         return None
     plain = kind.removesuffix(' | None')
-    try:
-        if plain.startswith('tuple') and isinstance(value, list | tuple):
-            number = int if 'int' in plain else float
-            return tuple(number(item) for item in value)
-        if plain == 'bool' and isinstance(value, bool):
+    if plain.startswith('tuple') and isinstance(value, list | tuple):
+        member = 'int' if 'int' in plain else 'float'
+        return tuple(_converted(name, member, item, where) for item in value)
+    if isinstance(value, bool):
+        if plain == 'bool':
             return value
-        if plain == 'int' and not isinstance(value, bool) and float(value) == int(float(value)):
-            return int(float(value))
-        if plain == 'float' and not isinstance(value, bool):
-            return float(value)
-        if plain == 'str' and isinstance(value, str | int | float):
-            return str(value)
-    except (TypeError, ValueError):
-        pass
+    elif plain == 'str' and isinstance(value, str | int | float):
+        return str(value)
+    elif plain in ('int', 'float'):
+        try:
+            number = float(value)
+            if plain == 'float' or number == int(number):
+                return number if plain == 'float' else int(number)
+        except (TypeError, ValueError, OverflowError):
+            pass
     raise ValueError(f'{where}: {name} must be of type {plain}, got {value!r}.')
 
 
@@ -211,16 +215,39 @@ def _rules(config: Config) -> dict[str, bool]:
         'mixup_prob',
         'mixup_switch_prob',
     )
-    positive = ('lr', 'epochs', 'batch_size', 'grad_accum_steps', 'recount', 'decay_rate')
-    not_negative = ('weight_decay', 'workers', 'save_every', 'early_stopping', 'max_bad_images', 'synthetic', 'mixup')
-    not_negative += ('cutmix', 'warmup_epochs', 'cooldown_epochs', 'seed')
+    positive = (
+        'lr',
+        'lr_base',
+        'lr_base_size',
+        'epochs',
+        'batch_size',
+        'grad_accum_steps',
+        'recount',
+        'decay_rate',
+    )
+    not_negative = (
+        'weight_decay',
+        'workers',
+        'save_every',
+        'early_stopping',
+        'max_bad_images',
+        'synthetic',
+        'mixup',
+        'cutmix',
+        'warmup_epochs',
+        'cooldown_epochs',
+        'seed',
+    )
     rules = {f'{name} must be from 0 to 1': 0 <= (getattr(config, name) or 0) <= 1 for name in shares}
-    rules |= {f'{name} must be above 0': getattr(config, name) > 0 for name in positive}
+    rules |= {
+        f'{name} must be above 0': getattr(config, name) is None or getattr(config, name) > 0 for name in positive
+    }
     rules |= {f'{name} must not be negative': getattr(config, name) >= 0 for name in not_negative}
     rules |= {
         'val_fraction must be above 0 and below 1': 0 < config.val_fraction < 1,
         'eval_metric must be top1, top5 or loss': config.eval_metric in ('top1', 'top5', 'loss'),
         'amp_dtype must be bfloat16 or float16': config.amp_dtype in ('bfloat16', 'float16'),
+        'lr_base_scale must be linear, sqrt or empty': config.lr_base_scale in ('linear', 'sqrt', ''),
         'clip_mode must be norm, value or agc': config.clip_mode in ('norm', 'value', 'agc'),
         'remode must be const, rand or pixel': config.remode in ('const', 'rand', 'pixel'),
         'features_format must be safetensors or npy': config.features_format in ('safetensors', 'npy'),
