@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub_server import Hub
+from huggingface_hub import HfApi, constants
 
 import timm_sk  # noqa: F401  (registers the models)
 
@@ -25,3 +27,20 @@ def deterministic_torch() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch._dynamo.reset()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """A hub that the environment's client talks to."""
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
+    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
+    monkeypatch.setattr('time.sleep', lambda seconds: None)  # the client's, between its attempts
+    with Hub() as hub:
+        yield hub
+
+
+@pytest.fixture
+def api(hub: Hub) -> HfApi:
+    return HfApi(endpoint=hub.endpoint, token='hf_owner')

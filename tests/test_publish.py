@@ -17,8 +17,8 @@ import timm
 import torch
 from filling import fill_model
 from hub_repos import File
-from hub_server import Fault, Hub
-from huggingface_hub import HfApi, constants
+from hub_server import Fault
+from huggingface_hub import HfApi
 from processes import ROOT, run_python
 from safetensors.torch import load, save
 from typer.testing import CliRunner
@@ -42,23 +42,6 @@ from timm_sk.release_folder import build_folder, refusal
 NAME = 'sknet_atto.digits'
 REPO = f'timm-sk/{NAME}'
 WRITES = {'POST', 'PUT', 'DELETE'}
-
-
-@pytest.fixture
-def hub(monkeypatch, tmp_path):
-    """A hub that the environment's client talks to."""
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr('time.sleep', lambda seconds: None)  # the client's, between its attempts
-    with Hub() as hub:
-        yield hub
-
-
-@pytest.fixture
-def api(hub):
-    return HfApi(endpoint=hub.endpoint, token='hf_owner')
 
 
 @pytest.fixture

@@ -1,0 +1,278 @@
+"""The pooled features of a data set as files, written in chunks by all processes, and continued after a kill."""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ..data import Pictures, eval_loader
+from ..data.loading import Transform
+from ..pretrained import save_safetensors, whole_file
+from ..world import World
+
+INDEX, SOURCE = 'index.json', 'source.json'
+FORMS = ('safetensors', 'npy')
+_LAST = {'safetensors': 'features', 'npy': 'names'}  # the file of a chunk with which it is complete
+
+
+@dataclass
+class _Chunk:
+    """What one chunk holds: of each picture that could be read its embedding, label and name; why of the others."""
+
+    number: int
+    embeddings: Tensor
+    labels: list[int]
+    names: list[str]
+    bad: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What the index says of a chunk."""
+
+    number: int
+    count: int
+    width: int
+    bad: list[str]
+
+
+def write_features(
+    model: nn.Module,
+    pictures: Pictures,
+    transform: Transform,
+    *,
+    folder: Path,
+    world: World,
+    prepare: Callable[[Tensor], Tensor],
+    batch_size: int,
+    workers: int,
+    form: str = 'safetensors',
+    chunk: int = 4096,
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    source: str = '',
+    max_bad: int = 0,
+    on_batch: Callable[[int], None] | None = None,
+) -> Path:
+    """Write the embeddings of all pictures, in their order, with their labels and file names.
+
+    Chunk k has the pictures from k * `chunk` on and is written by process k modulo the number of processes, whole or
+    not at all. A chunk that is there is not computed again, so the same call continues what was stopped, and its files
+    are the same byte for byte. `index.json` is written last.
+
+    Args:
+        model: Of timm's kind, on the processes' device; it is called in eval mode and left as it was.
+        pictures: The pictures.
+        transform: What makes 8-bit pixels [C, H, W] of a picture, the same each time.
+        folder: Where to; new, empty, or begun by the same call.
+        world: The processes.
+        prepare: What makes the model's input of 8-bit pictures [B, C, H, W].
+        batch_size: Pictures in a batch.
+        workers: Processes that load, for each that computes.
+        form: 'safetensors' (`embeddings` [n, D] in float32, `labels` [n], and in the header the JSON list `names`) or
+            'npy' (`embeddings-….npy`, `labels-….npy`, `names-….txt` with a line for each, and in `bad-….json` why
+            others are missing).
+        chunk: Pictures in a chunk.
+        autocast: The context of a forward pass.
+        source: What to call the data.
+        max_bad: Pictures that cannot be read to leave out before it fails.
+        on_batch: Called after each batch of this process with the number of its pictures.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder holds something else, or more pictures than allowed cannot be read.
+    """
+    if form not in FORMS:
+        raise ValueError(f'form must be {" or ".join(FORMS)}, got {form!r}.')
+    if chunk < 1:
+        raise ValueError(f'chunk must be above 0, got {chunk}.')
+    wanted = _identity(model, pictures, transform, source=source, form=form, chunk=chunk)
+    problems = world.gather(_begin(folder, wanted) if world.is_first else None)
+    if problems[0]:
+        raise ValueError(problems[0])
+    mine: list[_Facts] = []
+    was_training = model.training
+    model.eval()
+    try:
+        for number in range(world.rank, -(-len(pictures) // chunk), world.size):
+            size = min(chunk, len(pictures) - number * chunk)
+            facts = _read_facts(folder, number, form, size)
+            if facts is None:
+                part = pictures.subset(range(number * chunk, number * chunk + size))
+                loader = eval_loader(
+                    part, transform, batch_size=batch_size, world=World(device=world.device), workers=workers
+                )
+                embed = _embedder(model, prepare, autocast)
+                found = _compute(number, part, loader.epoch(), embed, transform, on_batch)
+                _write(folder, found, form)
+                facts = _Facts(number, len(found.labels), found.embeddings.shape[1], found.bad)
+            mine.append(facts)
+            if sum(len(facts.bad) for facts in mine) > max_bad:
+                break
+    finally:
+        model.train(was_training)
+    chunks = sorted((facts for part in world.gather(mine) for facts in part), key=lambda facts: facts.number)
+    bad = [line for facts in chunks for line in facts.bad]
+    if len(bad) > max_bad:
+        for facts in mine:
+            if facts.bad:  # so that they are computed again once the pictures are mended
+                _paths(folder, facts.number, form)[_LAST[form]].unlink()
+        more = f' and {len(bad) - 1} more' if len(bad) > 1 else ''
+        raise ValueError(
+            f'A picture cannot be read: {bad[0]}{more}. {max_bad} may be left out: mend it, or allow more.'
+        )
+    if world.is_first:
+        _write_index(folder, wanted, chunks, bad)
+    world.wait()
+    return folder
+
+
+def _embedder(
+    model: nn.Module, prepare: Callable[[Tensor], Tensor], autocast: Callable[[], AbstractContextManager[Any]]
+) -> Callable[[Tensor], Tensor]:
+    """What makes pooled features [B, D] in float32 of 8-bit pictures [B, C, H, W]."""
+
+    def embed(images: Tensor) -> Tensor:
+        with torch.inference_mode(), autocast():
+            features = model.forward_features(prepare(images))  # type: ignore[operator]
+            return model.forward_head(features, pre_logits=True).float().cpu()  # type: ignore[operator]
+
+    return embed
+
+
+def _compute(
+    number: int,
+    part: Pictures,
+    batches: Any,
+    embed: Callable[[Tensor], Tensor],
+    transform: Transform,
+    on_batch: Callable[[int], None] | None,
+) -> _Chunk:
+    embeddings: list[Tensor] = []
+    found = _Chunk(number, torch.empty(0), [], [])
+    for batch in batches:
+        if len(batch.images):
+            embeddings.append(embed(batch.images))
+        found.labels += batch.targets.tolist()
+        found.names += [part.name(index) for index in batch.indices.tolist()]
+        found.bad += batch.bad
+        if on_batch is not None:
+            on_batch(len(batch.targets) + len(batch.bad))
+    if not embeddings:  # a chunk without a readable picture has the same width as the others
+        pixels = torch.as_tensor(np.asarray(transform(Image.new(part.mode, (64, 64)))))
+        embeddings = [embed(pixels[None])[:0]]
+    found.embeddings = torch.cat(embeddings)
+    return found
+
+
+def _write(folder: Path, chunk: _Chunk, form: str) -> None:
+    labels = torch.tensor(chunk.labels, dtype=torch.int64)
+    texts = {name: json.dumps(getattr(chunk, name), ensure_ascii=False) for name in ('names', 'bad')}
+    paths = _paths(folder, chunk.number, form)
+    if form == 'safetensors':
+        save_safetensors(dict(embeddings=chunk.embeddings, labels=labels), paths['features'], metadata=texts)
+        return
+    for name, tensor in (('embeddings', chunk.embeddings), ('labels', labels)):
+        with whole_file(paths[name]) as file:
+            np.save(file, tensor.numpy())
+    _write_text(paths['bad'], texts['bad'])
+    lines = (' '.join(name.splitlines()) for name in chunk.names)
+    _write_text(paths['names'], ''.join(f'{line}\n' for line in lines))
+
+
+def _read_facts(folder: Path, number: int, form: str, size: int) -> _Facts | None:
+    """What a chunk that is there says of itself; None if it is not there, or is not one of so many pictures."""
+    paths = _paths(folder, number, form)
+    try:
+        if form == 'safetensors':
+            with safe_open(paths['features'], 'pt') as file:
+                count, width = file.get_slice('embeddings').get_shape()
+                names, bad = (json.loads(file.metadata()[name]) for name in ('names', 'bad'))
+        else:
+            names = paths['names'].read_text(encoding='utf-8').splitlines()
+            count, width = np.load(paths['embeddings'], mmap_mode='r').shape
+            bad = json.loads(paths['bad'].read_text(encoding='utf-8'))
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError):
+        return None
+    return _Facts(number, count, width, bad) if len(names) == count == size - len(bad) else None
+
+
+def _paths(folder: Path, number: int, form: str) -> dict[str, Path]:
+    if form == 'safetensors':
+        return {'features': folder / f'features-{number:05}.safetensors'}
+    endings = {'embeddings': 'npy', 'labels': 'npy', 'names': 'txt', 'bad': 'json'}
+    return {name: folder / f'{name}-{number:05}.{ending}' for name, ending in endings.items()}
+
+
+def _write_index(folder: Path, wanted: dict[str, Any], chunks: list[_Facts], bad: list[str]) -> None:
+    names = ('features',) if wanted['form'] == 'safetensors' else ('embeddings', 'labels', 'names')
+    listed = []
+    for facts in chunks:
+        paths = _paths(folder, facts.number, wanted['form'])
+        listed.append(
+            dict(files=[paths[name].name for name in names], first=facts.number * wanted['chunk'], count=facts.count)
+        )
+    index = dict(
+        model=wanted['model'],
+        source=wanted['source'],
+        dimensions=chunks[0].width,
+        count=sum(facts.count for facts in chunks),
+        chunks=listed,
+        bad=bad,
+    )
+    _write_text(folder / INDEX, json.dumps(index, indent=2, ensure_ascii=False) + '\n')
+
+
+def _identity(
+    model: nn.Module, pictures: Pictures, transform: Transform, *, source: str, form: str, chunk: int
+) -> dict[str, Any]:
+    """What must be the same for two calls to write the same files."""
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    digest = hashlib.sha256()
+    for key, tensor in model.state_dict().items():
+        digest.update(key.encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return dict(
+        model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__,
+        weights=digest.hexdigest(),
+        source=source,
+        pictures=len(pictures),
+        first=pictures.name(0),
+        last=pictures.name(len(pictures) - 1),
+        preprocessing=re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(transform).split())),
+        form=form,
+        chunk=chunk,
+    )
+
+
+def _begin(folder: Path, wanted: dict[str, Any]) -> str | None:
+    """Claim a folder, and clear it of what a killed process left half written; gives what is wrong with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob('*.partial'):
+        leftover.unlink()
+    if not any(folder.iterdir()):
+        _write_text(folder / SOURCE, json.dumps(wanted, indent=2, ensure_ascii=False) + '\n')
+        return None
+    try:
+        there = json.loads((folder / SOURCE).read_text(encoding='utf-8'))
+        held = {name: there.get(name) for name in wanted}
+    except (OSError, ValueError, AttributeError):
+        return f'{folder} is not empty and holds no features that could be continued: name a new folder.'
+    other = [f'{name} {held[name]} instead of {wanted[name]}' for name in wanted if held[name] != wanted[name]]
+    return f'{folder} holds other features: {"; ".join(other)}. Name a new folder.' if other else None
+
+
+def _write_text(path: Path, text: str) -> None:
+    with whole_file(path) as file:
+        file.write(text.encode())
