@@ -22,14 +22,18 @@ def main(kills: int) -> None:
         data = draw_folder(Path(scratch) / 'data')
         for world in (1, 2):
             whole = small(data, Path(scratch) / f'whole{world}', batch_size=8 // world)
-            run_ranks(small(data, Path(scratch) / f'first{world}', epochs=1, warmup_epochs=0), world)  # starts the forks' server
+            run_ranks(
+                small(data, Path(scratch) / f'first{world}', epochs=1, warmup_epochs=0), world
+            )  # starts the forks' server
             began = time.perf_counter()
             assert run_ranks(whole, world, disk=DISK) == [0] * world
             seconds = time.perf_counter() - began
             killed = whole.changed(output=str(Path(scratch) / f'killed{world}'))
             moments = kill_and_resume(killed, world, kills, seconds, random.Random(world))
             require_equal(weights_of(Path(str(killed.output))), weights_of(Path(str(whole.output))))
-            print(f'{world} process{"es" * (world > 1)}: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
+            print(
+                f'{world} process{"es" * (world > 1)}: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical'
+            )
             for moment, count in sorted(Counter(moments).items()):
                 print(f'  {count} x {moment}')
 

@@ -8,8 +8,7 @@ from typing import Annotated, Any, Optional, get_type_hints
 import typer
 
 from .console import err, one_line_errors
-from .finetune import Config, Finished, Stopped, finetune, read_settings
-
+from .finetune import Config, Stopped, extract, finetune, read_settings
 
 _HINTS = get_type_hints(Config)
 _STOPPED = 130  # as a shell has it for Ctrl-C
@@ -25,14 +24,10 @@ def command() -> Callable[..., None]:
         --config, a YAML file or a recipe's name, then from the defaults shown here.
         """
         with one_line_errors():
-            chosen = {
-                name: value
-                for name, value in settings.items()
-                if _is_given(context, name)
-            }
+            chosen = {name: value for name, value in settings.items() if _is_given(context, name)}
             resolved = Config(**(read_settings(config) if config else {}) | chosen)
             try:
-                _show(finetune(resolved))
+                print(extract(resolved) if resolved.features else finetune(resolved).export)
             except Stopped as stopped:
                 err.print(f'{stopped} Go on with the same command and --resume auto.', soft_wrap=True, highlight=False)
                 raise typer.Exit(_STOPPED) from stopped
@@ -71,8 +66,3 @@ def _parameter(field: 'dataclasses.Field[Any]') -> inspect.Parameter:
     return inspect.Parameter(
         field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, described]
     )
-
-
-def _show(finished: Finished | None) -> None:
-    if finished is not None:
-        print(finished.export)

@@ -75,9 +75,7 @@ def require_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None
     assert not differing, differing[:5]
 
 
-def run_ranks(
-    config: Config, world: int = 1, *, kill_after: float | None = None, disk: float = 0
-) -> list[int | None]:
+def run_ranks(config: Config, world: int = 1, *, kill_after: float | None = None, disk: float = 0) -> list[int | None]:
     """Run in as many processes as there are ranks, and kill all of them after a time if it is given.
 
     Args:

@@ -126,7 +126,9 @@ def test_asked_to_stop_it_saves_and_goes_on(data: Path, tmp_path: Path, finished
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = loop.train_step
 
-    def diverging(trainee: object, images: torch.Tensor, *arguments: object, updates: int, **settings: object) -> object:
+    def diverging(
+        trainee: object, images: torch.Tensor, *arguments: object, updates: int, **settings: object
+    ) -> object:
         images = images * float('nan') if updates == 3 else images
         return step(trainee, images, *arguments, updates=updates, **settings)  # type: ignore[arg-type]
 

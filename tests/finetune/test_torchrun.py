@@ -19,7 +19,9 @@ from timm_sk.finetune.checkpoint import LAST
 def torchrun(config: Config, folder: Path, *arguments: str) -> 'subprocess.Popen[str]':
     """Start torchrun on a run's settings; its output goes to a file beside the run."""
     settings = folder / 'settings.yaml'
-    settings.write_text(''.join(f'{name}: {value!r}\n' for name, value in config.as_dict().items() if value is not None))
+    settings.write_text(
+        ''.join(f'{name}: {value!r}\n' for name, value in config.as_dict().items() if value is not None)
+    )
     command = [sys.executable, '-m', 'torch.distributed.run', *arguments, '-m', 'timm_sk', 'finetune']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
     log = (folder / f'log{len(list(folder.glob("log*")))}').open('w')

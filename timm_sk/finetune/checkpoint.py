@@ -149,9 +149,7 @@ def require_finite(state_dict: dict[str, Tensor], progress: Progress) -> None:
     """
     for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(
-                f'{name} is not finite after step {progress.updates}: nothing was saved. {what_to_try()}'
-            )
+            raise ValueError(f'{name} is not finite after step {progress.updates}: nothing was saved. {what_to_try()}')
 
 
 def what_to_try() -> str:
@@ -167,4 +165,3 @@ def _require_same(before: dict[str, Any], config: Config) -> None:
     if changed:
         listed = ', '.join(f'{name} was {before.get(name)!r} and is {now[name]!r}' for name in changed[:3])
         raise ResumeError(f'The run has other settings: {listed}. Go on with those, or choose another --output.')
-

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..data import Pictures, Splits, SyntheticPictures, cut, eval_loader, normalizer, open_splits, train_loader
+from ..data import Pictures, Splits, eval_loader, normalizer, train_loader
 from ..evaluation import Evaluation, evaluate
 from ..world import World, joined
 from .checkpoint import BEST, LAST, read, restore, write_atomically
 from .config import Config
+from .dataset import open_data
 from .drawing import draw_confusion, draw_curves
 from .export_run import export_run
 from .loop import Run, fit
@@ -58,7 +59,7 @@ def finetune(config: Config) -> Finished:
     """
     with joined(config.device) as world, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
-        splits = _open(config)
+        splits = open_data(config)
         model = build_model(config, splits.num_classes)
         data_config = data_config_of(config, model)
         training, judging = transforms_of(config, data_config)
@@ -162,38 +163,6 @@ def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
     return False
 
 
-def _open(config: Config) -> Splits:
-    if config.synthetic:
-        return _synthetic(config)
-    if not config.data:
-        raise ValueError('Name the data: a folder of pictures, hfds/NAME, … or --synthetic 64 to try a run.')
-    return open_splits(
-        config.data,
-        train_split=config.train_split,
-        val_split=config.val_split,
-        val_fraction=config.val_fraction,
-        num_classes=config.num_classes,
-        seed=config.seed,
-        data_dir=config.data_dir,
-        mode='L' if config.in_chans == 1 else 'RGB',
-        class_map=config.class_map,
-        download=config.dataset_download,
-        batch_size=config.batch_size,
-        num_samples=config.num_samples,
-    )
-
-
-def _synthetic(config: Config) -> Splits:
-    drawn = SyntheticPictures(
-        config.synthetic, seed=config.seed, size=config.img_size or 32, mode='L' if config.in_chans == 1 else 'RGB'
-    )
-    names = drawn.class_names()
-    train, val = cut(drawn.targets(), max(config.val_fraction, 0.25), config.seed)
-    return Splits(
-        train=drawn.subset(train), val=drawn.subset(val), class_names=names, num_classes=len(names), was_cut=True
-    )
-
-
 def _tell(report: Report, config: Config, splits: Splits, progress: Progress, world: World) -> None:
     cut_off = f', {config.val_fraction:.0%} of each class, cut off' if splits.was_cut else ''
     processes = f' in {world.size} processes' if world.size > 1 else ''
@@ -235,8 +204,9 @@ def _finish(
             input_size=data_config['input_size'],
             data_config=data_config,
         )
-        report.say(f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %. {folder / EXPORT} loads')
+        report.say(
+            f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %. {folder / EXPORT} loads'
+        )
         report.say(f'with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')
     world.wait()
     return Finished(folder=folder, export=folder / EXPORT, metrics=metrics)
-

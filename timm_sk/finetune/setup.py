@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import normalizer
 from ..world import World
 from .config import Config
+from .learning_rate import resolve_lr
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 
@@ -194,19 +195,18 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
         if world.device.type != 'cuda':
             raise ValueError(f'--sync-bn needs CUDA: torch has no SyncBatchNorm on {world.device.type}. Leave it out.')
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if config.amp and config.amp_dtype == 'float16' and world.device.type != 'cuda':
-        raise ValueError('amp_dtype float16 needs CUDA: take bfloat16, which the CPU has too.')
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     frozen = freeze(model, 'head' if config.linear_probe else config.freeze, all_norms=config.freeze_bn)
     ema = ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
+    lr = resolve_lr(config, config.batch_size * world.size * config.grad_accum_steps)
     try:
         optimizer = create_optimizer_v2(
             model,
             opt=config.opt,
-            lr=config.lr,
+            lr=lr,
             weight_decay=config.weight_decay,
             momentum=config.momentum,
             layer_decay=config.layer_decay,
@@ -221,7 +221,7 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
             patience_epochs=config.patience_epochs,
             decay_rate=config.decay_rate,
             min_lr=config.min_lr,
-            warmup_lr=min(config.warmup_lr, config.lr),
+            warmup_lr=min(config.warmup_lr, lr),
             warmup_epochs=min(config.warmup_epochs, config.epochs / 2),  # type: ignore[arg-type]
             plateau_mode='min' if config.eval_metric == 'loss' else 'max',
             step_on_epochs=not config.sched_on_updates or config.sched == 'plateau',
@@ -233,7 +233,7 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
     if world.size > 1:
         on = [world.device.index] if world.device.type == 'cuda' else None
         net = DistributedDataParallel(net, device_ids=on, find_unused_parameters=False)
-    dtype = torch.float16 if config.amp_dtype == 'float16' else torch.bfloat16
+    in_float16 = config.amp and config.amp_dtype == 'float16'
     return Trainee(
         model=model,
         net=net,
@@ -242,10 +242,23 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
         optimizer=optimizer,
         scheduler=scheduler,
         epochs=epochs,
-        scaler=torch.amp.GradScaler(world.device.type, enabled=config.amp and dtype == torch.float16),
+        scaler=torch.amp.GradScaler(world.device.type, enabled=in_float16),
         ema=ema,
-        autocast=partial(torch.autocast, world.device.type, dtype) if config.amp else nullcontext,
+        autocast=autocast_of(config, world.device),
     )
+
+
+def autocast_of(config: Config, device: torch.device) -> Autocast:
+    """The context that a model runs in.
+
+    Raises:
+        ValueError: If it is float16's and the device no GPU.
+    """
+    if not config.amp:
+        return nullcontext
+    if config.amp_dtype == 'float16' and device.type != 'cuda':
+        raise ValueError('amp_dtype float16 needs CUDA: take bfloat16, which the CPU has too.')
+    return partial(torch.autocast, device.type, getattr(torch, config.amp_dtype))
 
 
 def freeze(model: nn.Module, start: str | None, *, all_norms: bool = False) -> list[nn.Module]:
