@@ -31,9 +31,7 @@ def main(kills: int) -> None:
             killed = whole.changed(output=str(Path(scratch) / f'killed{world}'))
             moments = kill_and_resume(killed, world, kills, seconds, random.Random(world))
             require_equal(weights_of(Path(str(killed.output))), weights_of(Path(str(whole.output))))
-            print(
-                f'{world} process{"es" * (world > 1)}: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical'
-            )
+            print(f'{world} at a time: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
             for moment, count in sorted(Counter(moments).items()):
                 print(f'  {count} x {moment}')
 

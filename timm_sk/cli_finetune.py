@@ -60,9 +60,9 @@ def _parameter(field: 'dataclasses.Field[Any]') -> inspect.Parameter:
     else:
         described = typer.Option(help=text, rich_help_panel=group)
     kind = _HINTS[field.name]
+    default: Any = field.default
     if kind == tuple[int, ...]:
-        kind = list[int]
-    default = [*field.default] if kind == list[int] else field.default
+        kind, default = list[int], [*default]
     return inspect.Parameter(
         field.name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=Annotated[kind, described]
     )

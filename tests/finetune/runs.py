@@ -1,4 +1,4 @@
-"""Runs of fine-tuning in processes of their own, which can be killed: forks of a process that has imported everything."""
+"""Runs of fine-tuning in processes of their own, forks of one that has imported everything; they can be killed."""
 
 import multiprocessing
 import os

@@ -6,7 +6,6 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,7 +34,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
 
 
 @pytest.fixture
-def slow_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     step = loop.train_step
 
     def slow(*arguments: object, **settings: object) -> object:
@@ -43,7 +42,6 @@ def slow_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         return step(*arguments, **settings)  # type: ignore[arg-type]
 
     monkeypatch.setattr(loop, 'train_step', slow)
-    yield
 
 
 def test_what_a_run_leaves(finished: Path) -> None:
@@ -91,7 +89,7 @@ def test_other_settings_do_not_go_on(finished: Path, data: Path) -> None:
 def test_other_data_does_not_go_on(finished: Path, tmp_path: Path) -> None:
     other = draw_folder(tmp_path / 'other', train=56)
     settings = small(other, finished, epochs=EPOCHS, resume='auto')
-    with pytest.raises(ResumeError, match='data was|other data'):
+    with pytest.raises(ResumeError, match=r'data was|other data'):
         finetune(settings)
 
 
@@ -141,7 +139,7 @@ def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path, monk
 
 
 def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match='not finite after step|The loss is (nan|inf) at step'):
+    with pytest.raises(ValueError, match=r'not finite after step|The loss is (nan|inf) at step'):
         finetune(small(data, tmp_path / 'run', lr=1e30, warmup_epochs=0, opt='sgd', mixup=0, cutmix=0))
     if (tmp_path / 'run' / LAST).exists():
         saved = read(tmp_path / 'run' / LAST, torch.device('cpu'))['state_dict']

@@ -79,7 +79,7 @@ def save(folder: Path, trainee: Trainee, progress: Progress, config: Config, wor
 
 
 def save_best(folder: Path, trainee: Trainee, config: Config, metrics: dict[str, float]) -> None:
-    """Write the weights that are best so far, as `timm.models.load_checkpoint` and `timm-sk weights export` read them."""
+    """Write the weights that are best so far, as timm and `timm-sk weights export` read them."""
     content = dict(state_dict=trainee.judged.state_dict(), epoch=int(metrics['epoch']), metrics=metrics)
     write_atomically(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
 

@@ -1,5 +1,6 @@
 """The data that the settings name."""
 
+from .. import shapes
 from ..data import Splits, SyntheticPictures, cut, open_splits
 from .config import Config
 
@@ -35,7 +36,7 @@ def open_data(config: Config) -> Splits:
 
 def _drawn(config: Config, mode: str) -> Splits:
     drawn = SyntheticPictures(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=mode)
-    names = drawn.class_names()
+    names = [*shapes.CLASS_NAMES]
     train, val = cut(drawn.targets(), max(config.val_fraction, _LEAST_JUDGING), config.seed)
     return Splits(
         train=drawn.subset(train), val=drawn.subset(val), class_names=names, num_classes=len(names), was_cut=True

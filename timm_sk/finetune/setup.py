@@ -102,7 +102,7 @@ def build_model(config: Config, num_classes: int, **overrides: Any) -> nn.Module
 
 
 def data_config_of(config: Config, model: nn.Module) -> dict[str, Any]:
-    """The model's preprocessing, with the settings' changes: input_size, mean, std, interpolation, crop_pct, …"""
+    """The model's preprocessing, with the settings' changes, as `timm.data.resolve_data_config` gives it."""
     changes: dict[str, Any] = {}
     if config.in_chans is not None:
         changes['in_chans'] = config.in_chans
@@ -222,14 +222,14 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
             decay_rate=config.decay_rate,
             min_lr=config.min_lr,
             warmup_lr=min(config.warmup_lr, lr),
-            warmup_epochs=min(config.warmup_epochs, config.epochs / 2),  # type: ignore[arg-type]
+            warmup_epochs=min(config.warmup_epochs, config.epochs / 2),
             plateau_mode='min' if config.eval_metric == 'loss' else 'max',
             step_on_epochs=not config.sched_on_updates or config.sched == 'plateau',
             updates_per_epoch=updates_per_epoch,
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(f'opt {config.opt} with sched {config.sched} cannot be made: {error}') from error
-    net = torch.compile(model) if config.compile else model
+    net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if world.size > 1:
         on = [world.device.index] if world.device.type == 'cuda' else None
         net = DistributedDataParallel(net, device_ids=on, find_unused_parameters=False)
