@@ -24,7 +24,8 @@ def command() -> Callable[..., None]:
         --config, a YAML file or a recipe's name, then from the defaults shown here.
         """
         with one_line_errors():
-            chosen = {name: value for name, value in settings.items() if _is_given(context, name)}
+            given = {name: value for name, value in settings.items() if _is_given(context, name)}
+            chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
             resolved = Config(**(read_settings(config) if config else {}) | chosen)
             try:
                 print(extract(resolved) if resolved.features else finetune(resolved).export)

@@ -1,0 +1,106 @@
+"""The examples run as a user would run them, learn, and save what they say that they do."""
+
+import re
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from processes import ROOT, run_python
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from timm_sk.cli import app
+from timm_sk.shapes import CLASS_NAMES
+
+pytestmark = pytest.mark.integration
+
+EXAMPLES = ROOT / 'examples'
+CLEARLY = 0.6  # one of 8 classes is right by chance
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """The folder in which examples/README.md draws its pictures."""
+    root = tmp_path_factory.mktemp('examples')
+    drawing = re.search(r'```python\n(.*?)```', (EXAMPLES / 'README.md').read_text(), re.DOTALL)[1]
+    done = run_python('-c', drawing, cwd=root)
+    assert done.returncode == 0, done.stderr
+    assert len([*(root / 'DATA' / 'validation').glob('*/*.png')]) == 160
+    return root
+
+
+def run(*command, cwd, epochs=2):
+    """Run a command for some epochs; the accuracy that it prints last."""
+    done = run_python(*command, 'DATA', '--epochs', str(epochs), cwd=cwd, OMP_NUM_THREADS='1', TQDM_DISABLE='1')
+    assert done.returncode == 0, done.stderr
+    return float(re.findall(r'accuracy (0\.\d{4}|1\.0000)\n', done.stdout)[-1])
+
+
+def accuracy_of(model, folder):
+    """The share of the validation pictures that a model labels rightly, each picture by itself."""
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+    right = []
+    with torch.inference_mode():
+        for label, name in enumerate(CLASS_NAMES):
+            for file in (folder / 'DATA' / 'validation' / name).iterdir():
+                picture = transform(Image.open(file).convert('RGB'))
+                right.append(model(picture[None]).argmax().item() == label)
+    return sum(right) / len(right)
+
+
+def saved(file):
+    model = timm.create_model('sknet_atto.shapes', num_classes=len(CLASS_NAMES)).eval()
+    model.load_state_dict(load_file(file))
+    return model
+
+
+@pytest.mark.parametrize('example', ['plain_loop', 'lightning_finetune', 'accelerate_finetune'])
+def test_an_example_saves_what_has_the_accuracy_that_it_prints(example, folder):
+    weights = folder / f'{example}.safetensors'
+    accuracy = run(str(EXAMPLES / f'{example}.py'), '--out', str(weights), cwd=folder)
+    assert accuracy > CLEARLY
+    assert accuracy_of(saved(weights), folder) == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_an_example_is_repeatable(folder):
+    files = [folder / f'{name}.safetensors' for name in ('first', 'second')]
+    for file in files:
+        run(str(EXAMPLES / 'plain_loop.py'), '--out', str(file), cwd=folder, epochs=1)
+    first, second = map(load_file, files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_accelerate_in_two_processes(folder):
+    """160 pictures in batches of 12 fill no last batch of two processes."""
+    launch = ('-m', 'accelerate.commands.launch', '--cpu', '--num_processes', '2', '--main_process_port', '0')
+    weights = folder / 'two_processes.safetensors'
+    example = str(EXAMPLES / 'accelerate_finetune.py')
+    accuracy = run(*launch, example, '--batch-size', '12', '--out', str(weights), cwd=folder)
+    assert accuracy > CLEARLY
+    assert accuracy_of(saved(weights), folder) == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_lightning_in_mixed_precision_and_the_export_of_its_weights(folder):
+    weights, exported = folder / 'mixed.safetensors', folder / 'sknet_atto.mixed'
+    example = str(EXAMPLES / 'lightning_finetune.py')
+    accuracy = run(example, '--precision', 'bf16-mixed', '--out', str(weights), cwd=folder)
+    assert accuracy > CLEARLY
+    assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float32, torch.int64}
+    arguments = ['--arch', 'sknet_atto', '--tag', 'mixed', '--base', 'sknet_atto.shapes', '--out', str(exported)]
+    done = CliRunner().invoke(app, ['weights', 'export', str(weights), *arguments])
+    assert done.exit_code == 0, done.output
+    model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
+    assert accuracy_of(model, folder) == pytest.approx(accuracy, abs=0.02)  # judged in float32, not in bfloat16
+
+
+def test_the_plain_loop_is_of_40_lines():
+    lines = (EXAMPLES / 'plain_loop.py').read_text().splitlines()
+    assert len([line for line in lines if line.strip()]) < 40
+
+
+def test_the_table_names_every_example():
+    table = (EXAMPLES / 'README.md').read_text()
+    for file in EXAMPLES.glob('*.py'):
+        assert f'[{file.name}]({file.name})' in table
+        assert f'examples/{file.name} DATA`' in table
