@@ -172,7 +172,8 @@ def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise ValueError(f'{where}: there is no setting {key}' + (f', but {near[0]}.' if near else '.'))
-        found[name] = _converted(name, str(fields[name].type), value, where)
+        kind = str(fields[name].type).removeprefix("<class '").removesuffix("'>")
+        found[name] = _converted(name, kind, value, where)
     return found
 
 
