@@ -10,8 +10,11 @@ from hub_server import Hub
 from processes import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.finetune import Config
+from timm_sk.finetune.export_run import export_run
 from timm_sk.hub_folder import golden_inputs, write_golden, write_model
 from timm_sk.predict import example_images
+from timm_sk.publish import publish_folder
 from timm_sk.release_folder import build_folder
 
 pytestmark = pytest.mark.integration
@@ -78,3 +81,22 @@ def test_imagenet_checkpoints_have_imagenets_labels(name, tmp_path):
         answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}')
     assert answer['difference'] <= 1e-4
     assert [label.split(',')[0] for label in answer['labels'].values()] == ['tench', 'goldfish', 'great white shark']
+
+
+@pytest.mark.parametrize('changes', [dict(), dict(in_chans=1, gp='catavgmax')])
+def test_what_a_run_exports_and_publishes(changes, hub, api, tmp_path):
+    config = Config(tag='pets', licence='mit', **changes)
+    channels = config.in_chans or 3
+    model = fill_model(
+        timm.create_model('sknet_atto', num_classes=3, in_chans=channels, global_pool=config.gp or 'avg')
+    )
+    data_config = dict(mean=(0.5,) * channels, std=(0.5,) * channels, interpolation='bicubic', crop_pct=1.0)
+    exported = export_run(
+        tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'], metrics=dict(val_top1=50.0),
+        dataset='pets', input_size=(channels, 32, 32), data_config=data_config,
+    )  # fmt: skip
+    publish_folder(exported, 'me', api=api)
+    answer = ask_transformers(hub, tmp_path / 'home', 'me/sknet_atto.pets')
+    assert answer['difference'] <= 1e-5
+    assert answer['model'] == 'TimmWrapperForImageClassification'
+    assert answer['labels'] == {'0': 'cat', '1': 'dog', '2': 'eel'}

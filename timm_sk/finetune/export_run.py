@@ -50,7 +50,7 @@ def export_run(
         class_names: Names of the classes in order, if they have any.
         metrics: What the model reached on the validation part; `top1` and `top5`, or `val_top1` and `val_top5`, are
             accuracies in percent.
-        dataset: What to call the data.
+        dataset: What to call the data; of a path that is there the last part.
         input_size: (channels, height, width) of the pictures.
         data_config: The preprocessing: `mean`, `std`, `interpolation`, `crop_pct`, as timm resolves them.
 
@@ -62,6 +62,7 @@ def export_run(
         UnpublishableError: If what was written does not load as the same model.
     """
     require_tag(config.tag)
+    dataset = Path(dataset).name if Path(dataset).exists() else dataset
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     start, parent = _start(cfg, config.model), _parent(cfg, config)
     _require_replaceable(folder, start.arch, config.tag)
@@ -157,13 +158,14 @@ def _notes(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
     defaults = Config().as_dict()
     changed = {name: value for name, value in settings.items() if value != defaults[name]}
     reached = {name: f'{value:.6g}' for name, value in metrics.items()}
-    return '# Run\n\n' + '\n\n'.join(
-        [
-            f'{_table("metric", reached)}\n\nOn the validation part; accuracies are in percent.',
-            _table('setting', changed),
-            f'All settings are in `{SETTINGS}`; those that the table leaves out have their defaults.\n',
-        ]
-    )
+    parts = [
+        '# Run',
+        _table('metric', reached),
+        'Those that begin with `val_` are of the validation part; accuracies are in percent.',
+        _table('setting', changed),
+        f'All settings are in `{SETTINGS}`; those that the table leaves out have their defaults.',
+    ]
+    return '\n\n'.join(parts)
 
 
 def _table(head: str, facts: Mapping[str, Any]) -> str:

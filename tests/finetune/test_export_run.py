@@ -1,0 +1,185 @@
+"""What a run leaves: timm loads it with the same logits, its card says from what and how, nothing is lost meanwhile."""
+
+import json
+
+import pytest
+import timm
+import timm.data
+import torch
+import yaml
+from filling import fill_model
+from huggingface_hub import ModelCard
+
+from timm_sk import exported_folder
+from timm_sk.errors import UnpublishableError
+from timm_sk.finetune import Config, read_settings
+from timm_sk.finetune.export_run import export_run
+from timm_sk.hub_folder import EXPORTED, check_golden
+
+NAMES = ['cat', 'dog', 'eel']
+
+
+def trained(**options):
+    return fill_model(timm.create_model('sknet_atto', num_classes=3, **options))
+
+
+def export(folder, model=None, *, config=None, **options):
+    model = model or trained()
+    facts = dict(class_names=NAMES, metrics=dict(val_loss=0.25, val_top1=97.5, val_top5=100.0), dataset='three pets')
+    facts |= dict(input_size=(3, 48, 48), data_config=timm.data.resolve_data_config({}, model=model))
+    return export_run(folder, model, config=config or Config(tag='pets'), **{**facts, **options})
+
+
+def card_of(folder):
+    return ModelCard.load(folder / 'README.md')
+
+
+def test_timm_loads_it(tmp_path):
+    model = trained().train()
+    config = Config(
+        tag='pets', model='sknet_atto.shapes', data='/home/somebody/pets', output='/home/somebody/runs', lr=0.02,
+        mixup=0.2, freeze='layer4', licence='mit', scale=(0.5, 1.0), workers=7,
+    )  # fmt: skip
+    folder = export(tmp_path / 'runs' / 'export', model, config=config, dataset=str(tmp_path))
+    assert {path.name for path in folder.iterdir()} == set(EXPORTED)
+    assert [path.name for path in folder.parent.iterdir()] == ['export']
+    assert model.training
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in model.state_dict().items())
+    cfg = loaded.pretrained_cfg
+    assert (cfg['tag'], cfg['license'], list(cfg['label_names'])) == ('pets', 'mit', NAMES)
+    assert tuple(cfg['input_size']) == (3, 48, 48)
+    assert tuple(cfg['mean']) == (0.5, 0.5, 0.5)
+    recipe = json.loads((folder / 'recipe.json').read_text())
+    assert {key: recipe[key] for key in ('lr', 'mixup', 'freeze')} == dict(lr=0.02, mixup=0.2, freeze='layer4')
+    told = ''.join((folder / name).read_text() for name in ('config.yaml', 'README.md'))
+    assert 'somebody' not in told
+    assert str(tmp_path) not in told
+    assert f'| Training data | {tmp_path.name}, training part |' in told
+    again = Config(**read_settings(str(folder / 'config.yaml')))
+    assert again == config.changed(data='', output=None)
+
+
+def test_the_card_tells_of_data_settings_metrics_and_the_parent(tmp_path):
+    config = Config(tag='pets', model='skresnet18.ra_in1k', licence='mit', lr=0.02)
+    model = timm.create_model('skresnet18', num_classes=3)
+    card = card_of(export(tmp_path / 'x', model, config=config, input_size=(3, 64, 64)))
+    head = card.data.to_dict()
+    assert (head['license'], head['base_model']) == ('mit', 'timm/skresnet18.ra_in1k')
+    metrics = head['model-index'][0]['results'][0]['metrics']
+    assert [metric['value'] for metric in metrics] == [97.5, 100.0]
+    assert head['model-index'][0]['results'][0]['dataset']['name'] == 'three pets'
+    for line in (
+        'Fine-tuned by `timm-sk finetune` from `skresnet18.ra_in1k`, whose licence is apache-2.0. The licence of these '
+        'weights is mit.',
+        '| Training data | three pets, training part |',
+        '| Learning rate | 0.02 |',
+        '| val_loss | 0.25 |',
+        '| lr | 0.02 |',
+        '| Classes | 3: cat, dog, eel |',
+        'Top-1 97.50 %, top-5 100.00 % on three pets, reported by: timm-sk finetune, on the validation part.',
+    ):
+        assert f'\n{line}\n' in card.content
+    assert '| epochs |' not in card.content  # as by default
+
+
+@pytest.mark.parametrize(
+    ('settings', 'told'),
+    [
+        (dict(), 'from `sknet_atto.digits`, whose licence is apache-2.0. The licence of these weights is not estab'),
+        (dict(pretrained=False), 'Trained by `timm-sk finetune` from random weights.'),
+        (dict(initial_checkpoint='/home/me/own.pth'), 'from the file own.pth, whose licence is not established.'),
+    ],
+)
+def test_what_the_card_says_of_the_parent(settings, told, tmp_path):
+    card = card_of(export(tmp_path / 'x', config=Config(tag='pets', **settings)))
+    assert told in card.content
+    assert '| Licence | not established |' in card.content
+    assert (card.data.license, card.data.base_model) == (None, None)
+    assert '/home' not in (tmp_path / 'x' / 'config.yaml').read_text()
+
+
+def test_the_next_generation_names_its_parent(tmp_path):
+    first = export(tmp_path / 'first', config=Config(tag='shapes', licence='cc-by-4.0'))
+    model = timm.create_model(f'local-dir:{first}', pretrained=True)
+    folder = export(tmp_path / 'second', model, config=Config(tag='pets2', model=f'local-dir:{first}'))
+    card = card_of(folder)
+    assert (
+        'from `sknet_atto.shapes`, whose licence is cc-by-4.0.' in card.content
+    )  # not what the table has by that name
+    assert card.data.base_model is None
+    assert yaml.safe_load((folder / 'config.yaml').read_text())['model'] == 'local-dir:first'
+
+
+def test_grey_pictures_and_another_pooling(tmp_path):
+    options = dict(in_chans=1, global_pool='catavgmax')
+    model = trained(**options)
+    data_config = dict(mean=[0.4], std=[0.2], interpolation='bicubic', crop_pct=0.9)
+    config = Config(tag='grey', in_chans=1, gp='catavgmax')
+    folder = export(tmp_path / 'x', model, config=config, input_size=(1, 32, 32), data_config=data_config)
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    assert loaded.fc.weight.shape == (3, 448)
+    cfg = loaded.pretrained_cfg
+    assert [tuple(cfg[key]) for key in ('input_size', 'mean', 'std')] == [(1, 32, 32), (0.4,), (0.2,)]
+    assert (cfg['interpolation'], cfg['crop_pct']) == ('bicubic', 0.9)
+
+
+def test_another_architecture_than_ours(tmp_path):
+    model = timm.create_model('test_resnet', num_classes=3)
+    config = Config(tag='pets', model='test_resnet')
+    folder = export(tmp_path / 'x', model, config=config, class_names=None, input_size=(3, 64, 64))
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    assert 'label_names' not in json.loads((folder / 'config.json').read_text())
+    card = card_of(folder)
+    assert card.data.tags == ['image-classification', 'timm', 'transformers']
+    assert card.data.base_model == 'timm/test_resnet.r160_in1k'
+    assert '| Architecture | `test_resnet` of timm |' in card.content
+
+
+def test_an_older_one_is_replaced_once_the_new_one_is_complete(tmp_path, monkeypatch):
+    folder = export(tmp_path / 'x')
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / 'extra').touch()
+
+    def fail(there):
+        raise UnpublishableError('another model')
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exported_folder, 'require_same_logits', fail)
+        with pytest.raises(UnpublishableError):
+            export(folder, fill_model(trained(), seed=5))
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**before, 'extra': b''}
+    assert list(tmp_path.iterdir()) == [folder]
+    export(folder, fill_model(trained(), seed=5))
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(after) == set(before)
+    assert after['model.safetensors'] != before['model.safetensors']
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_killed_between_the_two_renames_the_older_one_comes_back(tmp_path):
+    folder = export(tmp_path / 'x')
+    folder.rename(tmp_path / '.x.old')
+    (tmp_path / '.x.new').mkdir()
+    with exported_folder.staged(folder) as new:
+        assert (folder / 'config.json').is_file()
+        assert not list(new.iterdir())
+    assert (list(tmp_path.iterdir()), list(folder.iterdir())) == ([folder], [])
+
+
+def test_refused(tmp_path):
+    (tmp_path / 'own').mkdir()
+    (tmp_path / 'own' / 'thesis.tex').write_text('years of work')
+    with pytest.raises(ValueError, match=r'own exists and is no exported sknet_atto\.pets: nothing was written'):
+        export(tmp_path / 'own')
+    folder = export(tmp_path / 'x')
+    with pytest.raises(ValueError, match=r'x exists and is no exported sknet_atto\.birds'):
+        export(folder, config=Config(tag='birds'))
+    with pytest.raises(ValueError, match='2 label names for 3 classes'):
+        export(tmp_path / 'y', class_names=['a', 'b'])
+    with pytest.raises(ValueError, match='A tag is made of letters'):
+        export(tmp_path / 'y', config=Config(tag='../pets'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['own', 'x']
