@@ -12,8 +12,9 @@ from runs import free_port
 from torch import Tensor, nn
 
 from timm_sk.finetune.config import Config
-from timm_sk.finetune.setup import Trainee, build_model, build_trainee, freeze
+from timm_sk.finetune.model import build_model, freeze
 from timm_sk.finetune.step import train_step
+from timm_sk.finetune.trainee import Trainee, build_trainee
 from timm_sk.world import World
 
 CONFIG = Config(model='sknet_atto.shapes', freeze_bn=True, opt='sgd', lr=0.1, smoothing=0.1, channels_last=False)

@@ -14,7 +14,7 @@ from ..errors import TimmSkError
 from ..world import World
 from .config import MACHINE, RUN, Config
 from .progress import Progress
-from .setup import Trainee
+from .trainee import Trainee
 
 LAST, BEST = 'last.pt', 'best.pt'
 _MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # beside what says where and on what a run runs

@@ -7,7 +7,9 @@ from ..world import joined
 from .config import Config
 from .dataset import open_data
 from .features import write_features
-from .setup import autocast_of, build_model, data_config_of, transforms_of
+from .model import build_model
+from .preprocessing import data_config_of, transforms_of
+from .trainee import autocast_of
 
 
 def extract(config: Config) -> Path:

@@ -16,9 +16,9 @@ from .checkpoint import save, save_best, what_to_try
 from .config import Config
 from .progress import Progress
 from .report import Report
-from .setup import Trainee
 from .step import train_step
 from .stopping import Stop
+from .trainee import Trainee
 
 _STEPS_BETWEEN_LOOKS = 10  # on a GPU, where looking at a loss waits for it
 _OF_STEPS = 1  # keeps the seeds of steps apart from those of pictures

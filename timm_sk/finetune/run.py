@@ -19,10 +19,12 @@ from .dataset import open_data
 from .drawing import draw_confusion, draw_curves
 from .export_run import export_run
 from .loop import Run, fit
+from .model import build_model
+from .preprocessing import batch_transform, data_config_of, transforms_of
 from .progress import Progress
 from .report import Report
-from .setup import batch_transform, build_model, build_trainee, data_config_of, transforms_of
 from .stopping import stop_requests
+from .trainee import build_trainee
 
 CONFIG, EXPORT = 'config.yaml', 'export'
 _JUDGED_TOGETHER = 2  # times the training batch: no gradients take memory

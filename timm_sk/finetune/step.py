@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from .config import Config
-from .setup import Trainee
+from .trainee import Trainee
 
 
 def train_step(
