@@ -307,7 +307,7 @@ def test_a_stream_is_read_from_its_beginning(tmp_path):
 
 
 @pytest.mark.parametrize('kind', [training, judging])
-def test_an_interrupt_from_the_terminal_leaves_the_workers_alone(kind, pictures):
+def test_signals_to_all_processes_leave_the_workers_alone(kind, pictures):
     before = {*active_children()}
     loader = kind(pictures, batch_size=1, workers=2)
     batches = loader.epoch()
@@ -316,6 +316,7 @@ def test_an_interrupt_from_the_terminal_leaves_the_workers_alone(kind, pictures)
     assert len(workers) == 2
     for worker in workers:
         os.kill(worker.pid, signal.SIGINT)
+        os.kill(worker.pid, signal.SIGTERM)
     assert len([*batches]) == COUNT - 1
 
 

@@ -320,8 +320,9 @@ def _settings(world: World, workers: int) -> dict[str, Any]:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Leave Ctrl-C, which a terminal sends to workers too, to the process that they load for."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Leave Ctrl-C and requests to end, which may be sent to workers too, to the process that they load for."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _pixels(found: Any) -> Tensor:
