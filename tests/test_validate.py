@@ -1,8 +1,10 @@
 """Validation: the numbers of timm's own functions on the same folder, the command, several processes, mistakes."""
 
 import csv
+import io
 import json
 import shutil
+import tarfile
 
 import pytest
 import timm
@@ -19,6 +21,7 @@ from timm_sk import validate as validate_module
 from timm_sk.cli import app
 from timm_sk.validate import COLUMNS, validate
 from timm_sk.validation_data import open_validation_data
+from timm_sk.world import World
 
 MODEL = 'sknet_atto.digits'
 
@@ -134,6 +137,43 @@ def test_checkpoint_file(digits, tmp_path):
     torch.save(model.state_dict(), tmp_path / 'three.pth')
     with pytest.raises(ValueError, match=r'of another shape: fc.weight \(\[3, 224\] instead of \[10, 224\]\)'):
         validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
+
+
+def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits, tmp_path):
+    timm.models.save_for_hf(timm.create_model(MODEL, pretrained=True), str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['pretrained_cfg'] |= dict(test_input_size=[3, 40, 40], test_crop_pct=0.9)
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    name, data = f'local-dir:{tmp_path}', open_validation_data(str(digits))
+    larger = validate(name, data, workers=0)
+    assert (larger.img_size, larger.crop_pct) == (40, 0.9)
+    as_trained = validate(name, data, use_train_size=True, workers=0)
+    assert (as_trained.img_size, as_trained.crop_pct) == (32, 1.0)
+    plain = validate(MODEL, data, workers=0).evaluation.confusion
+    assert torch.equal(as_trained.evaluation.confusion, plain)
+    assert not torch.equal(larger.evaluation.confusion, plain)
+
+
+def test_a_stream_says_what_is_missing_and_is_refused_in_several_processes(tmp_path):
+    """A shard of ten pictures of which one is damaged, which the stream's reader skips in silence."""
+    pytest.importorskip('webdataset')
+    files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
+    files[4].write_bytes(b'broken')
+    (tmp_path / 'shards').mkdir()
+    with tarfile.open(tmp_path / 'shards' / 'digits-0.tar', 'w') as shard:
+        for file in files:
+            for ending, content in (('png', file.read_bytes()), ('cls', file.parent.name.encode())):
+                member = tarfile.TarInfo(f'{file.stem}.{ending}')
+                member.size = len(content)
+                shard.addfile(member, io.BytesIO(content))
+    split = dict(name='validation', filenames=['digits-0.tar'], num_samples=10, shard_lengths=[10])
+    (tmp_path / 'shards' / '_info.json').write_text(json.dumps(dict(splits=dict(validation=split))))
+    data = open_validation_data(f'wds/{tmp_path / "shards"}')
+    assert validate(MODEL, data, workers=0, max_bad_images=1).evaluation.count == 9
+    with pytest.raises(ValueError, match='1 of 10 pictures are missing from the shards or damaged, 0 may be'):
+        validate(MODEL, data, workers=0)
+    with pytest.raises(ValueError, match='validate them in one process'):
+        validate(MODEL, data, world=World(size=2))
 
 
 def test_retry_goes_on_with_smaller_batches(digits, monkeypatch):
