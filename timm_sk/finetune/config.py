@@ -175,8 +175,13 @@ def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
             raise ValueError(f'{where}: there is no setting {key}' + (f', but {near[0]}.' if near else '.'))
-        found[name] = _converted(name, str(fields[name].type), value, where)
+        found[name] = _converted(name, _kind(fields[name].type), value, where)
     return found
+
+
+def _kind(annotation: Any) -> str:
+    """An annotation as it is written: 'int', 'float | None', 'tuple[int, ...]'."""
+    return annotation.__name__ if annotation in (bool, int, float, str) else str(annotation)
 
 
 def _converted(name: str, kind: str, value: Any, where: str) -> Any:
