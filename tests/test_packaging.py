@@ -12,6 +12,7 @@ from processes import ROOT, run_python
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.recipes import recipe_names
 
 BUNDLED_FILES = {
     f'{name}/{file}'
@@ -42,6 +43,8 @@ def test_wheel_works_from_any_folder(wheel, tmp_path):
         prefix = 'timm_sk/weights/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
         assert {'timm_sk/py.typed', 'timm_sk/model_card.md'} <= set(archive.namelist())
+        assert {f'timm_sk/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
+        assert recipe_names()
         assert not any(name.endswith('train.py') for name in archive.namelist())
         archive.extractall(tmp_path / 'site')
     code = """

@@ -1,0 +1,185 @@
+"""Settings: what may be in a YAML, what overrides what, and what is refused."""
+
+import dataclasses
+
+import pytest
+
+from timm_sk.finetune.config import Config, checked, read_settings
+from timm_sk.recipes import recipe_names
+
+
+def write(path, text):
+    path.write_text(text)
+    return str(path)
+
+
+def test_flags_go_before_the_yaml_and_this_before_the_defaults(tmp_path):
+    settings = read_settings(write(tmp_path / 'run.yaml', 'epochs: 7\nlr: 0.2\n'))
+    config = Config(**settings | dict(lr=0.3))
+    assert (config.epochs, config.lr, config.batch_size) == (7, 0.3, Config().batch_size)
+
+
+def test_a_run_can_be_read_back_from_what_it_saves(tmp_path):
+    import yaml
+
+    config = Config(decay_milestones=(150, 225), scale=(0.5, 1.0), aa='rand-m9', lr=1e-3, drop=None)
+    settings = read_settings(write(tmp_path / 'run.yaml', yaml.safe_dump(config.as_dict())))
+    assert Config(**settings) == config
+
+
+@pytest.mark.parametrize('name', ['digits', 'digits.yaml'])
+def test_recipes_are_found_by_name(name):
+    assert read_settings(name)['model'] == 'sknet_atto.shapes'
+
+
+def test_a_file_goes_before_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / 'digits', 'epochs: 3\n')
+    assert read_settings('digits') == dict(epochs=3)
+
+
+def test_an_unknown_recipe_lists_those_that_there_are():
+    with pytest.raises(ValueError, match='neither a file nor a recipe') as raised:
+        read_settings('no_such_recipe')
+    assert str(raised.value).endswith(f'There are: {", ".join(recipe_names())}.')
+
+
+@pytest.mark.parametrize('text', ['', '- lr\n', 'epochs\n'])
+def test_a_yaml_without_settings_is_refused(tmp_path, text):
+    with pytest.raises(ValueError, match='holds no settings: write one "name: value" a line'):
+        read_settings(write(tmp_path / 'run.yaml', text))
+
+
+@pytest.mark.parametrize('content', [b'lr: [1', b'\xff\xfe\xfa'])
+def test_what_is_no_yaml_is_refused_in_one_line(tmp_path, content):
+    path = tmp_path / 'run.yaml'
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r'run\.yaml is no YAML') as raised:
+        read_settings(str(path))
+    assert '\n' not in str(raised.value)
+
+
+def test_a_misspelt_key_names_the_near_one():
+    with pytest.raises(ValueError, match=r'^run\.yaml: there is no setting weigth_decay, but weight_decay\.$'):
+        checked({'weigth_decay': 0.1}, 'run.yaml')
+
+
+def test_an_unknown_key_is_refused():
+    with pytest.raises(ValueError, match=r'^run\.yaml: there is no setting 12\.$'):
+        checked({12: 1}, 'run.yaml')
+
+
+def test_keys_may_be_written_as_flags():
+    assert checked({'weight-decay': 0.1}, '') == dict(weight_decay=0.1)
+
+
+@pytest.mark.parametrize(
+    ('key', 'given', 'value'),
+    [
+        ('lr', '1e-3', 1e-3),  # as YAML 1.1 reads a number without a point
+        ('lr', 1, 1.0),
+        ('lr', None, None),
+        ('epochs', '30', 30),
+        ('epochs', 30.0, 30),
+        ('decay_milestones', [150, '225'], (150, 225)),
+        ('scale', ['8e-2', 1], (0.08, 1.0)),
+        ('img_size', None, None),
+        ('pretrained', False, False),
+        ('licence', 'MIT', 'MIT'),
+        ('tag', 7, '7'),
+    ],
+)
+def test_values_become_what_the_setting_is(key, given, value):
+    found = checked({key: given}, '')[key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('key', 'given'),
+    [
+        ('epochs', 1.5),
+        ('epochs', True),
+        ('epochs', None),
+        ('epochs', float('inf')),
+        ('epochs', 'many'),
+        ('epochs', [1]),
+        ('lr', 'fast'),
+        ('lr', False),
+        ('pretrained', 'yes please'),
+        ('pretrained', 1),
+        ('scale', 0.5),
+        ('scale', [0.5, 'all']),
+        ('decay_milestones', [30.5]),
+        ('aa', False),
+        ('model', None),
+        ('model', ['a', 'b']),
+    ],
+)
+def test_values_of_another_type_are_refused(key, given):
+    with pytest.raises(ValueError, match=rf'^run\.yaml: {key} must be of type \w+.*, got '):
+        checked({key: given}, 'run.yaml')
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value', 'rule'),
+    [
+        *((name, value, 'from 0 to 1') for name in ('drop', 'drop_path', 'drop_block') for value in (-0.1, 1.1)),
+        *((name, value, 'from 0 to 1') for name in ('smoothing', 'hflip', 'vflip', 'reprob') for value in (-0.1, 1.1)),
+        *((name, value, 'from 0 to 1') for name in ('mixup_prob', 'mixup_switch_prob') for value in (-0.1, 1.1)),
+        *((name, 0, 'above 0') for name in ('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size')),
+        *((name, 0, 'above 0') for name in ('grad_accum_steps', 'recount', 'decay_rate')),
+        *((name, -1, 'not be negative') for name in ('weight_decay', 'workers', 'save_every', 'early_stopping')),
+        *((name, -1, 'not be negative') for name in ('max_bad_images', 'synthetic', 'mixup', 'cutmix')),
+        *((name, -1, 'not be negative') for name in ('warmup_epochs', 'cooldown_epochs', 'seed')),
+        ('val_fraction', 0, 'above 0 and below 1'),
+        ('val_fraction', 1, 'above 0 and below 1'),
+        ('model_ema_decay', 0, 'above 0 and below 1'),
+        ('model_ema_decay', 1, 'above 0 and below 1'),
+        ('eval_metric', 'f1', 'top1, top5 or loss'),
+        ('amp_dtype', 'float32', 'bfloat16 or float16'),
+        ('lr_base_scale', 'log', 'linear, sqrt or empty'),
+        ('clip_mode', 'agnorm', 'norm, value or agc'),
+        ('remode', 'black', 'const, rand or pixel'),
+        ('features_format', 'csv', 'safetensors or npy'),
+        ('in_chans', 4, '1 or 3'),
+        ('scale', (0.0, 1.0), 'two ascending shares above 0'),
+        ('scale', (0.9, 0.5), 'two ascending shares above 0'),
+        ('scale', (0.5,), 'two ascending shares above 0'),
+        ('ratio', (1.5, 0.5), 'two ascending numbers above 0'),
+        ('ratio', (0.5, 1.0, 1.5), 'two ascending numbers above 0'),
+        ('warmup_epochs', Config().epochs, 'below epochs'),
+    ],
+)
+def test_rules_refuse(setting, value, rule):
+    with pytest.raises(ValueError, match=rf'^{setting} must (be )?{rule}, got '):
+        Config(**{setting: value})
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(drop=None, drop_path=0.0, smoothing=1.0),
+        dict(weight_decay=0.0, workers=0, seed=0, warmup_epochs=0),
+        dict(epochs=1, warmup_epochs=0),
+        dict(epochs=1, warmup_epochs=0.5),
+        dict(lr=None, lr_base=None),
+        dict(scale=(1.0, 1.0), ratio=(1.0, 1.0)),
+        dict(in_chans=None),
+    ],
+)
+def test_rules_let_pass(settings):
+    assert dataclasses.asdict(Config(**settings)).items() >= settings.items()
+
+
+def test_changed_keeps_the_rest_and_is_checked():
+    config = Config(lr=0.2)
+    assert config.changed(epochs=5) == Config(lr=0.2, epochs=5)
+    with pytest.raises(ValueError, match='epochs must be above 0'):
+        config.changed(epochs=0)
+
+
+def test_each_setting_says_what_it_is():
+    for item in dataclasses.fields(Config):
+        assert item.metadata['help'].endswith(('.', '…')), item.name
+        assert item.metadata['group'], item.name
