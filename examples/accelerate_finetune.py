@@ -1,7 +1,7 @@
 """Fine-tune with Hugging Face Accelerate: `accelerate launch accelerate_finetune.py DATA`.
 
-DATA/train and DATA/validation have a folder per class. How many processes, on which devices and in which precision is
-what `accelerate config` or the flags of `accelerate launch` say; one process needs neither: `python` will do.
+DATA/train and DATA/validation have a folder per class. How many GPUs, and in which precision, is what
+`accelerate config` or the flags of `accelerate launch` say; one process needs neither: `python` will do.
 """
 
 import argparse

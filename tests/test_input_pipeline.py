@@ -1,0 +1,84 @@
+"""`benchmarks/input_pipeline.py` on a few small pictures: what it writes, and what it refuses. No speeds are judged."""
+
+import csv
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from benchmarks import input_pipeline
+
+SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--pictures', '24')
+
+app = typer.Typer()
+app.command()(input_pipeline.main)
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [*SMALL, *map(str, arguments)])
+
+
+def test_a_small_run(tmp_path):
+    file = tmp_path / 'pipeline.csv'
+    done = run('--smoke', '--rounds', 2, '--batches', 2, '--workers', '0,1', '--with-step', '0,1', '--out', file)
+    assert done.exit_code == 0, done.output
+    with file.open(newline='') as lines:
+        rows = list(csv.DictReader(lines))
+    assert tuple(rows[0]) == input_pipeline.PipelineRow.columns()
+    assert [(row['what'], row['workers'], row['batches']) for row in rows] == [
+        ('step', '', '2'),
+        ('loading', '0', '8'),
+        ('loading', '1', '8'),
+        ('both', '0', '2'),
+        ('both', '1', '2'),
+    ]
+    for row in rows:
+        settings = [row[name] for name in ('model', 'batch', 'size', 'file_size', 'rounds', 'threads', 'torch')]
+        assert settings == ['sknet_atto', '2', '32', '40', '2', '1', torch.__version__]
+        least, median, most = (float(row[f'{name}_images_per_s']) for name in ('min', 'median', 'max'))
+        assert 0 < least <= median <= most
+        shares = [row[f'{name}_waiting'] for name in ('min', 'median', 'max')]
+        if row['what'] == 'both':
+            least, median, most = map(float, shares)
+            assert 0 < least <= median <= most < 1
+        else:
+            assert shares == [''] * 3
+    assert done.output.splitlines()[0].startswith('sknet_atto, batch 2, 32x32, ')
+    assert len(done.output.splitlines()) == 7
+
+
+def test_waiting_is_what_the_loader_takes():
+    """With no workers all loading is waiting: of a loader and a step whose times are known."""
+    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 23.0, 31.0])
+
+    class Loader(list):
+        def epoch(self, epoch):
+            yield from self
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(input_pipeline.time, 'perf_counter', lambda: next(clock))
+        taken = input_pipeline.loading(Loader('abc'), 2, 0, lambda batch: None)
+    assert (taken.seconds, taken.waiting) == (31.0 - 10.0, 2.0 + 3.0)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--rounds', 3], 'A median takes at least 7 rounds, got 3'),
+        (['--batches', 9], 'A round loads 80 pictures, got 24: draw more, or time fewer batches.'),
+        (['--device', 'gpu'], '"gpu" is no device: name cpu, cuda or cuda:1.'),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, message):
+    done = run(*arguments)
+    assert done.exit_code == 1
+    assert done.output.startswith(f'timm-sk: {message}')
+    assert done.output.count('\n') == 1
+
+
+def test_a_file_of_other_columns_is_not_added_to(tmp_path):
+    file = tmp_path / 'other.csv'
+    file.write_text('model,seconds\n')
+    assert run('--out', file).exit_code == 1
+    assert file.read_text() == 'model,seconds\n'
