@@ -156,6 +156,15 @@ def test_a_chunk_that_is_damaged_is_written_again(undisturbed, model, pictures, 
     assert (contents(tmp_path), seen) == (expected, [3, 1])
 
 
+def test_a_chunk_of_other_pictures_than_it_should_have_is_written_again(undisturbed, model, pictures, tmp_path):
+    form, expected = undisturbed
+    for name, content in expected.items():
+        (tmp_path / name).write_bytes(expected[name.replace('-00001', '-00002')] if '-' in name else content)
+    seen = []
+    write(model, pictures, tmp_path, form=form, on_batch=seen.append)
+    assert (contents(tmp_path), seen) == (expected, [3, 1])
+
+
 def test_a_folder_of_something_else_is_refused(model, pictures, tmp_path):
     folder = write(model, pictures, tmp_path / 'features')
     before = contents(folder)
