@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 T = TypeVar('T')
 
+_PATIENCE = datetime.timedelta(minutes=10)
+
 
 @dataclass(frozen=True, kw_only=True)
 class World:
@@ -91,9 +93,13 @@ def joined(device: str | None = None) -> Iterator[World]:
     if size == 1:
         yield World(device=place)
         return
-    dist.init_process_group('nccl' if place.type == 'cuda' else 'gloo', timeout=datetime.timedelta(minutes=10))
+    restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
+    store, rank, size = next(dist.rendezvous('env://', timeout=_PATIENCE))
+    # torchrun keeps its store over restarts, and with it the addresses of processes that are gone
+    store = dist.PrefixStore(f'timm_sk/{restarts}/{size}', store)
+    backend = 'nccl' if place.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
         yield World(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
     finally:
         dist.destroy_process_group()
