@@ -120,7 +120,9 @@ def test_timm_makes_the_sources_schedule_of_it(name):
     args.lr = resolve_lr(config, total)
     optimizer = create_optimizer_v2(torch.nn.Linear(2, 2), **optimizer_kwargs(args))
     steps = 10
-    scheduler = create_scheduler_v2(optimizer, **scheduler_kwargs(args, decreasing_metric=False), updates_per_epoch=steps)[0]
+    scheduler = create_scheduler_v2(
+        optimizer, **scheduler_kwargs(args, decreasing_metric=False), updates_per_epoch=steps
+    )[0]
     found = {}
     for epoch in range(config.epochs):
         scheduler.step(epoch)
