@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import yaml
 
 from timm_sk.finetune.config import Config, checked, read_settings
 from timm_sk.recipes import recipe_names
@@ -20,8 +21,6 @@ def test_flags_go_before_the_yaml_and_this_before_the_defaults(tmp_path):
 
 
 def test_a_run_can_be_read_back_from_what_it_saves(tmp_path):
-    import yaml
-
     config = Config(decay_milestones=(150, 225), scale=(0.5, 1.0), aa='rand-m9', lr=1e-3, drop=None)
     settings = read_settings(write(tmp_path / 'run.yaml', yaml.safe_dump(config.as_dict())))
     assert Config(**settings) == config
