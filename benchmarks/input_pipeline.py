@@ -29,7 +29,7 @@ from timm_sk.console import one_line_errors
 from timm_sk.data import Batch, Loader, Pictures, normalizer, open_pictures, train_loader
 from timm_sk.world import World
 
-WARM = 2  # batches of a round before its clock starts, for each worker: as many as it loads ahead
+AHEAD = 2  # batches that a worker loads ahead: so many come before the clock starts, and after it stops
 ALONE = 4  # times as many batches where they are loaded alone, which takes less time than a step
 
 Name = tuple[str, int | None]  # what is measured, and with how many workers
@@ -115,20 +115,26 @@ def training_step(model: str, device: torch.device) -> Step:
 
 
 def loading(loader: Loader, batches: int, epoch: int, step: Step | None = None) -> Taken:
-    """Load an epoch, with a step on each batch or none; the clock runs for its last batches."""
+    """Load an epoch, with a step on each batch or none; the clock runs for the batches in its middle."""
     found = loader.epoch(epoch)
-    waiting = began = 0.0
-    for number in range(len(loader)):
+    first = (len(loader) - batches) // 2
+    for _ in range(first):
+        _take(next(found), step)
+    waiting, began = 0.0, time.perf_counter()
+    for _ in range(batches):
         before = time.perf_counter()
-        if number == len(loader) - batches:
-            began, waiting = before, 0.0
         batch = next(found)
         waiting += time.perf_counter() - before
-        if step is not None:
-            step(batch)
+        _take(batch, step)
     taken = Taken(time.perf_counter() - began, waiting)
-    found.close()
+    for _ in found:  # or the workers would go on in what is measured next
+        pass
     return taken
+
+
+def _take(batch: Batch, step: Step | None) -> None:
+    if step is not None:
+        step(batch)
 
 
 def stepping(step: Step, batch: Batch, batches: int) -> Taken:
@@ -157,20 +163,20 @@ def measure(
     Raises:
         ValueError: If there are too few pictures for so many batches.
     """
-    needed = batch_size * (ALONE * batches + WARM * max(*workers, *with_step, 1))
+    needed = batch_size * (ALONE * batches + 2 * AHEAD * max(*workers, *with_step, 1))
     if len(pictures) < needed:
         raise ValueError(f'A round loads {needed} pictures, got {len(pictures)}: draw more, or time fewer batches.')
     transform = create_transform((3, size, size), is_training=True, use_prefetcher=True, auto_augment=augmentation)
     step = training_step(model, device)
 
     def loader(count: int, steps: int) -> Loader:
-        few = pictures.subset(range(batch_size * (steps + WARM * max(count, 1))))
+        few = pictures.subset(range(batch_size * (steps + 2 * AHEAD * max(count, 1))))
         return train_loader(few, transform, batch_size=batch_size, world=World(device=device), seed=0, workers=count)
 
     alone = {count: loader(count, ALONE * batches) for count in workers}
     together = {count: loader(count, batches) for count in with_step}
     batch = next(loader(0, batches).epoch(0))
-    stepping(step, batch, WARM)
+    stepping(step, batch, 2)
     found: dict[Name, list[Taken]] = {}
     for number in range(rounds + 1):  # the first starts the workers, and is not counted
         taken: dict[Name, Taken] = {('step', None): stepping(step, batch, batches)}

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from benchmarks import input_pipeline
 
-SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--pictures', '24')
+SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--pictures', '32')
 
 app = typer.Typer()
 app.command()(input_pipeline.main)
@@ -48,25 +48,35 @@ def test_a_small_run(tmp_path):
     assert len(done.output.splitlines()) == 7
 
 
-def test_waiting_is_what_the_loader_takes():
-    """With no workers all loading is waiting: of a loader and a step whose times are known."""
-    clock = iter([0.0, 1.0, 10.0, 12.0, 20.0, 23.0, 31.0])
+def test_waiting_is_the_time_until_the_next_batch(monkeypatch):
+    """Of a loader and a step whose times are known, with a batch before and one after those that are timed."""
+    now = 0.0
 
     class Loader(list):
         def epoch(self, epoch):
-            yield from self
+            nonlocal now
+            for batch in self:
+                now += batch
+                yield batch
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(input_pipeline.time, 'perf_counter', lambda: next(clock))
-        taken = input_pipeline.loading(Loader('abc'), 2, 0, lambda batch: None)
-    assert (taken.seconds, taken.waiting) == (31.0 - 10.0, 2.0 + 3.0)
+    def step(batch):
+        nonlocal now
+        now += 10
+        stepped.append(batch)
+
+    stepped = []
+    monkeypatch.setattr(input_pipeline.time, 'perf_counter', lambda: now)
+    taken = input_pipeline.loading(Loader([100, 1, 2, 3, 100]), 3, 0, step)
+    assert (taken.seconds, taken.waiting) == (36, 6)
+    assert stepped == [100, 1, 2, 3]
+    assert input_pipeline.loading(Loader([100, 1, 2, 100]), 2, 0).seconds == 3
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         (['--rounds', 3], 'A median takes at least 7 rounds, got 3'),
-        (['--batches', 9], 'A round loads 80 pictures, got 24: draw more, or time fewer batches.'),
+        (['--batches', 9], 'A round loads 88 pictures, got 32: draw more, or time fewer batches.'),
         (['--device', 'gpu'], '"gpu" is no device: name cpu, cuda or cuda:1.'),
     ],
 )
