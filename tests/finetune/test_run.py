@@ -82,7 +82,7 @@ def test_an_existing_run_is_not_overwritten(finished: Path, data: Path) -> None:
 
 
 def test_other_settings_do_not_go_on(finished: Path, data: Path) -> None:
-    with pytest.raises(ResumeError, match=r'other settings: lr was 0.001 and is 0.1'):
+    with pytest.raises(ResumeError, match=r'other settings: lr was None and is 0.1'):
         finetune(small(data, finished, epochs=EPOCHS, lr=0.1, resume='auto'))
 
 
