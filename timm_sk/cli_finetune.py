@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 from collections.abc import Callable
 from typing import Annotated, Any, Optional, get_type_hints
 
@@ -28,10 +29,13 @@ def command() -> Callable[..., None]:
             chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
             resolved = Config(**(read_settings(config) if config else {}) | chosen)
             try:
-                print(extract(resolved) if resolved.features else finetune(resolved).export)
+                written = extract(resolved) if resolved.features else finetune(resolved).export
             except Stopped as stopped:
-                err.print(f'{stopped} Go on with the same command and --resume auto.', soft_wrap=True, highlight=False)
+                if _speaks():
+                    err.print(f'{stopped} Go on with the same command and --resume auto.', soft_wrap=True)
                 raise typer.Exit(_STOPPED) from stopped
+            if _speaks():
+                print(written)
 
     parameters = [
         inspect.Parameter('context', inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
@@ -46,6 +50,11 @@ def command() -> Callable[..., None]:
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
+
+
+def _speaks() -> bool:
+    """Whether this is the first of the processes, which speaks for all."""
+    return os.environ.get('RANK', '0') == '0'
 
 
 def _is_given(context: typer.Context, name: str) -> bool:

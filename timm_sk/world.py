@@ -43,9 +43,7 @@ class World:
     def sum(self, numbers: Tensor) -> Tensor:
         """The sum of a tensor over all processes, in place."""
         if self.size > 1:
-            there = numbers.to(self.device)
-            dist.all_reduce(there)
-            numbers.copy_(there)
+            dist.all_reduce(numbers)
         return numbers
 
     def gather(self, value: T) -> list[T]:
@@ -97,7 +95,8 @@ def joined(device: str | None = None) -> Iterator[World]:
     store, rank, size = next(dist.rendezvous('env://', timeout=_PATIENCE))
     # torchrun keeps its store over restarts, and with it the addresses of processes that are gone
     store = dist.PrefixStore(f'timm_sk/{restarts}/{size}', store)
-    backend = 'nccl' if place.type == 'cuda' else 'gloo'
+    # tensors on the CPU go by gloo, so that to agree on something waits for no GPU
+    backend = 'cpu:gloo,cuda:nccl' if place.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield World(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
