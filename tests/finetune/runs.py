@@ -150,7 +150,7 @@ def kill_and_resume(config: Config, world: int, kills: int, seconds: float, stre
 
 def describe(folder: Path) -> str:
     """Where a run was when it was killed."""
-    writing = ', while a checkpoint was written' if [*folder.glob('.*.pt.*')] else ''
+    writing = ', while a checkpoint was written' if [*folder.glob('*.partial')] else ''
     if not (folder / LAST).exists():
         return 'before the first checkpoint' + writing
     progress = torch.load(folder / LAST, weights_only=True)['progress']

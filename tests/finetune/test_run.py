@@ -169,7 +169,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path) ->
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert (tmp_path / 'run' / LAST).read_bytes() == before
-    assert not [*(tmp_path / 'run').glob('.*')]
+    assert not [*(tmp_path / 'run').glob('*.partial')]
 
 
 def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import io
-import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import TimmSkError
+from ..pretrained import whole_file
 from ..world import World
 from .config import MACHINE, RUN, Config
 from .progress import Progress
@@ -31,15 +31,10 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: If it cannot be written; what stood there before is whole.
     """
-    partly = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with partly.open('wb') as file:
+        with whole_file(path) as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partly.replace(path)
     except OSError as error:
-        partly.unlink(missing_ok=True)
         raise OSError(
             f'{path} cannot be written: {error.strerror or error}. The one before it is whole: make room, and go on '
             'with --resume auto.'

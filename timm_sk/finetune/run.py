@@ -156,7 +156,7 @@ def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
     if there and not goes_on and any(path.name != CONFIG for path in folder.iterdir()):
         raise ValueError(f'{folder} is not empty: go on with the run in it by --resume auto, or choose --output.')
     folder.mkdir(parents=True, exist_ok=True)
-    for partly in folder.glob('.*.pt.*'):  # of a process that was killed as it wrote
+    for partly in folder.glob('*.partial'):  # of a process that was killed as it wrote
         partly.unlink()
     if goes_on and (folder / LAST).exists():
         return True
