@@ -58,7 +58,7 @@ def wait_for_step(folder: Path, step: int) -> None:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     """An undisturbed run of two processes."""
     folder = tmp_path_factory.mktemp('whole')
-    config = small(draw_folder(folder / 'data'), folder / 'run', batch_size=4, epochs=2)
+    config = small(draw_folder(folder / 'data'), folder / 'run', batch_size=4, epochs=1)
     assert run_ranks(config, 2) == [0, 0]
     return folder / 'run', config
 
