@@ -1,5 +1,6 @@
 """The learning rate of a run, from its settings and the number of pictures that make a step."""
 
+from ..world import World
 from .config import Config
 
 DEFAULT_LR = 1e-3  # AdamW's, which is the default optimizer
@@ -30,3 +31,8 @@ def resolve_lr(config: Config, global_batch: int) -> float:
     by_root = any(part in config.opt.lower() for part in _SCALED_BY_ROOT)
     scale = config.lr_base_scale or ('sqrt' if by_root else 'linear')
     return config.lr_base * (ratio**0.5 if scale == 'sqrt' else ratio)
+
+
+def pictures_per_step(config: Config, world: World) -> int:
+    """Pictures that make one step of the optimizer, in all processes together."""
+    return config.batch_size * world.size * config.grad_accum_steps

@@ -104,6 +104,8 @@ def train_epoch(run: Run) -> None:
     with run.report.epoch(progress.epoch, trainee.epochs, count, first) as show:
         for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
             note_bad(progress, batch.bad, config.max_bad_images)
+            if not len(batch.targets):
+                raise ValueError(f'No picture of a batch can be read: {"; ".join(batch.bad[:3])}')
             seed_everything(seed_of(config.seed, _OF_STEPS, progress.epoch, number, world.rank))
             images, targets = run.transform(batch.images, batch.targets, progress.epoch)
             is_last = number % steps == steps - 1 or number == count - 1

@@ -12,12 +12,14 @@ from torch import nn
 
 from ..data import Pictures, Splits, eval_loader, normalizer, train_loader
 from ..evaluation import Evaluation, evaluate
+from ..exported_folder import require_tag
 from ..world import World, joined
 from .checkpoint import BEST, LAST, read, restore, write_atomically
 from .config import Config
 from .dataset import open_data
 from .drawing import draw_confusion, draw_curves
 from .export_run import export_run
+from .learning_rate import pictures_per_step, resolve_lr
 from .loop import Run, fit
 from .model import build_model
 from .preprocessing import batch_transform, data_config_of, transforms_of
@@ -59,6 +61,7 @@ def finetune(config: Config) -> Finished:
         OSError: If something cannot be written.
         Stopped: If SIGINT or SIGTERM asked for it; the run is saved.
     """
+    require_tag(config.tag)
     with joined(config.device) as world, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
         splits = open_data(config)
@@ -199,7 +202,7 @@ def _finish(
         export_run(
             folder / EXPORT,
             best.cpu(),
-            config=config,
+            config=config.changed(lr=resolve_lr(config, pictures_per_step(config, world))),
             class_names=splits.class_names,
             metrics=dict(metrics, ece=found.ece),
             dataset='synthetic' if config.synthetic else config.data,

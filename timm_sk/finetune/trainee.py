@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..world import World
 from .config import Config
-from .learning_rate import resolve_lr
+from .learning_rate import pictures_per_step, resolve_lr
 from .model import freeze
 
 Autocast = Callable[[], AbstractContextManager[Any]]
@@ -90,7 +90,7 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     frozen = freeze(model, 'head' if config.linear_probe else config.freeze, all_norms=config.freeze_bn)
     ema = ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
-    lr = resolve_lr(config, config.batch_size * world.size * config.grad_accum_steps)
+    lr = resolve_lr(config, pictures_per_step(config, world))
     try:
         optimizer = create_optimizer_v2(
             model,
