@@ -147,7 +147,6 @@ def test_values_of_another_type_are_refused(key, given):
         ('scale', (0.5,), 'two ascending shares above 0'),
         ('ratio', (1.5, 0.5), 'two ascending numbers above 0'),
         ('ratio', (0.5, 1.0, 1.5), 'two ascending numbers above 0'),
-        ('warmup_epochs', Config().epochs, 'below epochs'),
     ],
 )
 def test_rules_refuse(setting, value, rule):

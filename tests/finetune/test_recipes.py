@@ -28,7 +28,7 @@ SOURCES = {
     'skresnext50_ra': (384, {0: 1e-5, 5: 0.18 * 0.998930, 120: 0.09, 239: 0.0}),
     'resnest50_imagenet': (8192, {0: 0.0, 5: 3.2 * 0.999154, 135: 1.6, 269: 0.0}),
     'finetune': (64, {0: 1e-5, 10: 5e-4}),
-    'digits': (64, {0: 3e-5, 15: 1.5e-3}),
+    'digits': (64, {0: 3e-5, 12: 1.5e-3}),
 }
 WEIGHT_DECAYS = dict(
     sknet50_imagenet=1e-4,
