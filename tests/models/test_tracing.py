@@ -19,8 +19,9 @@ COMPILED = [
     'sknet50_holocron',
     'skresnet50_insight',
     'skresnet18_mindcv',
+    'resnest50d_1s1x64d',
+    'resnest50_mindcv',
 ]
-COMPILED += ['resnest50d_1s1x64d', 'resnest50_mindcv']
 
 
 def exact(name: str, **kwargs: object) -> nn.Module:
