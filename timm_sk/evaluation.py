@@ -107,7 +107,7 @@ def evaluate(
             classes; if more than `max_bad` pictures cannot be read, or none can; if torchmetrics is not installed.
         RuntimeError: If the model fails, in any of the processes.
     """
-    _require_torchmetrics()
+    require_torchmetrics()
     if isinstance(model, DistributedDataParallel):
         model = model.module  # whose forward waits for no other process
     verdicts = _Verdicts()
@@ -213,7 +213,12 @@ def _eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _require_torchmetrics() -> None:
+def require_torchmetrics() -> None:
+    """Check that what judges is installed.
+
+    Raises:
+        ValueError: If it is not; says how to install it.
+    """
     try:
         import torchmetrics  # noqa: F401
     except ImportError as error:

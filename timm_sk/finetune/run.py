@@ -11,7 +11,7 @@ import yaml
 from torch import nn
 
 from ..data import Pictures, Splits, eval_loader, normalizer, train_loader
-from ..evaluation import Evaluation, evaluate
+from ..evaluation import Evaluation, evaluate, require_torchmetrics
 from ..exported_folder import require_tag
 from ..world import World, joined
 from .checkpoint import BEST, LAST, read, restore, write_atomically
@@ -62,6 +62,7 @@ def finetune(config: Config) -> Finished:
         Stopped: If SIGINT or SIGTERM asked for it; the run is saved.
     """
     require_tag(config.tag)
+    require_torchmetrics()
     with joined(config.device) as world, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
         splits = open_data(config)
