@@ -1,8 +1,9 @@
 """Kill runs of fine-tuning at random moments, resume them, and compare the end with an undisturbed run.
 
-    python tests/kill_finetune.py 20
+    python tests/kill_finetune.py 20      # one process, and then two together, so often
+    python tests/kill_finetune.py 20 2    # two alone
 
-kills one process, and then two processes together, so often. POSIX only.
+POSIX only.
 """
 
 import random
@@ -17,10 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / 'finetune'))
 from runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, weights_of
 
 
-def main(kills: int) -> None:
+def main(kills: int, worlds: tuple[int, ...]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = draw_folder(Path(scratch) / 'data')
-        for world in (1, 2):
+        for world in worlds:
             whole = small(data, Path(scratch) / f'whole{world}', batch_size=8 // world)
             run_ranks(
                 small(data, Path(scratch) / f'first{world}', epochs=1, warmup_epochs=0), world
@@ -37,4 +38,4 @@ def main(kills: int) -> None:
 
 
 if __name__ == '__main__':
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), tuple(map(int, sys.argv[2:])) or (1, 2))
