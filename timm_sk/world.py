@@ -2,7 +2,7 @@
 
 import datetime
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -54,6 +54,15 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
+    def first_alone(self, work: Callable[[], T]) -> T:
+        """Do work that leaves files behind in the first process, and when it is done in the others."""
+        if not self.is_first:
+            self.wait()
+        result = work()
+        if self.is_first:
+            self.wait()
+        return result
+
     def wait(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
@@ -93,8 +102,10 @@ def joined(device: str | None = None) -> Iterator[World]:
         return
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
     store, rank, size = next(dist.rendezvous('env://', timeout=_PATIENCE))
-    # torchrun keeps its store over restarts, and with it the addresses of processes that are gone
-    store = dist.PrefixStore(f'timm_sk/{restarts}/{size}', store)
+    if os.environ.get('GROUP_WORLD_SIZE', '1') == '1':
+        # torchrun keeps its store over restarts, and with it the addresses of processes that are gone; several agents
+        # count restarts each for itself, and so could not agree on a name
+        store = dist.PrefixStore(f'timm_sk/{restarts}', store)
     # tensors on the CPU go by gloo, so that to agree on something waits for no GPU
     backend = 'cpu:gloo,cuda:nccl' if place.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)

@@ -17,6 +17,7 @@ from runs import draw_folder, require_equal, small, weights_of
 from timm_sk import shapes
 from timm_sk.finetune import Config, Stopped, checkpoint, finetune, loop
 from timm_sk.finetune.checkpoint import LAST, ResumeError, read
+from timm_sk.finetune.run import CLAIM, _claim_alone
 
 EPOCHS = 2
 
@@ -95,6 +96,7 @@ def test_other_data_does_not_go_on(finished: Path, tmp_path: Path) -> None:
 
 def test_a_damaged_checkpoint_says_so(data: Path, tmp_path: Path) -> None:
     (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / CLAIM).touch()
     (tmp_path / 'run' / LAST).write_bytes(b'PK\x03\x04 cut off')
     with pytest.raises(ResumeError, match=r'last.pt cannot be read'):
         finetune(small(data, tmp_path / 'run', resume='auto'))
@@ -205,3 +207,32 @@ def test_a_linear_probe_changes_the_classifier_alone(data: Path, tmp_path: Path)
     begin = timm.create_model('sknet_atto.shapes', pretrained=True).state_dict()
     end = read(done.folder / LAST, torch.device('cpu'))['state_dict']
     assert {name for name in end if not torch.equal(end[name], begin[name])} == {'fc.weight', 'fc.bias'}
+
+
+def test_a_folder_of_others_is_left_alone(data: Path, tmp_path: Path) -> None:
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'config.yaml').write_text('mine')
+    for settings in (dict(), dict(resume='auto')):
+        with pytest.raises(ValueError, match='is not empty and holds no run: choose another --output'):
+            finetune(small(data, tmp_path / 'run', **settings))
+    assert (tmp_path / 'run' / 'config.yaml').read_text() == 'mine'
+
+
+def test_a_restart_takes_over_no_run_of_another_start(
+    finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (finished / LAST).read_bytes()
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
+    with pytest.raises(ValueError, match='is not empty: go on with the run in it by --resume auto'):
+        _claim_alone(finished, small(data, finished, epochs=EPOCHS), restarted=True)
+    assert (finished / LAST).read_bytes() == before
+
+
+def test_new_weights_follow_the_seed(data: Path, tmp_path: Path) -> None:
+    runs = [
+        finetune(small(data, tmp_path / name, epochs=1, lr=1e-30, warmup_lr=1e-30, pretrained=False, seed=seed))
+        for name, seed in (('one', 1), ('again', 1), ('two', 2))
+    ]
+    one, again, two = (read(run.folder / LAST, torch.device('cpu'))['state_dict']['fc.weight'] for run in runs)
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, two)

@@ -101,7 +101,7 @@ def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, dat
     Raises:
         ResumeError: If the checkpoint cannot be read, or is of other settings or data.
     """
-    content = read(folder / LAST, world.device)
+    content = read(folder / LAST, torch.device('cpu'))  # whence each part goes to where it is used
     try:
         _require_same(content['config'], config)
         if content['data'] != data:
@@ -149,7 +149,7 @@ def require_finite(state_dict: dict[str, Tensor], progress: Progress) -> None:
 
 def what_to_try() -> str:
     """What helps where training diverges."""
-    return 'Try a lower --lr, --clip-grad 1, more --warmup-epochs, or no --amp; look at the pictures it began at.'
+    return 'Try a lower --lr, --clip-grad 1, more --warmup-epochs or no --amp, with another --output.'
 
 
 def _require_same(before: dict[str, Any], config: Config) -> None:

@@ -1,5 +1,6 @@
 """The embeddings of a data set, for people who want features alone."""
 
+from functools import partial
 from pathlib import Path
 
 from ..data import Pictures, PictureStream, normalizer
@@ -30,7 +31,8 @@ def extract(config: Config) -> Path:
     """
     root = Path(config.features or '')
     with joined(config.device) as world:
-        splits = open_data(config)
+        opening = partial(open_data, config)
+        splits = world.first_alone(opening) if config.dataset_download else opening()
         parts = {'train': splits.train, 'validation': splits.val}
         if splits.was_cut:
             parts = {'all': _whole(splits.train)}
@@ -52,7 +54,7 @@ def extract(config: Config) -> Path:
                 workers=config.workers,
                 form=config.features_format,
                 autocast=autocast_of(config, world.device),
-                source=f'{config.data or "synthetic"} {name}',
+                source=f'{config.data or "synthetic"} {name}' + (f' in {config.amp_dtype}' if config.amp else ''),
                 max_bad=config.max_bad_images,
             )
     return root

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..data import Batch, Loader, seed_everything, seed_of
 from ..evaluation import Evaluation
 from ..world import World
-from .checkpoint import save, save_best, what_to_try
+from .checkpoint import require_finite, save, save_best, what_to_try
 from .config import Config
 from .progress import Progress
 from .report import Report
@@ -84,12 +84,13 @@ def fit(run: Run) -> None:
         if progress.best is None or _is_better(judged, progress.best, run.config.eval_metric):
             progress.best = judged
             if run.world.is_first:
+                require_finite(run.trainee.judged.state_dict(), progress)
                 save_best(run.folder, run.trainee, run.config, judged)
         progress.begin_epoch(progress.epoch + 1)
         if scheduler is not None:
             scheduler.step(progress.epoch, judged[f'val_{run.config.eval_metric}'])
+        run.report.finish_epoch(progress.history)  # before the checkpoint, or a kill between them would lose the row
         run.save()
-        run.report.finish_epoch(progress.history)
         run.stop_if_asked()
 
 
@@ -101,6 +102,7 @@ def train_epoch(run: Run) -> None:
     whole = run.loader.batch_size * world.size
     first, count, steps = progress.pictures // whole, len(run.loader), config.grad_accum_steps
     watch = LossWatch(world.device)
+    shown: dict[str, float] = {}
     with run.report.epoch(progress.epoch, trainee.epochs, count, first) as show:
         for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
             note_bad(progress, batch.bad, config.max_bad_images)
@@ -120,7 +122,8 @@ def train_epoch(run: Run) -> None:
                 progress.updates += 1
             if watch.looks(number):
                 watch.require_finite()
-                show(progress.shown())
+                shown = progress.shown()
+            show(shown)
             if is_last and number < count - 1:
                 save_within_epoch(run, watch)
     watch.require_finite()
@@ -143,6 +146,11 @@ def judge(run: Run) -> dict[str, float]:
     run.world.share_buffers(run.trainee.model)
     run.world.share_buffers(run.trainee.judged)
     found = run.evaluate(run.trainee.judged)
+    together = {name for names in run.world.gather(run.progress.bad) for name in names}
+    for line in sorted(together - {*run.progress.told}):
+        run.report.say(f'skipped: {line}')
+    run.progress.bad = run.progress.told = sorted(together)
+    note_bad(run.progress, found.bad, run.config.max_bad_images)
     return dict(
         epoch=run.progress.epoch,
         train_loss=trained.loss,
@@ -213,8 +221,9 @@ def note_bad(progress: Progress, bad: list[str], most: int) -> None:
     Raises:
         ValueError: If they are more than may be.
     """
-    progress.bad += [line for line in bad if line not in progress.bad]
-    if len(progress.bad) > most:
+    fresh = [line for line in bad if line not in progress.bad]
+    progress.bad = progress.bad + fresh
+    if fresh and len(progress.bad) > most:
         raise ValueError(
             f'{len(progress.bad)} picture{"s" * (len(progress.bad) > 1)} cannot be read, more than --max-bad-images '
             f'{most}: {"; ".join(progress.bad[:3])}'
@@ -223,4 +232,4 @@ def note_bad(progress: Progress, bad: list[str], most: int) -> None:
 
 def _is_better(row: dict[str, float], best: dict[str, float], metric: str) -> bool:
     new, old = row[f'val_{metric}'], best[f'val_{metric}']
-    return new < old if metric == 'loss' else new > old
+    return math.isnan(old) or (new < old if metric == 'loss' else new > old)

@@ -34,6 +34,7 @@ class Progress:
         history: A row of numbers for each finished epoch.
         best: The best epoch's row; None before the first.
         bad: Pictures that could not be read, with the reasons.
+        told: Those of them that the person knows of.
     """
 
     epoch: int = 0
@@ -45,6 +46,7 @@ class Progress:
     history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, float] | None = None
     bad: list[str] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
 
     def begin_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
@@ -65,8 +67,8 @@ class Progress:
     def shown(self) -> dict[str, float]:
         """Loss, accuracy and speed of the epoch so far in this process."""
         loss, right, count = self.sums.tolist()
-        seconds = max(self.seconds, 1e-9)
-        return dict(loss=loss / count, top1=100 * right / count, images_per_s=count / seconds)
+        values = dict(loss=loss / count, top1=100 * right / count)
+        return values | dict(images_per_s=count / self.seconds) if self.seconds else values
 
     def summed(self, world: World) -> Trained:
         """The epoch so far over all processes."""

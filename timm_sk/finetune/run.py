@@ -1,6 +1,7 @@
 """A whole run: data, model, loop, and what is left in the end."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..data import Pictures, Splits, eval_loader, normalizer, train_loader
+from ..data import Pictures, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
 from ..evaluation import Evaluation, evaluate, require_torchmetrics
 from ..exported_folder import require_tag
 from ..world import World, joined
@@ -29,6 +30,7 @@ from .stopping import stop_requests
 from .trainee import build_trainee
 
 CONFIG, EXPORT = 'config.yaml', 'export'
+CLAIM = '.run'  # says that a folder is a run's, and by which start of torchrun
 _JUDGED_TOGETHER = 2  # times the training batch: no gradients take memory
 
 
@@ -65,7 +67,9 @@ def finetune(config: Config) -> Finished:
     require_torchmetrics()
     with joined(config.device) as world, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
-        splits = open_data(config)
+        opening = partial(open_data, config)
+        splits = world.first_alone(opening) if config.dataset_download else opening()
+        seed_everything(seed_of(config.seed))  # what the weights are drawn from that no checkpoint gives
         model = build_model(config, splits.num_classes)
         data_config = data_config_of(config, model)
         training, judging = transforms_of(config, data_config)
@@ -156,10 +160,15 @@ def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
     there = folder.exists()
     if there and not folder.is_dir():
         raise ValueError(f'{folder} is a file: name a folder with --output.')
-    goes_on = config.resume == 'auto' or restarted
-    if there and not goes_on and any(path.name != CONFIG for path in folder.iterdir()):
+    launch, claim = os.environ.get('TORCHELASTIC_RUN_ID', ''), folder / CLAIM
+    names = {path.name for path in folder.iterdir()} if there else set()
+    if names and CLAIM not in names:
+        raise ValueError(f'{folder} is not empty and holds no run: choose another --output.')
+    goes_on = config.resume == 'auto' or (restarted and bool(names) and claim.read_text() == launch)
+    if not goes_on and names - {CLAIM, CONFIG}:
         raise ValueError(f'{folder} is not empty: go on with the run in it by --resume auto, or choose --output.')
     folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(claim, launch.encode())
     for partly in folder.glob('*.partial'):  # of a process that was killed as it wrote
         partly.unlink()
     if goes_on and (folder / LAST).exists():
