@@ -146,11 +146,7 @@ def judge(run: Run) -> dict[str, float]:
     run.world.share_buffers(run.trainee.model)
     run.world.share_buffers(run.trainee.judged)
     found = run.evaluate(run.trainee.judged)
-    together = {name for names in run.world.gather(run.progress.bad) for name in names}
-    for line in sorted(together - {*run.progress.told}):
-        run.report.say(f'skipped: {line}')
-    run.progress.bad = run.progress.told = sorted(together)
-    note_bad(run.progress, found.bad, run.config.max_bad_images)
+    tell_bad(run, found.bad)
     return dict(
         epoch=run.progress.epoch,
         train_loss=trained.loss,
@@ -163,6 +159,18 @@ def judge(run: Run) -> dict[str, float]:
         wait_share=trained.wait_share,
         seconds=trained.seconds,
     )
+
+
+def tell_bad(run: Run, judging: list[str]) -> None:
+    """Count the pictures that could not be read in all processes, and name new ones."""
+    progress = run.progress
+    training = {name for names in run.world.gather(progress.bad) for name in names}
+    progress.bad = []
+    note_bad(progress, sorted({*training, *judging}), run.config.max_bad_images)
+    for line in progress.bad:
+        if line not in progress.told:
+            run.report.say(f'skipped: {line}')
+    progress.told = progress.bad
 
 
 def has_converged(progress: Progress, config: Config) -> bool:
