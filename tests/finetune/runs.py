@@ -102,6 +102,26 @@ def run_ranks(config: Config, world: int = 1, *, kill_after: float | None = None
     return [process.exitcode for process in ranks]
 
 
+def kill_at(config: Config, step: int) -> int | None:
+    """Run in one process, and kill it when it has saved itself at a step or later; gives its exit code."""
+    process = _FORKS.Process(target=be_rank, args=(config, 0, 1, free_port(), DISK))
+    process.start()
+    wait_for_step(Path(config.output or ''), step)
+    process.kill()
+    process.join(PATIENCE)
+    return process.exitcode
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Wait until a run has saved itself at a step or later."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if (folder / LAST).exists() and torch.load(folder / LAST, weights_only=True)['progress']['updates'] >= step:
+            return
+        time.sleep(0.02)
+    raise TimeoutError(f'{folder} has not reached step {step}')
+
+
 def be_rank(config: Config, rank: int, world: int, port: int, disk: float) -> None:
     """Be one rank of a run."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))

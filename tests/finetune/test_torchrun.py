@@ -4,16 +4,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from processes import ROOT
-from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, weights_of
+from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, wait_for_step, weights_of
 
 from timm_sk.finetune import Config
-from timm_sk.finetune.checkpoint import LAST
 
 
 def torchrun(config: Config, folder: Path, *arguments: str) -> 'subprocess.Popen[str]':
@@ -42,16 +39,6 @@ def workers_of(agent: int) -> list[int]:
     """The processes that an agent of torchrun has started."""
     found = subprocess.run(['ps', '-o', 'pid=', '--ppid', str(agent)], capture_output=True, text=True, check=False)
     return [int(line) for line in found.stdout.split()]
-
-
-def wait_for_step(folder: Path, step: int) -> None:
-    """Wait until a run has saved itself at a step or later."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        if (folder / LAST).exists() and torch.load(folder / LAST, weights_only=True)['progress']['updates'] >= step:
-            return
-        time.sleep(0.02)
-    raise TimeoutError(f'{folder} has not reached step {step}')
 
 
 @pytest.fixture(scope='module')
