@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -82,9 +83,13 @@ def test_an_existing_run_is_not_overwritten(finished: Path, data: Path) -> None:
     assert (finished / LAST).read_bytes() == before
 
 
-def test_other_settings_do_not_go_on(finished: Path, data: Path) -> None:
-    with pytest.raises(ResumeError, match=r'other settings: lr was None and is 0.1'):
-        finetune(small(data, finished, epochs=EPOCHS, lr=0.1, resume='auto'))
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [(dict(lr=0.1), 'lr was None and is 0.1'), (dict(amp=True), 'amp was False and is True')],
+)
+def test_other_settings_do_not_go_on(finished: Path, data: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ResumeError, match=f'other settings: {message}'):
+        finetune(small(data, finished, epochs=EPOCHS, resume='auto', **settings))
 
 
 def test_other_data_does_not_go_on(finished: Path, tmp_path: Path) -> None:

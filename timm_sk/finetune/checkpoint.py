@@ -18,7 +18,7 @@ from .trainee import Trainee
 
 LAST, BEST = 'last.pt', 'best.pt'
 _MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # beside what says where and on what a run runs
-_MAY_NOT_CHANGE = {'seed'}
+_MAY_NOT_CHANGE = {'seed', 'amp', 'amp_dtype', 'sync_bn'}  # which change what is computed
 
 
 class ResumeError(TimmSkError):
