@@ -11,6 +11,7 @@ from timm.layers import LayerType, create_aa, create_act_layer, create_conv2d, g
 from torch import Tensor, nn
 
 from .folded import FoldedConv, FoldedConvNormAct, fold_norm
+from .owned_norm import conv_norm
 
 
 class ConvNormAct(nn.Module):
@@ -73,7 +74,11 @@ class ConvNormAct(nn.Module):
         return isinstance(self.drop, nn.Identity) and isinstance(self.aa, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.aa(self.act(self.drop(self.bn(self.conv(x)))))
+        if torch.jit.is_scripting():
+            x = self.bn(self.conv(x))
+        else:
+            x = conv_norm(x, self.conv, self.bn)
+        return self.aa(self.act(self.drop(x)))
 
     def fuse(self) -> nn.Module:
         """Fold the norm into the convolution; timm puts what this returns in the unit's place.

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops.lean import Branches, Recipe, normed
 
-_KINDS_OF_HOOKS = ('forward', 'forward_pre', 'backward', 'backward_pre')
+_GLOBAL_HOOKS = tuple(
+    getattr(torch.nn.modules.module, f'_global_{kind}_hooks')
+    for kind in ('forward', 'forward_pre', 'backward', 'backward_pre')
+)
 
 
 def can_be_lean(x: Tensor, paths: Iterable[nn.Module], norms: Iterable[Any], acts: Iterable[Any]) -> bool:
@@ -39,12 +42,14 @@ def can_be_lean(x: Tensor, paths: Iterable[nn.Module], norms: Iterable[Any], act
 
 def unobserved(module: nn.Module) -> bool:
     """Whether no hook sees what goes into a module or its parts, or comes out of them."""
-    if any(getattr(torch.nn.modules.module, f'_global_{kind}_hooks') for kind in _KINDS_OF_HOOKS):
+    return not any(_GLOBAL_HOOKS) and _has_no_hooks(module)
+
+
+def _has_no_hooks(module: nn.Module) -> bool:
+    # asked in each forward pass: half of the time that module.modules() takes
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return False
-    return not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
-        for part in module.modules()
-    )
+    return all(part is None or _has_no_hooks(part) for part in module._modules.values())
 
 
 def lean_branches(sources: Sequence[Tensor], norms: Sequence[Any], *, radix: int = 1) -> Branches:

@@ -197,6 +197,8 @@ class SelectiveKernel(nn.Module):
 
     def _can_be_lean(self, x: Tensor) -> bool:
         """Whether the branches' norms and activations may run as functions that autograd keeps less for."""
+        if not torch.is_grad_enabled():
+            return False
         plain = all(type(path) is ConvNormAct and path.ends_with_act for path in self.paths)
         return plain and can_be_lean(x, self.paths, [path.bn for path in self.paths], [path.act for path in self.paths])
 

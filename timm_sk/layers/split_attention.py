@@ -15,6 +15,7 @@ from .. import ops
 from .folded import fold_norm
 from .folded_unit import can_stay_raw, raw_branches
 from .lean_norm import can_be_lean, lean_branches
+from .owned_norm import conv_norm
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -111,11 +112,17 @@ class SplitAttention(nn.Module):
                 return lean_branches([self.conv(x)], [self.bn0], radix=self.radix)
             if can_stay_raw(x, [self.conv], radix=self.radix, after=[self.bn0, self.drop, self.act0]):
                 return raw_branches([self.conv], [x], radix=self.radix)
-        splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
+        if torch.jit.is_scripting():
+            x = self.bn0(self.conv(x))
+        else:
+            x = conv_norm(x, self.conv, self.bn0)
+        splits = self.act0(self.drop(x)).chunk(self.radix, dim=1)
         return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
 
     def _can_be_lean(self, x: Tensor) -> bool:
         """Whether norm and activation may run as functions that autograd keeps less for."""
+        if not torch.is_grad_enabled():
+            return False
         return isinstance(self.drop, nn.Identity) and can_be_lean(x, [self.bn0, self.act0], [self.bn0], [self.act0])
 
     def logits(self, fused: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import SplitAttention
 from ..layers.folded import fold_norm
+from ..layers.owned_norm import conv_norm
 from .folded_blocks import FoldedSplitAttentionBottleneck
 from .sk_blocks import ResidualBlock, zero_weight
 
@@ -137,8 +138,15 @@ class SplitAttentionBottleneck(ResidualBlock):
         zero_weight(self.bn3)
 
     def residual(self, x: Tensor) -> Tensor:
-        x = self.avd_first(self.act1(self.bn1(self.conv1(x))))
-        return self.bn3(self.conv3(self.avd_last(self.conv2(x))))
+        if torch.jit.is_scripting():
+            x = self.bn1(self.conv1(x))
+            return self.bn3(self.conv3(self.attended(x)))
+        else:
+            x = conv_norm(x, self.conv1, self.bn1)
+            return conv_norm(self.attended(x), self.conv3, self.bn3)
+
+    def attended(self, x: Tensor) -> Tensor:
+        return self.avd_last(self.conv2(self.avd_first(self.act1(x))))
 
     @torch.jit.unused
     def fold_own(self) -> None:

@@ -181,7 +181,9 @@ def fuse(branches: Sequence[Tensor]) -> Tensor:
 
 
 def _pool(wholes: Sequence[Tensor], channels: int) -> Tensor:
-    means = [mean for whole in wholes for mean in spatial_mean(whole).split(channels, dim=1)]
+    means = [spatial_mean(whole) for whole in wholes]
+    if means[0].shape[1] != channels:
+        means = [part for mean in means for part in mean.split(channels, dim=1)]
     return total(means)
 
 

@@ -71,13 +71,11 @@ def takes(branches: Sequence[Tensor], logits: Tensor | None = None) -> bool:
         in any of `DTYPES`; on a CPU only in Triton's interpreter.
     """
     first = branches[0]
-    if len(branches) > MAX_BRANCHES or first.dtype not in DTYPES:
+    if not runs_on(first.device) or len(branches) > MAX_BRANCHES or first.dtype not in DTYPES:
         return False
     if any(branch.dtype != first.dtype or branch.device != first.device for branch in branches):
         return False
-    if logits is not None and (logits.dtype not in DTYPES or logits.device != first.device):
-        return False
-    return runs_on(first.device)
+    return logits is None or (logits.dtype in DTYPES and logits.device == first.device)
 
 
 def _missing() -> str:
