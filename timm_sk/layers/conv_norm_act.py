@@ -74,11 +74,14 @@ class ConvNormAct(nn.Module):
         return isinstance(self.drop, nn.Identity) and isinstance(self.aa, nn.Identity)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.aa(self.act(self.drop(self.normed(x))))
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Convolve and norm."""
         if torch.jit.is_scripting():
-            x = self.bn(self.conv(x))
+            return self.bn(self.conv(x))
         else:
-            x = conv_norm(x, self.conv, self.bn)
-        return self.aa(self.act(self.drop(x)))
+            return conv_norm(x, self.conv, self.bn)
 
     def fuse(self) -> nn.Module:
         """Fold the norm into the convolution; timm puts what this returns in the unit's place.

@@ -112,12 +112,15 @@ class SplitAttention(nn.Module):
                 return lean_branches([self.conv(x)], [self.bn0], radix=self.radix)
             if can_stay_raw(x, [self.conv], radix=self.radix, after=[self.bn0, self.drop, self.act0]):
                 return raw_branches([self.conv], [x], radix=self.radix)
-        if torch.jit.is_scripting():
-            x = self.bn0(self.conv(x))
-        else:
-            x = conv_norm(x, self.conv, self.bn0)
-        splits = self.act0(self.drop(x)).chunk(self.radix, dim=1)
+        splits = self.act0(self.drop(self.normed(x))).chunk(self.radix, dim=1)
         return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
+
+    def normed(self, x: Tensor) -> Tensor:
+        """Convolve and norm: [B, in_channels, H, W] -> [B, R * C, H', W']."""
+        if torch.jit.is_scripting():
+            return self.bn0(self.conv(x))
+        else:
+            return conv_norm(x, self.conv, self.bn0)
 
     def _can_be_lean(self, x: Tensor) -> bool:
         """Whether norm and activation may run as functions that autograd keeps less for."""

@@ -139,13 +139,12 @@ class SplitAttentionBottleneck(ResidualBlock):
 
     def residual(self, x: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            x = self.bn1(self.conv1(x))
-            return self.bn3(self.conv3(self.attended(x)))
+            return self.bn3(self.conv3(self.attend(self.bn1(self.conv1(x)))))
         else:
-            x = conv_norm(x, self.conv1, self.bn1)
-            return conv_norm(self.attended(x), self.conv3, self.bn3)
+            return conv_norm(self.attend(conv_norm(x, self.conv1, self.bn1)), self.conv3, self.bn3)
 
-    def attended(self, x: Tensor) -> Tensor:
+    def attend(self, x: Tensor) -> Tensor:
+        """What lies between the first norm and the last convolution."""
         return self.avd_last(self.conv2(self.avd_first(self.act1(x))))
 
     @torch.jit.unused
