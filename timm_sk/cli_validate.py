@@ -21,7 +21,7 @@ from .evaluation import together
 from .label_maps import LABELS
 from .validate import AMP_DTYPES, COLUMNS, INTERPOLATIONS, Validation, validate
 from .validation_data import ValidationData, open_validation_data
-from .world import World, joined
+from .world import World, is_loss_of_peer, joined
 
 _FAILURES = (ValueError, OSError, RuntimeError, AssertionError)  # the last one is how timm refuses settings
 
@@ -110,6 +110,8 @@ def _validated(
     try:
         data = together(world, opened)
     except _FAILURES as error:
+        if is_loss_of_peer(error):
+            raise
         return [], {'': str(error)}
     for name in dict.fromkeys(models):
         try:
@@ -117,6 +119,8 @@ def _validated(
                 say = _say if world.is_first else None
                 found.append(validate(name, data, world=world, on_batch=on_batch, say=say, **settings))
         except _FAILURES as error:
+            if is_loss_of_peer(error):
+                raise
             failures[name] = str(error) or type(error).__name__
     return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
 
