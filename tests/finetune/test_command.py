@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,15 @@ def test_features_of_both_parts_and_of_a_whole(tmp_path: Path, data: Path) -> No
         load_file(next(folder.glob('*.safetensors'))) for folder in (index.parent, tmp_path / 'both/validation')
     )
     assert torch.equal(alone['embeddings'], part['embeddings'])
+
+
+def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> None:
+    (tmp_path / 'data' / 'ring').mkdir(parents=True)
+    picture = next((data / 'train' / 'ring').iterdir())
+    shutil.copy(picture, tmp_path / 'data' / 'ring')
+    extract(small(tmp_path / 'data', tmp_path, features=str(tmp_path / 'features')))
+    index = json.loads((tmp_path / 'features' / 'all' / 'index.json').read_text())
+    assert index['count'] == 1
 
 
 def learnt(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

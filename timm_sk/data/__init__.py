@@ -11,7 +11,7 @@ from .loading import (
     train_loader,
 )
 from .pictures import Pictures, PictureStream, SyntheticPictures, UnreadableSampleError, open_pictures
-from .splits import Splits, cut, open_splits
+from .splits import Splits, cut, open_parts, open_splits
 
 __all__ = [
     'Batch',
@@ -25,6 +25,7 @@ __all__ = [
     'cut',
     'eval_loader',
     'normalizer',
+    'open_parts',
     'open_pictures',
     'open_splits',
     'seed_everything',
