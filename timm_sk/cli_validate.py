@@ -130,7 +130,7 @@ def _progress(name: str, data: ValidationData, world: World) -> Iterator[Callabl
     """On the first process's terminal a bar that is gone in the end."""
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not (world.is_first and err.is_terminal)) as progress:
-        task = progress.add_task(escape(name), total=-(-len(data.pictures) // world.size) or None)
+        task = progress.add_task(escape(name), total=-(-data.pictures.total // world.size) or None)
         yield lambda count: progress.advance(task, count)
 
 

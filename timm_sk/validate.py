@@ -120,8 +120,8 @@ def validate(
     """
     world = world or World()
     _require_settings(interpolation, crop_pct, amp_dtype, batch_size)
-    if world.size > 1 and isinstance(data.pictures, PictureStream):
-        raise ValueError('timm does not share shards so that each picture comes once: validate them in one process.')
+    if world.size > 1 and isinstance(data.pictures, PictureStream) and data.pictures.shards is None:
+        raise ValueError('hfids/ and tfds/ do not share pictures so that each comes once: validate in one process.')
     created = partial(
         _created,
         model,
@@ -249,11 +249,11 @@ def _judged_classes(name: str, model: Any, data: ValidationData) -> int:
 
 
 def _require_whole(pictures: Pictures | PictureStream, evaluation: Evaluation, max_bad_images: int) -> None:
-    """Check that no picture of a stream, whose reader skips what is damaged, is missing."""
-    missing = len(pictures) - evaluation.count - len(evaluation.bad)
+    """Check that no picture of a stream, whose reader skips a shard's end that is damaged, is missing."""
+    missing = pictures.total - evaluation.count
     if isinstance(pictures, PictureStream) and missing > max_bad_images:
         raise ValueError(
-            f'{missing} of {len(pictures)} pictures are missing from the shards or damaged, {max_bad_images} may be.'
+            f'{missing} of {pictures.total} pictures are missing from the shards or damaged, {max_bad_images} may be.'
         )
 
 
