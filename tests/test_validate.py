@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from timm_sk import validate as validate_module
 from timm_sk.cli import app
+from timm_sk.finetune import Config, finetune
 from timm_sk.validate import COLUMNS, validate
 from timm_sk.validation_data import open_validation_data
 from timm_sk.world import World
@@ -138,6 +139,39 @@ def test_checkpoint_file(digits, tmp_path):
     torch.save(model.state_dict(), tmp_path / 'three.pth')
     with pytest.raises(ValueError, match=r'of another shape: fc.weight \(\[3, 224\] instead of \[10, 224\]\)'):
         validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
+
+
+def test_averaged_weights_of_a_run(digits, tmp_path):
+    data, run = open_validation_data(str(digits)), tmp_path / 'run'
+    finetune(
+        Config(
+            data=str(digits / 'validation'),
+            model=MODEL,
+            output=str(run),
+            epochs=1,
+            lr=0.01,
+            warmup_epochs=0,
+            workers=0,
+            device='cpu',
+            model_ema=True,
+        )
+    )
+    found = {
+        (name, use_ema): validate(
+            MODEL, data, checkpoint=str(run / f'{name}.pt'), use_ema=use_ema, workers=0
+        ).evaluation
+        for name, use_ema in (('last', False), ('last', True), ('best', False), ('best', True))
+    }
+    model = timm.create_model(MODEL)
+    for use_ema in (False, True):
+        timm.models.load_checkpoint(model, str(run / 'last.pt'), use_ema=use_ema)
+        torch.save(model.state_dict(), tmp_path / 'timms.pth')
+        timms = validate(MODEL, data, checkpoint=str(tmp_path / 'timms.pth'), workers=0).evaluation
+        assert found['last', use_ema].loss == timms.loss
+        assert found['best', use_ema].loss == found['last', True].loss  # what is best is what is judged
+    assert found['last', False].loss != found['last', True].loss
+    with pytest.raises(ValueError, match='use_ema chooses among the weights in a file'):
+        validate(MODEL, data, use_ema=True)
 
 
 def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits, tmp_path):

@@ -38,6 +38,7 @@ def validate_models(
     labels: Annotated[str | None, typer.Option(help=f"Labels of ImageNet's: {', '.join(LABELS)}.")] = None,
     real_json: Annotated[str | None, typer.Option(help="File of ReaL labels instead of timm's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help='File of weights for the model.')] = None,
+    use_ema: Annotated[bool, typer.Option('--use-ema', help="The file's averaged weights, if it has any.")] = False,
     num_classes: Annotated[int | None, typer.Option(min=1, help='Of a model with --checkpoint.')] = None,
     img_size: Annotated[int | None, typer.Option(min=1, help="Height and width; else the checkpoint's.")] = None,
     crop_pct: Annotated[float | None, typer.Option(help='Share of the shorter side that the crop keeps.')] = None,
@@ -58,6 +59,7 @@ def validate_models(
     """Judge models by a data set: top-1, top-5, loss, calibration, accuracy of each class, images per second."""
     settings: dict[str, Any] = dict(
         checkpoint=checkpoint,
+        use_ema=use_ema,
         num_classes=num_classes,
         img_size=img_size,
         crop_pct=crop_pct,

@@ -207,6 +207,34 @@ def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
         assert not (tmp_path / 'run').exists()
 
 
+def test_a_plateau_is_waited_out_over_a_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing improves, so after two more epochs than the first the learning rate falls."""
+    settings: dict[str, Any] = dict(
+        sched='plateau', patience_epochs=2, min_lr=0, lr=1e-6, model_ema=False, save_every=0
+    )
+    config = small(data, tmp_path / 'whole', epochs=6, warmup_epochs=0, **settings)
+    finetune(config)
+    stopped = config.changed(output=str(tmp_path / 'stopped'))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, 'stop_if_asked', stop_after_three_epochs)
+        with pytest.raises(Stopped):
+            finetune(stopped)
+    finetune(stopped.changed(resume='auto'))
+
+    histories = [
+        [row['lr'] for row in read(tmp_path / name / LAST, torch.device('cpu'))['progress']['history']]
+        for name in ('whole', 'stopped')
+    ]
+    assert histories[0][-1] < histories[0][0]
+    assert histories[0] == histories[1]
+    require_equal(weights_of(tmp_path / 'stopped'), weights_of(tmp_path / 'whole'))
+
+
+def stop_after_three_epochs(run: loop.Run) -> None:
+    if run.progress.epoch == 3:
+        raise Stopped('Stopped.')
+
+
 def test_a_linear_probe_changes_the_classifier_alone(data: Path, tmp_path: Path) -> None:
     done = finetune(small(data, tmp_path / 'run', epochs=1, warmup_epochs=0, linear_probe=True, model_ema=False))
     begin = timm.create_model('sknet_atto.shapes', pretrained=True).state_dict()
