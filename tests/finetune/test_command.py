@@ -8,11 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import ROOT, run_python
-from runs import PATIENCE, draw_folder, require_equal, small, weights_of
+from runs import PATIENCE, draw_folder, require_equal, small, state_of
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -118,8 +119,13 @@ def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> 
     assert index['count'] == 1
 
 
-def learnt(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in weights.items() if 'running' not in name and 'tracked' not in name}
+def learnt(state: dict[str, Any]) -> dict[str, Any]:
+    parts = ('state_dict', 'state_dict_ema', 'optimizer')
+    return {
+        name: value
+        for name, value in state.items()
+        if name.split('/')[1] in parts and 'running' not in name and 'tracked' not in name
+    }
 
 
 @pytest.mark.parametrize(
@@ -132,7 +138,7 @@ def test_other_ways_to_train(settings: dict[str, object], data: Path, tmp_path: 
     other = finetune(small(data, tmp_path / 'other', epochs=1, save_every=0, drop=None, **settings))
     assert other.metrics['train_loss'] > 0
     if 'grad_checkpointing' in settings:  # the same gradients; running statistics see each batch twice
-        require_equal(*(learnt(weights_of(run.folder)) for run in (other, plain)))
+        require_equal(*(learnt(state_of(run.folder)) for run in (other, plain)))
     else:
         before, after = (read(run.folder / LAST, torch.device('cpu'))['state_dict'] for run in (plain, other))
         assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import ROOT
-from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, wait_for_step, weights_of
+from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
 
 from timm_sk.data import TrainBatches, open_pictures
 from timm_sk.finetune import Config
@@ -60,7 +60,7 @@ def test_a_killed_worker_is_restarted_and_the_run_ends_by_itself(tmp_path: Path,
 
     assert finish(agent) == [0], (tmp_path / 'log0').read_text()[:3000]
     assert 'Going on after' in (tmp_path / 'log0').read_text()
-    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))
+    require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
 
 
 def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
@@ -69,7 +69,7 @@ def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
     agents = [torchrun(config, tmp_path, '--nnodes=2', '--nproc-per-node=1', *meeting) for _ in range(2)]
 
     assert finish(*agents) == [0, 0], (tmp_path / 'log0').read_text()[:3000]
-    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))
+    require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
 
 
 def test_the_process_with_the_error_says_it_and_the_other_ends_quietly(
