@@ -121,7 +121,7 @@ def test_parts_in_shards(tmp_path):
     splits = open_splits(f'wds/{folder}', val_split='test', num_classes=3)
     assert (len(splits.train), len(splits.val), splits.num_classes, splits.class_names) == (12, 4, 3, None)
     assert [label for _, label, _ in splits.val] == [0, 0, 1, 2]
-    assert sorted(label for _, label in splits.train) == [0] * 4 + [1] * 4 + [2] * 4
+    assert sorted(label for _, label, _ in splits.train) == [0] * 4 + [1] * 4 + [2] * 4
     assert refusal(f'wds/{folder}', num_classes=3).startswith(
         f'wds/{folder}, split validation, cannot be opened: split validation not found in info'
     )

@@ -229,15 +229,15 @@ def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
 
 
 def test_a_plateau_is_waited_out_over_a_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing improves, so after two more epochs than the first the learning rate falls."""
+    """Nothing improves, so after two epochs beside the first the learning rate falls."""
     settings: dict[str, Any] = dict(
-        sched='plateau', patience_epochs=2, min_lr=0, lr=1e-6, model_ema=False, save_every=0
+        sched='plateau', patience_epochs=1, min_lr=0, lr=1e-6, model_ema=False, save_every=0
     )
-    config = small(data, tmp_path / 'whole', epochs=6, warmup_epochs=0, **settings)
+    config = small(data, tmp_path / 'whole', epochs=4, warmup_epochs=0, **settings)
     finetune(config)
     stopped = config.changed(output=str(tmp_path / 'stopped'))
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, 'stop_if_asked', stop_after(3))
+        patch.setattr(loop.Run, 'stop_if_asked', stop_after(2))
         with pytest.raises(Stopped):
             finetune(stopped)
     finetune(stopped.changed(resume='auto'))
