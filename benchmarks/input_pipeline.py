@@ -67,14 +67,6 @@ class PipelineRow(Measurement):
     min_waiting: float | None = None
     median_waiting: float | None = None
     max_waiting: float | None = None
-    device: str = ''
-    processor: str = ''
-    threads: int = 0
-    torch: str = ''
-    timm: str = ''
-    timm_sk: str = ''
-    python: str = ''
-    date: str = ''
 
 
 @dataclass

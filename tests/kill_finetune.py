@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / 'finetune'))
 
-from runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, weights_of
+from runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, state_of
 
 
 def main(kills: int, worlds: tuple[int, ...]) -> None:
@@ -31,7 +31,7 @@ def main(kills: int, worlds: tuple[int, ...]) -> None:
             seconds = time.perf_counter() - began
             killed = whole.changed(output=str(Path(scratch) / f'killed{world}'))
             moments = kill_and_resume(killed, world, kills, seconds, random.Random(world))
-            require_equal(weights_of(Path(str(killed.output))), weights_of(Path(str(whole.output))))
+            require_equal(state_of(Path(str(killed.output))), state_of(Path(str(whole.output))))
             print(f'{world} at a time: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
             for moment, count in sorted(Counter(moments).items()):
                 print(f'  {count} x {moment}')

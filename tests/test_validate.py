@@ -5,6 +5,7 @@ import io
 import json
 import shutil
 import tarfile
+from itertools import islice
 
 import pytest
 import timm
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from timm_sk import validate as validate_module
 from timm_sk.cli import app
+from timm_sk.finetune import Config, finetune
 from timm_sk.validate import COLUMNS, validate
 from timm_sk.validation_data import open_validation_data
 from timm_sk.world import World
@@ -139,6 +141,39 @@ def test_checkpoint_file(digits, tmp_path):
         validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
 
 
+def test_averaged_weights_of_a_run(digits, tmp_path):
+    data, run = open_validation_data(str(digits)), tmp_path / 'run'
+    finetune(
+        Config(
+            data=str(digits / 'validation'),
+            model=MODEL,
+            output=str(run),
+            epochs=1,
+            lr=0.01,
+            warmup_epochs=0,
+            workers=0,
+            device='cpu',
+            model_ema=True,
+        )
+    )
+    found = {
+        (name, use_ema): validate(
+            MODEL, data, checkpoint=str(run / f'{name}.pt'), use_ema=use_ema, workers=0
+        ).evaluation
+        for name, use_ema in (('last', False), ('last', True), ('best', False), ('best', True))
+    }
+    model = timm.create_model(MODEL)
+    for use_ema in (False, True):
+        timm.models.load_checkpoint(model, str(run / 'last.pt'), use_ema=use_ema)
+        torch.save(model.state_dict(), tmp_path / 'timms.pth')
+        timms = validate(MODEL, data, checkpoint=str(tmp_path / 'timms.pth'), workers=0).evaluation
+        assert found['last', use_ema].loss == timms.loss
+        assert found['best', use_ema].loss == found['last', True].loss  # what is best is what is judged
+    assert found['last', False].loss != found['last', True].loss
+    with pytest.raises(ValueError, match='use_ema chooses among the weights in a file'):
+        validate(MODEL, data, use_ema=True)
+
+
 def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits, tmp_path):
     timm.models.save_for_hf(timm.create_model(MODEL, pretrained=True), str(tmp_path), safe_serialization=True)
     config = json.loads((tmp_path / 'config.json').read_text())
@@ -154,25 +189,40 @@ def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits
     assert not torch.equal(larger.evaluation.confusion, plain)
 
 
-def test_a_stream_says_what_is_missing_and_is_refused_in_several_processes(tmp_path):
-    """A shard of ten pictures of which one is damaged, which the stream's reader skips in silence."""
+def write_shards(folder, files, lengths):
+    """Shards of files that lie in the folder of their label."""
+    folder.mkdir()
+    names, left = [f'digits-{number}.tar' for number in range(len(lengths))], iter(files)
+    for name, length in zip(names, lengths, strict=True):
+        with tarfile.open(folder / name, 'w') as shard:
+            for file in islice(left, length):
+                for ending, content in (('png', file.read_bytes()), ('cls', file.parent.name.encode())):
+                    member = tarfile.TarInfo(f'{file.stem}.{ending}')
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    split = dict(name='validation', filenames=names, num_samples=sum(lengths), shard_lengths=[*lengths])
+    (folder / '_info.json').write_text(json.dumps(dict(splits=dict(validation=split))))
+    return f'wds/{folder}'
+
+
+def test_a_stream_says_what_is_damaged_or_missing(tmp_path):
+    """A shard of ten pictures of which one is damaged, and one that lacks two."""
     pytest.importorskip('webdataset')
     files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
+    lacking = open_validation_data(write_shards(tmp_path / 'short', files[:8], [10]))
+    with pytest.raises(ValueError, match='2 of 10 pictures are missing from the shards or damaged, 1 may be'):
+        validate(MODEL, lacking, workers=0, max_bad_images=1)
     files[4].write_bytes(b'broken')
-    (tmp_path / 'shards').mkdir()
-    with tarfile.open(tmp_path / 'shards' / 'digits-0.tar', 'w') as shard:
-        for file in files:
-            for ending, content in (('png', file.read_bytes()), ('cls', file.parent.name.encode())):
-                member = tarfile.TarInfo(f'{file.stem}.{ending}')
-                member.size = len(content)
-                shard.addfile(member, io.BytesIO(content))
-    split = dict(name='validation', filenames=['digits-0.tar'], num_samples=10, shard_lengths=[10])
-    (tmp_path / 'shards' / '_info.json').write_text(json.dumps(dict(splits=dict(validation=split))))
-    data = open_validation_data(f'wds/{tmp_path / "shards"}')
-    assert validate(MODEL, data, workers=0, max_bad_images=1).evaluation.count == 9
-    with pytest.raises(ValueError, match='1 of 10 pictures are missing from the shards or damaged, 0 may be'):
+    data = open_validation_data(write_shards(tmp_path / 'shards', files, [10]))
+    found = validate(MODEL, data, workers=0, max_bad_images=1).evaluation
+    assert found.count == 9
+    assert found.bad == [
+        f'{tmp_path}/shards/digits-0.tar: {files[4].stem}: cannot identify image file <_io.BytesIO object>'
+    ]
+    with pytest.raises(ValueError, match=f'1 picture cannot be read, 0 may be: .*digits-0.tar: {files[4].stem}'):
         validate(MODEL, data, workers=0)
-    with pytest.raises(ValueError, match='validate them in one process'):
+    data.pictures.shards = None  # as those of other libraries
+    with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not share .* validate in one process'):
         validate(MODEL, data, world=World(size=2))
 
 
@@ -300,14 +350,13 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
-    """Of 9 pictures, which two do not share evenly; beside them a model that fails in both."""
-    root, file = write_digits(tmp_path / 'data', 9), tmp_path / 'results.csv'
-    names = tmp_path / 'names.txt'
-    names.write_text('\n'.join('0123456789'))
-    data = open_validation_data(str(root), class_map=str(names))
-    found = validate(MODEL, data, workers=0)
-    run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'timm_sk', 'validate', str(root))
-    wanted = ('--model', MODEL, '--model', 'nope', '--class-map', str(names), '--device', 'cpu', '--batch-size', '2')
+    """Of 9 pictures in 3 shards, which two do not share evenly; beside them a model that fails in both."""
+    pytest.importorskip('webdataset')
+    files, file = sorted(write_digits(tmp_path / 'data', 9).glob('*/*.png')), tmp_path / 'results.csv'
+    source = write_shards(tmp_path / 'shards', files, [4, 3, 2])
+    found = validate(MODEL, open_validation_data(source), workers=0)
+    run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'timm_sk', 'validate', source)
+    wanted = ('--model', MODEL, '--model', 'nope', '--device', 'cpu', '--batch-size', '2')
     how = ('--workers', '1', '--json', '--per-class', '--results-file', str(file))
     done = run_python(*run, *wanted, *how, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
     assert done.returncode != 0

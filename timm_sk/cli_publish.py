@@ -3,7 +3,7 @@
 import re
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich import box
@@ -76,12 +76,13 @@ def publish_checkpoints(
             raise ValueError('Name one checkpoint, or give --all.')
         if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', org):
             raise ValueError(f'"{org}" is no name of an organisation or user.')
+        options: dict[str, Any] = dict(private=private, dry_run=dry_run, show=_show_plan)
         if name is not None:
             is_folder = name not in CHECKPOINTS and Path(name).is_dir()
             release = partial(publish_folder, Path(name)) if is_folder else partial(publish, name)
-            outcomes = [release(org, private=private, dry_run=dry_run, show=_show_plan)]
+            outcomes = [release(org, **options)]
         else:
-            outcomes = list(publish_all(org, private=private, dry_run=dry_run, show=_show_plan))
+            outcomes = list(publish_all(org, **options))
     table = Table('checkpoint', 'state', 'detail', box=box.SIMPLE_HEAD)
     for outcome in outcomes:
         detail = 'see below' if outcome.state == 'failed' else outcome.detail

@@ -21,7 +21,7 @@ from .evaluation import together
 from .label_maps import LABELS
 from .validate import AMP_DTYPES, COLUMNS, INTERPOLATIONS, Validation, validate
 from .validation_data import ValidationData, open_validation_data
-from .world import World, joined
+from .world import World, is_loss_of_peer, joined
 
 _FAILURES = (ValueError, OSError, RuntimeError, AssertionError)  # the last one is how timm refuses settings
 
@@ -38,6 +38,7 @@ def validate_models(
     labels: Annotated[str | None, typer.Option(help=f"Labels of ImageNet's: {', '.join(LABELS)}.")] = None,
     real_json: Annotated[str | None, typer.Option(help="File of ReaL labels instead of timm's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help='File of weights for the model.')] = None,
+    use_ema: Annotated[bool, typer.Option('--use-ema', help="The file's averaged weights, if it has any.")] = False,
     num_classes: Annotated[int | None, typer.Option(min=1, help='Of a model with --checkpoint.')] = None,
     img_size: Annotated[int | None, typer.Option(min=1, help="Height and width; else the checkpoint's.")] = None,
     crop_pct: Annotated[float | None, typer.Option(help='Share of the shorter side that the crop keeps.')] = None,
@@ -58,6 +59,7 @@ def validate_models(
     """Judge models by a data set: top-1, top-5, loss, calibration, accuracy of each class, images per second."""
     settings: dict[str, Any] = dict(
         checkpoint=checkpoint,
+        use_ema=use_ema,
         num_classes=num_classes,
         img_size=img_size,
         crop_pct=crop_pct,
@@ -110,6 +112,8 @@ def _validated(
     try:
         data = together(world, opened)
     except _FAILURES as error:
+        if is_loss_of_peer(error):
+            raise
         return [], {'': str(error)}
     for name in dict.fromkeys(models):
         try:
@@ -117,6 +121,8 @@ def _validated(
                 say = _say if world.is_first else None
                 found.append(validate(name, data, world=world, on_batch=on_batch, say=say, **settings))
         except _FAILURES as error:
+            if is_loss_of_peer(error):
+                raise
             failures[name] = str(error) or type(error).__name__
     return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
 
@@ -126,7 +132,7 @@ def _progress(name: str, data: ValidationData, world: World) -> Iterator[Callabl
     """On the first process's terminal a bar that is gone in the end."""
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=err, transient=True, disable=not (world.is_first and err.is_terminal)) as progress:
-        task = progress.add_task(escape(name), total=-(-len(data.pictures) // world.size) or None)
+        task = progress.add_task(escape(name), total=-(-data.pictures.total // world.size) or None)
         yield lambda count: progress.advance(task, count)
 
 

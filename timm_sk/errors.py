@@ -51,3 +51,7 @@ class UnwritableStoreError(TimmSkError):
 
 class UnobtainableCheckpointError(TimmSkError):
     """Raised when none of a checkpoint's sources gives its weights; says why of each, and what to do."""
+
+
+class PeerStoppedError(TimmSkError):
+    """Raised when another of the processes that work together has stopped, which says why by itself."""

@@ -74,6 +74,7 @@ def validate(
     *,
     world: World | None = None,
     checkpoint: str | None = None,
+    use_ema: bool = False,
     num_classes: int | None = None,
     img_size: int | None = None,
     crop_pct: float | None = None,
@@ -97,6 +98,7 @@ def validate(
         data: By `timm_sk.validation_data.open_validation_data`.
         world: The processes; if not given this one alone, on the CPU.
         checkpoint: A file of weights instead of the model's own.
+        use_ema: Take the averaged weights that training has saved in that file, if it has any.
         num_classes: Of a model whose weights are in such a file; the architecture's if not given.
         img_size: Height and width of its pictures; the checkpoint's for tests if not given, and so are the next two.
         crop_pct: Share of a picture's shorter side that the crop keeps.
@@ -120,13 +122,14 @@ def validate(
     """
     world = world or World()
     _require_settings(interpolation, crop_pct, amp_dtype, batch_size)
-    if world.size > 1 and isinstance(data.pictures, PictureStream):
-        raise ValueError('timm does not share shards so that each picture comes once: validate them in one process.')
+    if world.size > 1 and isinstance(data.pictures, PictureStream) and data.pictures.shards is None:
+        raise ValueError('hfids/ and tfds/ do not share pictures so that each comes once: validate in one process.')
     created = partial(
         _created,
         model,
         world=world,
         checkpoint=checkpoint,
+        use_ema=use_ema,
         num_classes=num_classes,
         img_size=img_size,
         channels_last=channels_last,
@@ -192,6 +195,7 @@ def _created(
     *,
     world: World,
     checkpoint: str | None,
+    use_ema: bool,
     num_classes: int | None,
     img_size: int | None,
     channels_last: bool | None,
@@ -200,7 +204,9 @@ def _created(
     require_model(name)
     if num_classes is not None and not checkpoint:
         raise ValueError('num_classes is of a model whose weights are in a file: name that with --checkpoint.')
-    weights = read_checkpoint(checkpoint) if checkpoint else None
+    if use_ema and not checkpoint:
+        raise ValueError('use_ema chooses among the weights in a file: name that with --checkpoint.')
+    weights = read_checkpoint(checkpoint, use_ema=use_ema) if checkpoint else None
     arguments: dict[str, Any] = {} if num_classes is None else dict(num_classes=num_classes)
     cfg = None if ':' in name else timm.models.get_pretrained_cfg(name)
     if img_size is not None and cfg and cfg.fixed_input_size:
@@ -249,11 +255,11 @@ def _judged_classes(name: str, model: Any, data: ValidationData) -> int:
 
 
 def _require_whole(pictures: Pictures | PictureStream, evaluation: Evaluation, max_bad_images: int) -> None:
-    """Check that no picture of a stream, whose reader skips what is damaged, is missing."""
-    missing = len(pictures) - evaluation.count - len(evaluation.bad)
+    """Check that no picture of a stream, whose reader skips a shard's end that is damaged, is missing."""
+    missing = pictures.total - evaluation.count
     if isinstance(pictures, PictureStream) and missing > max_bad_images:
         raise ValueError(
-            f'{missing} of {len(pictures)} pictures are missing from the shards or damaged, {max_bad_images} may be.'
+            f'{missing} of {pictures.total} pictures are missing from the shards or damaged, {max_bad_images} may be.'
         )
 
 

@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .errors import PeerStoppedError
+
 T = TypeVar('T')
 
 _PATIENCE = datetime.timedelta(minutes=10)
@@ -85,6 +87,7 @@ def joined(device: str | None = None) -> Iterator[World]:
 
     Raises:
         ValueError: If there is no such device here.
+        PeerStoppedError: If another process has stopped meanwhile.
     """
     name = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     size, local = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
@@ -111,5 +114,14 @@ def joined(device: str | None = None) -> Iterator[World]:
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield World(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
+    except RuntimeError as error:
+        if is_loss_of_peer(error):
+            raise PeerStoppedError("Another process stopped: see its message, or torchrun's summary.") from error
+        raise
     finally:
         dist.destroy_process_group()
+
+
+def is_loss_of_peer(error: BaseException) -> bool:
+    """Whether an error is how torch says that another process does not answer any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and 'gloo' in str(error).lower())

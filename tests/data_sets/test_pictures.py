@@ -111,9 +111,34 @@ def test_shards(class_map, tmp_path):
     assert len(stream) == 6
     expected = [(picture.tobytes(), (class_map or {}).get(label, label)) for picture, label in pairs[::2]]
     for _ in range(2):
-        assert [(picture.tobytes(), label) for picture, label in stream] == expected
+        assert [(picture.tobytes(), label) for picture, label, _ in stream] == expected
     assert stream.class_names() == (['1', '0', '2'] if class_map else None)
     assert len(open_pictures(f'wds/{folder}', split='train', is_training=True)) == 12
+
+
+def test_pictures_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
+    """The second of two shards has a picture whose end is missing, and its last one has no label."""
+    pairs = [(picture, label) for label, members in enumerate(drawn(2).values()) for picture in members]
+    folder = write_shards(tmp_path / 'shards', dict(validation=[pairs[:3], pairs[3:]]))
+    shard = folder / 'validation-0001.tar'
+    with tarfile.open(shard) as archive:
+        files = {name: archive.extractfile(name).read() for name in archive.getnames()}
+    encoded = io.BytesIO()
+    pairs[3][0].resize((64, 64)).save(encoded, 'JPEG')
+    files = {'0001-0000.jpg': encoded.getvalue()[:700], **{n: c for n, c in files.items() if n != '0001-0000.png'}}
+    del files['0001-0002.cls']
+    with tarfile.open(shard, 'w') as archive:
+        for name, content in sorted(files.items()):
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    found = [*open_pictures(f'wds/{folder}', split='validation')]
+    assert [label for _, label, _ in found] == [0, 0, 1, 2, -1]
+    assert [picture is None for picture, *_ in found] == [False] * 4 + [True]
+    truncated, unlabelled = [line for *_, bad in found for line in bad]
+    assert truncated.startswith(f'{shard}: 0001-0000: image file is truncated')
+    assert unlabelled == f"{shard}: 0001-0002: 'cls'"
+    assert not caplog.records
 
 
 def test_drawn_pictures():

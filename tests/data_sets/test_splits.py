@@ -120,8 +120,8 @@ def test_parts_in_shards(tmp_path):
     folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], test=[pairs[::3]]))
     splits = open_splits(f'wds/{folder}', val_split='test', num_classes=3)
     assert (len(splits.train), len(splits.val), splits.num_classes, splits.class_names) == (12, 4, 3, None)
-    assert [label for _, label in splits.val] == [0, 0, 1, 2]
-    assert sorted(label for _, label in splits.train) == [0] * 4 + [1] * 4 + [2] * 4
+    assert [label for _, label, _ in splits.val] == [0, 0, 1, 2]
+    assert sorted(label for _, label, _ in splits.train) == [0] * 4 + [1] * 4 + [2] * 4
     assert refusal(f'wds/{folder}', num_classes=3).startswith(
         f'wds/{folder}, split validation, cannot be opened: split validation not found in info'
     )

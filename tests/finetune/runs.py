@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from timm_sk.finetune import Config, finetune
 from timm_sk.finetune.checkpoint import BEST, LAST
 
 PATIENCE = 120  # seconds
+CLOCK = {'seconds', 'waiting', 'images_per_s', 'wait_share'}  # names of what the clock says
 DISK = 0.05  # seconds, so that kills strike as a checkpoint is written, too
 _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(['timm_sk.finetune.run', 'torchmetrics', 'matplotlib.figure'])
@@ -57,22 +59,34 @@ def small(data: Path, output: Path, **settings: Any) -> Config:
     return Config(**usual | settings)
 
 
-def weights_of(folder: Path) -> dict[str, Tensor]:
-    """The last and the best weights of a run, and its optimizer's state, by name."""
-    last = torch.load(folder / LAST, weights_only=True)
-    found = {f'model.{name}': tensor for name, tensor in last['state_dict'].items()}
-    found |= {f'ema.{name}': tensor for name, tensor in last.get('state_dict_ema', {}).items()}
-    for index, state in last['optimizer']['state'].items():
-        found |= {f'optimizer.{index}.{name}': torch.as_tensor(value) for name, value in state.items()}
-    best = torch.load(folder / BEST, weights_only=True)
-    return found | {f'best.{name}': tensor for name, tensor in best['state_dict'].items()}
+def state_of(folder: Path) -> dict[str, Any]:
+    """All that the two checkpoints of a run hold, by name, but the settings and what the clock says."""
+    return {
+        name: value
+        for file in (LAST, BEST)
+        for name, value in flat(torch.load(folder / file, weights_only=True), file)
+        if not name.startswith(f'{file}/config/') and name.rpartition('/')[2] not in CLOCK
+    }
 
 
-def require_equal(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """Tensors, numbers and texts, however deep they lie, with the way to each."""
+    if isinstance(value, (dict, list, tuple)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from flat(part, f'{name}/{key}')
+    else:
+        yield name, value
+
+
+def require_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Check that two runs ended with the same bits."""
     assert found.keys() == expected.keys()
-    differing = [name for name, tensor in expected.items() if not torch.equal(tensor, found[name])]
+    differing = [name for name, value in expected.items() if not is_same(value, found[name])]
     assert not differing, differing[:5]
+
+
+def is_same(value: Any, other: Any) -> bool:
+    return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
 
 
 def run_ranks(config: Config, world: int = 1, *, kill_after: float | None = None, disk: float = 0) -> list[int | None]:

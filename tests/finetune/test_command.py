@@ -2,16 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from processes import ROOT, run_python
-from runs import PATIENCE, draw_folder, require_equal, small, weights_of
+from runs import PATIENCE, draw_folder, require_equal, small, state_of
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -108,8 +110,22 @@ def test_features_of_both_parts_and_of_a_whole(tmp_path: Path, data: Path) -> No
     assert torch.equal(alone['embeddings'], part['embeddings'])
 
 
-def learnt(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor for name, tensor in weights.items() if 'running' not in name and 'tracked' not in name}
+def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> None:
+    (tmp_path / 'data' / 'ring').mkdir(parents=True)
+    picture = next((data / 'train' / 'ring').iterdir())
+    shutil.copy(picture, tmp_path / 'data' / 'ring')
+    extract(small(tmp_path / 'data', tmp_path, features=str(tmp_path / 'features')))
+    index = json.loads((tmp_path / 'features' / 'all' / 'index.json').read_text())
+    assert index['count'] == 1
+
+
+def learnt(state: dict[str, Any]) -> dict[str, Any]:
+    parts = ('state_dict', 'state_dict_ema', 'optimizer')
+    return {
+        name: value
+        for name, value in state.items()
+        if name.split('/')[1] in parts and 'running' not in name and 'tracked' not in name
+    }
 
 
 @pytest.mark.parametrize(
@@ -122,7 +138,7 @@ def test_other_ways_to_train(settings: dict[str, object], data: Path, tmp_path: 
     other = finetune(small(data, tmp_path / 'other', epochs=1, save_every=0, drop=None, **settings))
     assert other.metrics['train_loss'] > 0
     if 'grad_checkpointing' in settings:  # the same gradients; running statistics see each batch twice
-        require_equal(*(learnt(weights_of(run.folder)) for run in (other, plain)))
+        require_equal(*(learnt(state_of(run.folder)) for run in (other, plain)))
     else:
         before, after = (read(run.folder / LAST, torch.device('cpu'))['state_dict'] for run in (plain, other))
         assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())

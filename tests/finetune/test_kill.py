@@ -6,7 +6,7 @@
 import signal
 from pathlib import Path
 
-from runs import DISK, draw_folder, kill_at, require_equal, run_ranks, small, weights_of
+from runs import DISK, draw_folder, kill_at, require_equal, run_ranks, small, state_of
 
 
 def test_the_end_is_bit_identical(tmp_path: Path) -> None:
@@ -19,4 +19,4 @@ def test_the_end_is_bit_identical(tmp_path: Path) -> None:
         assert kill_at(killed, step) == -signal.SIGKILL
     assert run_ranks(killed) == [0]
 
-    require_equal(weights_of(tmp_path / 'killed'), weights_of(tmp_path / 'whole'))
+    require_equal(state_of(tmp_path / 'killed'), state_of(tmp_path / 'whole'))

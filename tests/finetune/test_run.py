@@ -2,10 +2,10 @@
 
 import csv
 import os
-import resource
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,11 @@ import pytest
 import timm
 import torch
 import yaml
-from runs import draw_folder, require_equal, small, weights_of
+from processes import run_python
+from runs import draw_folder, require_equal, small, state_of
 
 from timm_sk import shapes
-from timm_sk.finetune import Config, Stopped, checkpoint, finetune, loop
+from timm_sk.finetune import Config, Stopped, finetune, loop
 from timm_sk.finetune.checkpoint import LAST, ResumeError, read
 from timm_sk.finetune.run import CLAIM, _claim_alone
 
@@ -46,6 +47,16 @@ def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, 'train_step', slow)
 
 
+def stop_after(epochs: int) -> Callable[[loop.Run], None]:
+    """What a run does in place of `Run.stop_if_asked`, to be stopped after so many epochs."""
+
+    def stop(run: loop.Run) -> None:
+        if run.progress.epoch == epochs:
+            raise Stopped('Stopped.')
+
+    return stop
+
+
 def test_what_a_run_leaves(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {'config.yaml', 'metrics.csv', 'curves.png', 'confusion.png', 'last.pt', 'best.pt', 'export'}
@@ -69,11 +80,11 @@ def test_the_best_epoch_is_the_one_with_the_best_metric(finished: Path) -> None:
 
 
 def test_a_finished_run_that_is_resumed_stays(finished: Path) -> None:
-    before = weights_of(finished)
+    before = state_of(finished)
     settings = yaml.safe_load((finished / 'config.yaml').read_text())
     config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
     finetune(config.changed(resume='auto'))
-    require_equal(weights_of(finished), before)
+    require_equal(state_of(finished), before)
 
 
 def test_an_existing_run_is_not_overwritten(finished: Path, data: Path) -> None:
@@ -125,7 +136,7 @@ def test_asked_to_stop_it_saves_and_goes_on(data: Path, tmp_path: Path, finished
     assert signal.getsignal(number) is before
 
     finetune(config.changed(resume='auto'))
-    require_equal(weights_of(tmp_path / 'run'), weights_of(finished))
+    require_equal(state_of(tmp_path / 'run'), state_of(finished))
 
 
 def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,19 +175,29 @@ def test_pictures_that_cannot_be_read_stop_it_or_are_skipped(tmp_path: Path) -> 
     assert victim.name in line
 
 
-def test_a_full_disk_leaves_the_checkpoint_before(data: Path, tmp_path: Path) -> None:
-    config = small(data, tmp_path / 'run', epochs=1, warmup_epochs=0)
-    finetune(config)
-    before = (tmp_path / 'run' / LAST).read_bytes()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # the kernel refuses what is longer
-    try:
-        with pytest.raises(OSError, match=r'last.pt cannot be written: File too large. The one before it is whole'):
-            checkpoint.write_atomically(tmp_path / 'run' / LAST, bytes(200_000))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (tmp_path / 'run' / LAST).read_bytes() == before
+def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
+    data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel refuses files as long as a checkpoint to the process that goes on with a run."""
+    config = small(data, tmp_path / 'run', epochs=EPOCHS)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, 'stop_if_asked', stop_after(1))
+        with pytest.raises(Stopped):
+            finetune(config)
+    content = (tmp_path / 'run' / LAST).read_bytes()
+    settings = {name: value for name, value in config.changed(resume='auto').as_dict().items() if value is not None}
+    (tmp_path / 'settings.yaml').write_text(yaml.safe_dump(settings))
+    full = 'import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))'
+    command = f'{full}; from timm_sk.cli import main; main()'
+    done = run_python('-c', command, 'finetune', '--config', str(tmp_path / 'settings.yaml'), OMP_NUM_THREADS='1')
+    assert (done.returncode, done.stdout) == (1, '')
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith('timm-sk: ')]
+    assert f'{LAST} cannot be written: File too large. The one before it is whole: make room' in line
+    assert 'Traceback' not in done.stderr
+    assert (tmp_path / 'run' / LAST).read_bytes() == content
     assert not [*(tmp_path / 'run').glob('*.partial')]
+    finetune(config.changed(resume='auto'))
+    require_equal(state_of(tmp_path / 'run'), state_of(finished))
 
 
 def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
@@ -205,6 +226,29 @@ def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
         with pytest.raises(ValueError, match=message):
             finetune(small(data, tmp_path / 'run').changed(**settings))
         assert not (tmp_path / 'run').exists()
+
+
+def test_a_plateau_is_waited_out_over_a_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing improves, so after two epochs beside the first the learning rate falls."""
+    settings: dict[str, Any] = dict(
+        sched='plateau', patience_epochs=1, min_lr=0, lr=1e-6, model_ema=False, save_every=0
+    )
+    config = small(data, tmp_path / 'whole', epochs=4, warmup_epochs=0, **settings)
+    finetune(config)
+    stopped = config.changed(output=str(tmp_path / 'stopped'))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, 'stop_if_asked', stop_after(2))
+        with pytest.raises(Stopped):
+            finetune(stopped)
+    finetune(stopped.changed(resume='auto'))
+
+    histories = [
+        [row['lr'] for row in read(tmp_path / name / LAST, torch.device('cpu'))['progress']['history']]
+        for name in ('whole', 'stopped')
+    ]
+    assert histories[0][-1] < histories[0][0]
+    assert histories[0] == histories[1]
+    require_equal(state_of(tmp_path / 'stopped'), state_of(tmp_path / 'whole'))
 
 
 def test_a_linear_probe_changes_the_classifier_alone(data: Path, tmp_path: Path) -> None:

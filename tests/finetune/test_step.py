@@ -1,87 +1,18 @@
 """What a step computes: the same for halves in two processes, for parts in turn, and with what is frozen."""
 
-import multiprocessing
-import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
-from runs import free_port
-from torch import Tensor, nn
+from halves import CONFIG, Gradients, pictures, require_halves_equal_the_whole, step, trainee_of
+from torch import nn
 
-from timm_sk.finetune.config import Config
 from timm_sk.finetune.model import build_model, freeze
-from timm_sk.finetune.step import train_step
-from timm_sk.finetune.trainee import Trainee, build_trainee
 from timm_sk.world import World
-
-CONFIG = Config(model='sknet_atto.shapes', freeze_bn=True, opt='sgd', lr=0.1, smoothing=0.1, channels_last=False)
-
-
-def trainee_of(config: Config, world: World) -> Trainee:
-    trainee = build_trainee(config, build_model(config, 8), world, updates_per_epoch=1)
-    trainee.train()
-    return trainee
-
-
-def pictures(count: int = 8) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 8
-
-
-def step(trainee: Trainee, images: Tensor, targets: Tensor, **changes: Any) -> Tensor:
-    settings: dict[str, Any] = dict(config=CONFIG, batches=1, is_last=True, updates=0)
-    return train_step(trainee, images, targets, **settings | changes)[0]
-
-
-class Gradients:
-    """Gradients as the optimizer sees them."""
-
-    def __init__(self, trainee: Trainee) -> None:
-        self.found: dict[str, Tensor] = {}
-        self.trainee = trainee
-        trainee.optimizer.register_step_pre_hook(self._note)
-
-    def _note(self, *unused: object) -> None:
-        named = self.trainee.model.named_parameters()
-        self.found = {name: p.grad.clone() for name, p in named if p.grad is not None}
-
-
-def half(rank: int, port: int, folder: str) -> None:
-    """Be one of two processes, on half of the pictures."""
-    torch.set_num_threads(1)
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    trainee = trainee_of(CONFIG, World(rank=rank, size=2))
-    gradients = Gradients(trainee)
-    images, targets = (part.chunk(2)[rank] for part in pictures())
-    loss = step(trainee, images, targets)
-    torch.save((loss, gradients.found), Path(folder) / f'{rank}.pt')
-    dist.destroy_process_group()
 
 
 def test_two_halves_equal_the_whole(tmp_path: Path) -> None:
-    trainee = trainee_of(CONFIG, World())
-    gradients = Gradients(trainee)
-    loss = step(trainee, *pictures())
-
-    port = free_port()
-    spawning = multiprocessing.get_context('spawn')
-    ranks = [spawning.Process(target=half, args=(rank, port, str(tmp_path)), daemon=True) for rank in range(2)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(100)
-    losses, found = zip(*(torch.load(tmp_path / f'{rank}.pt', weights_only=True) for rank in range(2)), strict=True)
-
-    assert abs((losses[0] + losses[1]).item() / 2 - loss.item()) <= 1e-5
-    largest = max(gradient.abs().max().item() for gradient in gradients.found.values())
-    for mine in found:
-        assert mine.keys() == gradients.found.keys()
-        for name, gradient in gradients.found.items():
-            assert (mine[name] - gradient).abs().max().item() <= 1e-5 * max(largest, 1), name
+    require_halves_equal_the_whole(tmp_path, backend='gloo', devices=['cpu'] * 2, config=CONFIG, whole=CONFIG)
 
 
 def test_parts_in_turn_equal_the_whole() -> None:

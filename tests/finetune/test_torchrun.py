@@ -1,4 +1,4 @@
-"""Real torchrun: a worker that is killed, and two agents that meet."""
+"""Real torchrun: a worker that is killed, two agents that meet, and one line for what is wrong."""
 
 import os
 import signal
@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 from processes import ROOT
-from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, wait_for_step, weights_of
+from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
 
+from timm_sk.data import TrainBatches, open_pictures
 from timm_sk.finetune import Config
+from timm_sk.world import World
 
 
 def torchrun(config: Config, folder: Path, *arguments: str) -> 'subprocess.Popen[str]':
@@ -58,7 +60,7 @@ def test_a_killed_worker_is_restarted_and_the_run_ends_by_itself(tmp_path: Path,
 
     assert finish(agent) == [0], (tmp_path / 'log0').read_text()[:3000]
     assert 'Going on after' in (tmp_path / 'log0').read_text()
-    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))
+    require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
 
 
 def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
@@ -67,4 +69,23 @@ def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
     agents = [torchrun(config, tmp_path, '--nnodes=2', '--nproc-per-node=1', *meeting) for _ in range(2)]
 
     assert finish(*agents) == [0, 0], (tmp_path / 'log0').read_text()[:3000]
-    require_equal(weights_of(tmp_path / 'run'), weights_of(whole[0]))
+    require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
+
+
+def test_the_process_with_the_error_says_it_and_the_other_ends_quietly(
+    tmp_path: Path, whole: tuple[Path, Config]
+) -> None:
+    """A picture that cannot be read, among those of the second process."""
+    config = whole[1].changed(data=str(tmp_path / 'data'), output=str(tmp_path / 'run'))
+    pictures = open_pictures(str(draw_folder(tmp_path / 'data')), split='train')
+    order = TrainBatches(len(pictures), config.batch_size, World(rank=1, size=2), config.seed)
+    order.begin(0)
+    victim = Path(pictures.name(next(iter(order))[0].which))
+    victim.write_bytes(victim.read_bytes()[:60])
+
+    assert finish(torchrun(config, tmp_path, '--standalone', '--nproc-per-node=2')) == [1]
+    log = (tmp_path / 'log0').read_text()
+    lines = [line for line in log.splitlines() if line.startswith('timm-sk: ')]
+    assert len(lines) == 1, log[:3000]
+    assert f'1 picture cannot be read, more than --max-bad-images 0: {victim}' in lines[0]
+    assert log.count('Traceback') == 1, log[:3000]  # torchrun's own

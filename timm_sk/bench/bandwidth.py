@@ -47,14 +47,6 @@ class StageRow(Measurement):
     of_copy_min: float | None = None
     of_copy_median: float | None = None
     of_copy_max: float | None = None
-    device: str = ''
-    processor: str = ''
-    threads: int = 0
-    torch: str = ''
-    timm: str = ''
-    timm_sk: str = ''
-    python: str = ''
-    date: str = ''
 
 
 def measure_stages(

@@ -2,25 +2,36 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What can be a row of a CSV; its fields are the columns. None is an empty cell."""
+    """What can be a row of a CSV; its fields are the columns. None is an empty cell.
+
+    These ones, by `timm_sk.bench.machine.describe`, say on what and when it was measured, and come last.
+    """
+
+    device: str = ''
+    processor: str = ''
+    threads: int = 0
+    torch: str = ''
+    timm: str = ''
+    timm_sk: str = ''
+    python: str = ''
+    date: str = ''
 
     @classmethod
     def columns(cls) -> tuple[str, ...]:
         """The header."""
-        return tuple(field.name for field in fields(cls))
+        last = [field.name for field in fields(Measurement)]
+        return (*(field.name for field in fields(cls) if field.name not in last), *last)
 
     def cells(self) -> list[str]:
         """The row as text in the order of the header; floats with five digits, since no measurement has more."""
-        return [
-            '' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value)
-            for value in astuple(self)
-        ]
+        values = (getattr(self, name) for name in self.columns())
+        return ['' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value) for value in values]
 
 
 @dataclass(kw_only=True)
@@ -56,14 +67,6 @@ class Row(Measurement):
     compared: str = ''
     difference: float | None = None
     bound: float | None = None
-    device: str = ''
-    processor: str = ''
-    threads: int = 0
-    torch: str = ''
-    timm: str = ''
-    timm_sk: str = ''
-    python: str = ''
-    date: str = ''
 
 
 COLUMNS = Row.columns()

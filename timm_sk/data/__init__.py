@@ -10,8 +10,9 @@ from .loading import (
     seed_of,
     train_loader,
 )
-from .pictures import Pictures, PictureStream, SyntheticPictures, UnreadableSampleError, open_pictures
-from .splits import Splits, cut, open_splits
+from .pictures import Pictures, PictureStream, SyntheticPictures, open_pictures
+from .splits import Splits, cut, open_parts, open_splits
+from .unreadable import UnreadableSampleError
 
 __all__ = [
     'Batch',
@@ -25,6 +26,7 @@ __all__ = [
     'cut',
     'eval_loader',
     'normalizer',
+    'open_parts',
     'open_pictures',
     'open_splits',
     'seed_everything',

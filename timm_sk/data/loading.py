@@ -18,7 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..world import World
-from .pictures import Pictures, PictureStream, UnreadableSampleError
+from .pictures import Pictures, PictureStream
+from .unreadable import UnreadableSampleError
 
 Transform = Callable[[Image.Image], Any]  # to 8-bit pixels [C, H, W], as an array of numpy or torch
 
@@ -161,10 +162,13 @@ class _StreamSamples(IterableDataset[_Sample]):
 
     def __iter__(self) -> Iterator[_Sample]:
         worker = get_worker_info()
-        for position, (picture, target) in enumerate(self.stream):
+        for position, (picture, target, bad) in enumerate(self.stream):
+            if picture is None:
+                yield _Sample(None, -1, -1, bad)
+                continue
             if self.seed is not None:
                 seed_everything(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
-            yield _Sample(_pixels(self.transform(picture)), target, -1, [])
+            yield _Sample(_pixels(self.transform(picture)), target, -1, bad)
 
 
 @dataclass

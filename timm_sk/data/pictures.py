@@ -6,8 +6,6 @@ so that the loader decides: in training a neighbour takes its place, in validati
 
 import copy
 import os
-import struct
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +17,11 @@ from timm.data import IterableImageDataset
 
 from .. import shapes
 from ..world import World
+from .shards import name_the_undecodable
+from .unreadable import DECODING_ERRORS, UnreadableSampleError, reason
 
 MAP_PREFIXES = ('torch', 'hfds')
 STREAM_PREFIXES = ('wds', 'hfids', 'tfds')
-_DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-
-
-class UnreadableSampleError(ValueError):
-    """Raised when one picture of a data set cannot be decoded; names it, and says why."""
 
 
 class Pictures:
@@ -46,6 +41,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.dataset) if self.indices is None else len(self.indices)
 
+    @property
+    def total(self) -> int:
+        """How many there are in all processes together."""
+        return len(self)
+
     def read(self, index: int) -> tuple[Image.Image, int]:
         """Decode one picture in full; gives it and its label.
 
@@ -61,8 +61,8 @@ class Pictures:
             file, label = reader[there]
             with file, Image.open(file) as picture:
                 return picture.convert(self.mode), -1 if label is None else int(label)
-        except _DECODING_ERRORS as error:
-            raise UnreadableSampleError(f'{self.name(index)}: {error}') from error
+        except DECODING_ERRORS as error:
+            raise UnreadableSampleError(f'{self.name(index)}: {reason(error)}') from error
 
     def name(self, index: int) -> str:
         """The file that a picture is from, inside the data set, or its number where it is from none."""
@@ -135,8 +135,6 @@ class _Drawn(list[tuple[Image.Image, int]]):
 class PictureStream:
     """Pictures with labels, one after the other: a data set of shards, which timm shares among ranks and workers.
 
-    What cannot be decoded in shards of webdataset is left out by timm, which says so in its log alone.
-
     Args:
         dataset: What `timm.data.create_dataset` gives for such a data set.
         shards: Its files, where each is read by one worker as a whole; None where its library shares in other ways.
@@ -149,11 +147,26 @@ class PictureStream:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
-        if self.shards is not None and not self.shards:
-            return
-        for picture, label in copy.copy(self.dataset.reader):  # a reader shuffles on from where it was left
-            yield picture, int(label)
+    @property
+    def total(self) -> int:
+        """How many there are in all processes together."""
+        return len(self) if self.shards is None else self.dataset.reader.num_samples
+
+    def __iter__(self) -> Iterator[tuple[Image.Image | None, int, list[str]]]:
+        """Read; gives a picture, its label, and what could not be read before it.
+
+        Shards of webdataset may end with such; then the last picture is None.
+        """
+        reader = copy.copy(self.dataset.reader)  # a reader shuffles on from where it was left
+        if self.shards is None:
+            for picture, label in reader:
+                yield picture, int(label), []
+        elif self.shards:
+            decoder = name_the_undecodable(reader)
+            for picture, label in reader:
+                yield picture, int(label), decoder.bad()
+            if bad := decoder.bad():
+                yield None, -1, bad
 
     def begin(self, epoch: int, seed: int) -> None:
         """Go to an epoch, whose order follows from the seed that it gets."""

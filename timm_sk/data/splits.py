@@ -61,19 +61,12 @@ def open_splits(
         ValueError: If a part cannot be opened, a class has no pictures, the classes of the two differ, or there are
             too few pictures to cut.
     """
-    root = _root(data, options.get('data_dir'))
-    if train_split == val_split:
-        raise ValueError(f'The split {val_split} cannot both be trained on and judge: name two splits.')
-    if root is not None and root.is_dir():
-        parts = _require_two_parts(root, train_split, val_split)
-        if root == Path(data):  # torchvision checks its own
-            _require_filled_classes(parts)
-    train = open_pictures(data, split=train_split, seed=seed, is_training=True, **options)
-    val, was_cut = _open_val(data, train, val_split, val_fraction, seed, root, options)
-    train = train if not was_cut else train.subset(cut(train.targets(), val_fraction, seed)[0])  # type: ignore[union-attr]
-    names, val_names = train.class_names(), val.class_names()
-    if names is not None and val_names is not None and names != val_names:
-        raise ValueError(_difference(names, val_names))
+    train, val = open_parts(data, train_split=train_split, val_split=val_split, seed=seed, **options)
+    was_cut = val is None
+    if val is None:
+        first, second = cut(train.targets(), val_fraction, seed)  # type: ignore[union-attr]
+        train, val = train.subset(first), train.subset(second)  # type: ignore[union-attr]
+    names = train.class_names()
     found = len(names) if names is not None else _highest(train, val)
     if num_classes is not None and found is not None and num_classes != found:
         raise ValueError(
@@ -83,6 +76,39 @@ def open_splits(
     if count is None:
         raise ValueError(f'{data} does not tell how many classes it has: pass --num-classes.')
     return Splits(train=train, val=val, class_names=names, num_classes=count, was_cut=was_cut)
+
+
+def open_parts(
+    data: str, *, train_split: str = 'train', val_split: str = 'validation', seed: int = 0, **options: Any
+) -> tuple[Pictures | PictureStream, Pictures | PictureStream | None]:
+    """Open the parts that a data set has: the training one, or all of it, and the validation one.
+
+    Args:
+        data: As for `open_pictures`.
+        train_split: Name of the former.
+        val_split: Name of the latter.
+        seed: Of the order of shards.
+        **options: Further ones of `open_pictures`.
+
+    Returns:
+        Both; the second is None where the data set has one part only, which has numbered pictures.
+
+    Raises:
+        ValueError: If a part cannot be opened, a class has no pictures, or the classes of the two differ.
+    """
+    root = _root(data, options.get('data_dir'))
+    if train_split == val_split:
+        raise ValueError(f'The split {val_split} cannot both be trained on and judge: name two splits.')
+    if root is not None and root.is_dir():
+        parts = _require_two_parts(root, train_split, val_split)
+        if root == Path(data):  # torchvision checks its own
+            _require_filled_classes(parts)
+    train = open_pictures(data, split=train_split, seed=seed, is_training=True, **options)
+    val = _open_val(data, train, val_split, seed, root, options)
+    names, val_names = train.class_names(), None if val is None else val.class_names()
+    if names is not None and val_names is not None and names != val_names:
+        raise ValueError(_difference(names, val_names))
+    return train, val
 
 
 def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
@@ -131,21 +157,20 @@ def _open_val(
     data: str,
     train: Pictures | PictureStream,
     split: str,
-    fraction: float,
     seed: int,
     root: Path | None,
     options: dict[str, Any],
-) -> tuple[Pictures | PictureStream, bool]:
-    """The validation part, and whether it had to be cut off."""
+) -> Pictures | PictureStream | None:
+    """The validation part; None if it would have to be cut off."""
     missing: Exception | None = None
     if root is None or _part(root, split, _VAL_FOLDERS):
         try:
-            return open_pictures(data, split=split, seed=seed, **options), False
+            return open_pictures(data, split=split, seed=seed, **options)
         except ValueError as error:
             missing = error
     if isinstance(train, PictureStream) or (root is not None and missing):
         raise missing or ValueError(f'{data} has no split {split}.')
-    return train.subset(cut(train.targets(), fraction, seed)[1]), True
+    return None
 
 
 def _part(root: Path, split: str, synonyms: Sequence[str]) -> Path | None:

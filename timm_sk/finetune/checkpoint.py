@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from timm.scheduler import PlateauLRScheduler
+from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 
 from ..errors import TimmSkError
@@ -64,7 +66,7 @@ def save(folder: Path, trainee: Trainee, progress: Progress, config: Config, wor
         state_dict=trainee.model.state_dict(),
         state_dict_ema=None if trainee.ema is None else trainee.ema.module.state_dict(),
         optimizer=trainee.optimizer.state_dict(),
-        scheduler=None if trainee.scheduler is None else trainee.scheduler.state_dict(),
+        scheduler=None if trainee.scheduler is None else _state_of(trainee.scheduler),
         scaler=trainee.scaler.state_dict(),
         config=config.as_dict(),
         progress=together,
@@ -111,7 +113,7 @@ def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, dat
             trainee.ema.module.load_state_dict(content['state_dict_ema'])
         trainee.optimizer.load_state_dict(content['optimizer'])
         if trainee.scheduler is not None:
-            trainee.scheduler.load_state_dict(content['scheduler'])
+            _load_state(trainee.scheduler, content['scheduler'])
         trainee.scaler.load_state_dict(content['scaler'])
         progress = Progress(**content['progress'])
     except (KeyError, TypeError, RuntimeError) as error:
@@ -119,6 +121,22 @@ def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, dat
     if not world.is_first:  # they are sums over all
         progress.forget_sums()
     return progress
+
+
+def _state_of(scheduler: Scheduler) -> dict[str, Any]:
+    """A scheduler's state; of timm's for plateaus also how long it has waited, which timm leaves out."""
+    state = scheduler.state_dict()
+    return state | dict(plateau=scheduler.lr_scheduler.state_dict()) if _waits(scheduler) else state
+
+
+def _load_state(scheduler: Scheduler, state: dict[str, Any]) -> None:
+    scheduler.load_state_dict(state)
+    if _waits(scheduler):
+        scheduler.lr_scheduler.load_state_dict(state['plateau'])
+
+
+def _waits(scheduler: Scheduler) -> bool:
+    return isinstance(scheduler, PlateauLRScheduler)
 
 
 def read(path: Path, device: torch.device) -> dict[str, Any]:

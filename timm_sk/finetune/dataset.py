@@ -1,7 +1,9 @@
 """The data that the settings name."""
 
+from typing import Any
+
 from .. import shapes
-from ..data import Splits, SyntheticPictures, cut, open_splits
+from ..data import Pictures, PictureStream, Splits, SyntheticPictures, cut, open_parts, open_splits
 from .config import Config
 
 _LEAST_JUDGING = 0.25  # of drawn pictures, of which there are few
@@ -13,20 +15,38 @@ def open_data(config: Config) -> Splits:
     Raises:
         ValueError: If no data is named, or `timm_sk.data.open_splits` refuses it.
     """
-    mode = 'L' if config.in_chans == 1 else 'RGB'
     if config.synthetic:
-        return _drawn(config, mode)
+        return _halves(_drawn(config), config)
+    return open_splits(
+        _named(config), val_fraction=config.val_fraction, num_classes=config.num_classes, **_options(config)
+    )
+
+
+def open_uncut(config: Config) -> dict[str, Pictures | PictureStream]:
+    """Open the parts that the data set has: `train` and `validation`, or `all`.
+
+    Raises:
+        ValueError: If no data is named, or `timm_sk.data.open_parts` refuses it.
+    """
+    if config.synthetic:
+        return {'all': _drawn(config)}
+    train, val = open_parts(_named(config), **_options(config))
+    return {'all': train} if val is None else {'train': train, 'validation': val}
+
+
+def _named(config: Config) -> str:
     if not config.data:
         raise ValueError('Name the data: a folder of pictures, hfds/NAME, … or --synthetic 64 to try a run.')
-    return open_splits(
-        config.data,
+    return config.data
+
+
+def _options(config: Config) -> dict[str, Any]:
+    return dict(
         train_split=config.train_split,
         val_split=config.val_split,
-        val_fraction=config.val_fraction,
-        num_classes=config.num_classes,
         seed=config.seed,
         data_dir=config.data_dir,
-        mode=mode,
+        mode=_mode(config),
         class_map=config.class_map,
         download=config.dataset_download,
         batch_size=config.batch_size,
@@ -34,8 +54,15 @@ def open_data(config: Config) -> Splits:
     )
 
 
-def _drawn(config: Config, mode: str) -> Splits:
-    drawn = SyntheticPictures(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=mode)
+def _mode(config: Config) -> str:
+    return 'L' if config.in_chans == 1 else 'RGB'
+
+
+def _drawn(config: Config) -> SyntheticPictures:
+    return SyntheticPictures(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=_mode(config))
+
+
+def _halves(drawn: SyntheticPictures, config: Config) -> Splits:
     names = [*shapes.CLASS_NAMES]
     train, val = cut(drawn.targets(), max(config.val_fraction, _LEAST_JUDGING), config.seed)
     return Splits(

@@ -3,10 +3,10 @@
 from functools import partial
 from pathlib import Path
 
-from ..data import Pictures, PictureStream, normalizer
+from ..data import Pictures, normalizer
 from ..world import joined
 from .config import Config
-from .dataset import open_data
+from .dataset import open_uncut
 from .features import write_features
 from .model import build_model
 from .preprocessing import data_config_of, transforms_of
@@ -16,8 +16,8 @@ from .trainee import autocast_of
 def extract(config: Config) -> Path:
     """Write the embeddings of all pictures; under torchrun its processes share them.
 
-    A data set with two parts gives two folders, `train` and `validation`; one whose validation part would have to be
-    cut off gives one, `all`. What an earlier call has written is not computed again.
+    A data set with two parts gives two folders, `train` and `validation`; one with no validation part gives one,
+    `all`. What an earlier call has written is not computed again.
 
     Args:
         config: The settings, of which `features` names the folder.
@@ -31,11 +31,8 @@ def extract(config: Config) -> Path:
     """
     root = Path(config.features or '')
     with joined(config.device) as world:
-        opening = partial(open_data, config)
-        splits = world.first_alone(opening) if config.dataset_download else opening()
-        parts = {'train': splits.train, 'validation': splits.val}
-        if splits.was_cut:
-            parts = {'all': _whole(splits.train)}
+        opening = partial(open_uncut, config)
+        parts = world.first_alone(opening) if config.dataset_download else opening()
         model = build_model(config, 0)
         data_config = data_config_of(config, model)
         judging = transforms_of(config, data_config)[1]
@@ -58,8 +55,3 @@ def extract(config: Config) -> Path:
                 max_bad=config.max_bad_images,
             )
     return root
-
-
-def _whole(part: Pictures | PictureStream) -> Pictures | PictureStream:
-    """The data set that a part was cut from."""
-    return Pictures(part.dataset, mode=part.mode) if isinstance(part, Pictures) else part

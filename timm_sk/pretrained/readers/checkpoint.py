@@ -48,11 +48,12 @@ def detect_format(path: str | os.PathLike[str]) -> str:
         return detect(file)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
+def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
     """Read a checkpoint of any known format. Nothing in it is executed, and memory stays within its size's order.
 
     Args:
         path: The file.
+        use_ema: Whether to take the averaged weights of timm's train.py, if the file has any.
 
     Returns:
         Dense, contiguous tensors on the CPU in the file's order, of the types that the file has. Wrappers such as
@@ -66,12 +67,12 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     with _opened(path) as file:
         found = detect(file)
         if found != 'zip':
-            return unwrap(_READERS[found](file))
+            return unwrap(_READERS[found](file), use_ema=use_ema)
         inner = unzip_single(file)
         found = detect(inner)
         if found == 'zip':
             raise Refusal('it is a zip in a zip', 'Unpack it first.')
-        return unwrap(_READERS[found](inner))
+        return unwrap(_READERS[found](inner), use_ema=use_ema)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """From what a training script saved to a flat state dict."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -9,16 +9,18 @@ from torch import Tensor
 from .stream import DTYPES, Refusal, quote
 
 _WRAPPERS = ('state_dict', 'model')
+_AVERAGED = ('state_dict_ema', 'model_ema')  # as timm's train.py has called them
 _MOST_WRAPPERS = 3
 _PARALLEL = 'module.'  # what nn.DataParallel puts before every key
 _MOST_NAMED = 5
 
 
-def unwrap(loaded: Any) -> dict[str, Tensor]:
+def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
     """Take the state dict out of {'state_dict': …} or {'model': …}, whose other entries are left out.
 
     Args:
         loaded: A state dict, or wrappers around one.
+        use_ema: Whether to take the averaged weights that timm's train.py saves beside the others, if there are any.
 
     Returns:
         Dense, contiguous tensors in the file's order, without the prefix `module.` if all keys have it.
@@ -27,7 +29,7 @@ def unwrap(loaded: Any) -> dict[str, Tensor]:
         Refusal: If there is no state dict, or other things than dense tensors are in it; names them.
     """
     for _ in range(_MOST_WRAPPERS):
-        wrapped = _wrapped(loaded)
+        wrapped = _wrapped(loaded, (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS)
         if wrapped is None:
             break
         loaded = wrapped
@@ -51,10 +53,10 @@ def unwrap(loaded: Any) -> dict[str, Tensor]:
     }
 
 
-def _wrapped(loaded: Any) -> Mapping | None:
+def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
     if not isinstance(loaded, Mapping):
         return None
-    return next((loaded[key] for key in _WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+    return next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), None)
 
 
 def _is_dense(value: object) -> bool:

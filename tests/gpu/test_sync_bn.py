@@ -1,0 +1,29 @@
+"""Two processes with SyncBatchNorm on CUDA compute what one does."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from halves import CONFIG, require_halves_equal_the_whole
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no CUDA GPU'),
+]
+
+
+@pytest.mark.parametrize(
+    ('backend', 'devices'),
+    [
+        pytest.param(
+            'nccl',
+            ['cuda:0', 'cuda:1'],
+            marks=pytest.mark.skipif(torch.cuda.device_count() < 2, reason='there are no two CUDA GPUs'),
+        ),
+        ('gloo', ['cuda:0', 'cuda:0']),  # nccl refuses two processes on one GPU
+    ],
+)
+def test_two_halves_equal_the_whole(backend: str, devices: list[str], tmp_path: Path) -> None:
+    trained = CONFIG.changed(freeze_bn=False)
+    synced = trained.changed(sync_bn=True)
+    require_halves_equal_the_whole(tmp_path, backend=backend, devices=devices, config=synced, whole=trained)

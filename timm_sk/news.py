@@ -1,0 +1,46 @@
+"""What processes that torchrun has started have to say: each line once, whoever comes first with it."""
+
+import datetime
+import hashlib
+import os
+
+import torch.distributed as dist
+
+_PATIENCE = datetime.timedelta(seconds=10)
+_ANYTHING = 'anything'
+
+
+def is_news(line: str, *, unless_within: float = 0.0) -> bool:
+    """Whether no other process has said a line before; from now on it counts as said.
+
+    Processes that torchrun has not started know nothing of each other: to each of them all is news.
+
+    Args:
+        line: The line.
+        unless_within: Seconds to wait for a line of another process, which makes this one no news.
+    """
+    store = _store()
+    if store is None:
+        return True
+    if unless_within:
+        try:
+            store.wait([_ANYTHING], datetime.timedelta(seconds=unless_within))
+        except dist.DistStoreError:
+            pass
+        else:
+            return False
+    said_before = store.add(hashlib.sha256(line.encode()).hexdigest(), 1) > 1
+    store.add(_ANYTHING, 1)
+    return not said_before
+
+
+def _store() -> dist.Store | None:
+    """The store of torchrun's agent, which outlives the processes; None if there is no agent, or it is gone."""
+    if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
+        return None
+    host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    try:
+        store = dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+    except dist.DistError:
+        return None
+    return dist.PrefixStore(f'timm_sk/said/{os.environ.get("TORCHELASTIC_RUN_ID", "")}', store)
