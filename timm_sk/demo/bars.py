@@ -10,7 +10,7 @@ from PIL import Image
 from .analysis import Analysis, UnitDifference
 
 _SEEN_SIDE = 192
-_LIMITS = (0.5, 1.0)  # few, so that the axis stays where it is while the scale moves
+_LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays where it is while the scale moves
 
 
 def message(text: str) -> str:

@@ -9,6 +9,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.rows import IMAGENET
 
 COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
+COLUMN_WIDTHS = ('270px', '125px', '95px', '80px', '110px', '320px', '115px', '95px')
 COLUMN_TYPES = ('str', 'number', 'number', 'number', 'number', 'str', 'str', 'str')
 
 Row = tuple[Checkpoint, CatalogEntry]
@@ -25,7 +26,7 @@ def table(rows: Sequence[Row]) -> list[list[str | float | None]]:
             round(entry.params / 1e6, 2),
             round(entry.macs / 1e9, 3),
             row.input_size[-1],
-            row.top1,
+            None if row.top1 is None else round(row.top1, 2),
             row.dataset or 'not established',
             row.licence or 'none stated',
             entry.weights,
@@ -41,7 +42,7 @@ def charts(rows: Sequence[Row]) -> str:
         f'<li><i class="sk-point sk-{kind}" aria-hidden="true"></i>{name}</li>' for kind, name in _KINDS.items()
     )
     return f"""<div class="sk-charts">
-{_chart(comparable, 'million parameters', lambda entry: entry.params / 1e6)}
+{_chart(comparable, 'parameters (millions)', lambda entry: entry.params / 1e6)}
 {_chart(comparable, 'GMACs', lambda entry: entry.macs / 1e9)}
 </div><ul class="sk-keys">{keys}</ul>
 <p class="sk-note">{len(comparable)} of {len(rows)} checkpoints: those with an accuracy on {escape(IMAGENET)}.

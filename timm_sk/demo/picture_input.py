@@ -1,4 +1,4 @@
-"""The part of a tab that takes a picture: upload, examples, and the scale of the object."""
+"""The parts of a tab that take a picture, by upload or example, and the scale of its object."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +16,11 @@ class PictureInput:
 
     Attributes:
         picture: The picture's file.
-        scale: Slider.
         examples: Buttons.
         first: The file that is there at first.
     """
 
     picture: gr.Image
-    scale: gr.Slider
     examples: gr.HTML
     first: Path
 
@@ -39,19 +37,24 @@ def picture_input(checkpoint: str) -> PictureInput:
         alt_text='The picture that the model is asked about',
         height=260,
         buttons=[],
+        elem_classes='sk-picture',
     )
     picture.preprocess = _path  # gradio's own would decode the file before we have looked at its size
-    scale = gr.Slider(
+    buttons = gr.HTML(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD, apply_default_css=False)
+    buttons.click(_example, None, picture, api_visibility='private', queue=False)
+    return PictureInput(picture, buttons, first)
+
+
+def scale_input() -> gr.Slider:
+    """The slider, to be laid out close above what follows it, which on a phone must be seen at the same time."""
+    return gr.Slider(
         LEAST_SCALE,
         GREATEST_SCALE,
         value=LEAST_SCALE,
         step=0.05,
         label='Scale of the object',
-        info='The middle of the picture is enlarged as many times.',
+        info='How many times the middle of the picture is enlarged.',
     )
-    buttons = gr.HTML(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD)
-    buttons.click(_example, None, picture, api_visibility='private', queue=False)
-    return PictureInput(picture, scale, buttons, first)
 
 
 def _path(payload: Any) -> str | None:

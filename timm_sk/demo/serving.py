@@ -6,32 +6,37 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from threading import Event
 
-import gradio as gr
+from starlette.middleware import Middleware
 
-from .app import DEFAULT_MODEL, build_app, style
+from .app import DEFAULT_MODEL, build_app, style, theme
+from .body_limit import BodyLimit
 from .pictures import MAX_BYTES
 
 MOST_WAITING = 256
 MOST_AT_A_TIME = 4
-
-_FOLDER = 'GRADIO_TEMP_DIR'
+MOST_SENT = MAX_BYTES + 100_000  # what surrounds a file
 
 
 @contextmanager
-def upload_folder() -> Iterator[Path]:
-    """Let gradio, for as long as the context lasts, put uploads into a temporary folder that is removed then."""
-    before = os.environ.get(_FOLDER)
+def _gradio_settings() -> Iterator[None]:
+    """Set what gradio reads from the environment alone; uploads go into a temporary folder, removed in the end."""
     with tempfile.TemporaryDirectory(prefix='timm_sk_demo_') as folder:
-        os.environ[_FOLDER] = folder
+        settings = {
+            'GRADIO_TEMP_DIR': folder,
+            'GRADIO_ANALYTICS_ENABLED': 'False',  # which would be sent to its makers
+            'GRADIO_ANALYTICS_CACHE_FREQUENCY': '1000',  # else it sums up all past events after each one
+        }
+        before = {name: os.environ.get(name) for name in settings}
+        os.environ.update(settings)
         try:
-            yield Path(folder)
+            yield
         finally:
-            os.environ.pop(_FOLDER)
-            if before is not None:
-                os.environ[_FOLDER] = before
+            for name, value in before.items():
+                del os.environ[name]
+                if value is not None:
+                    os.environ[name] = value
 
 
 @contextmanager
@@ -50,7 +55,7 @@ def serving(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | 
         ValueError: If the model cannot be had.
         OSError: If the port is taken.
     """
-    with upload_folder():
+    with _gradio_settings():
         app = build_app(model)
         app.queue(max_size=MOST_WAITING, default_concurrency_limit=MOST_AT_A_TIME)
         try:
@@ -59,10 +64,11 @@ def serving(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | 
                 server_port=port,
                 prevent_thread_lock=True,
                 max_file_size=MAX_BYTES,
+                app_kwargs=dict(middleware=[Middleware(BodyLimit, most=MOST_SENT)]),
                 quiet=True,
                 share=False,
                 ssr_mode=False,
-                theme=gr.themes.Default(primary_hue='blue'),
+                theme=theme(),
                 css=style(),
             )
             yield address
