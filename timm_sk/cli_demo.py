@@ -13,7 +13,9 @@ _DEFAULT_MODEL = 'sknet_atto.shapes'
 def demo(
     model: Annotated[str, typer.Option(help='Model that is chosen at first.')] = _DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help='Address to bind to; 0.0.0.0 lets other machines in.')] = '127.0.0.1',
-    port: Annotated[int | None, typer.Option(min=1, max=65535, help='The first free one from 7860 if not given.')] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help='The first free one from 7860 if not given.')
+    ] = None,
 ) -> None:
     """Serve a page on which pictures are classified and the attention of every unit is seen."""
     with one_line_errors():

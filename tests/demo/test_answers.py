@@ -50,6 +50,17 @@ def test_classes_and_attention_are_those_of_the_library(shapes):
     assert all(unit.scaled == pytest.approx(unit.unscaled, abs=1e-6) for unit in whole.units)
 
 
+def test_a_picture_of_few_pixels_can_be_enlarged():
+    digits = PageModel('sknet_atto.digits', ready_model('sknet_atto.digits', device='cpu'))
+    seven = read_image(SEVEN)
+    assert seven.size == (8, 8)
+    assert analysis.analyse(digits, seven, 1).seen.size == (8, 8)
+    assert analysis.analyse(digits, seven, 3).seen.size == (11, 11)
+    little, none = (analysis.analyse(digits, seven, scale) for scale in (1.01, 1))  # no leap between them
+    for near, at in zip(little.units, none.units, strict=True):
+        assert near.scaled == pytest.approx(at.scaled, abs=0.02)
+
+
 def test_html_has_every_number_as_text(shapes):
     found = analysis.analyse(shapes, read_image(RING), 2)
     html = bars.answer(found, SHAPES)

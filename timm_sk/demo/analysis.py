@@ -1,18 +1,19 @@
 """What a model says of a picture whose object is enlarged: classes, and the attention of every unit."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
 
-from ..attention import record_attention
+from ..attention import UnitWeights, record_attention
 from ..explain import attention_difference, enlarge
 from .models import PageModel
 
 TOPK = 5
 LEAST_SCALE, GREATEST_SCALE = 1.0, 3.0
+
+_LEAST_SIDE = 32  # the bundled models' input; a third of it can be enlarged still
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,11 +63,13 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
     """
     if not LEAST_SCALE <= scale <= GREATEST_SCALE:
         raise ValueError(f'The scale must be {LEAST_SCALE:g} to {GREATEST_SCALE:g}, got {scale:g}.')
-    model, seen = page_model.model, enlarge(picture, scale)
+    model, seen = page_model.model, _enlarged(picture, scale)
     mode = 'L' if model.in_chans == 1 else 'RGB'
     x = torch.stack([page_model.transform(view.convert(mode)) for view in (picture, seen)])  # [2, C, H, W]
     parameter = next(model.parameters())
-    recording = record_attention(model) if page_model.selects else nullcontext([])
+    recording: AbstractContextManager[list[UnitWeights]] = (
+        record_attention(model) if page_model.selects else nullcontext([])
+    )
     with page_model.lock, torch.inference_mode(), recording as units:
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
@@ -79,3 +82,11 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
         seen=seen,
     )
 
+
+def _enlarged(picture: Image.Image, scale: float) -> Image.Image:
+    """The middle of a picture, of which a few pixels only may be left: then it is made larger first, as for a model."""
+    least = min(picture.size)
+    if scale > LEAST_SCALE and least < _LEAST_SIDE:
+        width, height = (round(side * _LEAST_SIDE / least) for side in picture.size)
+        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
+    return enlarge(picture, scale)

@@ -37,12 +37,12 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     names = offered(model)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(INTRODUCTION)
-        with gr.Tabs():
-            with gr.Tab('One model'):
+        with gr.Tabs(elem_classes='sk-tabs'):
+            with gr.Tab('One model', elem_id='one-model'):
                 _one_model(models, names)
-            with gr.Tab('Two models'):
+            with gr.Tab('Two models', elem_id='two-models'):
                 _two_models(models, names)
-            with gr.Tab('Checkpoints'):
+            with gr.Tab('Checkpoints', elem_id='checkpoints'):
                 _checkpoints()
     return app
 
@@ -94,10 +94,15 @@ def _html(value: str) -> gr.HTML:
 def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
     """Answer when an input changes; while the slider, the last of them, moves, without a sign of waiting."""
     *others, scale = inputs
-    gr.on([component.change for component in others], answer, inputs, outputs, api_name=api_name)
-    scale.change(
-        answer, inputs, outputs, api_visibility='private', show_progress='hidden', trigger_mode='always_last'
+    gr.on(
+        [component.change for component in others],
+        answer,
+        inputs,
+        outputs,
+        api_name=api_name,
+        trigger_mode='always_last',
     )
+    scale.change(answer, inputs, outputs, api_visibility='private', show_progress='hidden', trigger_mode='always_last')
 
 
 def _checkpoints() -> None:
@@ -116,9 +121,9 @@ def _checkpoints() -> None:
     )
 
 
-def style() -> str:
-    """The page's style sheet."""
-    return Path(__file__).with_name('style.css').read_text(encoding='utf-8')
+def beside(name: str) -> str:
+    """The text of a file beside this one, the page's style sheet or script."""
+    return Path(__file__).with_name(name).read_text(encoding='utf-8')
 
 
 def theme() -> gr.themes.Base:

@@ -65,7 +65,8 @@ def _attention(analysis: Analysis) -> str:
 <small>largest kernel minus smallest, mean over channels; bar: {analysis.scale:g}×, line: 1×</small>"""
     columns = ('unit', 'bar', f'at {analysis.scale:g}×', 'change from 1×')
     axis = f"""<tr class="sk-axis" aria-hidden="true"><td></td>
-<td><span>−{limit:g} smallest</span><span>0</span><span>largest +{limit:g}</span></td><td></td><td>change</td></tr>"""
+<td><span>−{limit:g}<em> smallest</em></span><span>0</span><span><em>largest </em>+{limit:g}</span></td>
+<td></td><td>change</td></tr>"""
     rows = [axis, *(_unit_row(unit, limit) for unit in analysis.units)]
     kind = 'sk-units sk-many' if len(analysis.units) > 12 else 'sk-units'
     return _table(caption, columns, rows, kind)

@@ -1,4 +1,4 @@
-"""A bound on what one request may send: gradio bounds uploaded files, but not other bodies, which it holds in memory."""
+"""A bound on what one request may send: gradio bounds uploaded files, but not other bodies, kept in memory."""
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException

@@ -10,7 +10,7 @@ from threading import Event
 
 from starlette.middleware import Middleware
 
-from .app import DEFAULT_MODEL, build_app, style, theme
+from .app import DEFAULT_MODEL, beside, build_app, theme
 from .body_limit import BodyLimit
 from .pictures import MAX_BYTES
 
@@ -68,8 +68,10 @@ def serving(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | 
                 quiet=True,
                 share=False,
                 ssr_mode=False,
+                run_history=False,
                 theme=theme(),
-                css=style(),
+                css=beside('style.css'),
+                js=beside('keyboard.js'),
             )
             yield address
         finally:
