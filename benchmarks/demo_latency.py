@@ -1,7 +1,7 @@
 """How long the page of `timm-sk demo` takes from a move of the slider to the drawn chart, in chromium.
 
-`python benchmarks/demo_latency.py` needs the extra `browser` and chromium. Each move sets the slider to another scale, as
-a finger would; the browser's clock runs from the event until the frame after the one that draws the new chart.
+`python benchmarks/demo_latency.py` needs the extra `browser` and chromium. Each move sets the slider to another scale,
+as a finger would; the browser's clock runs from the event until the frame after the one that draws the new chart.
 """
 
 import shutil

@@ -9,7 +9,7 @@ from ..checkpoints import Checkpoint
 from ..checkpoints.rows import IMAGENET
 
 COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
-COLUMN_WIDTHS = ('270px', '125px', '95px', '80px', '110px', '320px', '115px', '95px')
+COLUMN_WIDTHS = ('295px', '125px', '95px', '80px', '110px', '310px', '115px', '95px')
 COLUMN_TYPES = ('str', 'number', 'number', 'number', 'number', 'str', 'str', 'str')
 
 Row = tuple[Checkpoint, CatalogEntry]
