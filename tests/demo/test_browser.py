@@ -261,7 +261,8 @@ def test_every_tab_is_readable(open_page, shoot, width, scheme):
         assert page.evaluate('document.documentElement.scrollWidth') <= width
         clipped = page.evaluate(
             """() => [...document.querySelectorAll('.sk-answer *, .sk-examples *, .sk-charts *')].filter(
-                (e) => e.checkVisibility() && !e.closest('.sk-unseen') && e.getBoundingClientRect().right > innerWidth
+                (e) => e.checkVisibility() && !e.closest('.sk-unseen') && e.getBoundingClientRect().right
+                    > 1 + e.closest('.sk-answer, .sk-examples, .sk-charts').getBoundingClientRect().right
             ).map((e) => e.outerHTML)"""
         )
         assert clipped == []

@@ -70,7 +70,7 @@ def _two_models(models: Models, names: list[str]) -> None:
                 for place, name in zip(('First', 'Second'), _pair(names), strict=True):
                     with gr.Column(min_width=300):
                         chosen.append(_model_choice(f'{place} model', names, name))
-                        shown.append(_html(respond(models, str(given.first), name, LEAST_SCALE)))
+                        shown.append(_html(respond(models, str(given.first), name, LEAST_SCALE), 'sk-beside'))
 
     def compare(path: str | None, first: str | None, second: str | None, scale: float) -> list[str]:
         return [respond(models, path, name, scale) for name in (first, second)]
@@ -87,8 +87,8 @@ def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
     return gr.Dropdown(names, value=value, label=label, info='What does not ship with the package is downloaded.')
 
 
-def _html(value: str) -> gr.HTML:
-    return gr.HTML(value, js_on_load=None, apply_default_css=False)
+def _html(value: str, kind: str | None = None) -> gr.HTML:
+    return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_classes=kind)
 
 
 def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
