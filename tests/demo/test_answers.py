@@ -68,11 +68,17 @@ def test_html_has_every_number_as_text(shapes):
     for label, probability in zip(found.labels, found.probabilities, strict=True):
         assert f'{label} {probability:.1%}' in told
     for unit in found.units:
-        numbers = f'{unit.scaled:+.3f} {unit.scaled - unit.unscaled:+.3f}'.replace('-', '−')
+        numbers = f'{unit.scaled:+.3f} {unit.scaled - unit.unscaled:+.3f}'.replace('-0.000', '+0.000')
+        numbers = numbers.replace('-', '−')
         assert f'{unit.name} {numbers}' in told
     assert 'alt="The middle of the picture, enlarged 2 times"' in html
     lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
+
+
+def test_a_change_that_rounds_to_zero_has_no_minus():
+    assert bars._signed(-0.0004) == '+0.000'
+    assert bars._signed(-0.0006) == '−0.001'
 
 
 def test_names_cannot_bring_markup():

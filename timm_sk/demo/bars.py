@@ -48,7 +48,7 @@ def data_uri(picture: Image.Image) -> str:
 
 def _predictions(analysis: Analysis) -> str:
     rows = (
-        f"""<tr><th scope="row">{escape(label)}</th>
+        f"""<tr><th scope="row" title="{escape(label)}">{escape(label)}</th>
 <td class="sk-track" aria-hidden="true"><i class="sk-bar" style="left:0;width:{probability:.2%}"></i></td>
 <td class="sk-number">{probability:.1%}</td></tr>"""
         for label, probability in zip(analysis.labels, analysis.probabilities, strict=True)
@@ -83,7 +83,7 @@ def _unit_row(unit: UnitDifference, limit: float) -> str:
 
 
 def _signed(value: float) -> str:
-    return f'{value:+.3f}'.replace('-', '−')
+    return f'{round(value, 3) + 0.0:+.3f}'.replace('-', '−')  # zero has no minus
 
 
 def _table(caption: str, columns: Iterable[str], rows: Iterable[str], kind: str) -> str:
