@@ -45,6 +45,7 @@ def test_wheel_works_from_any_folder(wheel, tmp_path):
         assert {'timm_sk/py.typed', 'timm_sk/model_card.md'} <= set(archive.namelist())
         assert {f'timm_sk/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
         assert recipe_names()
+        assert {f'timm_sk/demo/{name}' for name in ('costs.csv', 'keyboard.js', 'style.css')} <= set(archive.namelist())
         assert not any(name.endswith('train.py') for name in archive.namelist())
         archive.extractall(tmp_path / 'site')
     code = """
@@ -75,7 +76,7 @@ def test_dependencies_of_importing_are_the_declared_ones():
     loaded = run_python('-c', code).stdout.split()
     assert 'timm_sk.models.sknet' in loaded
     assert 'timm_sk.bench' not in loaded
-    assert not {'typer', 'rich', 'matplotlib', 'triton'} & {name.partition('.')[0] for name in loaded}
+    assert not {'typer', 'rich', 'matplotlib', 'triton', 'gradio'} & {name.partition('.')[0] for name in loaded}
     hubconf = run_python('-c', 'import hubconf; print(*hubconf.dependencies)', cwd=ROOT).stdout.split()
     assert hubconf == ['torch', 'timm', 'huggingface_hub', 'safetensors']
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .layers import SelectiveKernel, SplitAttention
+from .layers.kernel_extent import kernel_extents
 from .ops.reference import attention
 
 
@@ -23,11 +24,13 @@ class UnitWeights:
         path: Path of the unit's module in the model.
         weights: [B, M, C], summing to 1 over M; where a split attention has one branch, a sigmoid's. Detached, on the
             model's device.
+        kernel_extents: How far each branch's kernel reaches, in pixels of the unit's input.
     """
 
     name: str
     path: str
     weights: Tensor
+    kernel_extents: tuple[int, ...]
 
 
 def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
@@ -64,25 +67,37 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     Raises:
         ValueError: If the model has no unit with attention.
     """
-    units = [(path, unit, layer) for path, unit in model.named_modules() if (layer := _logits_layer(unit)) is not None]
+    recorded: list[UnitWeights] = []
+    with ExitStack() as hooks:
+        for path, unit in selecting_units(model):
+            expanded: list[Tensor] = []  # what the layer of the logits gave last
+            record = partial(_record, recorded, path, expanded, kernel_extents(unit))
+            hooks.callback(_logits_layer(unit).register_forward_hook(partial(_keep, expanded)).remove)
+            hooks.callback(unit.register_forward_hook(record).remove)
+        yield recorded
+
+
+def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | SplitAttention]]:
+    """The units of a model that have attention, each with the path of its module.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    units = [
+        (path, unit)
+        for path, unit in model.named_modules()
+        if isinstance(unit, SplitAttention) or (isinstance(unit, SelectiveKernel) and unit.attn is not None)
+    ]
     if not units:
         raise ValueError(
             f'{type(model).__name__} has no unit that selects: use a selective-kernel model with attention.'
         )
-    recorded: list[UnitWeights] = []
-    with ExitStack() as hooks:
-        for path, unit, layer in units:
-            expanded: list[Tensor] = []  # what the layer gave last
-            hooks.callback(layer.register_forward_hook(partial(_keep, expanded)).remove)
-            hooks.callback(unit.register_forward_hook(partial(_record, recorded, path, expanded)).remove)
-        yield recorded
+    return units
 
 
-def _logits_layer(unit: nn.Module) -> nn.Module | None:
-    """The module whose output is a unit's logits, or becomes them by sorting; None for other modules."""
-    if isinstance(unit, SplitAttention):
-        return unit.fc2
-    return unit.attn if isinstance(unit, SelectiveKernel) else None
+def _logits_layer(unit: SelectiveKernel | SplitAttention) -> nn.Module:
+    """The module whose output is a unit's logits, or becomes them by sorting."""
+    return unit.fc2 if isinstance(unit, SplitAttention) else unit.get_submodule('attn')
 
 
 def _keep(expanded: list[Tensor], layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
@@ -93,6 +108,7 @@ def _record(
     recorded: list[UnitWeights],
     path: str,
     expanded: list[Tensor],
+    extents: tuple[int, ...],
     unit: SelectiveKernel | SplitAttention,
     inputs: tuple[Tensor, ...],
     out: Tensor,
@@ -100,19 +116,26 @@ def _record(
     (logits,) = expanded
     logits = logits[: out.shape[0]]  # Lucid's units attend to one picture twice in train mode
     if isinstance(unit, SplitAttention):
-        name, weights = unit_name(path, 'SA'), attention(unit.by_branch(logits.flatten(1)), unit.gate)
+        weights = attention(unit.by_branch(logits.flatten(1)), unit.gate)
     else:
-        name, weights = unit_name(path), attention(logits).expand(-1, -1, unit.out_channels)
-    recorded.append(UnitWeights(name=name, path=path, weights=weights))  # [B, M, C]
+        weights = attention(logits).expand(-1, -1, unit.out_channels)
+    name = unit_name(path, kind_of(unit))
+    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))  # [B, M, C]
+
+
+def kind_of(unit: SelectiveKernel | SplitAttention) -> str:
+    """What the names of such units begin with."""
+    return 'SA' if isinstance(unit, SplitAttention) else 'SK'
 
 
 def unit_name(path: str, kind: str = 'SK') -> str:
     """The paper's name of a unit from its module's path, or the path where it has no stage and block.
 
     `layer1.2.conv2` (timm's ResNet) and `stage2.2.branch2.sk` (torchvision's ShuffleNetV2) are SK_2_3, `blocks.1.0`
-    (timm's MobileNetV2) is SK_2_1; what comes after the block is kept where a block has several units.
+    (timm's MobileNetV2) is SK_2_1; what comes after the block is kept where a block has several units. Wrappers around
+    the model, such as that of `timm_sk.deploy`, change nothing.
     """
-    match = re.match(r'(layer|stage|blocks\.)(\d+)\.(\d+)\.?(branch1)?', path)
+    match = re.match(r'(?:(?:model|module|_orig_mod)\.)*(layer|stage|blocks\.)(\d+)\.(\d+)\.?(branch1)?', path)
     if match is None:
         return path
     trunk, stage, block, shortcut = match.groups()

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from statistics import fmean
 from typing import Any
 
 import timm.data
@@ -18,6 +17,7 @@ from .data import Pictures, PictureStream, eval_loader, normalizer
 from .evaluation import Evaluation, evaluate, together
 from .hub import ready_model
 from .label_maps import MODEL_CLASSES
+from .preprocessing import preprocessing
 from .pretrained import check_state_dict, read_checkpoint
 from .registry import require_model
 from .validation_data import ValidationData
@@ -138,7 +138,7 @@ def validate(
     classes = _judged_classes(model, net, data)
     if reparam:
         net = reparameterize_model(net)
-    config = _preprocessing(
+    config = preprocessing(
         net,
         use_test_size=not use_train_size,
         img_size=img_size,
@@ -216,19 +216,6 @@ def _created(
         check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
         model.load_state_dict(weights, strict=False)  # all but num_batches_tracked are there
     return model
-
-
-def _preprocessing(model: Any, *, use_test_size: bool, **wanted: Any) -> dict[str, Any]:
-    """What timm's validate.py makes of the checkpoint's cfg, for as many channels as the model takes."""
-    channels = getattr(model, 'in_chans', 3)
-    if channels not in (1, 3):
-        raise ValueError(f'Pictures have 1 or 3 channels, the model takes {channels}.')
-    config = timm.data.resolve_data_config(dict(wanted, in_chans=channels), model=model, use_test_size=use_test_size)
-    config['input_size'] = (channels, *config['input_size'][1:])
-    for name in ('mean', 'std'):
-        values = tuple(config[name])
-        config[name] = values if len(values) == channels else (fmean(values),) * channels
-    return config
 
 
 def _require_settings(interpolation: str | None, crop_pct: float | None, amp_dtype: str, batch_size: int) -> None:

@@ -1,0 +1,13 @@
+"""One served page for the tests of a module."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from timm_sk.demo.serving import serving
+
+
+@pytest.fixture(scope='module')
+def address() -> Iterator[str]:
+    with serving(host='127.0.0.1') as address:
+        yield address.rstrip('/')

@@ -1,0 +1,273 @@
+"""The page in chromium, as a visitor sees it: `pytest -m browser` needs the extra `browser` and chromium.
+
+The pictures of the screen go to the folder that TIMM_SK_SCREENSHOTS names, else to the test's temporary one.
+"""
+
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from demo.pictures import SEVEN, photo, png
+
+pytestmark = pytest.mark.browser
+
+FLAGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
+TABS = ('One model', 'Two models', 'Checkpoints')
+
+# How bright text and what is behind it are, as WCAG 2 has it, for all text that is seen.
+CONTRASTS = """() => {
+    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+    const luminance = (colour) => {
+        const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+        const [r, g, b] = colour.slice(0, 3).map((c) => linear(c / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const behind = (element) => {
+        for (let e = element; e; e = e.parentElement) {
+            const colour = parse(getComputedStyle(e).backgroundColor);
+            if (colour.length < 4 || colour[3] > 0.5) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const found = [];
+    for (const element of document.querySelectorAll('.gradio-container *')) {
+        const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+        if (!own || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+        if (element.closest('footer, .sk-unseen')) continue;
+        const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(luminance);
+        found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), element.textContent.trim().slice(0, 40)]);
+    }
+    return found;
+}"""
+
+
+@pytest.fixture(scope='module')
+def chromium():
+    sync_api = pytest.importorskip('playwright.sync_api')
+    path = shutil.which('chromium')
+    if path is None:
+        pytest.fail('chromium is not installed: apt-get install chromium')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium, address):
+    """Opens the page in a window; afterwards checks that nothing was asked of another host, and no script failed."""
+    contexts, outside, errors = [], [], []
+
+    def only_here(route):
+        url = route.request.url
+        if urlsplit(url).hostname == '127.0.0.1' or url.startswith(('data:', 'blob:')):
+            return route.continue_()
+        outside.append(url)
+        return route.abort()
+
+    def opened(width=1400, height=900, scheme='light'):
+        context = chromium.new_context(viewport=dict(width=width, height=height), color_scheme=scheme)
+        contexts.append(context)
+        context.route('**/*', only_here)
+        page = context.new_page()
+        page.set_default_timeout(8_000)
+        page.on('pageerror', lambda error: errors.append(str(error)))
+        page.goto(address)
+        page.locator('.sk-units').first.wait_for()
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+    assert (outside, errors) == ([], [])
+
+
+@pytest.fixture
+def shoot(tmp_path):
+    folder = Path(os.environ.get('TIMM_SK_SCREENSHOTS', tmp_path))
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def save(page, name):
+        page.screenshot(path=folder / f'{name}.png', full_page=True)
+
+    return save
+
+
+def tab(page, name):
+    page.get_by_role('tab', name=name).click()
+    panel = page.locator(f'[role=tabpanel]#{name.lower().replace(" ", "-")}')
+    panel.wait_for()
+    return panel
+
+
+def clear(panel):
+    panel.get_by_role('button', name='Remove Image').click()
+    panel.get_by_text('Drop a picture, or take an example.').first.wait_for()
+
+
+def classes(answer):
+    """The first class, and the scale at which the answer was given."""
+    return answer.locator('.sk-classes tbody th').first.inner_text(), answer.locator('figcaption').inner_text()
+
+
+def wait_for(answer, text):
+    answer.get_by_text(text, exact=True).first.wait_for()
+
+
+def test_load(open_page, shoot):
+    page = open_page()
+    panel = tab(page, 'One model')
+    assert classes(panel.locator('.sk-answer')) == ('ring', 'seen at 1×')
+    assert panel.locator('.sk-units tbody th').all_inner_texts() == ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
+    assert page.title() == 'Selective kernels'
+    unnamed = page.eval_on_selector_all('img:not([alt])', 'images => images.map(image => image.outerHTML)')
+    assert unnamed == []
+    inputs = 'input:not([type=hidden]):not([type=file]), button'
+    for element in page.locator(inputs).all():
+        if element.is_visible():
+            assert element.evaluate('e => (e.labels?.length || e.ariaLabel || e.title || e.innerText) && true'), (
+                element.evaluate('e => e.outerHTML')
+            )
+    shoot(page, 'load')
+
+
+def test_upload(open_page, shoot, tmp_path):
+    page = open_page()
+    panel = tab(page, 'One model')
+    clear(panel)
+    panel.locator('input[type=file]').set_input_files(photo(tmp_path))
+    panel.locator('.sk-answer').wait_for()
+    assert classes(panel.locator('.sk-answer'))[0] == 'ring'
+    shoot(page, 'upload')
+
+
+def test_bad_files_give_a_message_and_the_page_goes_on(open_page, shoot, tmp_path):
+    page = open_page()
+    panel = tab(page, 'One model')
+    for content, message in ((b'no picture', 'not a picture'), (png(20_000, 10_000), 'too many pixels')):
+        path = tmp_path / 'bad.png'
+        path.write_bytes(content)
+        clear(panel)
+        panel.locator('input[type=file]').set_input_files(path)
+        panel.get_by_role('alert').filter(has_text=message).wait_for()
+        if message == 'not a picture':  # the browser itself takes seconds to draw the other one
+            shoot(page, 'bad_file')
+    panel.get_by_role('button', name='star').click()
+    panel.locator('.sk-answer').wait_for()
+    assert classes(panel.locator('.sk-answer'))[0] == 'star'
+
+
+def test_example_and_slider_by_keyboard_alone(open_page, shoot):
+    page = open_page()
+    panel = tab(page, 'One model')
+    answer = panel.locator('.sk-answer')
+    page.get_by_role('tab', name='One model').focus()
+    for _ in range(20):
+        page.keyboard.press('Tab')
+        if page.evaluate('document.activeElement.role') == 'combobox':
+            page.get_by_role('option', name='sknet_atto.digits').wait_for()
+            continue
+        page.get_by_role('option').first.wait_for(state='detached')
+        if page.evaluate('document.activeElement.dataset?.example') == 'square':
+            break
+    page.keyboard.press('Enter')
+    answer.locator('.sk-classes tbody th').first.filter(has_text='square').wait_for()
+    before = answer.locator('.sk-units').inner_text()
+    for _ in range(20):
+        page.keyboard.press('Tab')
+        if page.evaluate('document.activeElement.type') == 'range':
+            break
+    for _ in range(10):
+        page.keyboard.press('ArrowRight')
+    wait_for(answer, 'seen at 1.5×')
+    assert answer.locator('.sk-units').inner_text() != before
+    assert page.evaluate('document.activeElement.type') == 'range'  # it is kept while answers come
+    shoot(page, 'slide')
+
+
+def test_slide_quickly_ends_at_the_last_scale(open_page):
+    page = open_page()
+    panel = tab(page, 'One model')
+    slider = panel.locator('input[type=range]')
+    for scale in (1.2, 1.7, 2.4, 2.9, 2.0):
+        slider.evaluate('(s, v) => { s.value = v; s.dispatchEvent(new Event("input", {bubbles: true})); }', scale)
+    wait_for(panel, 'seen at 2×')
+
+
+def test_another_model_brings_its_examples(open_page):
+    page = open_page()
+    panel = tab(page, 'One model')
+    chosen = panel.get_by_role('combobox', name='Model and checkpoint')
+    chosen.click()
+    page.get_by_role('option', name='sknet_atto.digits').click()
+    wait_for(panel, 'Examples of sknet_atto.digits')
+    panel.get_by_role('button', name='7', exact=True).click()
+    panel.locator('.sk-classes tbody th').first.filter(has_text='7').wait_for()
+    chosen.click()
+    page.get_by_role('option', name='skresnet18.ra_in1k').click()  # which cannot be had without a network
+    panel.get_by_role('alert').filter(has_text='skresnet18.ra_in1k could not be loaded').wait_for()
+
+
+def test_compare(open_page, shoot):
+    page = open_page()
+    panel = tab(page, 'Two models')
+    clear(panel)
+    panel.get_by_role('alert').nth(1).wait_for()
+    panel.locator('input[type=file]').set_input_files(SEVEN)
+    answers = panel.locator('.sk-answer')
+    answers.nth(1).wait_for()
+    assert classes(answers.nth(1))[0] == '7'
+    assert classes(answers.nth(0))[0] != '7'
+    panel.locator('input[type=range]').evaluate(
+        's => { s.value = 1.5; s.dispatchEvent(new Event("input", {bubbles: true})); }'
+    )
+    for index in (0, 1):
+        wait_for(answers.nth(index), 'seen at 1.5×')
+    shoot(page, 'compare')
+
+
+def test_checkpoints(open_page, shoot):
+    page = open_page()
+    panel = tab(page, 'Checkpoints')
+    charts = panel.get_by_role('img')
+    assert re.search(r'46 checkpoints.*the most accurate is resnest269e.in1k', charts.first.get_attribute('aria-label'))
+    panel.get_by_text('skresnet34.ra_in1k').first.wait_for()
+    shoot(page, 'checkpoints')
+    cells = panel.locator('td, [role=gridcell]')
+    panel.get_by_placeholder('Filter').fill('sknet_atto')
+    cells.filter(has_text='skresnet34.ra_in1k').first.wait_for(state='hidden')
+    cells.filter(has_text='sknet_atto.digits').locator('visible=true').first.wait_for()
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+@pytest.mark.parametrize('width', [400, 1400])
+def test_every_tab_is_readable(open_page, shoot, width, scheme):
+    page = open_page(width, 850, scheme)
+    for name in TABS:
+        tab(page, name)
+        page.wait_for_timeout(300)  # tables lay themselves out
+        shoot(page, f'{name.lower().replace(" ", "_")}_{width}_{scheme}')
+        assert page.evaluate('document.documentElement.scrollWidth') <= width
+        clipped = page.evaluate(
+            """() => [...document.querySelectorAll('.sk-answer *, .sk-examples *, .sk-charts *')].filter(
+                (e) => e.checkVisibility() && !e.closest('.sk-unseen') && e.getBoundingClientRect().right
+                    > 1 + e.closest('.sk-answer, .sk-examples, .sk-charts').getBoundingClientRect().right
+            ).map((e) => e.outerHTML)"""
+        )
+        assert clipped == []
+        contrasts = page.evaluate(CONTRASTS)
+        assert len(contrasts) > 10
+        assert [pair for pair in contrasts if pair[0] < 4.5] == []
+    background = page.evaluate('getComputedStyle(document.body).backgroundColor')
+    assert (max(map(int, re.findall(r'\d+', background)[:3])) < 60) == (scheme == 'dark')

@@ -1,0 +1,150 @@
+"""The served page over HTTP: what strangers may send, and that it goes on."""
+
+import json
+import os
+import socket
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from demo.pictures import RING, SEVEN, png
+from gradio_client import Client, handle_file
+
+from timm_sk.demo import analysis
+from timm_sk.demo.pictures import MAX_BYTES
+from timm_sk.demo.serving import MOST_SENT
+
+SHAPES = 'sknet_atto.shapes'
+
+
+@pytest.fixture(scope='module')
+def client(address):
+    return Client(address, verbose=False)
+
+
+def analyse(client, path, checkpoint=SHAPES, scale=1.0):
+    return client.predict(handle_file(str(path)), checkpoint, scale, api_name='/analyse')
+
+
+def upload(address, name, content):
+    return httpx.post(f'{address}/gradio_api/upload', files={'files': (name, content)}, timeout=60)
+
+
+def uploads():
+    folder = Path(os.environ['GRADIO_TEMP_DIR'])
+    return {path for path in folder.rglob('*') if path.is_file()}
+
+
+def test_only_this_machine_reaches_it(address):
+    port = urlsplit(address).port
+    assert address == f'http://127.0.0.1:{port}'
+    with socket.create_connection(('127.0.0.1', port), timeout=5):
+        pass
+    with pytest.raises(ConnectionRefusedError):  # a server for all addresses would answer here too
+        socket.create_connection(('127.0.0.2', port), timeout=5)
+
+
+def test_page_and_its_answers(address, client):
+    page = httpx.get(address)
+    assert page.status_code == 200
+    assert 'Selective kernels' in page.text
+    assert not json.loads(httpx.get(f'{address}/config').text)['analytics_enabled']
+    assert 'ring' in analyse(client, RING)
+    assert 'seen at 1.5×' in analyse(client, RING, scale=1.5)
+    shapes, digits = client.predict(handle_file(str(SEVEN)), SHAPES, 'sknet_atto.digits', 1, api_name='/compare')
+    assert '>7</th>' in digits
+    assert '>7</th>' not in shapes
+
+
+def test_bombs_and_broken_files_get_a_message(tmp_path, client):
+    for content, message in (
+        (png(20_000, 10_000), 'too many pixels'),
+        (png(8_000, 8_000), '8000 x 8000 pixels'),
+        (b'text', 'not a picture'),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not a picture'),
+    ):
+        path = tmp_path / 'sent.png'
+        path.write_bytes(content)
+        assert message in analyse(client, path)
+    assert 'ring' in analyse(client, RING)
+
+
+def test_too_large_an_upload_is_refused_and_leaves_nothing(address):
+    before, temporary = uploads(), set(Path(tempfile.gettempdir()).glob('tmp*'))
+    assert upload(address, 'large.png', bytes(MAX_BYTES + 1)).status_code == 413
+    assert upload(address, 'larger.png', bytes(MOST_SENT)).status_code == 413
+    assert upload(address, 'small.png', RING.read_bytes()).status_code == 200
+    assert len(uploads() - before) == 1
+    assert not {path for path in set(Path(tempfile.gettempdir()).glob('tmp*')) - temporary if path.is_file()}
+
+
+def test_other_bodies_are_bounded(address):
+    url = f'{address}/gradio_api/queue/join'
+    assert httpx.post(url, content=b' ' * (MOST_SENT + 1)).status_code == 413
+    pieces = (b' ' * 1_000_000 for _ in range(MOST_SENT // 1_000_000 + 2))
+    with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # it may hang up
+        assert httpx.post(url, content=pieces).status_code in (400, 413)  # a body without an announced length
+    assert httpx.get(address).status_code == 200
+
+
+@pytest.mark.parametrize('name', ['../../evil.png', '/var/evil.png', '..\\..\\evil.png', 'a' * 300 + '.png'])
+def test_files_are_not_written_where_their_name_says(address, name):
+    before = uploads()
+    response = upload(address, name, RING.read_bytes() + name.encode())
+    assert response.status_code == 200
+    (path,) = map(Path, response.json())
+    folder = Path(os.environ['GRADIO_TEMP_DIR']).resolve()
+    assert path.resolve().parent.parent == folder
+    assert '..' not in path.parts
+    assert uploads() - before == {path}
+
+
+def test_a_name_that_is_a_folder_is_refused(address):
+    assert upload(address, '..', RING.read_bytes()).status_code == 400
+
+
+def test_other_files_are_not_given_or_read(address, client):
+    for path in ('/etc/passwd', str(Path(__file__).resolve()), f'{os.environ["GRADIO_TEMP_DIR"]}/../x'):
+        assert httpx.get(f'{address}/gradio_api/file={path}').status_code in (403, 404)
+    data = dict(path='/etc/passwd', meta={'_type': 'gradio.FileData'})
+    job = httpx.post(f'{address}/gradio_api/call/analyse', json=dict(data=[data, SHAPES, 1]))
+    events = httpx.get(f'{address}/gradio_api/call/analyse/{job.json()["event_id"]}', timeout=30).text
+    assert 'event: error' in events
+    assert 'ring' in analyse(client, RING)
+
+
+@pytest.mark.parametrize('name', ['local-dir:/etc', 'hf-hub:someone/something', 'resnet50', ''])
+def test_only_offered_models_are_loaded(client, name):
+    with pytest.raises(Exception, match='not in the list of choices'):
+        analyse(client, RING, name)
+    assert 'ring' in analyse(client, RING)
+
+
+def test_a_picture_within_its_address_is_not_taken(address):
+    data = dict(url='data:image/png;base64,AAAA', meta={'_type': 'gradio.FileData'})
+    job = httpx.post(f'{address}/gradio_api/call/analyse', json=dict(data=[data, SHAPES, 1]))
+    events = httpx.get(f'{address}/gradio_api/call/analyse/{job.json()["event_id"]}', timeout=30).text
+    assert 'Drop a picture' in events or 'event: error' in events
+
+
+def test_a_failing_handler_does_not_end_the_page(client, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
+        assert 'Something failed here' in analyse(client, RING)
+    assert 'ring' in analyse(client, RING)
+
+
+def test_fifty_parallel_requests_are_answered(client):
+    sent = handle_file(str(RING))
+    scales = [1 + index / 25 for index in range(50)]
+
+    def ask(scale):
+        return client.submit(sent, SHAPES, scale, api_name='/analyse').result(timeout=60)
+
+    with ThreadPoolExecutor(50) as pool:
+        found = list(pool.map(ask, scales))
+    assert all(f'seen at {scale:g}×' in html and 'SK_5_1' in html for scale, html in zip(scales, found, strict=True))
