@@ -57,6 +57,11 @@ def require_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
+def times(scale: float) -> str:
+    """A scale as figures and tables write it."""
+    return f'{scale:g}\N{MULTIPLICATION SIGN}'
+
+
 class Enlarging:
     """Makes a model's 8-bit input of a picture, at several scales.
 
