@@ -114,7 +114,8 @@ def _explain(
             on_batch=advance,
         )
     write_explanation(folder, found, pictures, [path.name for path in paths], model_name=model_name)
-    caption = f'Mean over {len(pictures)} pictures. Field: side of the effective receptive field, pixels of the input.'
+    of = f'Mean over {len(pictures)} pictures. ' if len(pictures) > 1 else ''
+    caption = f'{of}Field: side of the effective receptive field, pixels of the input.'
     _print(model_name, *explanation_table(found), caption)
 
 

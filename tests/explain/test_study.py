@@ -1,10 +1,13 @@
 """Means and intervals of a study, against all pictures at once and numpy's own bootstrap."""
 
+import csv
+
 import numpy as np
 import pytest
 import timm
 import torch
 from drawn_data import drawn, write_folder
+from processes import ROOT
 
 import timm_sk
 from timm_sk import explain, shapes
@@ -170,3 +173,20 @@ def test_shapes_are_drawn_larger_but_not_too_large(model):
     grey = timm.create_model('sknet_atto', in_chans=1)
     with pytest.raises(ValueError, match='the model takes 1x32x32'):
         next(shape_batches(5, explain.Enlarging(grey), device=CPU))
+
+
+def test_the_documented_numbers_are_those_of_its_command(model):
+    with (ROOT / 'docs' / 'attention' / 'shapes.csv').open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    page = (ROOT / 'docs' / 'attention.md').read_text()
+    found = study(model, shapes.TEST_COUNT, replicates=500)
+    for u, unit in enumerate(found.units):
+        of_unit = {(row['quantity'], row['scale']): row for row in rows if row['unit'] == unit and not row['class']}
+        for s, scale in enumerate(('1', '2')):
+            assert float(of_unit['difference', scale]['mean']) == pytest.approx(found.overall.mean[s, u], abs=1e-3)
+        shift = of_unit['shift', '']
+        assert shift['pictures'] == '2000'
+        for part in ('mean', 'low', 'high'):
+            assert float(shift[part]) == pytest.approx(getattr(found.shift, part)[u], abs=1e-3)
+        low, high = float(shift['low']), float(shift['high'])
+        assert f'| {float(shift["mean"]):+.3f} | {low:+.3f} to {high:+.3f} |' in page

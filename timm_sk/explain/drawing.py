@@ -72,7 +72,7 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
         ('expected kernel extent,\npixels of its input', explanation.expected_kernel_extents),
     ]
     if explanation.receptive_fields is not None:
-        panels.append(('effective receptive field,\npixels of the picture', explanation.receptive_fields))
+        panels.append(('effective receptive field,\npixels of the model input', explanation.receptive_fields))
     figure = _figure(max(5.5, 2.5 + 0.35 * len(explanation.units)), 2.3 * len(panels) + 0.6)
     rows = figure.subplots(len(panels), 1, sharex=True)
     for axes, (label, values) in zip(rows, panels, strict=True):
@@ -82,7 +82,7 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
         axes.set_ylabel(label, fontsize=9)
         _plain(axes)
     if not np.isnan(explanation.differences).all():
-        rows[0].axhline(0, color='#8c8c8c', linewidth=0.8, zorder=0)
+        rows[0].axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
     _name_units(rows[-1], explanation.units)
     _legend(figure, rows[0])
     return figure
@@ -101,7 +101,7 @@ def study_figure(study: Study) -> Any:
     upper.set_ylabel(_DIFFERENCE)
     lower.set_ylabel(f'shift from {times(study.scales[0])}\nto {times(study.scales[-1])}')
     for axes in (upper, lower):
-        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=0)
+        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
         _plain(axes)
     _name_units(lower, study.units)
     _legend(figure, upper)
@@ -130,7 +130,7 @@ def classes_figure(study: Study) -> Any:
             axes.set_ylabel(f'shift from {times(study.scales[0])}\nto {times(study.scales[-1])}', fontsize=8)
         level = f'{_LEVELS[v]}: ' if len(study.chosen) == len(_LEVELS) else ''
         axes.set_title(f'{level}{unit}', fontsize=10, loc='left')
-        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=0)
+        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
         _plain(axes)
     if is_named:
         names = [_short(study.class_names[k]) for k in seen]
