@@ -218,8 +218,18 @@ def test_files_of_another_run_are_kept(run, tmp_path):
         == f'timm-sk: {tmp_path}/out holds files already, maybe of another run: name another folder, or remove it.\n'
     )
     assert (tmp_path / 'out' / PAGE).read_bytes() == before
-    with pytest.raises(ValueError, match='holds files already'):
-        require_free(tmp_path / 'out' / PAGE)
+
+
+def test_where_no_folder_can_be_made(tmp_path, monkeypatch):
+    (tmp_path / 'file').touch()
+    with pytest.raises(ValueError, match='file is a file: name a folder'):
+        require_free(tmp_path / 'file')
+    with pytest.raises(ValueError, match='file: no folder can be made there'):
+        require_free(tmp_path / 'file' / 'a' / 'b')
+    require_free(tmp_path / 'a' / 'b')
+    monkeypatch.setattr('timm_sk.explain.report.os.access', lambda path, mode: False)
+    with pytest.raises(ValueError, match='no folder can be made there'):
+        require_free(tmp_path / 'a' / 'b')
 
 
 def test_a_folder_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from drawn_data import drawn, write_folder
+from drawn_data import drawn, write_folder, write_shards
 from processes import ROOT
 
 import timm_sk
@@ -134,6 +134,20 @@ def test_small_pictures_are_named_and_left_out_or_refused(model, tmp_path):
     (batch,) = data_batches(pictures, enlarging, device=CPU, workers=0, on_bad=bad.append)
     assert batch[1].tolist() == [0, 0]
     assert len(bad) == 1
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_streams_are_studied_and_small_pictures_in_them_refused(model, tmp_path, workers):
+    shards = {}
+    for name, size in (('large', 48), ('small', 16)):
+        folder = write_shards(tmp_path / name, {'validation': [[(ring, 1) for ring in drawn(2, size=size)['ring']]]})
+        stream = open_pictures(f'wds/{folder}', split='validation', num_samples=2)
+        shards[name] = data_batches(stream, explain.Enlarging(model, SCALES), device=CPU, workers=workers)
+    ((pictures, labels),) = shards['large']
+    assert [at_scale.shape for at_scale in pictures] == [(2, 3, 32, 32)] * 2
+    assert labels.tolist() == [1, 1]
+    with pytest.raises(ValueError, match=r"^A picture: 16x16 pixels are fewer than the model's input of 32x32"):
+        list(shards['small'])
 
 
 def test_what_cannot_be_studied_is_refused(model):

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import shapes
-from ..data import Pictures, PictureStream, UnreadableSampleError, eval_loader, normalizer
+from ..data import Batch, Pictures, PictureStream, UnreadableSampleError, eval_loader, normalizer
 from ..world import World
 from .enlarging import Enlarging
 
@@ -46,7 +46,7 @@ def data_batches(
         pictures = _LargeEnough(pictures, enlarging)
     prepare = normalizer(enlarging.mean, enlarging.std, device)
     loader = eval_loader(pictures, enlarging, batch_size=batch_size, world=World(device=device), workers=workers)
-    for batch in loader.epoch():
+    for batch in _of_stream(loader.epoch()) if isinstance(pictures, PictureStream) else loader.epoch():
         for line in batch.bad:
             if on_bad is None:
                 raise ValueError(line)
@@ -100,6 +100,14 @@ def shape_batches(
         rows = slice(first, first + batch_size)
         pixels = [torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2) for pictures, _ in drawn]
         yield [prepare(at_scale).to(dtype) for at_scale in pixels], labels[rows]
+
+
+def _of_stream(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """The same batches, with a worker's error as it was before torch added the worker's stack to it."""
+    try:
+        yield from batches
+    except ValueError as error:
+        raise ValueError(str(error).strip().splitlines()[-1].removeprefix('ValueError: ')) from error
 
 
 class _LargeEnough(Pictures):

@@ -1,5 +1,6 @@
 """The folder of an explanation or a study: figures, a CSV of every number, one HTML page."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -29,13 +30,18 @@ _FIELDS = (
 
 
 def require_free(folder: Path) -> None:
-    """Check that a folder is not there yet, or is empty.
+    """Check that a folder is not there yet, or is empty, and can be written.
 
     Raises:
-        ValueError: If it holds anything, or is a file.
+        ValueError: If it holds anything, is a file, or cannot be made.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.is_file():
+        raise ValueError(f'{folder} is a file: name a folder.')
+    if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f'{folder} holds files already, maybe of another run: name another folder, or remove it.')
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f'{above}: no folder can be made there. Name another.')
 
 
 def write_explanation(
