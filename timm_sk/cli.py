@@ -13,7 +13,16 @@ from rich.markup import escape
 from rich.progress import track
 from rich.table import Column, Table
 
-from . import __version__, cli_bench, cli_demo, cli_finetune, cli_publish, cli_validate, cli_weights
+from . import (
+    __version__,
+    cli_bench,
+    cli_demo,
+    cli_explain,
+    cli_finetune,
+    cli_publish,
+    cli_validate,
+    cli_weights,
+)
 from .catalog import COLUMNS, cells, markdown, matching, measure
 from .console import err, one_line_errors, out, say_error
 from .hub import ready_model
@@ -34,6 +43,7 @@ cli_weights.app.add_typer(cli_publish.app)
 app.add_typer(cli_weights.app, name='weights')
 app.command('bench')(cli_bench.bench)
 app.command('demo')(cli_demo.demo)
+app.command('explain')(cli_explain.explain_selection)
 app.command('finetune')(cli_finetune.command())
 app.command('validate')(cli_validate.validate_models)
 

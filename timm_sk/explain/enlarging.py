@@ -57,6 +57,11 @@ def require_scales(scales: Sequence[float]) -> tuple[float, ...]:
     return found
 
 
+def times(scale: float) -> str:
+    """A scale as figures and tables write it."""
+    return f'{scale:g}\N{MULTIPLICATION SIGN}'
+
+
 class Enlarging:
     """Makes a model's 8-bit input of a picture, at several scales.
 
@@ -103,6 +108,11 @@ class Enlarging:
             raise ValueError(f'{name}: {error}') from error
 
     def __call__(self, picture: Image.Image) -> Tensor:
-        """Give the picture at each scale, 8-bit [S, C, H, W]."""
+        """Give the picture at each scale, 8-bit [S, C, H, W].
+
+        Raises:
+            ValueError: As `require_large_enough`.
+        """
+        self.require_large_enough(picture, 'A picture')
         picture = picture.convert(self._mode)
         return torch.stack([torch.as_tensor(self._transform(enlarge(picture, scale))) for scale in self.scales])

@@ -1,6 +1,6 @@
 """Single pictures: what each unit selects as the object grows, channel by channel."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -52,7 +52,8 @@ def explain_pictures(
     units: Sequence[str] | None = None,
     with_receptive_fields: bool = True,
     names: Sequence[str] | None = None,
-    batch_size: int = 32,
+    batch_size: int = 8,
+    on_batch: Callable[[int], None] | None = None,
 ) -> Explanation:
     """Enlarge the object in each picture and look at what the units select.
 
@@ -65,6 +66,7 @@ def explain_pictures(
         with_receptive_fields: Whether to measure them, which takes a backward pass for each unit.
         names: What the pictures are called in an error.
         batch_size: Pictures in a forward pass, each at one scale.
+        on_batch: Called with their number after each.
 
     Raises:
         ValueError: If the model has no unit with attention, a unit does not exist, a scale or a picture is too small or
@@ -89,6 +91,8 @@ def explain_pictures(
         if with_receptive_fields:
             sides = receptive_fields(model, x)
             fields.append(torch.stack([sides[unit.path] for unit in found[-1]], dim=1))  # [B, U]
+        if on_batch:
+            on_batch(len(batch))
 
     def by_unit(of_units: list[Tensor]) -> Floats:
         return _by_picture(torch.cat(of_units), len(pictures))

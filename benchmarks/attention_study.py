@@ -1,0 +1,188 @@
+"""How fast a data set is studied by `timm_sk.explain.study`, beside the plain forward passes of the same pictures.
+
+`PYTHONPATH=. python benchmarks/attention_study.py --out benchmarks/attention_study.csv`. Plain passes, passes while
+attention is recorded, and the whole study take turns, on batches that are there already and on JPEG files that are
+loaded; the files are drawn from a seed into a folder that is removed afterwards.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks.input_pipeline import draw_folder
+from timm_sk import record_attention, shapes
+from timm_sk.bench.machine import describe, open_device
+from timm_sk.bench.report import Measurement, append, require_appendable
+from timm_sk.bench.timing import MIN_ROUNDS, MIN_WARMUP, interleave, summarise
+from timm_sk.console import one_line_errors
+from timm_sk.data import open_pictures
+from timm_sk.explain import Enlarging, study
+from timm_sk.explain.batches import data_batches
+from timm_sk.hub import ready_model
+
+Batches = Iterable[tuple[Sequence[Tensor], Tensor]]
+Source = Callable[[], Batches]
+Name = tuple[str, str]  # what is done, and where its pictures come from
+
+
+@dataclass(kw_only=True)
+class StudyRow(Measurement):
+    """One way to see all pictures at all scales, over all rounds.
+
+    Attributes:
+        what: 'plain' forward passes, 'recording' of attention in them, or the 'study'.
+        pictures: 'ready' as batches, or 'files' that are loaded.
+        count: Pictures in a round.
+        scales: At how many each is seen.
+        min_images_per_s: Of the slowest round, each picture counted once for all scales; median and max alike.
+        min_of_plain: Least speed as a share of the plain passes' in the same round; median and max alike.
+    """
+
+    what: str
+    pictures: str
+    model: str
+    batch: int
+    size: int
+    file_size: int
+    workers: int
+    count: int
+    scales: int
+    rounds: int
+    min_images_per_s: float
+    median_images_per_s: float
+    max_images_per_s: float
+    min_of_plain: float
+    median_of_plain: float
+    max_of_plain: float
+    device: str = ''
+    processor: str = ''
+    threads: int = 0
+    torch: str = ''
+    timm: str = ''
+    timm_sk: str = ''
+    python: str = ''
+    date: str = ''
+
+
+@torch.inference_mode()
+def plain(model: nn.Module, source: Source) -> None:
+    """Forward passes alone."""
+    for pictures, _ in source():
+        for x in pictures:
+            model(x)
+
+
+@torch.inference_mode()
+def recording(model: nn.Module, source: Source) -> None:
+    """The same while the weights of all units are recorded."""
+    with record_attention(model) as units:
+        for pictures, _ in source():
+            units.clear()
+            for x in pictures:
+                model(x)
+
+
+def studying(model: nn.Module, source: Source, *, scales: Sequence[float]) -> None:
+    """All that a study does, by class, with its bootstrap."""
+    study(model, source(), scales=scales, class_names=shapes.CLASS_NAMES)
+
+
+def measure(
+    model: nn.Module, enlarging: Enlarging, sources: dict[str, Source], *, rounds: int | None
+) -> dict[Name, list[float]]:
+    """Milliseconds of each round by what is done and where its pictures come from; without rounds all run once."""
+    doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=enlarging.scales)}
+    device = next(model.parameters()).device
+    found: dict[Name, list[float]] = {}
+    for place, source in sources.items():
+        timed = {(what, place): lambda index, do=do, source=source: do(model, source) for what, do in doing.items()}
+        if rounds is None:
+            for step in timed.values():
+                step(0)
+        else:
+            found |= interleave(timed, rounds=rounds, warmup=MIN_WARMUP, device=device)[0]
+    return found
+
+
+def rows(found: dict[Name, list[float]], *, count: int, device: torch.device, **setting: object) -> list[StudyRow]:
+    """A row for each of what was measured."""
+    made = []
+    for (what, place), times in found.items():
+        speeds = summarise([1e3 * count / time for time in times])
+        shares = summarise([base / time for base, time in zip(found['plain', place], times, strict=True)])
+        made.append(
+            StudyRow(
+                what=what,
+                pictures=place,
+                count=count,
+                rounds=len(times),
+                min_images_per_s=speeds[0],
+                median_images_per_s=speeds[1],
+                max_images_per_s=speeds[2],
+                min_of_plain=shares[0],
+                median_of_plain=shares[1],
+                max_of_plain=shares[2],
+                **setting,
+                **describe(device),
+            )
+        )
+    return made
+
+
+def main(
+    model: Annotated[str, typer.Option(help='What is studied.')] = 'sknet_atto.shapes',
+    pretrained: Annotated[bool, typer.Option(help='Load its weights, which change no time.')] = True,
+    batch_size: Annotated[int, typer.Option(min=1)] = 64,
+    pictures: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
+    file_size: Annotated[int, typer.Option(min=8, help='Their height and width.')] = 64,
+    workers: Annotated[int, typer.Option(min=0, help='Processes that load.')] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, 7 or more.')] = MIN_ROUNDS,
+    threads: Annotated[int, typer.Option(min=1, help='CPU threads of the model.')] = 2,
+    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:1.')] = 'cpu',
+    smoke: Annotated[bool, typer.Option('--smoke', help='Run everything once and time nothing.')] = False,
+    out: Annotated[Path | None, typer.Option(metavar='CSV', help='Add the rows to this file.')] = None,
+) -> None:
+    """Measure, print and write."""
+    with one_line_errors():
+        where = open_device(device)
+        if out:
+            require_appendable(out, StudyRow.columns())
+        torch.set_num_threads(threads)
+        net = ready_model(model, pretrained, device=where)
+        enlarging = Enlarging(net)
+        with tempfile.TemporaryDirectory() as folder:
+            draw_folder(Path(folder), pictures, file_size)
+            opened = open_pictures(folder, split='validation')
+            loading = partial(data_batches, opened, enlarging, device=where, batch_size=batch_size)
+            ready = list(loading(workers=0))
+            sources: dict[str, Source] = {'ready': lambda: ready, 'files': partial(loading, workers=workers)}
+            found = measure(net, enlarging, sources, rounds=None if smoke else rounds)
+        made = rows(
+            found,
+            count=pictures,
+            device=where,
+            model=model,
+            batch=batch_size,
+            size=enlarging.input_size[0],
+            file_size=file_size,
+            workers=workers,
+            scales=len(enlarging.scales),
+        )
+        if out:
+            append(out, made)
+    print('what      pictures  images/s       min-max  of plain       min-max')
+    for row in made:
+        speed = f'{row.median_images_per_s:9.1f} {row.min_images_per_s:6.1f}-{row.max_images_per_s:.1f}'
+        share = f'{row.median_of_plain:8.1%} {row.min_of_plain:.1%}-{row.max_of_plain:.1%}'
+        print(f'{row.what:9} {row.pictures:8} {speed:23} {share}')
+
+
+if __name__ == '__main__':
+    typer.run(main)

@@ -1,0 +1,89 @@
+"""One HTML page that holds all it shows: figures, tables, and how to read them."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+_STYLE = """
+:root { color-scheme: light dark; }
+body { font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
+h1, h2, td, figcaption { overflow-wrap: anywhere; }
+figure { margin: 1rem 0; }
+figure img { max-width: 100%; height: auto; background: white; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid #8888; white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of the page.
+
+    Attributes:
+        png: The file's bytes.
+        alt: What it shows, in words, for who cannot see it.
+        caption: What stands below it.
+    """
+
+    png: bytes
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A part of the page, all of it plain text.
+
+    Attributes:
+        title: Its heading.
+        text: Paragraphs.
+        figures: Figures that follow.
+        columns: Heads of a table that follows these; none if empty.
+        rows: The table's cells.
+    """
+
+    title: str
+    text: Sequence[str] = ()
+    figures: Sequence[Figure] = ()
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+
+
+def render_page(title: str, sections: Sequence[Section]) -> bytes:
+    """The page's bytes: no address outside it, readable on light and dark grounds and on narrow screens."""
+    body = '\n'.join(_section(section) for section in sections)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_STYLE}</style>
+</head>
+<body>
+<h1>{escape(title)}</h1>
+{body}
+</body>
+</html>
+""".encode()
+
+
+def _section(section: Section) -> str:
+    parts = [f'<h2>{escape(section.title)}</h2>', *(f'<p>{escape(text)}</p>' for text in section.text)]
+    parts += map(_figure, section.figures)
+    if section.columns:
+        head = ''.join(f'<th scope="col">{escape(column)}</th>' for column in section.columns)
+        lines = ('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in section.rows)
+        parts.append(f'<div class="wide"><table><tr>{head}</tr>\n' + '\n'.join(lines) + '\n</table></div>')
+    return '<section>\n' + '\n'.join(parts) + '\n</section>'
+
+
+def _figure(figure: Figure) -> str:
+    source = f'data:image/png;base64,{base64.b64encode(figure.png).decode()}'
+    return (
+        f'<figure><img src="{source}" alt="{escape(figure.alt)}">'
+        f'<figcaption>{escape(figure.caption)}</figcaption></figure>'
+    )
