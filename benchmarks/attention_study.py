@@ -61,14 +61,6 @@ class StudyRow(Measurement):
     min_of_plain: float
     median_of_plain: float
     max_of_plain: float
-    device: str = ''
-    processor: str = ''
-    threads: int = 0
-    torch: str = ''
-    timm: str = ''
-    timm_sk: str = ''
-    python: str = ''
-    date: str = ''
 
 
 @torch.inference_mode()

@@ -45,7 +45,9 @@ def test_wheel_works_from_any_folder(wheel, tmp_path):
         assert {'timm_sk/py.typed', 'timm_sk/model_card.md'} <= set(archive.namelist())
         assert {f'timm_sk/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
         assert recipe_names()
-        assert {f'timm_sk/demo/{name}' for name in ('costs.csv', 'keyboard.js', 'style.css')} <= set(archive.namelist())
+        assert {f'timm_sk/{name}' for name in ('costs.csv', 'demo/keyboard.js', 'demo/style.css')} <= set(
+            archive.namelist()
+        )
         assert not any(name.endswith('train.py') for name in archive.namelist())
         archive.extractall(tmp_path / 'site')
     code = """

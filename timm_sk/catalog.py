@@ -3,14 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from functools import cache
-
-import timm
-import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from .checkpoints import CHECKPOINTS, Checkpoint
+from .costs import cost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,20 +31,6 @@ class CatalogEntry:
     top1: float | None
 
 
-def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
-    """Multiply-adds of all convolutions and matrix products in one forward pass of a picture, in eval mode.
-
-    Args:
-        model: In eval mode; one on the meta device costs no arithmetic.
-        input_size: (channels, height, width).
-    """
-    parameter = next(model.parameters())
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        model(torch.empty(1, *input_size, device=parameter.device, dtype=parameter.dtype))
-    return counter.get_total_flops() // 2
-
-
 def matching(pattern: str = '') -> list[Checkpoint]:
     """The rows of the table whose `arch.tag` holds a text, or matches it if it has wildcards."""
     return [row for row in CHECKPOINTS.values() if _matches(row.name, pattern)]
@@ -57,7 +38,7 @@ def matching(pattern: str = '') -> list[Checkpoint]:
 
 def catalog(pattern: str = '') -> list[CatalogEntry]:
     """An entry for each of the rows that `matching` finds."""
-    return [measure(row) for row in matching(pattern)]
+    return [entry(row) for row in matching(pattern)]
 
 
 def _matches(name: str, pattern: str) -> bool:
@@ -66,9 +47,9 @@ def _matches(name: str, pattern: str) -> bool:
     return pattern in name
 
 
-def measure(row: Checkpoint) -> CatalogEntry:
-    """Count a row's architecture, on the meta device; a deep net takes a fraction of a second."""
-    params, macs = _count(row.arch, row.num_classes, row.input_size)
+def entry(row: Checkpoint) -> CatalogEntry:
+    """A row's entry."""
+    params, macs = cost(row)
     return CatalogEntry(
         arch=row.arch,
         tag=row.tag,
@@ -78,13 +59,6 @@ def measure(row: Checkpoint) -> CatalogEntry:
         weights=row.sources[0].kind if row.sources else 'none',
         top1=row.top1,
     )
-
-
-@cache
-def _count(arch: str, num_classes: int, input_size: tuple[int, int, int]) -> tuple[int, int]:
-    """Parameters and multiply-adds, which the checkpoints of an architecture share."""
-    model = timm.create_model(arch, num_classes=num_classes, in_chans=input_size[0], device='meta').eval()
-    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, input_size)
 
 
 COLUMNS = ('name', 'tag', 'params', 'GMACs', 'input', 'weights', 'top-1')

@@ -23,7 +23,7 @@ from . import (
     cli_validate,
     cli_weights,
 )
-from .catalog import COLUMNS, cells, markdown, matching, measure
+from .catalog import COLUMNS, catalog, cells, markdown
 from .console import err, one_line_errors, out, say_error
 from .hub import ready_model
 from .images import find_images
@@ -75,10 +75,9 @@ def list_models(
 ) -> None:
     """List the models: size, cost, where the weights come from, accuracy."""
     with one_line_errors():
-        rows = matching(pattern)
-        if not rows:
+        entries = catalog(pattern)
+        if not entries:
             raise ValueError(f'no model matches "{pattern}"; `timm-sk list` shows all.')
-    entries = [measure(row) for row in _progress(rows, len(rows), 'Counting')]
     if as_markdown:
         print(markdown(entries))
         return

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from .catalog import measure
+from . import catalog
 from .checkpoints import Checkpoint, Source, of_arch
 from .checkpoints.rows import IMAGENET
 from .inventory import NOT_ESTABLISHED
@@ -53,7 +53,7 @@ def render_card(
         story: Where the weights come from, where they come from no source of the table.
     """
     settings = settings or {}
-    entry = measure(row)
+    entry = catalog.entry(row)
     size = 'x'.join(map(str, row.input_size))
     techniques = ', '.join(f'{key} {value}' for key, value in settings.items() if key not in _NO_TECHNIQUES)
     facts = dict(

@@ -11,9 +11,8 @@ from PIL import Image
 from processes import ROOT
 
 from timm_sk import attention_weights
-from timm_sk.catalog import cells
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.demo import analysis, bars, checkpoint_table, costs, examples, models
+from timm_sk.demo import analysis, bars, checkpoint_table, examples, models
 from timm_sk.demo.answers import respond
 from timm_sk.demo.models import Models, PageModel, offered
 from timm_sk.demo.pictures import KEPT_SIDE, read_upload
@@ -203,18 +202,8 @@ def test_examples():
             examples.example('sknet_atto.digits', name)
 
 
-def test_costs_are_those_of_the_catalogue():
-    readme = (ROOT / 'README.md').read_text()  # whose table another test compares with the catalogue
-    missing = [row.name for row in CHECKPOINTS.values() if costs._shape(row) not in costs.counted()]
-    assert not missing, 'count again: python -m timm_sk.demo.costs'
-    for row, entry in costs.entries():
-        arch, _, params, macs, size, _, _ = cells(entry)
-        if row.name == next(iter(r.name for r in CHECKPOINTS.values() if r.arch == arch)):
-            assert f'| {arch} | {params} | {macs} | {size} |' in readme
-
-
 def test_table_and_charts():
-    rows = costs.entries()
+    rows = checkpoint_table.rows()
     lines = {line[0]: line for line in checkpoint_table.table(rows)}
     assert lines['skresnet34.ra_in1k'][1:5] == [22.28, 3.664, 224, 76.96]
     assert lines['sknet_atto.digits'][5:] == ['360 held-out pictures of scikit-learn digits', 'apache-2.0', 'bundled']

@@ -14,8 +14,8 @@ from processes import ROOT
 from torch import nn
 from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
 
-from timm_sk.catalog import count_macs
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.costs import count_macs
 from timm_sk.models.pools import SameAveragePool
 from timm_sk.models.resnest_blocks import SplitAttentionBottleneck
 

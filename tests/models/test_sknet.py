@@ -11,7 +11,7 @@ from processes import ROOT
 from torch import nn
 from variants import pictures
 
-from timm_sk.catalog import count_macs
+from timm_sk.costs import count_macs
 from timm_sk.layers import StackedSelectiveKernel
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from . import checkpoint_table, costs, examples
+from . import checkpoint_table, examples
 from .analysis import LEAST_SCALE
 from .answers import respond
 from .models import Models, offered
@@ -106,7 +106,7 @@ def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: An
 
 
 def _checkpoints() -> None:
-    rows = costs.entries()
+    rows = checkpoint_table.rows()
     _html(checkpoint_table.charts(rows))
     gr.Dataframe(
         checkpoint_table.table(rows),

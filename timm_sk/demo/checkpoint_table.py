@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ..catalog import CatalogEntry
-from ..checkpoints import Checkpoint
+from ..catalog import CatalogEntry, entry
+from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.rows import IMAGENET
 
 COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
@@ -18,42 +18,47 @@ Row = tuple[Checkpoint, CatalogEntry]
 _KINDS = {'sknet': 'SKNet, SK-ResNet', 'resnest': 'ResNeSt'}
 
 
-def table(rows: Sequence[Row]) -> list[list[str | float | None]]:
+def rows() -> list[Row]:
+    """The checkpoints that have weights, with what they cost."""
+    return [(row, entry(row)) for row in CHECKPOINTS.values() if row.sources]
+
+
+def table(checkpoints: Sequence[Row]) -> list[list[str | float | None]]:
     """The table's cells, in the order of `COLUMNS`."""
     return [
         [
             row.name,
-            round(entry.params / 1e6, 2),
-            round(entry.macs / 1e9, 3),
+            round(found.params / 1e6, 2),
+            round(found.macs / 1e9, 3),
             row.input_size[-1],
             None if row.top1 is None else round(row.top1, 2),
             row.dataset or 'not established',
             row.licence or 'none stated',
-            entry.weights,
+            found.weights,
         ]
-        for row, entry in rows
+        for row, found in checkpoints
     ]
 
 
-def charts(rows: Sequence[Row]) -> str:
+def charts(checkpoints: Sequence[Row]) -> str:
     """Accuracy on ImageNet against parameters and multiply-adds, as HTML."""
-    comparable = [(row, entry) for row, entry in rows if row.top1 is not None and row.dataset == IMAGENET]
+    comparable = [pair for pair in checkpoints if pair[0].top1 is not None and pair[0].dataset == IMAGENET]
     keys = ''.join(
         f'<li><i class="sk-point sk-{kind}" aria-hidden="true"></i>{name}</li>' for kind, name in _KINDS.items()
     )
     return f"""<div class="sk-charts">
-{_chart(comparable, 'parameters (millions)', lambda entry: entry.params / 1e6)}
-{_chart(comparable, 'GMACs', lambda entry: entry.macs / 1e9)}
+{_chart(comparable, 'parameters (millions)', lambda found: found.params / 1e6)}
+{_chart(comparable, 'GMACs', lambda found: found.macs / 1e9)}
 </div><ul class="sk-keys">{keys}</ul>
-<p class="sk-note">{len(comparable)} of {len(rows)} checkpoints: those with an accuracy on {escape(IMAGENET)}.
+<p class="sk-note">{len(comparable)} of {len(checkpoints)} checkpoints: those with an accuracy on {escape(IMAGENET)}.
 Point at one for its name; the table below has the numbers.</p>"""
 
 
-def _chart(rows: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntry], float]) -> str:
-    costs = [cost_of(entry) for _, entry in rows]
-    accuracies = [row.top1 or 0.0 for row, _ in rows]
+def _chart(checkpoints: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntry], float]) -> str:
+    costs = [cost_of(found) for _, found in checkpoints]
+    accuracies = [row.top1 or 0.0 for row, _ in checkpoints]
     ticks_x, ticks_y = _log_ticks(min(costs), max(costs)), _ticks(min(accuracies), max(accuracies))
-    best = max(rows, key=lambda pair: pair[0].top1 or 0.0)[0]
+    best = max(checkpoints, key=lambda pair: pair[0].top1 or 0.0)[0]
 
     def x(cost: float) -> float:
         return (math.log(cost) - math.log(ticks_x[0])) / (math.log(ticks_x[-1]) - math.log(ticks_x[0]))
@@ -64,12 +69,12 @@ def _chart(rows: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntry], flo
     points = ''.join(
         f'<i class="sk-point sk-{row.family.partition("_")[0]}" style="left:{x(cost):.2%};bottom:{y(accuracy):.2%}" '
         f'title="{escape(row.name)}: {accuracy:.2f} %, {cost:.3g} {unit}"></i>'
-        for (row, _), cost, accuracy in zip(rows, costs, accuracies, strict=True)
+        for (row, _), cost, accuracy in zip(checkpoints, costs, accuracies, strict=True)
     )
     lines = ''.join(f'<b class="sk-x" style="left:{x(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_x)
     lines += ''.join(f'<b class="sk-y" style="bottom:{y(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_y)
     alternative = (
-        f'Scatter chart of top-1 accuracy against {unit}: {len(rows)} checkpoints, '
+        f'Scatter chart of top-1 accuracy against {unit}: {len(checkpoints)} checkpoints, '
         f'{min(costs):.3g} to {max(costs):.3g} {unit}, {min(accuracies):.2f} to {max(accuracies):.2f} percent; '
         f'the most accurate is {best.name}.'
     )
