@@ -207,7 +207,7 @@ def test_empty_data_sets_and_models_without_selection(run, tmp_path, monkeypatch
     )
 
 
-def test_files_of_another_run_are_kept(run, tmp_path):
+def test_files_of_another_run_are_kept(run, tmp_path, monkeypatch):
     (tmp_path / 'out').mkdir()
     assert run('--scales', '1', '--shapes', 2)[0] == 0  # an empty folder may be there
     before = (tmp_path / 'out' / PAGE).read_bytes()
@@ -217,6 +217,11 @@ def test_files_of_another_run_are_kept(run, tmp_path):
         said
         == f'timm-sk: {tmp_path}/out holds files already, maybe of another run: name another folder, or remove it.\n'
     )
+    assert (tmp_path / 'out' / PAGE).read_bytes() == before
+    monkeypatch.setattr(cli_explain, 'require_free', lambda folder: None)  # as if they came while it ran
+    code, _, said = run('--scales', '1', '--shapes', 3)
+    assert code == 1
+    assert 'holds files already' in said
     assert (tmp_path / 'out' / PAGE).read_bytes() == before
 
 

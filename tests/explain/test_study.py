@@ -1,6 +1,7 @@
 """Means and intervals of a study, against all pictures at once and numpy's own bootstrap."""
 
 import csv
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -148,6 +149,7 @@ def test_streams_are_studied_and_small_pictures_in_them_refused(model, tmp_path,
     assert labels.tolist() == [1, 1]
     with pytest.raises(ValueError, match=r"^A picture: 16x16 pixels are fewer than the model's input of 32x32"):
         list(shards['small'])
+    assert not multiprocessing.active_children()  # which the process would wait for in its end
 
 
 def test_what_cannot_be_studied_is_refused(model):

@@ -63,6 +63,9 @@ def test_extents_are_read_from_the_convolutions():
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[3, 5], dilation=2)) == (5, 9)
     assert kernel_extents(StackedSelectiveKernel(8, kernel_size=[3, 5, 7], stride=2, split_input=False)) == (3, 5, 7)
     assert kernel_extents(BareSelectiveKernel(16, 16, [1, 4, 9], dilation=2, padding='same')) == (1, 7, 17)
+    unit = timm_sk.SelectiveKernel(8, split_input=False)
+    unit.paths[0] = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, (1, 5)), nn.Identity())
+    assert kernel_extents(unit) == (3 + 2 * 4, 5)
     assert kernel_extents(timm_sk.SplitAttention(24, radix=3, dilation=2)) == (5, 5, 5)
 
 

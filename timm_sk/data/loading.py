@@ -6,6 +6,7 @@ that was stopped goes on with the same pictures, however many workers or process
 
 import random
 import signal
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -194,6 +195,14 @@ class Loader:
 
     def epoch(self, epoch: int = 0, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from one of them on."""
+        try:
+            yield from self._batches(epoch, first)
+        except Exception as error:
+            # an error from a worker holds the workers, who would wait for ever, and this process for them in its end
+            traceback.clear_frames(error.__traceback__)
+            raise
+
+    def _batches(self, epoch: int, first: int) -> Iterator[Batch]:
         if self.batches is not None:
             self.batches.begin(epoch, first)
             yield from self.loader
