@@ -3,6 +3,7 @@
 import os
 
 os.environ['HF_HUB_OFFLINE'] = '1'  # read by huggingface_hub at import
+os.environ['COLUMNS'] = '200'  # read by the consoles at import
 
 from collections.abc import Iterator
 from pathlib import Path
