@@ -56,10 +56,8 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
-    """Our model, with few blocks where it is on timm's ResNet trunk: all but its depth, in a fraction of the time."""
-    few: dict[str, object] = {'layers': [1, 2, 1, 1]} if name in RESNETS else {}
-    if name in LUCID_NAMES or name in RESNESTS:  # wide
-        few['channels'] = (32, 64, 64, 128)
+    """Our model, with few and narrow blocks where it is on timm's ResNet trunk: in a fraction of the time."""
+    few: dict[str, object] = dict(layers=[1, 2, 1, 1], channels=(32, 64, 64, 128)) if name in RESNETS else {}
     return timm.create_model(name, **{**few, **kwargs})
 
 

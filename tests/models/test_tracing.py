@@ -57,7 +57,7 @@ def test_inductor(name):
         assert_same(torch.compile(model, fullgraph=True)(pictures(size=32)), model(pictures(size=32)), 1e-5)
 
 
-@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('name', COMPILED)
 def test_export_with_dynamic_batch(name):
     model = exact(name)
     exported = torch.export.export(
