@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from .console import err, one_line_errors, out
+from .console import err, one_line_errors
 from .explain import Enlarging, explain_pictures, study
 from .explain.batches import data_batches, shape_batches
 from .explain.drawing import require_matplotlib
@@ -113,7 +113,10 @@ def _explain(
             names=[str(path) for path in paths],
             on_batch=advance,
         )
-    write_explanation(folder, found, pictures, [path.name for path in paths], model_name=model_name)
+    names = [path.name for path in paths]
+    if len(set(names)) < len(names):
+        names = [str(path) for path in paths]
+    write_explanation(folder, found, pictures, names, model_name=model_name)
     of = f'Mean over {len(pictures)} pictures. ' if len(pictures) > 1 else ''
     caption = f'{of}Field: side of the effective receptive field, pixels of the input.'
     _print(model_name, *explanation_table(found), caption)
@@ -162,4 +165,4 @@ def _print(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], capt
     )
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(width=max(out.width, 100)).print(table)
+    Console(width=1000).print(table)  # or its columns would lose what they say, to fit

@@ -60,6 +60,26 @@ def test_a_picture_of_few_pixels_can_be_enlarged():
         assert near.scaled == pytest.approx(at.scaled, abs=0.02)
 
 
+def test_a_single_pixel_is_a_picture_at_every_scale(shapes):
+    pixel = Image.new('RGB', (1, 1), 'red')
+    assert [len(analysis.analyse(shapes, pixel, scale).units) for scale in (1, 1.5, 3)] == [4, 4, 4]
+
+
+def test_a_model_of_one_channel_sees_grey():
+    torch.manual_seed(0)
+    grey = PageModel('grey', timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
+    found = analysis.analyse(grey, read_image(RING), 1)
+    expected = attention_weights(grey.model, grey.transform(read_image(RING).convert('L'))[None])
+    assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
+
+
+def test_programs_that_are_pictures_are_not_run(tmp_path):
+    path = tmp_path / 'drawn.eps'
+    path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n')
+    with pytest.raises(UnreadableImageError, match='not a picture'):
+        read_upload(path)
+
+
 def test_html_has_every_number_as_text(shapes):
     found = analysis.analyse(shapes, read_image(RING), 2)
     html = bars.answer(found, SHAPES)

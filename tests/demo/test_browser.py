@@ -6,10 +6,12 @@ The pictures of the screen go to the folder that TIMM_SK_SCREENSHOTS names, else
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+import timm
 from demo.pictures import SEVEN, photo, png
 
 pytestmark = pytest.mark.browser
@@ -203,6 +205,24 @@ def test_slide_quickly_ends_at_the_last_scale(open_page):
     for scale in (1.2, 1.7, 2.4, 2.9, 2.0):
         slider.evaluate('(s, v) => { s.value = v; s.dispatchEvent(new Event("input", {bubbles: true})); }', scale)
     wait_for(panel, 'seen at 2×')
+
+
+def test_a_slow_models_older_answer_does_not_come_last(open_page, monkeypatch):
+    def slow(name):
+        time.sleep(2)
+        return timm.create_model('sknet_atto', num_classes=8).eval()
+
+    monkeypatch.setattr('timm_sk.demo.models.ready_model', slow)
+    page = open_page()
+    panel = tab(page, 'One model')
+    panel.get_by_role('combobox', name='Model and checkpoint').click()
+    page.get_by_role('option', name='resnest14d.gluon_in1k').click()
+    panel.locator('input[type=range]').evaluate(
+        's => { s.value = 2; s.dispatchEvent(new Event("input", {bubbles: true})); }'
+    )
+    wait_for(panel, 'seen at 2×')
+    page.wait_for_timeout(2_500)
+    assert classes(panel.locator('.sk-answer'))[1] == 'seen at 2×'
 
 
 def test_another_model_brings_its_examples(open_page):

@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from gradio_client import Client, handle_file
 from timm_sk.demo import analysis
 from timm_sk.demo.pictures import MAX_BYTES
 from timm_sk.demo.serving import MOST_SENT
+from timm_sk.errors import UnobtainableCheckpointError
 
 SHAPES = 'sknet_atto.shapes'
 
@@ -129,6 +131,40 @@ def test_a_picture_within_its_address_is_not_taken(address):
     job = httpx.post(f'{address}/gradio_api/call/analyse', json=dict(data=[data, SHAPES, 1]))
     events = httpx.get(f'{address}/gradio_api/call/analyse/{job.json()["event_id"]}', timeout=30).text
     assert 'Drop a picture' in events or 'event: error' in events
+
+
+def test_an_address_is_not_fetched(address, client, monkeypatch):
+    asked = []
+
+    async def fetch(url, *arguments, **kwargs):
+        asked.append(url)
+        return str(RING)
+
+    monkeypatch.setattr('gradio.processing_utils.async_ssrf_protected_download', fetch)
+    data = dict(path='http://192.0.2.1/x.png', meta={'_type': 'gradio.FileData'})
+    job = httpx.post(f'{address}/gradio_api/call/analyse', json=dict(data=[data, SHAPES, 1]))
+    events = httpx.get(f'{address}/gradio_api/call/analyse/{job.json()["event_id"]}', timeout=30).text
+    assert 'event: error' in events
+    assert asked == []
+    assert 'ring' in analyse(client, RING)
+
+
+def test_a_model_that_is_long_in_coming_keeps_nobody_else_waiting(client, monkeypatch):
+    coming = threading.Event()
+
+    def slow(name):
+        coming.wait(30)
+        raise UnobtainableCheckpointError(name)
+
+    monkeypatch.setattr('timm_sk.demo.models.ready_model', slow)
+    sent = handle_file(str(RING))
+    waiting = [client.submit(sent, 'skresnet18.ra_in1k', 1, api_name='/analyse') for _ in range(6)]
+    try:
+        assert 'ring' in analyse(client, RING)
+        assert not any(job.done() for job in waiting)
+    finally:
+        coming.set()
+    assert all('could not be loaded' in job.result(timeout=30) for job in waiting)
 
 
 def test_a_failing_handler_does_not_end_the_page(client, monkeypatch):

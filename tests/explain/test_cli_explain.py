@@ -26,8 +26,7 @@ UNITS = ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Run the command with a folder to write; gives the exit code and both outputs."""
-    printed, said = io.StringIO(), io.StringIO()
-    monkeypatch.setattr(cli_explain, 'out', Console(file=printed, width=100))
+    said = io.StringIO()
     for module in (console, cli_explain):
         monkeypatch.setattr(module, 'err', Console(file=said))
 
@@ -290,6 +289,29 @@ def test_many_classes_are_drawn_sorted():
         replicates=10,
     )
     (axes,) = drawing.classes_figure(found).axes
-    drawn_shifts = axes.lines[0].get_ydata()
-    assert len(drawn_shifts) == classes - 1
-    assert np.array_equal(drawn_shifts, np.sort(found.shift_by_class.mean[1:, 0]))
+    lines = [line for line in axes.lines if len(line.get_ydata()) == classes - 1]
+    order = 1 + np.argsort(found.by_class.mean[1:, 0, 0])
+    assert [line.get_label() for line in lines] == ['1×', '2×']
+    for s, line in enumerate(lines):
+        assert np.array_equal(line.get_ydata(), found.by_class.mean[order, s, 0])
+
+
+def test_many_scales_keep_their_numbers_in_the_table(run, tmp_path):
+    code, told, _ = run(EXAMPLES[0], '--scales', '1,1.25,1.5,1.75,2,2.5')
+    assert code == 0
+    with open(tmp_path / 'out' / 'numbers.csv', newline='') as file:
+        fields = [row['value'] for row in csv.DictReader(file) if row['quantity'] == 'receptive_field']
+    assert '…' not in told
+    assert 'SK_5_1' in told
+    assert all(f' {float(field):.1f}' in told for field in fields)
+
+
+def test_pictures_of_the_same_name_are_told_apart(run, tmp_path):
+    for folder in ('a', 'b'):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / 'x.png').write_bytes(EXAMPLES[0].read_bytes())
+    code, _, said = run(tmp_path / 'a', tmp_path / 'b')
+    assert (code, said) == (0, '')
+    with open(tmp_path / 'out' / 'numbers.csv', newline='') as file:
+        named = {row['picture'] for row in csv.DictReader(file)}
+    assert named == {str(tmp_path / folder / 'x.png') for folder in ('a', 'b')}

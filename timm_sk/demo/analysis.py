@@ -2,6 +2,7 @@
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from threading import BoundedSemaphore
 
 import torch
 from PIL import Image
@@ -14,6 +15,8 @@ TOPK = 5
 LEAST_SCALE, GREATEST_SCALE = 1.0, 3.0
 
 _LEAST_SIDE = 32  # the bundled models' input; a third of it can be enlarged still
+
+_computing = BoundedSemaphore(4)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +73,7 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
     recording: AbstractContextManager[list[UnitWeights]] = (
         record_attention(model) if page_model.selects else nullcontext([])
     )
-    with page_model.lock, torch.inference_mode(), recording as units:
+    with _computing, page_model.lock, torch.inference_mode(), recording as units:
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
     differences = [(unit.name, attention_difference(unit).tolist()) for unit in units if unit.weights.shape[1] > 1]
@@ -85,8 +88,10 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
 
 def _enlarged(picture: Image.Image, scale: float) -> Image.Image:
     """The middle of a picture, of which a few pixels only may be left: then it is made larger first, as for a model."""
+    if scale == LEAST_SCALE:
+        return picture
     least = min(picture.size)
-    if scale > LEAST_SCALE and least < _LEAST_SIDE:
+    if least < _LEAST_SIDE:
         width, height = (round(side * _LEAST_SIDE / least) for side in picture.size)
         picture = picture.resize((width, height), Image.Resampling.BILINEAR)
     return enlarge(picture, scale)

@@ -92,17 +92,17 @@ def _html(value: str, kind: str | None = None) -> gr.HTML:
 
 
 def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
-    """Answer when an input changes; while the slider, the last of them, moves, without a sign of waiting."""
-    *others, scale = inputs
+    """Answer when an input changes. One event for all of them, so that no older answer can arrive last."""
     gr.on(
-        [component.change for component in others],
+        [component.change for component in inputs],
         answer,
         inputs,
         outputs,
         api_name=api_name,
+        show_progress='minimal',
         trigger_mode='always_last',
+        concurrency_id='answers',
     )
-    scale.change(answer, inputs, outputs, api_visibility='private', show_progress='hidden', trigger_mode='always_last')
 
 
 def _checkpoints() -> None:

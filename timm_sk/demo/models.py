@@ -13,6 +13,7 @@ from ..attention import selecting_units
 from ..checkpoints import CHECKPOINTS
 from ..hub import ready_model
 from ..predict import class_names
+from ..preprocessing import preprocessing
 
 MOST_KEPT = 4
 
@@ -46,7 +47,7 @@ class PageModel:
     @cached_property
     def transform(self) -> Callable[[Any], Any]:
         """The preprocessing of the model's checkpoint: a PIL picture in, a tensor [C, H, W] out."""
-        return timm.data.create_transform(**timm.data.resolve_data_config(model=self.model))
+        return timm.data.create_transform(**preprocessing(self.model), is_training=False)
 
 
 class Models:

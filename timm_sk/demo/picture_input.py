@@ -40,6 +40,15 @@ def picture_input(checkpoint: str) -> PictureInput:
         elem_classes='sk-picture',
     )
     picture.preprocess = _path  # gradio's own would decode the file before we have looked at its size
+    moves_to_cache = picture.async_move_resource_to_block_cache
+
+    async def moves_uploads_to_cache(path: str | Path | None) -> str | None:
+        """Gradio's own would fetch an address that a request names, however much is there."""
+        if path is not None and '://' in str(path):
+            raise gr.Error('A picture must be uploaded; an address is not fetched.')
+        return await moves_to_cache(path)
+
+    picture.async_move_resource_to_block_cache = moves_uploads_to_cache
     buttons = gr.HTML(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD, apply_default_css=False)
     buttons.click(_example, None, picture, api_visibility='private', queue=False)
     return PictureInput(picture, buttons, first)

@@ -4,7 +4,7 @@ from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import UnreadableImageError
 from ..images import read_image
@@ -13,6 +13,7 @@ MAX_BYTES = 20_000_000
 MAX_PIXELS = 50_000_000
 MAX_ASPECT = 16  # preprocessing resizes the shorter side, and the longer one grows with it
 KEPT_SIDE = 2048
+FORMATS = ('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'JPEG2000', 'ICO', 'PPM')  # no programs, as EPS is
 
 _decoding = Lock()  # one at a time: a picture of MAX_PIXELS takes 150 MB, and some copies of it
 
@@ -25,24 +26,26 @@ def read_upload(path: Path) -> Image.Image:
             its folder.
     """
     try:
-        with _decoding:
-            return _read(path)
+        return _read(path)
     except UnreadableImageError as error:
         raise UnreadableImageError(str(error).replace(str(path), path.name)) from error
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _read(path: Path) -> Image.Image:
     _require_moderate(path)
-    picture = read_image(path)
+    with _decoding:
+        picture = read_image(path)
     picture.thumbnail((KEPT_SIDE, KEPT_SIDE))
     return picture
 
 
 def _require_moderate(path: Path) -> None:
     try:
-        with Image.open(path) as picture:  # reads the header alone
+        with Image.open(path, formats=FORMATS) as picture:  # reads the header alone
             width, height = picture.size
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError(f'{path}: not a picture that can be read.') from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f'{path} has too many pixels: {MAX_PIXELS // 10**6} million at most.') from error
     except (OSError, SyntaxError, ValueError):

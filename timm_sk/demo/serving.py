@@ -15,7 +15,7 @@ from .body_limit import BodyLimit
 from .pictures import MAX_BYTES
 
 MOST_WAITING = 256
-MOST_AT_A_TIME = 4
+MOST_AT_A_TIME = 32  # mostly waiting for a model to be loaded: `analysis` bounds what computes
 MOST_SENT = MAX_BYTES + 100_000  # what surrounds a file
 
 

@@ -109,7 +109,7 @@ def study_figure(study: Study) -> Any:
 
 
 def classes_figure(study: Study) -> Any:
-    """Each class: the mean difference of the chosen units at each scale; of many classes the shift, sorted."""
+    """Each class: the mean difference of the chosen units at each scale; many classes as lines, sorted."""
     seen = np.flatnonzero(study.counts)
     is_named = len(seen) <= MOST_NAMED
     width = max(6.0, 3.0 + 0.38 * len(seen)) if is_named else 8.0
@@ -121,13 +121,13 @@ def classes_figure(study: Study) -> Any:
                 beside = np.arange(len(seen)) + _dodge(s, len(study.scales))
                 levels = _at(study.by_class, (seen, s, v))
                 _with_intervals(axes, beside, levels, label=times(scale), **_style(s) | dict(linestyle='none'))
-            axes.set_ylabel(_DIFFERENCE, fontsize=8)
         else:
-            order = seen[np.argsort(study.shift_by_class.mean[seen, v], kind='stable')]
-            shift = _at(study.shift_by_class, (order, v))
-            axes.fill_between(range(1, len(seen) + 1), shift.low, shift.high, color='#bdbdbd', linewidth=0)
-            axes.plot(range(1, len(seen) + 1), shift.mean, color='black', linewidth=1.2)
-            axes.set_ylabel(f'shift from {times(study.scales[0])}\nto {times(study.scales[-1])}', fontsize=8)
+            order = seen[np.argsort(study.by_class.mean[seen, 0, v], kind='stable')]
+            for s, scale in enumerate(study.scales):
+                levels, style = _at(study.by_class, (order, s, v)), _style(s) | dict(marker='none')
+                axes.fill_between(range(1, len(seen) + 1), levels.low, levels.high, color='#bdbdbd', alpha=0.5, lw=0)
+                axes.plot(range(1, len(seen) + 1), levels.mean, label=times(scale), **style)
+        axes.set_ylabel(_DIFFERENCE, fontsize=8)
         level = f'{_LEVELS[v]}: ' if len(study.chosen) == len(_LEVELS) else ''
         axes.set_title(f'{level}{unit}', fontsize=10, loc='left')
         axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
@@ -136,9 +136,9 @@ def classes_figure(study: Study) -> Any:
         names = [_short(study.class_names[k]) for k in seen]
         rows[-1].set_xticks(range(len(seen)), names, rotation=45, ha='right', rotation_mode='anchor')
         rows[-1].set_xlabel('class')
-        _legend(figure, rows[0])
     else:
-        rows[-1].set_xlabel('class, sorted by its shift in each unit')
+        rows[-1].set_xlabel(f'class, sorted in each unit by its difference at {times(study.scales[0])}')
+    _legend(figure, rows[0])
     return figure
 
 

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ..images import to_rgb
 from ..preprocessing import preprocessing
 
 SCALES = (1.0, 1.5, 2.0)  # the paper's
@@ -114,5 +115,5 @@ class Enlarging:
             ValueError: As `require_large_enough`.
         """
         self.require_large_enough(picture, 'A picture')
-        picture = picture.convert(self._mode)
+        picture = to_rgb(picture).convert(self._mode)
         return torch.stack([torch.as_tensor(self._transform(enlarge(picture, scale))) for scale in self.scales])
