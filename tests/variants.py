@@ -57,7 +57,9 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
     """Our model, with few and narrow blocks where it is on timm's ResNet trunk: in a fraction of the time."""
-    few: dict[str, object] = dict(layers=[1, 2, 1, 1], channels=(32, 64, 64, 128)) if name in RESNETS else {}
+    few: dict[str, object] = dict(layers=[1, 2, 1, 1]) if name in RESNETS else {}
+    if few and name != 'sknet_atto':  # which is narrow
+        few['channels'] = (32, 64, 64, 128)
     return timm.create_model(name, **{**few, **kwargs})
 
 

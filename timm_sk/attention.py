@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from .eval_mode import eval_mode
 from .layers import SelectiveKernel, SplitAttention
 from .layers.kernel_extent import kernel_extents
 from .ops.reference import attention
@@ -45,13 +46,8 @@ def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
     Raises:
         ValueError: If the model has no unit with attention.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with record_attention(model.eval()) as units, torch.no_grad():
-            model(x)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with eval_mode(model), record_attention(model) as units, torch.no_grad():
+        model(x)
     return units
 
 

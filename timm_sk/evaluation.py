@@ -1,8 +1,8 @@
 """How well a model knows the pictures of a data set, over all processes together."""
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ContextManager, TypeVar
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .data import Batch, Loader
+from .eval_mode import eval_mode
 from .label_maps import LabelMap
 from .world import World
 
@@ -129,7 +130,7 @@ def evaluate(
 
     def judge_all() -> float:
         start = time.perf_counter()
-        with _eval_mode(model), torch.no_grad():
+        with eval_mode(model), torch.no_grad():
             for batch in loader.epoch():
                 judge(batch)
             if world.device.type == 'cuda':
@@ -200,17 +201,6 @@ def _summed(verdicts: _Verdicts, num_classes: int, seconds: float, world: World,
 def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Tensors on the CPU in one; this process may have had no pictures."""
     return torch.cat(parts).cpu().to(dtype) if parts else torch.empty(0, dtype=dtype)
-
-
-@contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]  # which may differ, as with frozen norms
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def require_torchmetrics() -> None:

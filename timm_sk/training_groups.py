@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .eval_mode import eval_mode
 from .group_choices import FILE_NAME, key_of
 from .layers.folded import is_plain
 from .layers.merged import MergedConv, candidates
@@ -120,19 +121,20 @@ def _grouped_calls(model: nn.Module, shape: Sequence[int], autocast: torch.dtype
             calls[name] = Call(module, list(x.shape), x.dtype, nhwc)
 
         hooks.append(conv.register_forward_pre_hook(note))
-    modes = {module: module.training for module in model.modules()}
     like = next(model.parameters(), torch.empty(0))
     x = torch.full(tuple(shape), 0.5, dtype=like.dtype, device=like.device)
     try:
-        with torch.no_grad(), torch.autocast(like.device.type, autocast, enabled=autocast is not None):
-            model.eval()(x.contiguous(memory_format=_format_of(model)))
+        with (
+            eval_mode(model),
+            torch.no_grad(),
+            torch.autocast(like.device.type, autocast, enabled=autocast is not None),
+        ):
+            model(x.contiguous(memory_format=_format_of(model)))
     except RuntimeError as error:
         raise ValueError(
             f'The model does not take pictures of {list(shape[1:])}: pass its input_size. ({error})'
         ) from error
     finally:
-        for module, training in modes.items():
-            module.training = training
         for hook in hooks:
             hook.remove()
     return calls

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import selecting_units
+from ..eval_mode import eval_mode
 from .units import inner_model
 
 _SHARE = 1 - 0.9545  # two standard deviations of a Gaussian lie within the rest
@@ -38,17 +39,12 @@ def receptive_fields(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """
     model = inner_model(model)
     middles: dict[str, Tensor] = {}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
-            for path, unit in selecting_units(model):
-                hooks.callback(unit.register_forward_hook(partial(_keep_middle, middles, path)).remove)
-            pictures = x.detach().clone().requires_grad_()
-            model.eval()(pictures)
-            return {path: _extent(middle, pictures) for path, middle in middles.items()}
-    finally:
-        for module, training in modes:
-            module.training = training
+    with eval_mode(model), ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
+        for path, unit in selecting_units(model):
+            hooks.callback(unit.register_forward_hook(partial(_keep_middle, middles, path)).remove)
+        pictures = x.detach().clone().requires_grad_()
+        model(pictures)
+        return {path: _extent(middle, pictures) for path, middle in middles.items()}
 
 
 def _keep_middle(

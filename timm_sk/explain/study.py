@@ -9,11 +9,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attention import UnitWeights, record_attention
+from ..eval_mode import eval_mode
 from .bootstrap import Estimate, Means, PoissonBootstrap, estimate
 from .units import attention_difference, choose_units, inner_model
 
 REPLICATES = 500
 CONFIDENCE = 0.95
+FEWEST = 5  # pictures for which there is an interval: a bootstrap over fewer is too narrow by far
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,7 +63,8 @@ def study(
 ) -> Study:
     """Run a data set through a model, at several scales, and average what its units select.
 
-    What is kept does not grow with the number of pictures. Intervals are those of a Poisson bootstrap over pictures.
+    What is kept does not grow with the number of pictures. Intervals are those of a Poisson bootstrap over pictures; nan
+    for fewer than `FEWEST`.
 
     Args:
         model: A model with selection, on the device of the batches. It runs in eval mode; afterwards each module is in
@@ -90,32 +93,27 @@ def study(
     kept: list[int] = []  # of the numbers of a picture, [S * U], those of the chosen units
     overall = Means(0, replicates)
     classes: dict[int, Means] = {}
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        with record_attention(model.eval()) as ran, torch.inference_mode():
-            for pictures, labels in batches:
-                if len(pictures) != len(scales):
-                    raise ValueError(f'A batch has {len(pictures)} scales, {len(scales)} are named.')
-                ran.clear()
-                for x in pictures:
-                    model(x)
-                selected = [unit for unit in ran if len(unit.kernel_extents) > 1]
-                if not names:
-                    names = _names(selected, len(scales))
-                    chosen = choose_units(names, units)
-                    kept = [s * len(names) + names.index(name) for s in range(len(scales)) for name in chosen]
-                    overall = Means(len(selected), replicates)
-                values = torch.stack([*map(attention_difference, selected)], dim=1).double().cpu().numpy()  # [B, S * U]
-                draws = bootstrap.draw(len(values))
-                overall.add(values, draws)
-                for label, rows in _by_label(labels, len(class_names)).items():
-                    means = classes.setdefault(label, Means(len(kept), replicates))
-                    means.add(values[rows][:, kept], draws[rows])
-                if on_batch:
-                    on_batch(len(values))
-    finally:
-        for module, training in modes:
-            module.training = training
+    with eval_mode(model), record_attention(model) as ran, torch.inference_mode():
+        for pictures, labels in batches:
+            if len(pictures) != len(scales):
+                raise ValueError(f'A batch has {len(pictures)} scales, {len(scales)} are named.')
+            ran.clear()
+            for x in pictures:
+                model(x)
+            selected = [unit for unit in ran if len(unit.kernel_extents) > 1]
+            if not names:
+                names = _names(selected, len(scales))
+                chosen = choose_units(names, units)
+                kept = [s * len(names) + names.index(name) for s in range(len(scales)) for name in chosen]
+                overall = Means(len(selected), replicates)
+            values = torch.stack([*map(attention_difference, selected)], dim=1).double().cpu().numpy()  # [B, S * U]
+            draws = bootstrap.draw(len(values))
+            overall.add(values, draws)
+            for label, rows in _by_label(labels, len(class_names)).items():
+                means = classes.setdefault(label, Means(len(kept), replicates))
+                means.add(values[rows][:, kept], draws[rows])
+            if on_batch:
+                on_batch(len(values))
     if not overall.count:
         raise ValueError('The data set has no picture to study.')
     by_class = [classes.get(label, Means(len(kept), replicates)) for label in range(len(class_names))]
@@ -155,7 +153,7 @@ def _by_label(labels: Tensor, classes: int) -> dict[int, NDArray[np.intp]]:
 def _estimates(means: Means, scales: int, confidence: float) -> tuple[Estimate, Estimate]:
     """At each scale [S, U], and of the last minus the first [U]."""
     mean = means.mean().reshape(scales, -1)
-    replicates = means.replicates()
+    replicates = means.replicates()[:, : None if means.count >= FEWEST else 0]
     replicates = replicates.reshape(*mean.shape, replicates.shape[-1])
     shift = estimate(mean[-1] - mean[0], replicates[-1] - replicates[0], confidence)
     return estimate(mean, replicates, confidence), shift
