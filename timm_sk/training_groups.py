@@ -124,11 +124,8 @@ def _grouped_calls(model: nn.Module, shape: Sequence[int], autocast: torch.dtype
     like = next(model.parameters(), torch.empty(0))
     x = torch.full(tuple(shape), 0.5, dtype=like.dtype, device=like.device)
     try:
-        with (
-            eval_mode(model),
-            torch.no_grad(),
-            torch.autocast(like.device.type, autocast, enabled=autocast is not None),
-        ):
+        mixed = torch.autocast(like.device.type, autocast, enabled=autocast is not None)
+        with eval_mode(model), torch.no_grad(), mixed:
             model(x.contiguous(memory_format=_format_of(model)))
     except RuntimeError as error:
         raise ValueError(

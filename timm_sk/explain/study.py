@@ -63,8 +63,8 @@ def study(
 ) -> Study:
     """Run a data set through a model, at several scales, and average what its units select.
 
-    What is kept does not grow with the number of pictures. Intervals are those of a Poisson bootstrap over pictures; nan
-    for fewer than `FEWEST`.
+    What is kept does not grow with the number of pictures. Intervals are those of a Poisson bootstrap over pictures,
+    and nan for fewer than `FEWEST`.
 
     Args:
         model: A model with selection, on the device of the batches. It runs in eval mode; afterwards each module is in
