@@ -45,6 +45,8 @@ def _require_moderate(path: Path) -> None:
         with Image.open(path, formats=FORMATS) as picture:  # reads the header alone
             width, height = picture.size
     except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            return  # read_image says so
         raise UnreadableImageError(f'{path}: not a picture that can be read.') from error
     except Image.DecompressionBombError as error:
         raise UnreadableImageError(f'{path} has too many pixels: {MAX_PIXELS // 10**6} million at most.') from error
