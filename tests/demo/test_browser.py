@@ -83,7 +83,7 @@ def open_page(chromium, address):
         contexts.append(context)
         context.route('**/*', only_here)
         page = context.new_page()
-        page.set_default_timeout(8_000)
+        page.set_default_timeout(30_000)
         page.on('pageerror', lambda error: errors.append(str(error)))
         page.goto(address)
         page.locator('.sk-units').first.wait_for()
