@@ -125,6 +125,13 @@ def test_other_convolutions_may_keep_what_they_give(pair):
 
 
 @torch.no_grad()
+def test_a_picture_that_is_no_batch_is_refused_as_by_the_norm(pair):
+    conv, norm = pair
+    with pytest.raises(ValueError, match='expected 4D input'):
+        conv_norm(torch.randn(4, 6, 6), conv, norm)  # whose height could be taken for the channels
+
+
+@torch.no_grad()
 def test_autocast_leaves_the_mixed_norm_alone(pair):
     x = torch.randn(2, 4, 5, 5)
     conv, norm = pair

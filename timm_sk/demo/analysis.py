@@ -73,7 +73,7 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
     recording: AbstractContextManager[list[UnitWeights]] = (
         record_attention(model) if page_model.selects else nullcontext([])
     )
-    with _computing, page_model.lock, torch.inference_mode(), recording as units:
+    with page_model.lock, _computing, torch.inference_mode(), recording as units:
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
     differences = [(unit.name, attention_difference(unit).tolist()) for unit in units if unit.weights.shape[1] > 1]

@@ -24,12 +24,12 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     features = conv(x)
     if torch.is_grad_enabled() or not ops.runs_eagerly(features) or features.device.type != 'cpu':
         return norm(features)
-    if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.training:
+    if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or norm.training or features.dim() != 4:
         return norm(features)
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None or mean.dtype != features.dtype:
         return norm(features)
-    if features.requires_grad or not unobserved(conv) or not unobserved(norm):
+    if not unobserved(conv) or not unobserved(norm):
         return norm(features)
     unused = features.new_empty(0)  # for the batch's statistics
     torch.native_batch_norm(
