@@ -64,3 +64,9 @@ def test_pictures_smaller_than_the_input_are_refused_by_name():
         enlarging.require_large_enough(numbered(40, 31), 'a.png')
     with pytest.raises(ValueError, match=r'^b.png: A scale of 5 leaves 6x6 of the 32x32 pixels: take 4 at most'):
         Enlarging(timm.create_model('sknet_atto'), (1, 5)).require_large_enough(numbered(32, 32), 'b.png')
+
+
+def test_what_is_transparent_is_white_as_when_files_are_read():
+    model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
+    clear = Image.new('RGBA', (32, 32), (0, 0, 0, 0))
+    assert (Enlarging(model, [1.0])(clear) == 255).all()

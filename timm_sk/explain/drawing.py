@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..images import to_rgb
 from .bootstrap import Estimate
 from .enlarging import enlarge, times
 from .pictures import Explanation
@@ -45,7 +46,7 @@ def channels_figure(explanation: Explanation, picture: Image.Image, index: int) 
     figure = _figure(3.6 * max(len(chosen), 2), 5.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     for axes, scale in zip(above.subplots(1, len(scales), squeeze=False)[0], scales, strict=True):
-        axes.imshow(enlarge(picture.convert('RGB'), scale))
+        axes.imshow(enlarge(to_rgb(picture), scale))
         axes.set_title(times(scale), fontsize=10)
         axes.set_axis_off()
     panels = below.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
