@@ -20,9 +20,12 @@ from . import kernels, lean, reference
 from .raw import RawBranches
 from .reference import total
 
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)  # from torch 2.7 on
-
 __all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'runs_two_branch_kernel', 'select', 'total']
+
+
+@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 takes torch's own function for a constant True
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
 
 
 def runs_eagerly(x: Any) -> bool:

@@ -60,7 +60,7 @@ def main() -> None:
         shape = (8, 64, 56, 56)
         branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
         logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
-        fuse.fuse(branches)
+        fuse.fuse(branches, 1)
         select.select(branches, logits, 'softmax')
         select_backward.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
         folded.fuse_normed(branches, shifts, shifts, 'relu')

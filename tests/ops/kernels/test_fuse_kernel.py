@@ -34,14 +34,14 @@ def test_a_long_sum_is_in_float32(fuse):
     case = Case(2, 1, (1, 3, 33, 31), torch.bfloat16, 'contiguous')
     branches = make_tensors(case, offset=4)
     with launched(fuse=1):
-        fused = fuse(branches)
+        fused = fuse(branches, 1)
     assert_close([fused], [reference.fuse(exact(branches))])
 
 
 def test_the_gradient_takes_no_memory(fuse):
     (branch,) = make_tensors(Case(1, 1, (2, 5, 7, 6), torch.float32, 'contiguous'))
     with launched(fuse=1):
-        (gradient,) = torch.autograd.grad(fuse([branch]).sum(), branch)
+        (gradient,) = torch.autograd.grad(fuse([branch], 1).sum(), branch)
     assert gradient.stride() == (5, 1, 0, 0)
     assert gradient.unique().tolist() == [pytest.approx(1 / 42)]
 
@@ -50,7 +50,7 @@ def test_the_gradient_takes_no_memory(fuse):
 def test_nothing_is_fused_without_a_launch(fuse, shape):
     branches = [torch.ones(shape, device=DEVICE, requires_grad=True) for _ in range(2)]
     with launched():
-        fused = fuse(branches)
+        fused = fuse(branches, 1)
         fused.sum().backward()
     assert fused.shape == shape[:2]
     assert branches[1].grad.shape == shape
@@ -58,14 +58,14 @@ def test_nothing_is_fused_without_a_launch(fuse, shape):
 
 def test_the_mean_of_no_pixels_is_nan_as_in_the_law(fuse):
     with launched():
-        assert fuse([torch.ones(2, 3, 0, 4, device=DEVICE)]).isnan().all()
+        assert fuse([torch.ones(2, 3, 0, 4, device=DEVICE)], 1).isnan().all()
 
 
 def test_infinities_and_nan_pass_through(fuse):
     (branch,) = (tensor.detach() for tensor in make_tensors(Case(1, 1, (1, 3, 5, 7), torch.float32, 'contiguous')))
     branch[0, 0, 0, 0], branch[0, 1, 4, 6] = float('inf'), float('nan')
     with launched(fuse=1):
-        fused = fuse([branch])
+        fused = fuse([branch], 1)
     assert fused[0, 0] == float('inf')
     assert fused[0, 1].isnan()
     assert fused[0, 2].isfinite()
@@ -83,7 +83,7 @@ def test_infinities_and_nan_pass_through(fuse):
 )
 def test_refuses_before_a_launch(fuse, change, message):
     with launched(), pytest.raises(ValueError, match=message):
-        fuse(change(torch.ones(2, 4, 5, 3, device=DEVICE), torch.ones(2, 4, 5, 3, device=DEVICE)))
+        fuse(change(torch.ones(2, 4, 5, 3, device=DEVICE), torch.ones(2, 4, 5, 3, device=DEVICE)), 1)
 
 
 def test_refuses_a_radix_that_does_not_divide(fuse):
@@ -95,7 +95,7 @@ def test_refuses_a_radix_that_does_not_divide(fuse):
 def test_refuses_a_device_without_kernels(fuse, monkeypatch):
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
     with launched(), pytest.raises(ValueError, match='run on CUDA devices, got a tensor on cpu'):
-        fuse([torch.ones(2, 4, 5, 3)])
+        fuse([torch.ones(2, 4, 5, 3)], 1)
 
 
 def test_what_no_program_writes_is_nan(fuse, monkeypatch):
@@ -107,4 +107,4 @@ def test_what_no_program_writes_is_nan(fuse, monkeypatch):
     )
     (branch,) = make_tensors(Case(1, 1, (2, 5, 7, 6), torch.float32, 'contiguous'))
     with launched(fuse=1):
-        assert fuse([branch]).isnan().any()
+        assert fuse([branch], 1).isnan().any()

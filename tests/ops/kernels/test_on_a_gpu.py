@@ -20,7 +20,7 @@ def both(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
     from timm_sk.ops.kernels.fuse import fuse
     from timm_sk.ops.kernels.select import select
 
-    return [fuse(branches), select(branches, logits, 'softmax')]
+    return [fuse(branches, 1), select(branches, logits, 'softmax')]
 
 
 def law(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
@@ -123,7 +123,7 @@ def test_offsets_above_two_thousand_million(memory_format):
     from timm_sk.ops.kernels.select import select
 
     with launched(fuse=1, select=1):
-        found = fuse([branch]), select([branch], logits, 'sigmoid')
+        found = fuse([branch], 1), select([branch], logits, 'sigmoid')
     assert_close(
         found, [reference.fuse([values.double()]), reference.select([values.double()], logits.double(), 'sigmoid')]
     )

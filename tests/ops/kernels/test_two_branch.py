@@ -283,7 +283,6 @@ def test_compiles_for_gpus_that_are_not_here(form, dtype, width, capability, pro
     constants: dict[str, Any] = dict(
         **dict(K=width, N=width, TILE_H=cut.tile_h, TILE_W=cut.tile_w, BLOCK_K=cut.block_k, BLOCK_N=cut.block_n),
         **dict.fromkeys({'partial', 'branch_0', 'branch_1', 'logits', 'selected'} - set(written)),
-        PRECISION='ieee',
     )
     kernel = two_branch._two_branch_kernel
     signature = dict.fromkeys(kernel.arg_names, 'i32')

@@ -109,16 +109,15 @@ def launch_fuse(
 
 
 @torch.library.custom_op('timm_sk::fuse', mutates_args=())
-def fuse(branches: Sequence[Tensor], radix: int = 1) -> Tensor:
+def fuse(branches: Sequence[Tensor], radix: int) -> Tensor:
     """Sum the branches and average over space.
 
     Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
     strides, or among which the strides differ, are copied first.
 
     Args:
-        branches: 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or, with a radix, tensors
-            [B, radix * C, H, W] that hold several branches each, side by side in their channels.
-        radix: Branches in each tensor.
+        branches: 1 to 4 tensors [B, radix * C, H, W] of one dtype, shape and device.
+        radix: Branches in each tensor, side by side in its channels.
 
     Returns:
         [B, C], in the branches' dtype.
@@ -132,7 +131,7 @@ def fuse(branches: Sequence[Tensor], radix: int = 1) -> Tensor:
 
 
 @fuse.register_fake
-def _(branches: Sequence[Tensor], radix: int = 1) -> Tensor:
+def _(branches: Sequence[Tensor], radix: int) -> Tensor:
     require(branches)
     pictures, channels = branches[0].shape[:2]
     return branches[0].new_empty([pictures, channels // radix])

@@ -85,7 +85,6 @@ def _two_branch_kernel(
     TILE_W: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
     block = tl.program_id(0) % blocks  # the blocks of a tile in turn, since they share the cache's lines
     place = (tl.program_id(0) // blocks).to(tl.int64)  # of image and tile
@@ -112,9 +111,9 @@ def _two_branch_kernel(
         far = _neighbours(picture, row_1, column_1, block * K + k, height, width, in_channels, in_k)
         of_tap = weight + ((block * 9 + tap) * K + k[:, None]) * N + n[None, :]
         in_tap = in_k[:, None] & in_n[None, :]
-        first = tl.dot(near, tl.load(of_tap, mask=in_tap, other=0.0), first, input_precision=PRECISION)
+        first = tl.dot(near, tl.load(of_tap, mask=in_tap, other=0.0), first, input_precision='ieee')
         of_tap += blocks * 9 * K * N
-        second = tl.dot(far, tl.load(of_tap, mask=in_tap, other=0.0), second, input_precision=PRECISION)
+        second = tl.dot(far, tl.load(of_tap, mask=in_tap, other=0.0), second, input_precision='ieee')
     channel = block * N + n
     first = _activate(first, tl.load(bias + channel, mask=in_n, other=0.0))
     second = _activate(second, tl.load(bias + out_channels + channel, mask=in_n, other=0.0))
@@ -139,7 +138,7 @@ def _two_branch_kernel(
 
 @torch.library.custom_op('timm_sk::two_branch_keep', mutates_args=(), device_types=_DEVICES)
 def keep(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int], allow_tf32: bool = False
+    x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both branches, and the mean over space of their sum.
 
@@ -150,7 +149,6 @@ def keep(
         bias: [2, C], C = blocks * N, likewise.
         stride: 1 or 2.
         dilations: Of the two convolutions, which are their paddings too.
-        allow_tf32: Whether products of float32 may be rounded to TF32, for the matrix units.
 
     Returns:
         Two branches [B, C, H', W'], channels last, and the descriptor [B, C], in the input's dtype.
@@ -160,16 +158,14 @@ def keep(
     """
     check(x, weight, bias, stride, dilations)
     branches = _new_branch(x, bias, stride), _new_branch(x, bias, stride)
-    return *branches, _fused(x, weight, bias, stride, dilations, allow_tf32, branches=branches)
+    return *branches, _fused(x, weight, bias, stride, dilations, branches=branches)
 
 
 @torch.library.custom_op('timm_sk::two_branch_fuse', mutates_args=(), device_types=_DEVICES)
-def fuse(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int], allow_tf32: bool = False
-) -> Tensor:
+def fuse(x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int]) -> Tensor:
     """The descriptor [B, C] of `keep` alone; arguments and errors as there."""
     check(x, weight, bias, stride, dilations)
-    return _fused(x, weight, bias, stride, dilations, allow_tf32)
+    return _fused(x, weight, bias, stride, dilations)
 
 
 @torch.library.custom_op('timm_sk::two_branch_select', mutates_args=(), device_types=_DEVICES)
@@ -180,7 +176,6 @@ def select(
     logits: Tensor,
     stride: int,
     dilations: Sequence[int],
-    allow_tf32: bool = False,
 ) -> Tensor:
     """The selected features [B, C, H', W'], channels last, from logits [B, 2, C]; the rest as for `keep`.
 
@@ -188,23 +183,23 @@ def select(
     """
     check(x, weight, bias, stride, dilations, logits)
     selected = _new_branch(x, bias, stride)
-    _launch(x, weight, bias, stride, dilations, allow_tf32, logits=logits.contiguous(), selected=selected)
+    _launch(x, weight, bias, stride, dilations, logits=logits.contiguous(), selected=selected)
     return selected
 
 
 @keep.register_fake
-def _(x, weight, bias, stride, dilations, allow_tf32=False):
+def _(x, weight, bias, stride, dilations):
     branches = _new_branch(x, bias, stride), _new_branch(x, bias, stride)
     return *branches, x.new_empty(x.shape[0], bias.shape[1])
 
 
 @fuse.register_fake
-def _(x, weight, bias, stride, dilations, allow_tf32=False):
+def _(x, weight, bias, stride, dilations):
     return x.new_empty(x.shape[0], bias.shape[1])
 
 
 @select.register_fake
-def _(x, weight, bias, logits, stride, dilations, allow_tf32=False):
+def _(x, weight, bias, logits, stride, dilations):
     return _new_branch(x, bias, stride)
 
 
@@ -219,7 +214,6 @@ def _fused(
     bias: Tensor,
     stride: int,
     dilations: Sequence[int],
-    allow_tf32: bool,
     *,
     branches: Sequence[Tensor | None] = (None, None),
 ) -> Tensor:
@@ -227,7 +221,7 @@ def _fused(
     height, width = output_size(x.shape[2], x.shape[3], stride)
     tiles = tiling(height, width, weight.shape[3], weight.shape[4], x.element_size()).tiles
     partial = torch.empty(x.shape[0], tiles, bias.shape[1], dtype=torch.float32, device=x.device)
-    _launch(x, weight, bias, stride, dilations, allow_tf32, partial=partial, branches=branches)
+    _launch(x, weight, bias, stride, dilations, partial=partial, branches=branches)
     return (partial.sum(dim=1) / (height * width)).to(x.dtype)
 
 
@@ -237,7 +231,6 @@ def _launch(
     bias: Tensor,
     stride: int,
     dilations: Sequence[int],
-    allow_tf32: bool,
     *,
     partial: Tensor | None = None,
     branches: Sequence[Tensor | None] = (None, None),
@@ -280,7 +273,6 @@ def _launch(
         TILE_W=cut.tile_w,
         BLOCK_K=cut.block_k,
         BLOCK_N=cut.block_n,
-        PRECISION='tf32' if allow_tf32 else 'ieee',
         num_warps=4,
         num_stages=cut.stages,
     )
