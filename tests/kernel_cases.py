@@ -131,4 +131,4 @@ def launched(**expected: int) -> Iterator[None]:
 
     before = launches.copy()
     yield
-    assert dict(launches - before) == expected
+    assert dict(launches - before) == expected, dict(launches - before)

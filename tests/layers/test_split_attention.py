@@ -134,6 +134,6 @@ def test_radix_major_accepts_one_picture_in_train_mode():
     x = make_input((1, 32, 6, 6))
     branches = layer.split(x)
     logits = layer.fc2(layer.bn1.bias.relu()[None, :, None, None]).view(1, 2, 32)
-    expected = (torch.stack(branches, dim=1) * logits.softmax(1)[..., None, None]).sum(1)
+    expected = (torch.stack(list(branches), dim=1) * logits.softmax(1)[..., None, None]).sum(1)
     # the norm magnifies the rounding of the mean by 1 / sqrt(eps)
     torch.testing.assert_close(layer(x), expected, rtol=0, atol=1e-3)

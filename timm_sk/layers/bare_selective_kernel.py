@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from . import pooled
+from .bypass import can_bypass
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
 
 
@@ -131,8 +132,14 @@ class BareSelectiveKernel(SelectiveKernel):
             dtype=dtype,
         )
 
+    def split(self, x: Tensor) -> List[Tensor]:
+        branches = require_one_size([path(x) for path in self.paths], self.kernel_sizes, self.padding)
+        if not torch.jit.is_scripting():
+            return ops.join([ops.Branches(branches, ordinary=not can_bypass(*self.paths))])
+        return branches
+
     def forward(self, x: Tensor) -> Tensor:
-        branches = require_one_size(self.split(x), self.kernel_sizes, self.padding)  # M x [B, C, H', W']
+        branches = self.split(x)  # M x [B, C, H', W']
         fused = ops.fuse(branches)
         attended = pooled.at_least_two(fused) if self.training and self.single_image else fused
         logits = self.attn(attended)[: fused.shape[0]]  # [B, M, 1] or [B, M, C]

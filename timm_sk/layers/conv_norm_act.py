@@ -10,8 +10,8 @@ import torch
 from timm.layers import LayerType, create_aa, create_act_layer, create_conv2d, get_norm_layer
 from torch import Tensor, nn
 
+from .conv_sequence import run
 from .folded import FoldedConv, FoldedConvNormAct, fold_norm
-from .owned_norm import conv_norm
 
 
 class ConvNormAct(nn.Module):
@@ -68,20 +68,15 @@ class ConvNormAct(nn.Module):
         self.act = create_act_layer(act_layer, inplace=True) if act_layer else nn.Identity()
         self.aa = create_aa(aa_layer, out_channels, stride=stride, enable=anti_alias, device=device, dtype=dtype)
 
-    @property
-    def ends_with_act(self) -> bool:
-        """Whether there is nothing but convolution, norm and activation."""
-        return isinstance(self.drop, nn.Identity) and isinstance(self.aa, nn.Identity)
+    def layers(self) -> list[nn.Module]:
+        """The modules in the order in which they run."""
+        return [self.conv, self.bn, self.drop, self.act, self.aa]
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.aa(self.act(self.drop(self.normed(x))))
-
-    def normed(self, x: Tensor) -> Tensor:
-        """Convolve and norm."""
         if torch.jit.is_scripting():
-            return self.bn(self.conv(x))
+            return self.aa(self.act(self.drop(self.bn(self.conv(x)))))
         else:
-            return conv_norm(x, self.conv, self.bn)
+            return run(x, self.layers())
 
     def fuse(self) -> nn.Module:
         """Fold the norm into the convolution; timm puts what this returns in the unit's place.

@@ -156,6 +156,10 @@ class FoldedConvNormAct(nn.Module):
         self.aa = aa
         self.train(conv.training)
 
+    def layers(self) -> list[nn.Module]:
+        """The modules in the order in which they run."""
+        return [self.conv, self.aa]
+
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         return self.aa(self.conv(x, shortcut))
 

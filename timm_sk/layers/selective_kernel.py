@@ -6,17 +6,17 @@ over the branches is not in the paper. Different on purpose: the branches are ne
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, List
 
 import torch
 from timm.layers import LayerType, create_act_layer, make_divisible
 from torch import Tensor, nn
 
 from .. import ops
+from .bypass import can_bypass
 from .conv_norm_act import ConvNormAct
+from .conv_sequence import make_branches
 from .folded import FoldedConvNormAct, fold_norm
-from .folded_unit import can_stay_raw, raw_branches
-from .lean_norm import can_be_lean, lean_branches, unobserved
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -172,40 +172,27 @@ class SelectiveKernel(nn.Module):
         """Make what turns the descriptor into logits; a step for subclasses to override."""
         return SelectiveKernelAttn(channels, num_paths, attn_channels, **layers)
 
-    def split(self, x: Tensor) -> list[Tensor]:
-        """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W']."""
+    def split(self, x: Tensor) -> List[Tensor]:
+        """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W'], a list or `ops.Branches`."""
         shares = x.chunk(self.num_paths, dim=1) if self.split_input else [x] * self.num_paths
         if torch.jit.is_scripting():
             return [path(shares[m]) for m, path in enumerate(self.paths)]
-        elif self._can_be_lean(x):
-            sources = [path.get_submodule('conv')(shares[m]) for m, path in enumerate(self.paths)]
-            return lean_branches(sources, [path.bn for path in self.paths])
-        elif self.attn is not None and can_stay_raw(x, list(self.paths)):
-            return raw_branches(list(self.paths), shares)
         else:
-            return [path(shares[m]) for m, path in enumerate(self.paths)]
+            return ops.join([run_path(path, shares[m]) for m, path in enumerate(self.paths)])
 
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # M x [B, C, H', W']
         if self.attn is None:
             return ops.total(branches)
-        logits = self.attn(ops.fuse(branches))
-        overwrite = False
-        if not torch.jit.is_scripting():
-            overwrite = self._owns_branches(x)
-        return ops.select(branches, logits, overwrite=overwrite)
+        return ops.select(branches, self.attn(ops.fuse(branches)))
 
-    def _can_be_lean(self, x: Tensor) -> bool:
-        """Whether the branches' norms and activations may run as functions that autograd keeps less for."""
-        if not torch.is_grad_enabled():
-            return False
-        plain = all(type(path) is ConvNormAct and path.ends_with_act for path in self.paths)
-        return plain and can_be_lean(x, self.paths, [path.bn for path in self.paths], [path.act for path in self.paths])
 
-    def _owns_branches(self, x: Tensor) -> bool:
-        """Whether the branches are new tensors that nobody else has seen."""
-        makers = (ConvNormAct, FoldedConvNormAct)
-        return ops.runs_eagerly(x) and all(type(path) in makers and unobserved(path) for path in self.paths)
+def run_path(path: nn.Module, x: Tensor) -> ops.Branches:
+    """Run one branch, as a module or by a shortcut where nobody can tell."""
+    bypass = can_bypass(path)
+    if (type(path) is ConvNormAct or type(path) is FoldedConvNormAct) and bypass and ops.allows_shortcuts(x):
+        return make_branches(x, path.layers())
+    return ops.Branches([path(x)], ordinary=not bypass)
 
 
 def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:

@@ -5,17 +5,16 @@ copied into one tensor, the norm is a BatchNorm unless another is asked for, and
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, List
 
 import torch
 from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisible
 from torch import Tensor, nn
 
 from .. import ops
+from .bypass import can_bypass
+from .conv_sequence import make_branches, run
 from .folded import fold_norm
-from .folded_unit import can_stay_raw, raw_branches
-from .lean_norm import can_be_lean, lean_branches
-from .owned_norm import conv_norm
 from .pooled import make_pooled_norm, require_batch
 
 
@@ -105,28 +104,17 @@ class SplitAttention(nn.Module):
         self.act1 = create_act_layer(act_layer, inplace=True)
         self.fc2 = nn.Conv2d(attn_channels, out_channels * radix, kernel_size=1, groups=groups, **factory)
 
-    def split(self, x: Tensor) -> list[Tensor]:
-        """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], views of its output."""
-        if not torch.jit.is_scripting():  # TorchScript skips a body only where this is all of the condition
-            if self._can_be_lean(x):
-                return lean_branches([self.conv(x)], [self.bn0], radix=self.radix)
-            if can_stay_raw(x, [self.conv], radix=self.radix, after=[self.bn0, self.drop, self.act0]):
-                return raw_branches([self.conv], [x], radix=self.radix)
-        splits = self.act0(self.drop(self.normed(x))).chunk(self.radix, dim=1)
-        return [splits[r] for r in range(self.radix)]  # indexed, since a tracer's value cannot be iterated
-
-    def normed(self, x: Tensor) -> Tensor:
-        """Convolve and norm: [B, in_channels, H, W] -> [B, R * C, H', W']."""
+    def split(self, x: Tensor) -> List[Tensor]:
+        """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], a list or `ops.Branches`."""
         if torch.jit.is_scripting():
-            return self.bn0(self.conv(x))
+            splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
+            return [splits[r] for r in range(self.radix)]
         else:
-            return conv_norm(x, self.conv, self.bn0)
-
-    def _can_be_lean(self, x: Tensor) -> bool:
-        """Whether norm and activation may run as functions that autograd keeps less for."""
-        if not torch.is_grad_enabled():
-            return False
-        return isinstance(self.drop, nn.Identity) and can_be_lean(x, [self.bn0, self.act0], [self.bn0], [self.act0])
+            layers = [self.conv, self.bn0, self.drop, self.act0]
+            bypass = can_bypass(*layers)
+            if bypass and ops.allows_shortcuts(x, self.radix):
+                return ops.join([make_branches(x, layers, radix=self.radix)])
+            return ops.join([ops.Branches([run(x, layers)], self.radix, ordinary=not bypass)])
 
     def logits(self, fused: Tensor) -> Tensor:
         """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from .. import ops
 from ..ops import kernels
 from ..ops.kernels import two_branch_plan
+from .bypass import can_bypass
 from .folded import FoldedConv, FoldedConvNormAct
-from .lean_norm import unobserved
 from .merged import merge_groups
 from .selective_kernel import SelectiveKernel
 
@@ -85,7 +85,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         arguments = (self.stride, self.dilations)
         if self.form == 'kept':
             *branches, fused = operators.two_branch_keep(x, self.packed_weight, self.packed_bias, *arguments)
-            return ops.select(branches, self.attn(fused), overwrite=True)
+            return ops.select(branches, self.attn(fused))
         logits = self.attn(operators.two_branch_fuse(x, self.packed_weight, self.packed_bias, *arguments))
         return operators.two_branch_select(x, self.packed_weight, self.packed_bias, logits, *arguments)
 
@@ -95,7 +95,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.paths.parameters())):
             return False
-        return all(map(unobserved, self.paths))
+        return can_bypass(*self.paths)
 
     def extra_repr(self) -> str:
         return f'branches {self.form}'
@@ -115,7 +115,7 @@ def can_replace(unit: nn.Module) -> TypeGuard[SelectiveKernel]:
         return False
     if type(unit).forward is not SelectiveKernel.forward or type(unit).split is not SelectiveKernel.split:
         return False
-    if not unobserved(unit) or not all(map(_is_conv_and_relu, unit.paths)):
+    if not can_bypass(unit) or not all(map(_is_conv_and_relu, unit.paths)):
         return False
     convs = convolutions(unit)
     first, second = [(c.kernel_size, c.stride, c.groups, c.weight.dtype, c.weight.device) for c in convs]

@@ -13,8 +13,8 @@ from timm.layers import LayerType, create_act_layer, get_norm_layer
 from torch import Tensor, nn
 
 from ..layers import SplitAttention
+from ..layers.conv_sequence import conv_norm
 from ..layers.folded import fold_norm
-from ..layers.owned_norm import conv_norm
 from .folded_blocks import FoldedSplitAttentionBottleneck
 from .sk_blocks import ResidualBlock, zero_weight
 

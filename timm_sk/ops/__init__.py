@@ -3,24 +3,38 @@
 `total`, the plain sum of the branches, is the control without selection.
 
 This is the only place that decides which implementation runs: the Triton kernels of `kernels` on a CUDA device, also in
-graphs of `torch.compile`; elsewhere `lean` for tensors that are computed at once, and the law of `reference` for what
-others export, trace, transform or compile. Both functions are leaves to `torch.fx`, so that their argument checks
-survive symbolic tracing.
+graphs of `torch.compile`; elsewhere `eager` for tensors that are computed at once, and `reference` for what others
+export, trace, transform or compile. Both functions are leaves to `torch.fx`, so that their argument checks survive
+symbolic tracing.
 """
 
 from collections.abc import Sequence
 from typing import Any, List
 
 import torch
-import torch.autograd.forward_ad
 import torch.fx
 from torch import Tensor
 
-from . import kernels, lean, reference
-from .raw import RawBranches
-from .reference import total
+from . import eager, kernels, reference
+from .branches import BatchNormReLUState, Branches, Epilogue, join
+from .eager import batch_norm_relu, runs_eagerly
 
-__all__ = ['fuse', 'runs_eagerly', 'runs_kernels', 'runs_two_branch_kernel', 'select', 'total']
+__all__ = [
+    'BatchNormReLUState',
+    'Branches',
+    'Epilogue',
+    'allows_shortcuts',
+    'batch_norm_relu',
+    'can_defer',
+    'can_recompute',
+    'fuse',
+    'join',
+    'runs_eagerly',
+    'runs_kernels',
+    'runs_two_branch_kernel',
+    'select',
+    'total',
+]
 
 
 @torch.compiler.assume_constant_result  # Dynamo of torch 2.11 takes torch's own function for a constant True
@@ -28,29 +42,14 @@ def _is_exporting() -> bool:
     return torch.compiler.is_exporting()
 
 
-def runs_eagerly(x: Any) -> bool:
-    """Whether operations on a value are computed at once, by torch's own kernels and torch's own backward pass.
-
-    False for what `torch.compile`, `torch.export`, `torch.fx` and `torch.jit.trace` see, for tensors inside
-    `torch.func`'s transforms or with a forward-mode tangent, and for subclasses of tensors, which may mean anything.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and torch.autograd.forward_ad.unpack_dual(x).tangent is None
-    )
-
-
-def runs_kernels(branches: Sequence[Any], logits: Any = None) -> bool:
+def runs_kernels(branches: Sequence[Any], logits: Any = None, *, radix: int = 1) -> bool:
     """Whether `fuse` and `select` run as Triton kernels on such branches, or on what they are made from.
 
     Besides what `kernels.takes` asks for, the tensors must run eagerly or be compiled by `torch.compile`, whose graphs
     keep the kernels while `kernels.IN_COMPILED_GRAPHS` says so; what is exported runs anywhere, and so without them.
     """
     tensors = [*branches] if logits is None else [*branches, logits]
-    if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes(branches, logits):
+    if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes([*branches] * radix, logits):
         return False
     if torch.compiler.is_compiling():
         elsewhere = _is_exporting() or torch._C._are_functorch_transforms_active()
@@ -69,26 +68,50 @@ def runs_two_branch_kernel(x: Any, weight: Tensor) -> bool:
     return runs_kernels([x, weight])
 
 
-def _runs_lean(branches: Sequence[Tensor]) -> bool:
-    """Whether branches run eagerly and are of one dtype; the law promotes others."""
-    return all(runs_eagerly(branch) and branch.dtype == branches[0].dtype for branch in branches)
+def can_recompute(source: Tensor, radix: int = 1) -> bool:
+    """Whether `batch_norm_relu` may stand in for a norm and a ReLU after a convolution's output.
+
+    Not on a CUDA device, where time is in short supply rather than memory; nor without two values in each channel,
+    which the norm itself refuses.
+    """
+    recorded = torch.is_grad_enabled() and runs_eagerly(source) and source.dim() == 4
+    return recorded and source.numel() > source.shape[1] and not runs_kernels([source] * radix)
 
 
-def _fuse_by_kernel(branches: Sequence[Tensor]) -> Tensor:
+def can_defer(x: Tensor, radix: int) -> bool:
+    """Whether bias and activation of the R branches made from an input may be left to the kernels."""
+    return not torch.is_grad_enabled() and runs_kernels([x], radix=radix)
+
+
+def allows_shortcuts(x: Tensor, radix: int = 1) -> bool:
+    """Whether anything but the modules themselves may run on an input: it is computed at once, or by the kernels."""
+    return runs_eagerly(x) or can_defer(x, radix)
+
+
+def _runs_eager(tensors: Sequence[Tensor]) -> bool:
+    """Whether branches run eagerly and are of one dtype; the reference promotes others."""
+    return all(runs_eagerly(tensor) and tensor.dtype == tensors[0].dtype for tensor in tensors)
+
+
+def _is_observed(branches: Branches) -> bool:
+    """Whether someone may look at the graph that autograd records."""
+    return branches.ordinary and torch.is_grad_enabled()
+
+
+def _fuse_by_kernel(branches: Branches) -> Tensor:
     from .kernels import folded, fuse  # of Triton, which is not needed elsewhere
 
-    if isinstance(branches, RawBranches):
-        return folded.fuse_normed([*branches], [], branches.shifts, branches.activation)
-    wholes = branches.wholes if isinstance(branches, lean.Branches) else branches
-    return fuse.fuse(wholes, len(branches) // len(wholes))
+    if branches.epilogue is None:
+        return fuse.fuse(branches.tensors, branches.radix)
+    return folded.fuse_bias_act(*branches.deferred())
 
 
-def _select_by_kernel(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
+def _select_by_kernel(branches: Branches, logits: Tensor, gate: str) -> Tensor:
     from .kernels import folded, select
 
-    if isinstance(branches, RawBranches):
-        return folded.select_normed([*branches], [], branches.shifts, logits, gate, branches.activation)
-    return select.select(branches.wholes if isinstance(branches, lean.Branches) else branches, logits, gate)
+    if branches.epilogue is None:
+        return select.select(branches.tensors, logits, gate)
+    return folded.select_bias_act(*branches.deferred(), logits, gate)
 
 
 def _check_branches(branches: List[Tensor]) -> None:
@@ -107,13 +130,39 @@ def _check_branches(branches: List[Tensor]) -> None:
             )
 
 
+def _as_branches(branches: Sequence[Tensor] | Branches) -> Branches:
+    """Check the branches, unless they are traced, and know them by one value."""
+    given = branches if isinstance(branches, Branches) else Branches(branches)
+    if not torch.jit.is_tracing():
+        _check_branches(given.tensors)  # type: ignore[arg-type]
+    return given
+
+
+def _check_logits(tensors: List[Tensor], radix: int, logits: Tensor, gate: str) -> None:
+    if gate not in ('softmax', 'sigmoid'):
+        raise ValueError(f"The gate must be 'softmax' or 'sigmoid', got '{gate}'.")
+    expected = [tensors[0].shape[0], len(tensors) * radix, tensors[0].shape[1] // radix]
+    if list(logits.shape) != expected:
+        raise ValueError(
+            f'Logits must be [B, M, C] = {expected} for these branches, got {list(logits.shape)}: '
+            'one logit for each image, branch and channel.'
+        )
+
+
+def total(branches: List[Tensor]) -> Tensor:
+    """Sum the branches: M tensors [B, C, H, W], or `Branches` -> [B, C, H, W]."""
+    if not torch.jit.is_scripting() and isinstance(branches, Branches):
+        branches = branches.unpack()
+    return reference.total(branches)
+
+
 def fuse(branches: List[Tensor]) -> Tensor:
     """Sum the branches and average the sum over space.
 
     Equations 1 and 2 of "Selective Kernel Networks" (arXiv:1903.06586).
 
     Args:
-        branches: M >= 1 tensors [B, C, H, W] of one shape.
+        branches: M >= 1 tensors [B, C, H, W] of one shape, or `Branches`.
 
     Returns:
         The descriptor [B, C], in the branches' dtype.
@@ -121,30 +170,28 @@ def fuse(branches: List[Tensor]) -> Tensor:
     Raises:
         ValueError: If there is no branch, or one that is not 4-dimensional, or the shapes differ.
     """
-    if not torch.jit.is_tracing():
-        _check_branches(branches)
     if torch.jit.is_scripting():
+        _check_branches(branches)
         return reference.fuse(branches)
-    elif isinstance(branches, RawBranches) or runs_kernels(branches):
-        return _fuse_by_kernel(branches)
-    elif _runs_lean(branches):
-        return lean.fuse(branches)
     else:
-        return reference.fuse(branches)
+        given = _as_branches(branches)
+        if not _is_observed(given) and runs_kernels(given.tensors, radix=given.radix):
+            return _fuse_by_kernel(given)
+        if _runs_eager(given.tensors):
+            return eager.fuse(given)
+        return reference.fuse(given.unpack())
 
 
-def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwrite: bool = False) -> Tensor:
+def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
     """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
     Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586), and of "ResNeSt" (arXiv:2004.08955), which takes
     the sigmoid where there is one branch: the softmax would weigh it by 1.
 
     Args:
-        branches: M >= 1 tensors [B, C, H, W] of one shape.
+        branches: M >= 1 tensors [B, C, H, W] of one shape, or `Branches`.
         logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
-        overwrite: Allow the result to take a branch's memory, where no gradient is recorded: for branches that nobody
-            reads afterwards.
 
     Returns:
         The selected features [B, C, H, W], in the branches' dtype.
@@ -152,24 +199,19 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwr
     Raises:
         ValueError: If `fuse` would refuse the branches, the logits are not [B, M, C], or there is no such gate.
     """
-    if not torch.jit.is_tracing():
-        _check_branches(branches)
-        if gate not in ('softmax', 'sigmoid'):
-            raise ValueError(f"The gate must be 'softmax' or 'sigmoid', got '{gate}'.")
-        expected = [branches[0].shape[0], len(branches), branches[0].shape[1]]
-        if list(logits.shape) != expected:
-            raise ValueError(
-                f'Logits must be [B, M, C] = {expected} for these branches, got {list(logits.shape)}: '
-                'one logit for each image, branch and channel.'
-            )
     if torch.jit.is_scripting():
+        _check_branches(branches)
+        _check_logits(branches, 1, logits, gate)
         return reference.select(branches, logits, gate)
-    elif isinstance(branches, RawBranches) or runs_kernels(branches, logits):
-        return _select_by_kernel(branches, logits, gate)
-    elif _runs_lean(branches) and runs_eagerly(logits):
-        return lean.select(branches, logits, gate, overwrite=overwrite)
     else:
-        return reference.select(branches, logits, gate)
+        given = _as_branches(branches)
+        if not torch.jit.is_tracing():
+            _check_logits(given.tensors, given.radix, logits, gate)  # type: ignore[arg-type]
+        if not _is_observed(given) and runs_kernels(given.tensors, logits, radix=given.radix):
+            return _select_by_kernel(given, logits, gate)
+        if _runs_eager(given.tensors) and runs_eagerly(logits):
+            return eager.select(given, logits, gate)
+        return reference.select(given.unpack(), logits, gate)
 
 
 torch.fx.wrap('fuse')

@@ -1,13 +1,22 @@
-"""The law: fuse and select in plain PyTorch, equations 1, 2 and 5 of arXiv:1903.06586 for any number of branches.
+"""Fuse and select in plain PyTorch: equations 1, 2 and 5 of arXiv:1903.06586, for any number of branches.
 
-Every kernel must agree with `fuse` and `select`, forward and backward. They do not check their arguments:
-callers go through `timm_sk.ops`.
+Every other implementation must agree with them, forward and backward. They do not check their arguments: callers go
+through `timm_sk.ops`.
 """
 
+from collections.abc import Sequence
 from typing import List
 
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def unpack(packed: Sequence[Tensor], radix: int, dim: int = 1) -> List[Tensor]:
+    """The R branches that lie side by side in each tensor: [B, R * C, H, W] each -> M x [B, C, H, W], views."""
+    if radix == 1:
+        return list(packed)
+    chunked = [tensor.chunk(radix, dim=dim) for tensor in packed]
+    return [branches[r] for branches in chunked for r in range(radix)]  # a tracer's value cannot be iterated
 
 
 def total(branches: List[Tensor]) -> Tensor:
@@ -37,19 +46,17 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
     return selected
 
 
-def normed(raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], activation: str) -> List[Tensor]:
-    """Make branches of raw outputs: scale and shift each channel, then activate, M x [B, C, H, W].
+def apply_epilogue(raws: List[Tensor], biases: List[Tensor], activation: str) -> List[Tensor]:
+    """Add a bias to each channel, then activate: M x [B, C, H, W], M x [C] -> M x [B, C, H, W].
 
     Args:
         raws: M x [B, C, H, W].
-        scales: M x [C], or an empty list for a scale of 1.
-        shifts: M x [C].
+        biases: M x [C].
         activation: '', 'relu' or 'relu6'.
     """
     branches = []
     for m, raw in enumerate(raws):
-        branch = raw * scales[m][:, None, None] if scales else raw
-        branch = branch + shifts[m][:, None, None]
+        branch = raw + biases[m][:, None, None]
         if activation == 'relu':
             branch = branch.relu()
         elif activation == 'relu6':
@@ -58,32 +65,20 @@ def normed(raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], activ
     return branches
 
 
-def fuse_normed(raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], activation: str) -> Tensor:
-    """`fuse` of the branches that `normed` makes: M x [B, C, H, W] -> [B, C]."""
-    return fuse(normed(raws, scales, shifts, activation))
-
-
-def select_normed(
-    raws: List[Tensor], scales: List[Tensor], shifts: List[Tensor], logits: Tensor, gate: str, activation: str
-) -> Tensor:
-    """`select` among the branches that `normed` makes: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
-    return select(normed(raws, scales, shifts, activation), logits, gate)
-
-
 def two_branches(
     x: Tensor, weights: List[Tensor], biases: List[Tensor], stride: int, dilations: List[int], groups: int
 ) -> List[Tensor]:
     """Grouped 3x3 convolutions of one input, with bias and ReLU: [B, C_in, H, W] -> M x [B, C, H', W'].
 
-    The law of `kernels.two_branch`, together with `fuse` and `select`.
+    The reference of `kernels.two_branch`, together with `fuse` and `select`.
 
     Args:
         x: Input [B, C_in, H, W].
         weights: M tensors [C, C_in / groups, 3, 3].
         biases: M tensors [C].
-        stride: Of every branch.
-        dilations: Dilation of each branch, and its padding.
-        groups: Groups of every branch.
+        stride: Stride of every branch.
+        dilations: Dilation of each branch, which is its padding too.
+        groups: Number of groups of every branch.
     """
     return [
         F.conv2d(x, weights[m], biases[m], stride, dilation, dilation, groups).relu()

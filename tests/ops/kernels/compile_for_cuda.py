@@ -59,12 +59,12 @@ def main() -> None:
         triton.runtime.driver.set_active(AbsentDevice(capability))
         shape = (8, 64, 56, 56)
         branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
-        logits, shifts = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
+        logits, biases = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
         fuse.fuse(branches, 1)
         select.select(branches, logits, 'softmax')
         select_backward.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
-        folded.fuse_normed(branches, shifts, shifts, 'relu')
-        folded.select_normed(branches, [], shifts, logits, 'sigmoid', 'relu6')
+        folded.fuse_bias_act(branches, biases, 'relu')
+        folded.select_bias_act(branches, biases, 'relu6', logits, 'sigmoid')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KERNELS = ('fuse', 'select', 'select_backward', 'gate_backward', 'fuse_normed', 'select_normed')
+KERNELS = ('fuse', 'select', 'select_backward', 'gate_backward', 'fuse_bias_act', 'select_bias_act')
 
 
 def test_every_kernel_compiles():

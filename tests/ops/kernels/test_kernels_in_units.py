@@ -69,7 +69,7 @@ def test_folded_convolutions_stay_raw(name, layout):
     unit = make_unit(name)
     expected = copy.deepcopy(unit).double()(X.double())
     x = X.contiguous(memory_format=layout)
-    with launched(fuse_normed=1, select_normed=1):
+    with launched(fuse_bias_act=1, select_bias_act=1):
         output = folded(unit)(x)
     assert close(output, expected)
     assert output.is_contiguous(memory_format=layout)
@@ -80,7 +80,7 @@ def test_folded_convolutions_stay_raw(name, layout):
 def test_folded_units_compile_into_one_graph(name):
     unit = make_unit(name)
     compiled = torch.compile(folded(unit), fullgraph=True, backend='aot_eager')
-    with launched(fuse_normed=1, select_normed=1):
+    with launched(fuse_bias_act=1, select_bias_act=1):
         output = compiled(X)
     assert close(output, unit.double()(X.double()))
 
@@ -91,7 +91,7 @@ def test_merged_groups_stay_raw():
     expected = copy.deepcopy(unit).double()(X.double())
     for path in unit.paths:
         path.conv.merge(2)
-    with launched(fuse_normed=1, select_normed=1):
+    with launched(fuse_bias_act=1, select_bias_act=1):
         assert close(unit(X), expected)
 
 
@@ -143,5 +143,5 @@ def test_a_deployed_model():
     expected = copy.deepcopy(model).double()(pictures.double())
     deployed = timm_sk.deploy(model, input_size=(3, 16, 16), compile=False, merge_groups=False)
     units = sum(isinstance(module, timm_sk.SelectiveKernel) for module in model.modules())
-    with launched(fuse_normed=units, select_normed=units):
+    with launched(fuse_bias_act=units, select_bias_act=units):
         assert close(deployed(pictures), expected, 1e-4)

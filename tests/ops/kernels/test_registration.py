@@ -26,7 +26,7 @@ def unit(x: Tensor, mixer: Tensor) -> Tensor:
     return ops.select(branches, logits)
 
 
-def law(x: Tensor, mixer: Tensor) -> Tensor:
+def expected_unit(x: Tensor, mixer: Tensor) -> Tensor:
     branches = [x.sin(), x.cos()]
     return reference.select(branches, (reference.fuse(branches) @ mixer).unflatten(1, (2, -1)))
 
@@ -40,14 +40,14 @@ def results(function, inputs: list[Tensor]) -> list[Tensor]:
     return [output, *torch.autograd.grad(output.sin().sum(), inputs)]
 
 
-def assert_runs_as_the_law(function, inputs: list[Tensor]) -> None:
-    for ours, expected in zip(results(function, inputs), results(law, exact(inputs)), strict=True):
+def assert_agrees(function, inputs: list[Tensor]) -> None:
+    for ours, expected in zip(results(function, inputs), results(expected_unit, exact(inputs)), strict=True):
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize('case', [PLAIN, PLAIN._replace(layout='slices', radix=2)], ids=['two', 'two in one'])
 def test_opcheck(case):
-    from timm_sk.ops.kernels.folded import _fuse_normed, _select_normed
+    from timm_sk.ops.kernels.folded import _fuse_bias_act, _select_bias_act
     from timm_sk.ops.kernels.fuse import fuse
     from timm_sk.ops.kernels.select import select
     from timm_sk.ops.kernels.select_backward import select_backward
@@ -59,9 +59,9 @@ def test_opcheck(case):
     grad = torch.randn(case.shape, device=DEVICE)
     torch.library.opcheck(select_backward, (grad, constants, logits.detach(), 'sigmoid'))
     if case.radix == 1:
-        shifts = [torch.randn(5, device=DEVICE) for _ in range(2)]
-        torch.library.opcheck(_fuse_normed, (constants, [], shifts, 'relu'))
-        torch.library.opcheck(_select_normed, (constants, shifts, shifts, logits.detach(), 'softmax', 'relu6'))
+        biases = [torch.randn(5, device=DEVICE) for _ in range(2)]
+        torch.library.opcheck(_fuse_bias_act, (constants, biases, 'relu'))
+        torch.library.opcheck(_select_bias_act, (constants, biases, 'relu6', logits.detach(), 'softmax'))
 
 
 def test_no_operator_has_default_arguments():
@@ -75,7 +75,7 @@ def test_no_operator_has_default_arguments():
 
 def test_eager():
     with launched(**EACH):
-        assert_runs_as_the_law(unit, make_inputs())
+        assert_agrees(unit, make_inputs())
 
 
 @pytest.mark.parametrize('dynamic', [False, True])
@@ -83,7 +83,7 @@ def test_eager():
 def test_compiles_into_one_graph(backend, dynamic):
     compiled = torch.compile(unit, fullgraph=True, backend=backend, dynamic=dynamic)
     with launched(**EACH):
-        assert_runs_as_the_law(compiled, make_inputs())
+        assert_agrees(compiled, make_inputs())
 
 
 def operators(graph: torch.fx.Graph) -> list[str]:
@@ -105,7 +105,7 @@ def test_compiled_graph_contains_the_operators():
 def test_the_switch_leaves_compiled_graphs_to_inductor(monkeypatch):
     monkeypatch.setattr(kernels, 'IN_COMPILED_GRAPHS', False)
     with launched():
-        assert_runs_as_the_law(torch.compile(unit, fullgraph=True, backend='aot_eager'), make_inputs())
+        assert_agrees(torch.compile(unit, fullgraph=True, backend='aot_eager'), make_inputs())
 
 
 def test_autocast():
@@ -138,7 +138,7 @@ def test_gradient_checkpointing(reentrant):
 def test_inference_mode():
     with torch.inference_mode(), launched(fuse=1, select=1):
         selected = unit(*make_inputs())
-    torch.testing.assert_close(selected, law(*make_inputs()), rtol=0, atol=1e-5)
+    torch.testing.assert_close(selected, expected_unit(*make_inputs()), rtol=0, atol=1e-5)
 
 
 class Unit(nn.Module):
@@ -155,7 +155,7 @@ def test_fx_leaves_stay_leaves():
         ops.select,
     ]
     with launched(**EACH):
-        assert_runs_as_the_law(traced, make_inputs())
+        assert_agrees(traced, make_inputs())
 
 
 @pytest.mark.parametrize('strict', [True, False])
@@ -163,19 +163,19 @@ def test_what_is_exported_runs_anywhere(strict):
     inputs = tuple(make_inputs())
     with launched():
         exported = torch.export.export(Unit(), inputs, strict=strict)
-        torch.testing.assert_close(exported.module()(*inputs), law(*inputs), rtol=0, atol=1e-5)
+        torch.testing.assert_close(exported.module()(*inputs), expected_unit(*inputs), rtol=0, atol=1e-5)
     assert not operators(exported.graph)
 
 
 @pytest.mark.filterwarnings('ignore:.torch.jit')
-def test_traced_and_scripted_modules_run_the_law():
+def test_traced_and_scripted_modules_take_the_reference():
     inputs = tuple(make_inputs())
     with launched():
         for module in (torch.jit.trace(Unit(), inputs, check_trace=False), torch.jit.script(Unit())):
-            torch.testing.assert_close(module(*inputs), law(*inputs), rtol=0, atol=1e-5)
+            torch.testing.assert_close(module(*inputs), expected_unit(*inputs), rtol=0, atol=1e-5)
 
 
-def test_transforms_run_the_law():
+def test_transforms_take_the_reference():
     x, mixer = (tensor.detach() for tensor in make_inputs())
     with launched():
         rows, compiled = (
@@ -184,9 +184,11 @@ def test_transforms_run_the_law():
             for function in (transform, torch.compile(transform, fullgraph=True, backend='aot_eager'))
         )
         _, tangent = torch.func.jvp(lambda x: unit(x, mixer), (x,), (x,))
-    torch.testing.assert_close(rows[1], law(2 * x, mixer), rtol=0, atol=1e-5)
+    torch.testing.assert_close(rows[1], expected_unit(2 * x, mixer), rtol=0, atol=1e-5)
     torch.testing.assert_close(compiled, rows, rtol=0, atol=1e-5)
-    torch.testing.assert_close(tangent, torch.func.jvp(lambda x: law(x, mixer), (x,), (x,))[1], rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        tangent, torch.func.jvp(lambda x: expected_unit(x, mixer), (x,), (x,))[1], rtol=0, atol=1e-5
+    )
 
 
 def test_distributed_data_parallel(tmp_path):
@@ -207,14 +209,14 @@ def test_distributed_data_parallel(tmp_path):
             model(x).sin().sum().backward()
     finally:
         torch.distributed.destroy_process_group()
-    expected = results(law, exact([x, mixer]))[1:]
+    expected = results(expected_unit, exact([x, mixer]))[1:]
     torch.testing.assert_close([x.grad.double(), model.module.mixer.grad.double()], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ('count', 'dtype'), [(5, torch.float32), (2, torch.float64), (2, torch.int64)], ids=['five', 'double', 'whole']
 )
-def test_the_law_takes_what_the_kernels_do_not(count, dtype):
+def test_the_reference_takes_what_the_kernels_do_not(count, dtype):
     branches = [(10 * make_input((2, 3, 4, 5), seed=m)).to(DEVICE, dtype) for m in range(count)]
     logits = make_input((2, count, 3)).to(DEVICE, torch.float64 if dtype is torch.float64 else torch.float32)
     with launched():
@@ -224,7 +226,7 @@ def test_the_law_takes_what_the_kernels_do_not(count, dtype):
             torch.testing.assert_close((ops.fuse(branches), ops.select(branches, logits)), expected)
 
 
-def test_mixed_dtypes_and_parameters_run_the_law():
+def test_mixed_dtypes_and_parameters_take_the_reference():
     x = make_inputs()[0]
     with launched():
         assert not ops.runs_kernels([x, x.half()])
@@ -237,7 +239,7 @@ def test_mixed_dtypes_and_parameters_run_the_law():
 def test_branches_that_lie_side_by_side_are_one_operand():
     whole = make_input((2, 10, 3, 5)).to(DEVICE).requires_grad_()
     logits = make_logits(PLAIN)
-    branches = ops.lean.Branches([whole], radix=2)
+    branches = ops.Branches([whole], radix=2)
     with launched(**EACH):
         fused, selected = ops.fuse(branches), ops.select(branches, logits)
         gradients = torch.autograd.grad(fused.sum() + selected.sin().sum(), [whole, logits])

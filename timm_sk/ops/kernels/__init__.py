@@ -16,8 +16,8 @@ from torch import Tensor
 MAX_BRANCHES = 4
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-# Whether compiled graphs keep the operators. False leaves the selection to inductor, which can join the law's steps
-# with a norm and an activation before them.
+# Whether compiled graphs keep the operators. False leaves the selection to inductor, which can join the
+# reference's steps with a norm and an activation before them.
 IN_COMPILED_GRAPHS = True
 
 # Whether Triton's interpreter runs the kernels, and so on the CPU too. Triton reads the variable as it decorates them.

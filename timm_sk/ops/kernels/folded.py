@@ -1,6 +1,6 @@
-"""`timm_sk::fuse_normed` and `timm_sk::select_normed`: fuse and select of what convolutions write, for inference.
+"""`timm_sk::fuse_bias_act` and `timm_sk::select_bias_act`: fuse and select of what convolutions write, for inference.
 
-With branch_m = activation(scale_m[c] * raw_m[b, c, h, w] + shift_m[c]), made in float32 as it is read:
+With branch_m = activation(raw_m[b, c, h, w] + bias_m[c]), made in float32 as it is read:
 
     fused[b, c] = 1 / (H W) * sum over m, h, w of branch_m[b, c, h, w]
     selected[b, c, h, w] = sum over m of weight[b, m, c] * branch_m[b, c, h, w]
@@ -21,13 +21,12 @@ from .operands import format_of, require, require_logits
 from .select import launch_select
 
 
-def fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
-    """`reference.fuse_normed`, without gradients.
+def fuse_bias_act(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Tensor:
+    """`reference.fuse` of `reference.apply_epilogue`, without gradients.
 
     Args:
         raws: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device, read as `fuse` reads branches.
-        scales: M tensors [C], or none for a scale of 1.
-        shifts: M tensors [C].
+        biases: M tensors [C].
         activation: '', 'relu' or 'relu6'.
 
     Returns:
@@ -36,27 +35,21 @@ def fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequen
     Raises:
         ValueError: If they are not such tensors, there is no such activation, or a gradient would be needed.
     """
-    _require_no_gradient(*raws, *scales, *shifts)
-    return _fuse_normed(raws, scales, shifts, activation)
+    _require_no_gradient(*raws, *biases)
+    return _fuse_bias_act(raws, biases, activation)
 
 
-def select_normed(
-    raws: Sequence[Tensor],
-    scales: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    logits: Tensor,
-    gate: str,
-    activation: str,
+def select_bias_act(
+    raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str, logits: Tensor, gate: str
 ) -> Tensor:
-    """`reference.select_normed`, without gradients.
+    """`reference.select` of `reference.apply_epilogue`, without gradients.
 
     Args:
-        raws: As of `fuse_normed`.
-        scales: As of `fuse_normed`.
-        shifts: As of `fuse_normed`.
+        raws: M tensors, as for `fuse_bias_act`.
+        biases: M tensors [C].
+        activation: '', 'relu' or 'relu6'.
         logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
-        activation: '', 'relu' or 'relu6'.
 
     Returns:
         [B, C, H, W], in the dtype of the raw outputs and the first one's memory format.
@@ -64,51 +57,38 @@ def select_normed(
     Raises:
         ValueError: If they are not such tensors, there is no such gate or activation, or a gradient would be needed.
     """
-    _require_no_gradient(*raws, *scales, *shifts, logits)
-    return _select_normed(raws, scales, shifts, logits, gate, activation)
+    _require_no_gradient(*raws, *biases, logits)
+    return _select_bias_act(raws, biases, activation, logits, gate)
 
 
-@torch.library.custom_op('timm_sk::fuse_normed', mutates_args=())
-def _fuse_normed(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
-    _require_folded(raws, scales, shifts, activation)
+@torch.library.custom_op('timm_sk::fuse_bias_act', mutates_args=())
+def _fuse_bias_act(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Tensor:
+    _require_epilogue(raws, biases, activation)
     if not raws[0].numel():
         return reference.fuse(list(raws))
-    return launch_fuse(raws, scales=_dense(scales), shifts=_dense(shifts), activation=activation)
+    return launch_fuse(raws, _dense(biases), activation)
 
 
-@_fuse_normed.register_fake
-def _(raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str) -> Tensor:
-    _require_folded(raws, scales, shifts, activation)
+@_fuse_bias_act.register_fake
+def _(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> Tensor:
+    _require_epilogue(raws, biases, activation)
     return raws[0].new_empty(raws[0].shape[:2])
 
 
-@torch.library.custom_op('timm_sk::select_normed', mutates_args=())
-def _select_normed(
-    raws: Sequence[Tensor],
-    scales: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    logits: Tensor,
-    gate: str,
-    activation: str,
+@torch.library.custom_op('timm_sk::select_bias_act', mutates_args=())
+def _select_bias_act(
+    raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str, logits: Tensor, gate: str
 ) -> Tensor:
-    _require_folded(raws, scales, shifts, activation)
+    _require_epilogue(raws, biases, activation)
     _require_logits(raws, logits, gate)
     if not raws[0].numel():
         return torch.empty_like(raws[0], memory_format=format_of(raws[0]))
-    folded = dict(scales=_dense(scales), shifts=_dense(shifts))
-    return launch_select(raws, logits, gate, **folded, activation=activation)
+    return launch_select(raws, logits, gate, _dense(biases), activation)
 
 
-@_select_normed.register_fake
-def _(
-    raws: Sequence[Tensor],
-    scales: Sequence[Tensor],
-    shifts: Sequence[Tensor],
-    logits: Tensor,
-    gate: str,
-    activation: str,
-) -> Tensor:
-    _require_folded(raws, scales, shifts, activation)
+@_select_bias_act.register_fake
+def _(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str, logits: Tensor, gate: str) -> Tensor:
+    _require_epilogue(raws, biases, activation)
     _require_logits(raws, logits, gate)
     return torch.empty_like(raws[0], memory_format=format_of(raws[0]))
 
@@ -117,21 +97,16 @@ def _dense(vectors: Sequence[Tensor]) -> list[Tensor]:
     return [vector.contiguous() for vector in vectors]
 
 
-def _require_folded(
-    raws: Sequence[Tensor], scales: Sequence[Tensor], shifts: Sequence[Tensor], activation: str
-) -> None:
-    require(raws, *scales, *shifts)
+def _require_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> None:
+    require(raws, *biases)
     if activation not in ACTIVATIONS:
         raise ValueError(f"The activation must be '', 'relu' or 'relu6', got '{activation}'.")
     shape = [raws[0].shape[1]]
-    if len(scales) not in (0, len(raws)) or len(shifts) != len(raws):
-        raise ValueError(
-            f'There must be one shift for each of the {len(raws)} raw outputs, and as many scales or none, got '
-            f'{len(shifts)} shifts and {len(scales)} scales.'
-        )
-    for vector in (*scales, *shifts):
-        if list(vector.shape) != shape:
-            raise ValueError(f'Scales and shifts must be [C] = {shape}, got {list(vector.shape)}.')
+    if len(biases) != len(raws):
+        raise ValueError(f'There must be one bias for each of the {len(raws)} raw outputs, got {len(biases)}.')
+    for bias in biases:
+        if list(bias.shape) != shape:
+            raise ValueError(f'Biases must be [C] = {shape}, got {list(bias.shape)}.')
 
 
 def _require_logits(raws: Sequence[Tensor], logits: Tensor, gate: str) -> None:

@@ -24,8 +24,7 @@ from .tiles import columns, features, place
 def _fuse_kernel(
     sums,  # [B, shares, C]
     branches,  # tuple of M
-    scales,  # tuple of M x [C], or an empty one
-    shifts,
+    biases,  # tuple of M x [C], or an empty one
     channels,
     pixels,
     share_pixels,
@@ -43,8 +42,7 @@ def _fuse_kernel(
     picture, block, share = place(tl.program_id(0), channel_blocks, shares)
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channel < channels
-    scale = columns(scales, channel, is_channel, COUNT)
-    shift = columns(shifts, channel, is_channel, COUNT)
+    bias = columns(biases, channel, is_channel, COUNT)
     start = picture * picture_stride + channel[:, None] * channel_stride
     total = tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32)
     first = share * share_pixels
@@ -53,24 +51,17 @@ def _fuse_kernel(
         offsets = start + pixel[None, :] * pixel_stride
         mask = is_channel[:, None] & (pixel < pixels)[None, :]
         for m in tl.static_range(COUNT):
-            total += features(branches[m], offsets, mask, scale, shift, m, ACTIVATION)
+            total += features(branches[m], offsets, mask, bias, m, ACTIVATION)
     row = (picture * shares + share) * channels
     tl.store(sums + row + channel, tl.sum(total, axis=1) * weight, mask=is_channel)
 
 
-def launch_fuse(
-    branches: Sequence[Tensor],
-    *,
-    scales: Sequence[Tensor] = (),
-    shifts: Sequence[Tensor] = (),
-    activation: str = '',
-) -> Tensor:
-    """Average over space the sum of the branches, each scaled, shifted and activated first where that is asked for.
+def launch_fuse(branches: Sequence[Tensor], biases: Sequence[Tensor] = (), activation: str = '') -> Tensor:
+    """Average over space the sum of the branches, each with bias and activation where they are given.
 
     Args:
         branches: M checked tensors [B, C, H, W], not empty.
-        scales: M tensors [C], or none.
-        shifts: M tensors [C], or none.
+        biases: M tensors [C], or none.
         activation: '', 'relu' or 'relu6'.
 
     Returns:
@@ -85,14 +76,13 @@ def launch_fuse(
     shape = (pictures, share_count, channels)
     sums = torch.empty(shape, dtype=dtype if share_count == 1 else torch.float32, device=device)
     launch(
-        'fuse_normed' if shifts else 'fuse',
+        'fuse_bias_act' if biases else 'fuse',
         _fuse_kernel,
         pictures * channel_blocks * share_count,
         device,
         sums,
         tensors,
-        tuple(scales),
-        tuple(shifts),
+        tuple(biases),
         channels,
         pixels,
         share_pixels,

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..lean import select_gradients
+from ..eager import select_backward as differentiable_backward
 from .launch import launch, tile
 from .operands import dense_strides, format_of, in_slices, readable, require_logits
 from .select_backward import select_backward
@@ -23,8 +23,7 @@ from .tiles import columns, features, gate_weights, place
 def _select_kernel(
     selected,
     branches,  # tuple of M
-    scales,  # tuple of M x [C], or an empty one
-    shifts,
+    biases,  # tuple of M x [C], or an empty one
     logits,  # [B, M, C]
     channels,
     pixels,
@@ -49,11 +48,10 @@ def _select_kernel(
     mask = is_channel[:, None] & (pixel < pixels)[None, :]
     offsets = picture * picture_stride + channel[:, None] * channel_stride + pixel[None, :] * pixel_stride
     weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
-    scale = columns(scales, channel, is_channel, COUNT)
-    shift = columns(shifts, channel, is_channel, COUNT)
-    total = weights[0][:, None] * features(branches[0], offsets, mask, scale, shift, 0, ACTIVATION)
+    bias = columns(biases, channel, is_channel, COUNT)
+    total = weights[0][:, None] * features(branches[0], offsets, mask, bias, 0, ACTIVATION)
     for m in tl.static_range(1, COUNT):
-        total += weights[m][:, None] * features(branches[m], offsets, mask, scale, shift, m, ACTIVATION)
+        total += weights[m][:, None] * features(branches[m], offsets, mask, bias, m, ACTIVATION)
     out = picture * out_picture_stride + channel[:, None] * out_channel_stride + pixel[None, :] * out_pixel_stride
     tl.store(selected + out, total, mask=mask)
 
@@ -62,19 +60,16 @@ def launch_select(
     branches: Sequence[Tensor],
     logits: Tensor,
     gate: str,
-    *,
-    scales: Sequence[Tensor] = (),
-    shifts: Sequence[Tensor] = (),
+    biases: Sequence[Tensor] = (),
     activation: str = '',
 ) -> Tensor:
-    """Weigh the branches, each scaled, shifted and activated first where that is asked for.
+    """Weigh the branches, each with bias and activation where they are given.
 
     Args:
         branches: M checked tensors [B, C, H, W], not empty.
         logits: [B, M, C].
         gate: 'softmax' or 'sigmoid'.
-        scales: M tensors [C], or none.
-        shifts: M tensors [C], or none.
+        biases: M tensors [C], or none.
         activation: '', 'relu' or 'relu6'.
 
     Returns:
@@ -88,14 +83,13 @@ def launch_select(
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count, device=device)
     channel_blocks, pixel_blocks = triton.cdiv(channels, block.channels), triton.cdiv(pixels, block.pixels)
     launch(
-        'select_normed' if shifts else 'select',
+        'select_bias_act' if biases else 'select',
         _select_kernel,
         pictures * channel_blocks * pixel_blocks,
         device,
         selected,
         tensors,
-        tuple(scales),
-        tuple(shifts),
+        tuple(biases),
         logits.contiguous(),
         channels,
         pixels,
@@ -117,7 +111,7 @@ def select(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
     """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
     Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
-    strides, or among which the strides differ, are copied first. A second derivative is that of the law.
+    strides, or among which the strides differ, are copied first. Second derivatives are the reference's.
 
     Args:
         branches: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or fewer tensors [B, R * C, H, W]
@@ -148,8 +142,9 @@ def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str], output:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor | None], Tensor | None, None]:
     *branches, logits = ctx.saved_tensors
-    if torch.is_grad_enabled():  # a graph of the backward pass is asked for
-        return *select_gradients(grad, branches, logits, ctx.gate), None
+    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+        radix = logits.shape[1] // len(branches)
+        return *differentiable_backward(grad, branches, radix, logits, ctx.gate), None
     return *select_backward(grad, branches, logits, ctx.gate), None
 
 

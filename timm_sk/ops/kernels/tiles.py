@@ -25,18 +25,16 @@ def columns(vectors, channel, is_channel, COUNT: tl.constexpr):
 
 
 @triton.jit
-def features(branch, offsets, mask, scales, shifts, M: tl.constexpr, ACTIVATION: tl.constexpr):
-    """Load a tile of branch M in float32, scaled, shifted and activated where asked; zeros outside of the tensor."""
+def features(branch, offsets, mask, biases, M: tl.constexpr, ACTIVATION: tl.constexpr):
+    """Load a tile of branch M in float32, with bias and activation where asked; zeros outside of the tensor."""
     x = tl.load(branch + offsets, mask=mask, other=0.0).to(tl.float32)
-    if len(scales) > 0:
-        x = x * scales[M]
-    if len(shifts) > 0:
-        x = x + shifts[M]
+    if len(biases) > 0:
+        x = x + biases[M]
     if ACTIVATION == 'relu' or ACTIVATION == 'relu6':
         x = tl.where(x < 0.0, 0.0, x)  # not tl.maximum, which loses NaN
     if ACTIVATION == 'relu6':
         x = tl.where(x > 6.0, 6.0, x)
-    if len(shifts) > 0:
+    if len(biases) > 0:
         x = tl.where(mask, x, 0.0)
     return x
 

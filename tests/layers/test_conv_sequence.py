@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from timm_sk.layers.owned_norm import conv_norm
+from timm_sk.layers.conv_sequence import conv_norm
 
 
 class Calls(TorchDispatchMode):

@@ -1,0 +1,87 @@
+"""Convolution, norm and activation one after the other, in less memory where nobody can tell.
+
+Each function calls the modules that it is given, in their order, unless `can_bypass` allows a shortcut.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import ops
+from .bypass import can_bypass, is_plain_batch_norm
+from .folded import FoldedConv, FoldedNorm
+
+
+def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """`norm(conv(x))`; without gradients on a CPU, the norm may write into the convolution's output.
+
+    A large new tensor costs its pages as well as its pass: glibc returns the memory of the former one to the system,
+    which clears every page anew. On 2 cores, resnest50d in float32, batch 8 at 224x224, took 85,000 page faults in a
+    forward pass that kept the convolutions' outputs, and 56,000 in one that writes into them, 8 to 10 % faster.
+    """
+    features = conv(x)
+    if torch.is_grad_enabled() or not ops.runs_eagerly(features) or features.device.type != 'cpu':
+        return norm(features)
+    if type(conv) is not nn.Conv2d or not is_plain_batch_norm(norm) or norm.training or features.dim() != 4:
+        return norm(features)
+    mean: Any = norm.running_mean
+    if mean.dtype != features.dtype or not can_bypass(conv, norm):
+        return norm(features)
+    unused = features.new_empty(0)  # for the batch's statistics
+    torch.native_batch_norm(
+        features, norm.weight, norm.bias, mean, norm.running_var, False, 0.0, norm.eps, out=(features, unused, unused)
+    )
+    return features
+
+
+def run(x: Tensor, layers: Sequence[nn.Module]) -> Tensor:
+    """A convolution, and what follows it, of which the first may be a norm."""
+    x = conv_norm(x, layers[0], layers[1])
+    for layer in layers[2:]:
+        x = layer(x)
+    return x
+
+
+def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> ops.Branches:
+    """R branches side by side, [B, in_channels, H, W] -> [B, R * C, H', W'], computed as is best.
+
+    Where a gradient is recorded, batch norm and ReLU may run as one function that autograd keeps less for. On a CUDA
+    device, what a folded convolution does after its sums may be left to the kernels of fuse and select, so that no
+    branch is ever in memory.
+
+    Args:
+        x: The convolution's input.
+        layers: The convolution, and what follows it, in their order, which `can_bypass` allows not to call.
+        radix: R.
+    """
+    conv, *after = layers
+    after = [layer for layer in after if type(layer) not in (nn.Identity, FoldedNorm)]
+    if type(conv) is FoldedConv and not after:
+        if conv.bias is not None and type(conv.act) is nn.Identity and ops.can_defer(x, radix):
+            return ops.Branches([conv.convolve_alone(x)], radix, ops.Epilogue([conv.bias], conv.activation))
+        return ops.Branches([conv(x)], radix)
+    if torch.is_grad_enabled() and len(after) == 2 and is_plain_batch_norm(after[0]) and type(after[1]) is nn.ReLU:
+        source = conv(x)
+        if ops.can_recompute(source, radix):
+            features, state = _batch_norm_relu(source, after[0])
+            return ops.Branches([features], radix, states=[state])
+        return ops.Branches([after[1](after[0](source))], radix)
+    return ops.Branches([run(x, layers)], radix)
+
+
+def _batch_norm_relu(source: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, ops.BatchNormReLUState]:
+    stated: Any = norm  # none of whose statistics is None
+    if norm.training:
+        stated.num_batches_tracked.add_(1)
+    return ops.batch_norm_relu(
+        source,
+        norm.weight,
+        norm.bias,
+        stated.running_mean,
+        stated.running_var,
+        training=norm.training,
+        momentum=stated.momentum,
+        eps=norm.eps,
+    )
