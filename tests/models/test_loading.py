@@ -128,7 +128,52 @@ def test_only_the_classifier_may_be_left_out(weights_file, kwargs):
     assert same_weights(model, original, but=('fc.',))
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(num_classes=3), dict(features_only=True)])
+def cfg_of(source, weights_file):
+    """A pretrained_cfg as a caller may write it, in every type that timm takes."""
+    cfg = timm.get_pretrained_cfg(NAME).to_dict()
+    return {
+        'dict': {**cfg, 'file': str(weights_file)},
+        'object': timm.models.PretrainedCfg(**{**cfg, 'file': str(weights_file)}),
+        'state_dict': {**cfg, 'state_dict': timm.models.load_state_dict(str(weights_file))},
+        'registered': cfg,
+        'tag': 'digits',
+    }[source]
+
+
+@pytest.mark.parametrize('kwargs', [{}, dict(num_classes=3), dict(in_chans=1), dict(features_only=True)])
+@pytest.mark.parametrize('source', ['dict', 'object', 'state_dict', 'registered', 'tag'])
+def test_pretrained_cfg_of_the_caller(weights_file, source, kwargs):
+    bundled = bundled_folder('sknet_atto.digits') / 'model.safetensors'
+    original = create_from(bundled if source in ('registered', 'tag') else weights_file)
+    cfg = cfg_of(source, weights_file)
+    model = timm.create_model(NAME, pretrained=True, pretrained_cfg=cfg, **kwargs)
+    assert same_weights(model, original, but=('fc.', *(['conv1.0.weight'] if 'in_chans' in kwargs else [])))
+    untrained = timm.create_model(NAME, pretrained_cfg=cfg, **kwargs)
+    given, expected = dict(model.pretrained_cfg), dict(untrained.pretrained_cfg)
+    tensors, expected_tensors = given.pop('state_dict', {}), expected.pop('state_dict', {})
+    assert given == expected
+    assert model.default_cfg is model.pretrained_cfg
+    assert list(tensors) == list(expected_tensors)  # loading takes nothing out of them, nor adapts them
+    assert all(torch.equal(tensor, expected_tensors[key]) for key, tensor in tensors.items())
+
+
+def test_weights_of_a_folder_are_adapted(tmp_path):
+    original = fill_model(timm.create_model(NAME, num_classes=4))
+    timm.models.save_for_hf(original, str(tmp_path / 'mine'), safe_serialization=True)
+    name = f'local-dir:{tmp_path / "mine"}'
+    assert same_weights(timm.create_model(name, pretrained=True), original)
+    assert same_weights(timm.create_model(name, pretrained=True, num_classes=3), original, but=('fc.',))
+    features = timm.create_model(name, pretrained=True, features_only=True, out_indices=(1, 3), feature_cls='dict')
+    assert same_weights(features, original)
+    assert features.pretrained_cfg['source'] == 'local-dir'
+    model = timm.create_model(name, pretrained=True, in_chans=1)
+    assert torch.equal(model.conv1[0].weight, timm.models.adapt_input_conv(1, original.conv1[0].weight))
+    assert same_weights(model, original, but=('conv1.0.weight',))
+
+
+@pytest.mark.parametrize(
+    'kwargs', [dict(), dict(pretrained_strict=False), dict(num_classes=3), dict(features_only=True)]
+)
 @pytest.mark.parametrize(
     ('damage', 'message'),
     [

@@ -12,8 +12,7 @@ from variants import TIMM_RESNESTS, filled, shallow, upstream
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.errors import MismatchedCheckpointError
-from timm_sk.models.build import checkpoint_filter_fn
-from timm_sk.pretrained import check_state_dict, save_safetensors
+from timm_sk.pretrained import check_state_dict, save_safetensors, to_our_layout
 from timm_sk.pretrained.convert import to_gluon
 
 RELEASE = 'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1'
@@ -102,9 +101,9 @@ def test_gluons_names_load_where_timms_do(tmp_path):
         ('mindcv_skresnet18', 'skresnet18_mindcv'),
     ],
 )
-def test_checkpoint_filter_fn_recognises_the_layout(oracle, arch):
+def test_layouts_are_recognised(oracle, arch):
     model = timm.create_model(arch, device='meta')
-    renamed = checkpoint_filter_fn(load_oracle(oracle).weights, model)
+    renamed = to_our_layout(load_oracle(oracle).weights, arch=arch)
     check_state_dict(renamed, {key: tensor.shape for key, tensor in model.state_dict().items()})
 
 
@@ -112,7 +111,7 @@ def test_checkpoint_filter_fn_recognises_the_layout(oracle, arch):
 def test_timms_layout_passes_unchanged(attn_layer):
     model = filled('resnest14d', block_args=dict(radix=2, avd=True, attn_layer=attn_layer))
     state_dict = model.state_dict()
-    passed = checkpoint_filter_fn(state_dict, model)
+    passed = to_our_layout(state_dict, arch='resnest14d')
     assert list(passed) == list(state_dict)
     assert all(passed[key] is tensor for key, tensor in state_dict.items())
 
@@ -126,9 +125,11 @@ def test_timms_layout_passes_unchanged(attn_layer):
         ('caffe_sknet50', 'skresnext50_32x4d'),
     ],
 )
-def test_a_layout_whose_nets_have_another_pool_is_refused(oracle, arch):
+def test_a_layout_whose_nets_have_another_pool_is_refused(oracle, arch, tmp_path):
+    torch.save(load_oracle(oracle).weights, tmp_path / 'theirs.pth')
+    overlay = dict(file=str(tmp_path / 'theirs.pth'))
     with pytest.raises(MismatchedCheckpointError, match='belongs to nets with other pools'):
-        checkpoint_filter_fn(load_oracle(oracle).weights, timm.create_model(arch, device='meta'))
+        timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, device='meta')
 
 
 def test_weights_of_another_net_are_refused(tmp_path):

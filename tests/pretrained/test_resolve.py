@@ -181,12 +181,21 @@ def test_a_stored_checkpoint_without_classifier_gives_way_to_a_whole_one(hub, on
     assert store.origin(NAME).has_classifier
 
 
-@pytest.mark.parametrize('kwargs', [{}, dict(features_only=True), dict(num_classes=3), dict(in_chans=1)])
+@pytest.mark.parametrize(
+    'kwargs', [{}, dict(features_only=True), *(dict(num_classes=n) for n in (0, 3)), dict(in_chans=1)]
+)
 def test_nothing_of_the_model_shows_where_the_file_lies(online, row, release, kwargs):
     row(release()[1])
     model, untrained = create(**kwargs), timm.create_model(NAME, **kwargs)
     assert json.dumps(model.pretrained_cfg) == json.dumps(untrained.pretrained_cfg)
     assert model.default_cfg == untrained.default_cfg
+
+
+def test_misspelt_arguments_are_refused_before_the_download(hub, online, row, release):
+    row(release()[1])
+    with pytest.raises(TypeError, match='num_class'):
+        create(num_class=3)
+    assert not hub.requests
 
 
 @pytest.mark.parametrize('name', [row.name for row in CHECKPOINTS.values() if row.sources])
@@ -200,7 +209,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     monkeypatch.setattr('timm_sk.models.build.obtain', ask)
     expected = (name, dict(cache_dir=None, needs_classifier=True))
     with pytest.raises(AskedForError) as caught:
-        timm.create_model(name, pretrained=True)
+        timm.create_model(name, pretrained=True, device='meta')
     assert caught.value.args == expected
 
 

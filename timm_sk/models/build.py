@@ -1,8 +1,9 @@
-"""The way every family builds a model: timm's builder, with weights that are verified and fit."""
+"""Model builder shared by all families: timm's, with weights that are verified and fit."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -29,46 +30,39 @@ def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: b
     """Build one variant through `timm.models.build_model_with_cfg`.
 
     Args:
-        model_cls: The trunk's class, or a function that builds it.
-        variant: The architecture's name.
-        pretrained: Load weights. Those of the table's row come from the first of its sources that works, and are
-            verified before a tensor is used; a source that the caller names is left to timm.
-        **kwargs: What `timm.create_model` passes on, and the class's own arguments.
+        model_cls: Class of the trunk, or a function that builds it.
+        variant: Name of the architecture.
+        pretrained: Load weights: those of the checkpoint table, from the first source that works and verified before
+            a tensor is used, or those of a source that the caller names, read by timm.
+        **kwargs: Arguments of `timm.create_model` and of the class.
 
     Raises:
-        NoWeightsError: If weights are asked for and the tag has none.
-        CorruptCheckpointError: If a file is missing, or a bundled one is damaged.
-        UnobtainableCheckpointError: If none of the row's sources gives them.
-        MismatchedCheckpointError: If the weights lack anything but a classifier of another number of classes.
+        NoWeightsError: If the tag has no weights.
+        CorruptCheckpointError: If a file is missing, or the bundled file is damaged.
+        UnobtainableCheckpointError: If none of the checkpoint's sources works.
+        MismatchedCheckpointError: If keys or shapes are not the model's; only a classifier of another number of
+            classes may be missing or different.
     """
     overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
     if overlay.get('hf_hub_id') or overlay.get('url'):
-        overlay.setdefault('file', None)  # else timm would prefer the bundled file to the source that the caller names
+        overlay.setdefault('file', None)  # timm would prefer the bundled file to the source that the caller names
     cfg = timm.models.resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
-    features_only = kwargs.get('features_only', False)
-    replaced: dict[str, Any] = {}
-    if pretrained:
-        row = _row_to_obtain(cfg)
-        if row:
-            needs_classifier = not features_only and kwargs.get('num_classes', cfg.num_classes) == cfg.num_classes
-            weights = obtain(
+    row = _find_row(cfg, variant) if pretrained else None
+
+    def construct(**model_args: Any) -> nn.Module:
+        model = model_cls(**model_args)
+        if pretrained:
+            _load(
+                model,
+                cfg,
                 row,
-                partial(shapes_of, row),
+                features_only=kwargs.get('features_only', False),
+                strict=kwargs.get('pretrained_strict', True),
                 cache_dir=kwargs.get('cache_dir'),
-                needs_classifier=needs_classifier,
             )
-            replaced = {field: getattr(cfg, field) for field in ('file', 'source')}
-            cfg = replace(cfg, file=str(weights), source='')
-        else:
-            _require_weights(cfg, variant)
-    return timm.models.build_model_with_cfg(
-        model_cls,
-        variant,
-        pretrained,
-        pretrained_cfg=cfg,
-        pretrained_filter_fn=_fit_checker(cfg, features_only=features_only, replaced=replaced),
-        **kwargs,
-    )
+        return model
+
+    return timm.models.build_model_with_cfg(construct, variant, pretrained=False, pretrained_cfg=cfg, **kwargs)
 
 
 def shapes_of(checkpoint: Checkpoint) -> dict[str, Size]:
@@ -77,33 +71,23 @@ def shapes_of(checkpoint: Checkpoint) -> dict[str, Size]:
     return {key: tensor.shape for key, tensor in model.state_dict().items()}
 
 
-def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
-    """Rename a state dict of a layout that `timm_sk.pretrained.convert` knows; one in timm's layout passes unchanged.
-
-    For timm's loaders, such as `timm.models.load_pretrained` and `timm.models.load_checkpoint`.
+def _find_row(cfg: timm.models.PretrainedCfg, variant: str) -> Checkpoint | None:
+    """Find the row of the checkpoint table whose weights a cfg names; None if the caller names another source.
 
     Raises:
-        MismatchedCheckpointError: If a key has no place in the layout, or its nets are other functions than the model.
+        NoWeightsError: If there is neither.
+        CorruptCheckpointError: If the caller's file is missing.
     """
-    arch = getattr(model, 'pretrained_cfg', {}).get('architecture')
-    return to_our_layout(state_dict, arch=arch)
-
-
-def _row_to_obtain(cfg: timm.models.PretrainedCfg) -> Checkpoint | None:
-    """The row of the table whose weights are meant; None if it has none, or the caller names another source."""
     name = f'{cfg.architecture}.{cfg.tag}'
     row = CHECKPOINTS.get(name)
-    registered = timm.models.get_pretrained_cfg(name) if row and row.sources else None
-    if registered is None:
-        return None
-    return row if all(getattr(cfg, field) == getattr(registered, field) for field in _SOURCE_FIELDS) else None
-
-
-def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:
+    if row and row.sources:
+        registered = timm.models.get_pretrained_cfg(name)
+        if registered and all(getattr(cfg, field) == getattr(registered, field) for field in _SOURCE_FIELDS):
+            return row
     if cfg.file and not (cfg.state_dict or Path(cfg.file).exists()) and cfg.source != 'hf-hub':
         raise CorruptCheckpointError(f'The checkpoint file {cfg.file} is missing.')
     if cfg.has_weights or cfg.state_dict:
-        return
+        return None
     others = [row.name for row in of_arch(variant) if row.sources]
     instead = f' or one of its checkpoints: {", ".join(others)}' if others else ''
     raise NoWeightsError(
@@ -112,24 +96,23 @@ def _require_weights(cfg: timm.models.PretrainedCfg, variant: str) -> None:
     )
 
 
-def _fit_checker(
-    cfg: timm.models.PretrainedCfg, *, features_only: bool, replaced: Mapping[str, Any]
-) -> Callable[[StateDict, nn.Module], StateDict]:
-    """Make a state dict filter for timm's loader that lets only weights of the model itself pass.
+def _load(
+    model: nn.Module,
+    cfg: timm.models.PretrainedCfg,
+    row: Checkpoint | None,
+    *,
+    features_only: bool,
+    strict: bool,
+    cache_dir: str | PathLike[str] | None,
+) -> None:
+    """Load the row's weights, or without a row those that the cfg names, before timm wraps the model for features."""
+    drops_classifier = features_only or model.num_classes != cfg.num_classes
+    if row:
+        path = obtain(row, partial(shapes_of, row), cache_dir=cache_dir, needs_classifier=not drops_classifier)
+        cfg = replace(cfg, file=str(path), source='')
 
-    Args:
-        cfg: The model's.
-        features_only: Whether the classifier is dropped.
-        replaced: Fields that the model's cfg gets back: once the file is read, nothing shows where it lies.
-    """
-
-    def check(state_dict: StateDict, model: nn.Module) -> StateDict:
-        model_cfg: dict[str, Any] = vars(model)['pretrained_cfg']
-        model_cfg.update(replaced)
-        for field in [field for field in replaced if replaced[field] is None]:
-            del model_cfg[field]
-        state_dict = checkpoint_filter_fn(state_dict, model)
-        drops_classifier = features_only or model.num_classes != cfg.num_classes
+    def rename_and_check(state_dict: StateDict, model: nn.Module) -> StateDict:
+        state_dict = to_our_layout(state_dict, arch=cfg.architecture)
         check_state_dict(
             state_dict,
             {key: tensor.shape for key, tensor in model.state_dict().items()},
@@ -138,4 +121,12 @@ def _fit_checker(
         )
         return state_dict
 
-    return check
+    timm.models.load_pretrained(
+        model,
+        cfg.to_dict(),
+        num_classes=0 if features_only else model.num_classes,
+        in_chans=model.in_chans,
+        filter_fn=rename_and_check,
+        strict=strict,
+        cache_dir=cache_dir,
+    )
