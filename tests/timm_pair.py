@@ -1,5 +1,7 @@
 """Our net and timm's, small and with the same random weights, for tests that treat both the same way."""
 
+import copy
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +29,19 @@ def pair(
     name: str, *, training: bool = False, dtype: torch.dtype = torch.float64, **kwargs: Any
 ) -> tuple[nn.Module, nn.Module]:
     """Our model and timm's."""
-    theirs = fill_model(upstream(name, **NETS[name] | kwargs)).to(dtype).train(training)
-    ours = make_ours(name, **NETS[name] | kwargs).to(dtype).train(training)
+    models = _make_pair(name, **kwargs) if kwargs else copy.deepcopy(_small_pair(name))
+    ours, theirs = (model.to(dtype).train(training) for model in models)
+    return ours, theirs
+
+
+@functools.cache
+def _small_pair(name: str) -> tuple[nn.Module, nn.Module]:
+    return _make_pair(name)
+
+
+def _make_pair(name: str, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
+    theirs = fill_model(upstream(name, **NETS[name] | kwargs))
+    ours = make_ours(name, **NETS[name] | kwargs)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
