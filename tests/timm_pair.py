@@ -7,11 +7,14 @@ from typing import Any
 
 import pytest
 import timm
+import timm.models
 import torch
 from filling import fill_model, make_input
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from variants import upstream
+
+import timm_sk
 
 SMALL: dict[str, Any] = dict(layers=[1, 1, 1, 1], channels=(16, 24, 32, 32), num_classes=5)
 NETS: dict[str, dict[str, Any]] = {
@@ -19,9 +22,12 @@ NETS: dict[str, dict[str, Any]] = {
     'skresnext50_32x4d': SMALL | dict(channels=(16, 16, 32, 32)),  # bottlenecks with grouped convolutions
     'resnest14d': SMALL | dict(stem_width=8),
 }
+FORMS = ['plain', 'reparameterized', 'deployed']
 make_ours: Callable[..., nn.Module] = timm.create_model
 
 each_net = pytest.mark.parametrize('name', NETS)
+each_family = pytest.mark.parametrize('name', ['skresnext50_32x4d', 'resnest14d'])
+each_form = pytest.mark.parametrize('form', FORMS)
 each_mode = pytest.mark.parametrize('training', [False, True], ids=['eval', 'train'])
 
 
@@ -50,6 +56,15 @@ def images(count: int = 4, size: int = 32, *, dtype: torch.dtype = torch.float64
     return make_input((count, 3, size, size), seed=seed).to(dtype)
 
 
+def in_form(model: nn.Module, form: str) -> nn.Module:
+    """A model in eval mode as it is, with folded norms, or deployed."""
+    if form == 'reparameterized':
+        return timm.models.reparameterize_model(model)
+    if form == 'deployed':
+        return timm_sk.deploy(model, input_size=(3, 32, 32), batch_size=2, compile=False)
+    return model
+
+
 def run_step(model: nn.Module, x: Tensor | None = None) -> dict[str, Tensor]:
     """Output, gradients of a loss with respect to the input and all parameters, and buffers after the pass."""
     x = (images() if x is None else x.clone()).requires_grad_()
@@ -66,7 +81,9 @@ def assert_same(found: Any, expected: Any, tolerance: float = 1e-10) -> None:
     found_leaves, found_layout = pytree.tree_flatten_with_path(found)
     expected_leaves, expected_layout = pytree.tree_flatten_with_path(expected)
     assert found_layout == expected_layout
-    largest = max((float(t.detach().abs().max()) for _, t in expected_leaves if isinstance(t, Tensor) and t.numel()), default=1)
+    largest = max(
+        (float(t.detach().abs().max()) for _, t in expected_leaves if isinstance(t, Tensor) and t.numel()), default=1
+    )
     for (path, value), (_, other) in zip(found_leaves, expected_leaves, strict=True):
         if isinstance(other, Tensor):
             assert value.shape == other.shape, path

@@ -16,7 +16,7 @@ import timm.layers
 import timm.models
 import torch
 import torch.nn.functional as F
-from timm_pair import assert_same, each_mode, each_net, images, pair, run_step
+from timm_pair import assert_same, each_family, each_mode, each_net, images, pair, run_step
 from torch import Tensor, nn
 from torch.nn.modules import module as module_hooks
 
@@ -28,7 +28,6 @@ OURS_OF_TIMMS = {'.bn.drop': '.drop', '.bn.act': '.act', 'act3': 'act'}
 WITHOUT_COUNTERPART = {'aa', 'attn', 'drop_block', 'avd_first', 'avd_last', 'rsoftmax', 'se', 'bn2', 'act2'}
 FACTOR = 1.5
 
-each_kind = pytest.mark.parametrize('name', ['skresnext50_32x4d', 'resnest14d'])
 each_context = pytest.mark.parametrize('context', ['no_grad', 'eval', 'train'])
 
 
@@ -151,7 +150,7 @@ def run(module: nn.Module, x: Tensor, context: str) -> dict[str, Tensor]:
     return {key.replace('act3', 'act'): tensor for key, tensor in found.items()}
 
 
-@each_kind
+@each_family
 @each_context
 @pytest.mark.parametrize('kind', ['forward', 'forward with kwargs'])
 @pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
@@ -194,7 +193,7 @@ def test_forward_hooks(name, context, kind, globally):
         assert_same(by_name(recorder.calls), own)
 
 
-@each_kind
+@each_family
 @pytest.mark.parametrize('context', ['eval', 'train'])
 @pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
 def test_full_backward_hooks(name, context, globally):
@@ -227,7 +226,7 @@ def test_full_backward_hooks(name, context, globally):
         assert_same(by_name(recorder.calls), own)
 
 
-@each_kind
+@each_family
 @pytest.mark.parametrize('context', ['eval', 'train'])
 def test_full_backward_hooks_change_gradients(name, context):
     (ours, x), (theirs, _) = units(name, context)
@@ -243,7 +242,7 @@ def test_full_backward_hooks_change_gradients(name, context):
         assert_same(*found)
 
 
-@each_kind
+@each_family
 @each_context
 def test_hooks_that_are_always_called_see_a_failure(name, context):
     (ours, x), (theirs, _) = blocks(name, context)
@@ -305,7 +304,7 @@ def scale_by_pre_hook(block: nn.Module, name: str, module: nn.Module) -> None:
     module.register_forward_pre_hook(lambda module, args: (FACTOR * args[0],))
 
 
-@each_kind
+@each_family
 @each_context
 @pytest.mark.parametrize(
     'scale',

@@ -155,9 +155,7 @@ def test_batched_gradients(name, training):
 
         loop = [torch.stack(gradients) for gradients in zip(*map(pull, cotangents), strict=True)]
         assert_same([*func.vmap(pull)(cotangents)], loop)
-        assert_same(
-            [*torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)], loop
-        )
+        assert_same([*torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)], loop)
         return loop
 
     assert_same(*map(transform, pair(name, training=training)))
