@@ -1,0 +1,250 @@
+"""Copies, files and torch's own tools for modules, by value with timm's class where it has the form."""
+
+import copy
+import io
+import pickle
+from typing import Any
+
+import pytest
+import timm
+import timm.utils
+import torch
+from timm_pair import (
+    FORMS,
+    NETS,
+    assert_differs,
+    assert_same,
+    each_family,
+    each_form,
+    each_mode,
+    images,
+    in_form,
+    pair,
+    run_step,
+)
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize, prune
+from torch.optim import swa_utils
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.feature_extraction import create_feature_extractor
+
+
+def copy_by_torch(model: nn.Module) -> nn.Module:
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+COPIES = {
+    'deepcopy': copy.deepcopy,
+    'torch': copy_by_torch,
+    **{f'pickle{p}': lambda model, p=p: pickle.loads(pickle.dumps(model, protocol=p)) for p in (2, 3, 4, 5)},
+}
+
+
+@each_family
+@each_form
+@pytest.mark.parametrize('way', COPIES)
+@torch.no_grad()
+def test_copies_of_each_form(name, form, way):
+    """Before the first pass and after it, and of a copy."""
+    ours, theirs = pair(name)
+    expected = theirs(images())
+    model = in_form(ours, form)
+    for _ in range(2):
+        model = COPIES[way](model)
+        assert_same(model(images()), expected)
+
+
+@each_family
+@each_mode
+@pytest.mark.parametrize('way', COPIES)
+def test_copies_learn_by_themselves(name, training, way):
+    """A copy made between a pass and its backward pass shares nothing with its original."""
+
+    def transform(model: nn.Module) -> list[dict[str, Tensor]]:
+        output = model(images())
+        twin = COPIES[way](model)
+        output.sum().backward()
+        assert all(parameter.grad is None for parameter in twin.parameters())
+        return [run_step(twin), run_step(model)]
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_family
+@each_mode
+@pytest.mark.filterwarnings('ignore:NOTE. The nodes obtained by tracing:UserWarning')
+def test_feature_extractor(name, training):
+    unit = 'conv1' if name == 'skresnet18' else 'conv2'
+    nodes = {'layer1.0': 'block', f'layer2.0.{unit}': 'unit', 'layer4': 'last', 'fc': 'logits'}
+
+    def transform(model: nn.Module) -> list[Any]:
+        extractor = create_feature_extractor(model, nodes)
+        features = extractor(images())
+        sum(feature.sin().sum() for feature in features.values()).backward()
+        gradients = {key: p.grad for key, p in extractor.named_parameters() if p.grad is not None}
+        return [features, {key: gradients[key] for key in sorted(gradients)}]
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+PARAMETRIZATIONS = {
+    'weight_norm': parametrizations.weight_norm,
+    'spectral_norm': parametrizations.spectral_norm,
+    'old weight_norm': nn.utils.weight_norm,  # by a hook before forward
+    'old spectral_norm': nn.utils.spectral_norm,
+}
+
+
+@each_family
+@each_mode
+@pytest.mark.parametrize('kind', PARAMETRIZATIONS)
+@pytest.mark.filterwarnings('ignore:.*weight_norm. is deprecated:FutureWarning')
+def test_parametrized_convolutions(name, training, kind):
+    """Two steps, since spectral norms move; then the reparameterized and deployed forms."""
+    plain = pair(name)[1](images())
+
+    def transform(model: nn.Module) -> list[Any]:
+        for module in model.modules():
+            if isinstance(module, nn.Conv2d):
+                torch.manual_seed(0)
+                PARAMETRIZATIONS[kind](module)
+                for key, parameter in module.named_parameters():  # or weight norm changes nothing
+                    if key in ('weight_g', 'parametrizations.weight.original0'):
+                        parameter.data.mul_(1.5)
+        return [run_step(model), run_step(model)]
+
+    ours, theirs = pair(name, training=training)
+    expected = transform(theirs)
+    assert_same(transform(ours), expected)
+    assert_differs(expected[0]['output'], plain)
+    assert_forms_are_same(ours.eval(), theirs.eval())
+
+
+@torch.no_grad()
+def assert_forms_are_same(ours: nn.Module, theirs: nn.Module) -> None:
+    expected = theirs(images())
+    for form in FORMS:
+        assert_same({form: in_form(ours, form)(images())}, {form: expected})
+
+
+class Doubled(nn.Module):
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+@each_family
+@pytest.mark.parametrize(
+    ('tensor', 'training'), [('weight', True), ('weight', False), ('bias', False), ('running_var', False)]
+)
+def test_parametrized_norms(name, tensor, training):
+    def transform(model: nn.Module) -> list[dict[str, Tensor]]:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                parametrize.register_parametrization(module, tensor, Doubled())
+        return [run_step(model), run_step(model)]
+
+    ours, theirs = pair(name, training=training)
+    plain = copy.deepcopy(theirs)(images())
+    expected = transform(theirs)
+    assert_same(transform(ours), expected)
+    assert_differs(expected[0]['output'], plain)
+    assert_forms_are_same(ours.eval(), theirs.eval())
+
+
+@each_family
+@each_mode
+def test_pruned_parameters(name, training):
+    """`torch.nn.utils.prune` makes a weight before each forward pass from the one that learns."""
+    plain = pair(name, training=training)[1](images())
+
+    def transform(model: nn.Module) -> list[Any]:
+        pruned = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
+        for module in pruned:
+            prune.l1_unstructured(module, 'weight', amount=0.3)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        steps = []
+        for _ in range(2):
+            steps.append({key: tensor.clone() for key, tensor in run_step(model).items()})
+            optimizer.step()
+        model.eval()
+        with torch.no_grad():
+            before = model(images())
+            assert_same(in_form(model, 'reparameterized')(images()), before)
+            assert_same(in_form(model, 'deployed')(images()), before)
+            for module in pruned:
+                prune.remove(module, 'weight')
+            return [steps, before, model(images())]
+
+    ours, theirs = pair(name, training=training)
+    expected = transform(theirs)
+    assert_same(transform(ours), expected)
+    assert_differs(expected[0][0]['output'], plain)
+    assert_forms_are_same(ours, theirs)
+
+
+@each_family
+@pytest.mark.parametrize('use_buffers', [False, True])
+def test_averaged_weights(name, use_buffers):
+    """SWA and timm's EMA of three steps, then the norms' statistics of the average."""
+
+    def transform(model: nn.Module) -> list[Any]:
+        average = swa_utils.AveragedModel(model, use_buffers=use_buffers)
+        ema = timm.utils.ModelEmaV3(model, decay=0.7)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+        for seed in range(3):
+            run_step(model, images(seed=seed))
+            optimizer.step()
+            average.update_parameters(model)
+            ema.update(model)
+        with torch.no_grad():
+            before = [average.eval()(images()), ema.eval()(images())]
+            batches = [images(seed=seed) for seed in range(3)]
+            swa_utils.update_bn(batches, average.train())
+            states = [average.module.state_dict(), ema.module.state_dict()]
+            return [before, average.eval()(images()), [sorted(state.items()) for state in states]]
+
+    assert_same(*map(transform, pair(name, training=True)), tolerance=1e-8)
+
+
+@each_family
+@each_mode
+@pytest.mark.parametrize('use_reentrant', [False, True])
+def test_checkpointed_whole(name, training, use_reentrant):
+    class Checkpointed(nn.Module):
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return checkpoint(self.model, x, use_reentrant=use_reentrant)
+
+    assert_same(*(run_step(Checkpointed(model)) for model in pair(name, training=training)))
+
+
+@each_family
+@each_mode
+def test_counted_operations(name, training):
+    """torch's own counter, which sees convolutions and matrix products of both passes."""
+
+    def count(model: nn.Module) -> int:
+        with FlopCounterMode(display=False) as counter:
+            model(images()).sum().backward()
+        return counter.get_total_flops()
+
+    ours, theirs = pair(name, training=training)
+    assert count(ours) == count(theirs) > 1e6
+
+
+@each_family
+@torch.no_grad()
+def test_meta_device_and_assigned_weights(name):
+    ours, theirs = pair(name)
+    with torch.device('meta'):
+        empty = timm.create_model(name, **NETS[name]).eval()
+    assert empty(images(dtype=torch.float32).to('meta')).shape == (4, 5)
+    empty.load_state_dict(ours.state_dict(), assign=True)
+    assert_same(empty(images()), theirs(images()))

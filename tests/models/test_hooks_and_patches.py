@@ -1,0 +1,426 @@
+"""Hooks see what they see in timm's class, and whatever replaces a module's forward runs, by value with timm's class.
+
+timm joins norm and activation in one module. A factor after it is a factor after either of ours, since ReLU keeps
+positive factors.
+"""
+
+import copy
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import pytest
+import timm.layers
+import timm.models
+import torch
+import torch.nn.functional as F
+from timm_pair import assert_same, each_family, each_mode, each_net, images, pair, run_step
+from torch import Tensor, nn
+from torch.nn.modules import module as module_hooks
+
+import timm_sk
+
+Call = tuple[str, Any]
+OURS_OF_TIMMS = {'.bn.drop': '.drop', '.bn.act': '.act', 'act3': 'act'}
+# Also the attention: timm's takes the branches stacked and returns weights, ours takes their mean and returns logits.
+WITHOUT_COUNTERPART = {'aa', 'attn', 'drop_block', 'avd_first', 'avd_last', 'rsoftmax', 'se', 'bn2', 'act2'}
+FACTOR = 1.5
+
+each_context = pytest.mark.parametrize('context', ['no_grad', 'eval', 'train'])
+
+
+def parts(model: nn.Module) -> dict[str, nn.Module]:
+    """The modules that ours and timm's have in common, by our names."""
+    found = {}
+    for name, module in model.named_modules():
+        for theirs, ours in OURS_OF_TIMMS.items():
+            name = name[: -len(theirs)] + ours if name.endswith(theirs) else name
+        if name and name.rpartition('.')[2] not in WITHOUT_COUNTERPART and type(module) is not nn.ModuleList:
+            found[name] = module
+    return found
+
+
+def copied(values: Any) -> Any:
+    """Copies of what a module was called with, before the next one writes into it."""
+    return torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
+
+
+class Recorder:
+    """The calls that hooks on a model's parts see, but for what leaves a norm: in timm's class it is activated."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.calls: list[Call] = []
+        self.names = {module: name for name, module in parts(model).items()}
+
+    def forward_pre(self, module: nn.Module, args: Any, *kwargs: Any) -> None:
+        name = self.names.get(module)
+        if name is not None:
+            self.calls.append((f'into {name}', copied((args, kwargs))))
+
+    def forward(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> None:
+        name = self.names.get(module)
+        if name is not None and not name.endswith('.bn'):
+            self.calls.append((f'out of {name}', copied(kwargs_and_output)))
+
+    def backward_pre(self, module: nn.Module, grad_output: Any) -> None:
+        name = self.names.get(module)
+        if name is not None and not name.endswith('.bn'):
+            self.calls.append((f'gradient into {name}', copied(grad_output)))
+
+    def backward(self, module: nn.Module, grad_input: Any, grad_output: Any) -> None:
+        name = self.names.get(module)
+        if name is not None and not name.endswith('.bn'):
+            self.calls.append((f'gradient out of {name}', copied(grad_input)))
+
+    def register(self, kind: str, module: nn.Module) -> list[Any]:
+        if kind == 'forward':
+            return [module.register_forward_pre_hook(self.forward_pre), module.register_forward_hook(self.forward)]
+        if kind == 'forward with kwargs':
+            return [
+                module.register_forward_pre_hook(self.forward_pre, with_kwargs=True, prepend=True),
+                module.register_forward_hook(self.forward, with_kwargs=True, always_call=True),
+            ]
+        return [
+            module.register_full_backward_pre_hook(self.backward_pre),
+            module.register_full_backward_hook(self.backward),
+        ]
+
+    def register_global(self, kind: str) -> list[Any]:
+        if kind == 'forward':
+            return [
+                module_hooks.register_module_forward_pre_hook(self.forward_pre),
+                module_hooks.register_module_forward_hook(self.forward),
+            ]
+        if kind == 'forward with kwargs':
+            return [module_hooks.register_module_forward_hook(self.forward, with_kwargs=True, always_call=True)]
+        return [
+            module_hooks.register_module_full_backward_pre_hook(self.backward_pre),
+            module_hooks.register_module_full_backward_hook(self.backward),
+        ]
+
+
+def by_name(calls: list[Call]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for name, values in calls:
+        found.setdefault(name, []).append(values)
+    return dict(sorted(found.items()))
+
+
+def out_of_place(model: nn.Module) -> nn.Module:
+    """Let no activation write into its input, which torch forbids behind full backward hooks."""
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    return model
+
+
+def with_input(model: nn.Module, name: str) -> tuple[nn.Module, Tensor]:
+    """A module of a model, and what goes into it."""
+    seen: list[Tensor] = []
+    module = model.get_submodule(name)
+    with module.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().clone())):
+        copy.deepcopy(model).eval()(images())
+    return module, seen[0]
+
+
+def blocks(name: str, context: str) -> list[tuple[nn.Module, Tensor]]:
+    """A residual block of ours and of timm's, and its input."""
+    return [(block.train(context == 'train'), x) for block, x in copy.deepcopy(_blocks(name, 'layer2.0'))]
+
+
+def units(name: str, context: str) -> list[tuple[nn.Module, Tensor]]:
+    """An SK unit or a split attention of ours and of timm's, and its input."""
+    found = copy.deepcopy(_blocks(name, 'layer2.0.conv1' if name == 'skresnet18' else 'layer2.0.conv2'))
+    return [(out_of_place(unit).train(context == 'train'), x) for unit, x in found]
+
+
+@cache
+def _blocks(name: str, path: str) -> list[tuple[nn.Module, Tensor]]:
+    return [with_input(model, path) for model in pair(name)]
+
+
+def run(module: nn.Module, x: Tensor, context: str) -> dict[str, Tensor]:
+    """What a module computes: without gradients the output alone, else also gradients and running statistics."""
+    if context == 'no_grad':
+        with torch.no_grad():
+            return {'output': module(x)}
+    found = run_step(module, x)
+    return {key.replace('act3', 'act'): tensor for key, tensor in found.items()}
+
+
+@each_family
+@each_context
+@pytest.mark.parametrize('kind', ['forward', 'forward with kwargs'])
+@pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
+def test_forward_hooks(name, context, kind, globally):
+    """On every module at once, and on one alone, whose neighbours might take a shortcut around it."""
+
+    def observe(block: nn.Module, x: Tensor) -> list[Call]:
+        recorder = Recorder(block)
+        handles = [
+            handle
+            for registered in (
+                [recorder.register_global(kind)]
+                if globally
+                else [recorder.register(kind, module) for module in parts(block).values()]
+            )
+            for handle in registered
+        ]
+        try:
+            run(block, x, context)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return recorder.calls
+
+    (ours, x), (theirs, _) = blocks(name, context)
+    twin = copy.deepcopy(ours)
+    expected = observe(theirs, x)
+    assert len(expected) > 10
+    found = observe(ours, x)
+    assert [call for call, _ in found] == [call for call, _ in expected]
+    assert_same(by_name(found), by_name(expected))
+    if globally:
+        return
+    for part in parts(ours):
+        ours = copy.deepcopy(twin)  # whose running statistics have not moved
+        recorder = Recorder(ours)
+        recorder.register(kind, parts(ours)[part])
+        run(ours, x, context)
+        own = {call: values for call, values in by_name(expected).items() if call.endswith(f' {part}')}
+        assert_same(by_name(recorder.calls), own)
+
+
+@each_family
+@pytest.mark.parametrize('context', ['eval', 'train'])
+@pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
+def test_full_backward_hooks(name, context, globally):
+    def observe(unit: nn.Module, x: Tensor) -> dict[str, list[Any]]:
+        recorder = Recorder(unit)
+        if globally:
+            handles = recorder.register_global('backward')
+        else:
+            handles = [h for module in parts(unit).values() for h in recorder.register('backward', module)]
+        try:
+            run(unit, x, context)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return by_name(recorder.calls)
+
+    (ours, x), (theirs, _) = units(name, context)
+    twin = copy.deepcopy(ours)
+    expected = observe(theirs, x)
+    assert len(expected) > 10
+    assert_same(observe(ours, x), expected)
+    if globally:
+        return
+    for part in parts(ours):
+        ours = copy.deepcopy(twin)
+        recorder = Recorder(ours)
+        recorder.register('backward', parts(ours)[part])
+        run(ours, x, context)
+        own = {call: values for call, values in expected.items() if call.endswith(f' {part}')}
+        assert_same(by_name(recorder.calls), own)
+
+
+@each_family
+@pytest.mark.parametrize('context', ['eval', 'train'])
+def test_full_backward_hooks_change_gradients(name, context):
+    (ours, x), (theirs, _) = units(name, context)
+    originals = copy.deepcopy([ours, theirs])
+    for part in parts(ours):
+        if part.endswith('.bn'):  # where timm's class has the activation as well
+            continue
+        found = []
+        for unit in copy.deepcopy(originals):
+            parts(unit)[part].register_full_backward_pre_hook(lambda module, grad: (FACTOR * grad[0],))
+            parts(unit)[part].register_full_backward_hook(lambda module, grad_in, grad_out: (FACTOR * grad_in[0],))
+            found.append(run(unit, x, context))
+        assert_same(*found)
+
+
+@each_family
+@each_context
+def test_hooks_that_are_always_called_see_a_failure(name, context):
+    (ours, x), (theirs, _) = blocks(name, context)
+    called = []
+    for block in (ours, theirs):
+        seen: list[str] = []
+        names = parts(block)
+        for part, module in names.items():
+            if not part.endswith('.bn'):
+                module.register_forward_hook(
+                    lambda module, args, output, part=part, seen=seen: seen.append(f'{part}: {output is None}'),
+                    always_call=True,
+                )
+
+        def fail(module: nn.Module, args: Any) -> None:
+            raise ArithmeticError('injected')
+
+        unit = 'conv1' if name == 'skresnet18' else 'conv2'
+        names[f'{unit}.act0' if name == 'resnest14d' else f'{unit}.paths.1.act'].register_forward_pre_hook(fail)
+        with pytest.raises(ArithmeticError, match='injected'):
+            run(block, x, context)
+        called.append(seen)
+    assert called[0] == called[1]
+    assert f'{unit}: True' in called[0]
+
+
+def scale_by_forward(block: nn.Module, name: str, module: nn.Module) -> None:
+    """As accelerate and quantisers do: a function on the instance."""
+    module.forward = types.MethodType(lambda self, *args: FACTOR * type(self).forward(self, *args), module)
+
+
+def scale_by_class(block: nn.Module, name: str, module: nn.Module) -> None:
+    """As parametrizations do: a class made for the instance."""
+    original = type(module)
+    module.__class__ = type(
+        original.__name__, (original,), {'forward': lambda self, *args: FACTOR * original.forward(self, *args)}
+    )
+
+
+class Scaled(nn.Module):
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.train(module.training)
+
+    def forward(self, *args: Tensor) -> Tensor:
+        return FACTOR * self.module(*args)
+
+
+def scale_by_wrapper(block: nn.Module, name: str, module: nn.Module) -> None:
+    block.set_submodule(next(key for key, part in block.named_modules() if part is module), Scaled(module))
+
+
+def scale_by_hook(block: nn.Module, name: str, module: nn.Module) -> None:
+    module.register_forward_hook(lambda module, args, output: FACTOR * output)
+
+
+def scale_by_pre_hook(block: nn.Module, name: str, module: nn.Module) -> None:
+    module.register_forward_pre_hook(lambda module, args: (FACTOR * args[0],))
+
+
+@each_family
+@each_context
+@pytest.mark.parametrize(
+    'scale',
+    [scale_by_forward, scale_by_class, scale_by_wrapper, scale_by_hook, scale_by_pre_hook],
+    ids=lambda scale: scale.__name__.removeprefix('scale_by_'),
+)
+def test_what_replaces_a_part_runs(name, context, scale):
+    originals = blocks(name, context)
+    x = originals[0][1]
+    plain = run(copy.deepcopy(originals[0][0]), x, context)
+    for part in parts(originals[0][0]):
+        found = []
+        for block, _ in copy.deepcopy(originals):
+            scale(block, part, parts(block)[part])
+            found.append({key.replace('.module.', '.'): tensor for key, tensor in run(block, x, context).items()})
+        try:
+            assert_same(*found)
+        except AssertionError as error:
+            raise AssertionError(f'{part}: {error}') from error
+        assert any(not torch.allclose(found[1][key], tensor, rtol=1e-3) for key, tensor in plain.items()), part
+
+
+@each_net
+@pytest.mark.parametrize('scale', [scale_by_forward, scale_by_class, scale_by_wrapper, scale_by_hook])
+@torch.no_grad()
+def test_what_replaces_a_part_runs_when_folded(name, scale):
+    """In reparameterized and deployed blocks too."""
+    original, x = blocks(name, 'no_grad')[0]
+    for part in parts(original):
+        block = copy.deepcopy(original)
+        scale(block, part, parts(block)[part])
+        require_same_when_folded(nn.Sequential(block).eval(), x, part)
+
+
+@each_net
+@torch.no_grad()
+def test_what_replaces_a_part_of_stem_or_head_runs_when_folded(name):
+    original, _ = pair(name)
+    for part in parts(original):
+        if not part.startswith('layer'):
+            model = copy.deepcopy(original)
+            scale_by_forward(model, part, parts(model)[part])
+            require_same_when_folded(model, images(2), part)
+
+
+def require_same_when_folded(model: nn.Module, x: Tensor, part: str) -> None:
+    expected = {part: model(x)}
+    assert_same({part: timm.models.reparameterize_model(model)(x)}, expected)
+    assert_same({part: deployed(model, x)(x)}, expected)
+
+
+def deployed(model: nn.Module, x: Tensor) -> nn.Module:
+    size = dict(input_size=list(x.shape[1:]), batch_size=len(x))
+    return timm_sk.deploy(model, **size, compile=False, merge_groups=False, join_branches=False)
+
+
+@contextmanager
+def patched(monkeypatch: pytest.MonkeyPatch, cls: type) -> Iterator[None]:
+    """Another forward of a class of torch: of an activation, a norm or a convolution."""
+    original = cls.forward
+    with monkeypatch.context() as patch:
+        if cls is nn.ReLU:
+            patch.setattr(cls, 'forward', lambda self, x: F.gelu(x))
+        else:
+            patch.setattr(cls, 'forward', lambda self, x: FACTOR * original(self, x))
+        if cls is nn.BatchNorm2d:  # which timm's class with an activation does not call
+            forward: Callable[[Any, Tensor], Tensor] = lambda self, x: self.act(  # noqa: E731
+                self.drop(cls.forward(self, x))
+            )
+            patch.setattr(timm.layers.BatchNormAct2d, 'forward', forward)
+        yield
+
+
+@each_net
+@each_context
+@pytest.mark.parametrize('cls', [nn.ReLU, nn.BatchNorm2d, nn.Conv2d])
+def test_forward_patched_on_a_class(name, context, cls, monkeypatch):
+    (ours, x), (theirs, _) = blocks(name, context)
+    plain = run(copy.deepcopy(theirs), x, context)
+    with patched(monkeypatch, cls):
+        found = run(ours, x, context)
+        expected = run(theirs, x, context)
+    assert_same(found, expected)
+    assert not torch.allclose(expected['output'], plain['output'], rtol=1e-3)
+
+
+@each_net
+@pytest.mark.parametrize('cls', [nn.ReLU, nn.BatchNorm2d, nn.Conv2d])
+@torch.no_grad()
+def test_forward_patched_on_a_class_when_folded(name, cls, monkeypatch):
+    model, _ = pair(name)
+    with patched(monkeypatch, cls):
+        require_same_when_folded(model, images(2), cls.__name__)
+
+
+@each_net
+@each_mode
+@pytest.mark.parametrize(
+    'attributes',
+    [
+        dict(track_running_stats=False),
+        dict(momentum=None),
+        dict(momentum=0.5, eps=0.1),
+        dict(running_mean=None, running_var=None),
+        dict(num_batches_tracked=None),
+        dict(weight=None, bias=None),
+        dict(bias=None),
+    ],
+    ids=lambda attributes: '-'.join(attributes),
+)
+def test_attributes_set_on_norms(name, training, attributes):
+    def transform(model: nn.Module) -> dict[str, Tensor]:
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                for key, value in attributes.items():
+                    setattr(module, key, value)
+        return run_step(model)
+
+    assert_same(*map(transform, pair(name, training=training)))

@@ -1,0 +1,194 @@
+"""Transforms of torch.func and batched backward passes, by value with timm's class."""
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from timm_pair import assert_same, each_mode, each_net, images, pair
+from torch import Tensor, func, nn
+from torch.autograd import functional
+
+from timm_sk import ops
+
+Tensors = dict[str, Tensor]
+
+
+def weighed(output: Tensor) -> Tensor:
+    """A loss with another gradient for each output."""
+    return (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output).sin()).sum()
+
+
+def state(model: nn.Module) -> tuple[Tensors, Tensors]:
+    parameters = {key: parameter.detach() for key, parameter in model.named_parameters()}
+    return parameters, {key: buffer.clone() for key, buffer in model.named_buffers()}
+
+
+def pure(model: nn.Module, buffers: Tensors) -> Callable[[Tensors, Tensor], tuple[Tensor, Tensors]]:
+    """A model as a function of parameters and images, which returns output and moved buffers.
+
+    The transforms of torch.func allow no in-place write on what they did not make: buffers are copied inside.
+    """
+
+    def call(parameters: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
+        moved = {key: buffer.clone() for key, buffer in buffers.items()}
+        return func.functional_call(model, (parameters, moved), x), moved
+
+    return call
+
+
+@each_net
+@each_mode
+def test_grad_of_parameters_by_functional_call(name, training):
+    def transform(model: nn.Module) -> object:
+        parameters, buffers = state(model)
+
+        def loss(parameters: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
+            output, moved = pure(model, buffers)(parameters, x)
+            return weighed(output), moved
+
+        return func.grad(loss, argnums=(0, 1), has_aux=True)(parameters, images())
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_net
+@each_mode
+def test_vjp_and_jvp(name, training):
+    def transform(model: nn.Module) -> object:
+        parameters, buffers = state(model)
+
+        def call(x: Tensor) -> tuple[Tensor, Tensors]:
+            return pure(model, buffers)(parameters, x)
+
+        output, pull, moved = func.vjp(call, images(), has_aux=True)
+        return output, pull(output.sin()), moved, func.jvp(call, (images(),), (images(seed=1),), has_aux=True)
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_net
+@each_mode
+def test_jacrev_and_jacfwd(name, training):
+    def transform(model: nn.Module) -> object:
+        parameters, buffers = state(model)
+
+        def call(own: Tensors, x: Tensor) -> Tensor:
+            return pure(model, buffers)({**parameters, **own}, x)[0]
+
+        norms = {key: tensor for key, tensor in parameters.items() if key.endswith(('bn1.bias', 'bn0.bias'))}
+        own = {key: parameters[key] for key in list(parameters)[-4:]}
+        return func.jacrev(call, argnums=(0, 1))(own, images(3)), func.jacfwd(call)(norms, images(3))
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_net
+def test_vmap_over_images(name):
+    def transform(model: nn.Module) -> object:
+        return func.vmap(lambda image: model(image[None])[0])(images())
+
+    ours, theirs = pair(name)
+    assert_same(transform(ours), transform(theirs))
+    assert_same(transform(ours), ours(images()))
+
+
+@each_net
+@pytest.mark.parametrize('chunk_size', [None, 2])
+def test_gradients_of_each_image(name, chunk_size):
+    def transform(model: nn.Module) -> object:
+        parameters, buffers = state(model)
+
+        def loss(parameters: Tensors, image: Tensor) -> Tensor:
+            return weighed(func.functional_call(model, (parameters, buffers), image[None]))
+
+        return func.vmap(func.grad(loss), in_dims=(None, 0), chunk_size=chunk_size)(parameters, images())
+
+    assert_same(*map(transform, pair(name)))
+
+
+@each_net
+@each_mode
+def test_ensemble_by_vmap_over_stacked_parameters(name, training):
+    def transform(model: nn.Module) -> object:
+        parameters, buffers = state(model)
+        parameters, buffers = (
+            {key: torch.stack([tensor, tensor + tensor.cos().to(tensor.dtype)]) for key, tensor in tensors.items()}
+            for tensors in (parameters, buffers)
+        )
+
+        def loss(parameters: Tensors, buffers: Tensors) -> Tensor:
+            return weighed(func.functional_call(model, (parameters, buffers), images()))
+
+        return func.vmap(func.grad_and_value(loss))(parameters, buffers), buffers
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_net
+@each_mode
+def test_vectorized_jacobian(name, training):
+    """torch's own `flatten` has no batching rule in its 'forward-mode' strategy, which fails for timm's class too."""
+
+    def transform(model: nn.Module) -> object:
+        return functional.jacobian(model, images(3), vectorize=True)
+
+    ours, theirs = pair(name, training=training)
+    expected = transform(theirs)
+    assert_same(transform(ours), expected)
+    assert_same(functional.jacobian(ours, images(3)), expected)
+
+
+@each_net
+@each_mode
+def test_batched_gradients(name, training):
+    """`is_grads_batched`, and `vmap` over `torch.autograd.grad`, give what a loop gives."""
+
+    def transform(model: nn.Module) -> object:
+        x = images().requires_grad_()
+        output = model(x)
+        inputs = [x, *model.parameters()]
+        cotangents = torch.stack([images(seed=seed).flatten()[: output.numel()].view_as(output) for seed in range(3)])
+
+        def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+            return torch.autograd.grad(output, inputs, cotangent, retain_graph=True)
+
+        loop = [torch.stack(gradients) for gradients in zip(*map(pull, cotangents), strict=True)]
+        assert_same([*func.vmap(pull)(cotangents)], loop)
+        assert_same([*torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)], loop)
+        return loop
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+@each_net
+@each_mode
+def test_second_derivatives(name, training):
+    def transform(model: nn.Module) -> object:
+        return functional.hvp(lambda x: weighed(model(x)), images(), images(seed=1))
+
+    assert_same(*map(transform, pair(name, training=training)))
+
+
+def stacked_fuse(branches: list[Tensor]) -> Tensor:
+    return torch.stack(branches, 1).sum(1).mean((2, 3))
+
+
+def stacked_select(branches: list[Tensor], logits: Tensor) -> Tensor:
+    return (torch.stack(branches, 1) * logits.softmax(1)[..., None, None]).sum(1)
+
+
+def test_vectorized_jacobians_of_the_ops_alone():
+    branches = [torch.randn(2, 3, 2, 2, dtype=torch.float64) for _ in range(2)]
+    inputs = (*branches, torch.randn(2, 2, 3, dtype=torch.float64))
+
+    def found(first: Tensor, second: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return ops.fuse([first, second]), ops.select([first, second], logits)
+
+    def expected(first: Tensor, second: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        return stacked_fuse([first, second]), stacked_select([first, second], logits)
+
+    for transform in (partial(functional.jacobian, inputs=inputs), lambda f: func.jacrev(f, (0, 1, 2))(*inputs)):
+        assert_same(transform(found), transform(expected))
+    assert_same(functional.jacobian(found, inputs, vectorize=True), functional.jacobian(expected, inputs))
+    assert_same(func.jacfwd(found, (0, 1, 2))(*inputs), func.jacfwd(expected, (0, 1, 2))(*inputs))
