@@ -9,12 +9,15 @@ import sys
 from pathlib import Path
 
 import httpx
+import pytest
 import yaml
 from processes import ROOT
 from typer.testing import CliRunner
 
 from timm_sk import cli_demo
 from timm_sk.cli import app
+
+pytest.importorskip('gradio')
 from timm_sk.demo.app import DEFAULT_MODEL
 
 
