@@ -136,6 +136,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
     assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.deep
 def test_predict_shows_progress_on_a_terminal(tmp_path):
     shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
     shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
@@ -147,6 +148,7 @@ def test_predict_shows_progress_on_a_terminal(tmp_path):
     assert 'x2.png' in shown
 
 
+@pytest.mark.deep
 def test_run_passes_arguments_and_exit_code_through(tmp_path):
     (tmp_path / 'beside.py').write_text('value = 42')
     (tmp_path / 'script.py').write_text(

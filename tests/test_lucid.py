@@ -195,6 +195,7 @@ def test_signatures_are_the_documents(call, expected):
     assert str(bare).startswith(expected)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('example', EXAMPLES)
 def test_examples_of_the_document(example, capsys):
     exec(compile(example, str(DOCUMENT), 'exec'), {})

@@ -13,6 +13,8 @@ import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.recipes import recipe_names
 
+pytestmark = pytest.mark.deep
+
 BUNDLED_FILES = {
     f'{name}/{file}'
     for name, row in CHECKPOINTS.items()

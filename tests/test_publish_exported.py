@@ -154,6 +154,7 @@ def torn_weights(folder):
     path.write_bytes(path.read_bytes()[:1000])
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [

@@ -26,6 +26,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.deep
 def test_space_serves_until_it_is_told_to_end(tmp_path):
     port = free_port()
     folders = dict(TMPDIR=str(tmp_path / 'temporary'), HOME=str(tmp_path / 'home'))

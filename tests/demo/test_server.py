@@ -23,6 +23,8 @@ from timm_sk.demo import analysis
 from timm_sk.demo.pictures import MAX_BYTES
 from timm_sk.demo.serving import MOST_SENT
 
+pytestmark = pytest.mark.deep
+
 SHAPES = 'sknet_atto.shapes'
 
 

@@ -76,6 +76,7 @@ def test_saved_by_timm_and_loaded_again(tmp_path):
     assert same_weights(timm.create_model(f'local-dir:{tmp_path / "mine"}', pretrained=True), model)
 
 
+@pytest.mark.deep
 def test_hub_sources_through_the_real_client(tmp_path):
     """timm's own id for a default tag, and an id that a user names; each in a process, with a cold cache."""
     model = fill_model(timm.create_model('skresnet18')).eval()

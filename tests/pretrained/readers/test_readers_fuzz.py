@@ -17,6 +17,8 @@ pytest.importorskip('hypothesis')
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+pytestmark = pytest.mark.deep
+
 MUTATED_PER_SUBJECT, RANDOM = 600, 1500
 ROOM = 192 << 20
 SUBJECTS = subjects()
