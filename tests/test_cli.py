@@ -164,12 +164,16 @@ def test_run_passes_arguments_and_exit_code_through(tmp_path):
 def test_run_shows_the_scripts_own_traceback(tmp_path):
     (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
     assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
+    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
+
+
+@pytest.mark.deep
+def test_run_shows_the_traceback_of_a_script_that_ends_early(tmp_path):
     (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
     done = timm_sk('run', tmp_path / 'ended.py')
     assert done.returncode == 1
     assert 'Traceback' in done.stderr
     assert done.stderr.endswith('EOFError: mine\n')
-    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
 
 
 def test_version_and_help():

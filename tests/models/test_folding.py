@@ -83,6 +83,7 @@ def test_gradients_flow_as_through_the_unfolded_model(name):
     assert distance(*gradients) <= 1e-11
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', ['sk_resnet_18', 'resnest50d_1s4x24d'])
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 def test_compilers_and_tracers_take_folded_models(name):

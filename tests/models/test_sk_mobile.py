@@ -457,6 +457,7 @@ def test_export_with_dynamic_batch(name):
             assert close(exported(x), model(x), 1e-11)
 
 
+@pytest.mark.deep
 @each_trunk
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
