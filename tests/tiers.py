@@ -1,7 +1,7 @@
-"""The two tiers of tests: `pytest` runs the default one, `pytest -m deep` the rest.
+"""The two tiers of tests: `pytest` runs the default tier, `pytest -m deep` the rest.
 
-What takes long is marked as deep. Of a test with many cases the default tier has the first and the last, unless some of
-its cases are marked as deep, or the test as `all_cases`.
+Slow tests are marked as deep. Of a parametrized test the default tier runs the first and the last case, unless the
+test is marked with `all_cases` or marks cases as deep itself.
 """
 
 from collections import defaultdict
@@ -11,16 +11,16 @@ from typing import TypeVar
 import pytest
 
 T = TypeVar('T')
-ELSEWHERE = ('gpu', 'integration', 'browser')
+ELSEWHERE = ('gpu', 'integration', 'browser')  # in neither tier
 
 
 def deep_except(kept: Collection[T], values: Iterable[T]) -> list[T]:
-    """Values of a test's parameter, of which the default tier has those kept, and the deep one the others."""
+    """Parameters of a test: the default tier runs `kept`, the deep tier all others."""
     return [value if value in kept else pytest.param(value, marks=pytest.mark.deep) for value in values]
 
 
 def mark_deep_cases(items: list[pytest.Item]) -> None:
-    """Mark the cases of a test as deep, but for the first and the last, where the test does not say itself."""
+    """Mark all cases of a test but the first and the last as deep, unless the test chooses its own."""
     tests = defaultdict(list)
     for item in items:
         if not any(item.get_closest_marker(name) for name in ELSEWHERE):
