@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
 import pytest
 import yaml
 from processes import ROOT
@@ -18,6 +17,8 @@ from timm_sk import cli_demo
 from timm_sk.cli import app
 
 pytest.importorskip('gradio')
+import httpx
+
 from timm_sk.demo.app import DEFAULT_MODEL
 
 

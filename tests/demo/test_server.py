@@ -10,13 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from demo.pictures import RING, SEVEN, png
 
 from timm_sk.errors import UnobtainableCheckpointError
 
 pytest.importorskip('gradio')
+import httpx
 from gradio_client import Client, handle_file
 
 from timm_sk.demo import analysis
