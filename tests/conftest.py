@@ -12,8 +12,14 @@ import pytest
 import torch
 from hub_server import Hub
 from huggingface_hub import HfApi, constants
+from tiers import mark_deep_cases
 
 import timm_sk  # noqa: F401  (registers the models)
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m leaves out what is deep
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    mark_deep_cases(items)
 
 
 @pytest.fixture(autouse=True)

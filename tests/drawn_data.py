@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from timm_sk import shapes
@@ -59,7 +60,7 @@ def write_mnist(root: Path, parts: Mapping[str, Sequence[Image.Image]]) -> Path:
 
 def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image]]]) -> Path:
     """A data set of Hugging Face's library, by its parts."""
-    import datasets
+    datasets = pytest.importorskip('datasets')
 
     for part, pictures in parts.items():
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*pictures]))

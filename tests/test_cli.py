@@ -136,6 +136,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
     assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.deep
 def test_predict_shows_progress_on_a_terminal(tmp_path):
     shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
     shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
@@ -147,6 +148,7 @@ def test_predict_shows_progress_on_a_terminal(tmp_path):
     assert 'x2.png' in shown
 
 
+@pytest.mark.deep
 def test_run_passes_arguments_and_exit_code_through(tmp_path):
     (tmp_path / 'beside.py').write_text('value = 42')
     (tmp_path / 'script.py').write_text(
@@ -162,12 +164,16 @@ def test_run_passes_arguments_and_exit_code_through(tmp_path):
 def test_run_shows_the_scripts_own_traceback(tmp_path):
     (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
     assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
+    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
+
+
+@pytest.mark.deep
+def test_run_shows_the_traceback_of_a_script_that_ends_early(tmp_path):
     (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
     done = timm_sk('run', tmp_path / 'ended.py')
     assert done.returncode == 1
     assert 'Traceback' in done.stderr
     assert done.stderr.endswith('EOFError: mine\n')
-    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
 
 
 def test_version_and_help():

@@ -238,6 +238,7 @@ def test_examples_of_the_document(example):
     assert not torch.equal(fast(x), before['model'](x))
 
 
+@pytest.mark.deep
 def test_every_model_of_a_class_is_compiled(monkeypatch):
     compiling, graphs = torch.compile, []
 

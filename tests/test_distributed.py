@@ -1,7 +1,10 @@
 """Distributed data-parallel training on the CPU, in real processes."""
 
 import distributed
+import pytest
 import torch
+
+pytestmark = pytest.mark.deep
 
 
 def test_both_ranks_have_the_mean_of_their_gradients(tmp_path, monkeypatch):

@@ -189,6 +189,7 @@ def be_rank(rank: int, folder: str) -> None:
         dist.destroy_process_group()
 
 
+@pytest.mark.deep
 def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monkeypatch):
     """Of 7 pictures, of 8 of which one is broken, and of 1, so that the second process has none."""
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')

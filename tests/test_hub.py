@@ -60,6 +60,7 @@ print(torch.hub.load(repo, 'transforms', 'sknet_atto', source='local'))
     assert 'Resize(size=32, interpolation=bilinear' in preprocessing
 
 
+@pytest.mark.deep
 def test_github_source_from_a_filled_cache(clone, tmp_path):
     shutil.copytree(clone, tmp_path / 'hub' / 'owner_timm_sk_main')
     (tmp_path / 'hub' / 'trusted_list').write_text('owner_timm_sk\n')

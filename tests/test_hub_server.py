@@ -27,6 +27,8 @@ from huggingface_hub.errors import (
 from processes import run_python
 from safetensors.torch import save_file
 
+pytestmark = pytest.mark.deep
+
 REPO = 'timm-sk/sknet_atto'
 WEIGHTS = bytes(range(256)) * 48 * 1024  # 12 MB
 SMALL = bytes(range(256)) * 400

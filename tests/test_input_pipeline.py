@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from benchmarks import input_pipeline
 
+pytestmark = pytest.mark.deep
+
 SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--pictures', '32')
 
 app = typer.Typer()

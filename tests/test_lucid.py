@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from filling import fill_model, make_input
 from oracles import load_oracle
+from tiers import deep_except
 from torch import Tensor, nn
 from variants import LUCID_NAMES
 
@@ -66,7 +67,7 @@ def test_layer_answers_as_lucids(name, kwargs):
     assert oracle.distance('x', layer(oracle.inputs['x'])) <= TOLERANCE
 
 
-@pytest.mark.parametrize('name', ['sk_resnet_18', 'sk_resnet_50'])
+@pytest.mark.parametrize('name', deep_except(['sk_resnet_18'], ['sk_resnet_18', 'sk_resnet_50']))
 @torch.inference_mode()
 def test_net_answers_as_lucids(name):
     oracle = load_oracle(f'lucid_{name}')
@@ -195,6 +196,7 @@ def test_signatures_are_the_documents(call, expected):
     assert str(bare).startswith(expected)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('example', EXAMPLES)
 def test_examples_of_the_document(example, capsys):
     exec(compile(example, str(DOCUMENT), 'exec'), {})

@@ -6,13 +6,14 @@ import sys
 import tarfile
 import zipfile
 
-import hatchling.build
 import pytest
 from processes import ROOT, run_python
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.recipes import recipe_names
+
+pytestmark = pytest.mark.deep
 
 BUNDLED_FILES = {
     f'{name}/{file}'
@@ -27,6 +28,7 @@ BUNDLED_FILES = {
 
 @pytest.fixture(scope='module')
 def wheel(tmp_path_factory):
+    pytest.importorskip('hatchling')
     folder = tmp_path_factory.mktemp('wheel')
     done = subprocess.run(
         [sys.executable, '-c', f'import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))'],
@@ -61,10 +63,11 @@ print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['fi
 
 
 def test_sdist_has_the_weights_and_the_tests_data(tmp_path):
+    build = pytest.importorskip('hatchling.build')
     home = os.getcwd()
     os.chdir(ROOT)
     try:
-        name = hatchling.build.build_sdist(str(tmp_path))
+        name = build.build_sdist(str(tmp_path))
     finally:
         os.chdir(home)
     with tarfile.open(tmp_path / name) as archive:

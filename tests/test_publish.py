@@ -90,6 +90,7 @@ def test_what_is_published_is_read_back(hub, api):
     assert hub.requests['GET', 'resolve'] == len(files)  # each was read back
 
 
+@pytest.mark.deep
 def test_the_cards_examples_run_and_give_the_same_logits(hub, api, tmp_path):
     publish(NAME, 'timm-sk', api=api)
     card = contents(hub)['README.md'].decode()
@@ -144,6 +145,7 @@ def test_only_what_differs_is_sent(hub, api, tmp_path):
     assert contents(hub)['README.md'].startswith(b'---\nlibrary_name: timm\n')
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     'fault',
     [
@@ -167,6 +169,7 @@ def test_interrupted_before_the_commit_the_repository_is_as_before(hub, api, tmp
     assert len(hub.repos[REPO].commits) == 3  # the Hub's first, the old one, the release
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(('request_line', 'then'), [('PUT /lfs/', 'published'), ('POST .*/tag/', 'tagged')])
 def test_a_killed_release_is_continued(hub, api, tmp_path, request_line, then):
     hub.faults = [Fault(request=request_line, delay=math.inf, times=99)]

@@ -20,6 +20,8 @@ from timm_sk.hub_folder import check_golden
 from timm_sk.pretrained import save_safetensors
 from timm_sk.publish import publish_folder
 
+pytestmark = pytest.mark.deep
+
 REPO = 'me/sknet_atto.pets'
 
 

@@ -74,6 +74,7 @@ assert before[0] <= set(timm.list_models()) and before[1] <= set(timm.list_model
     assert (done.returncode, done.stdout, done.stderr) == (0, '', '')
 
 
+@pytest.mark.deep
 def test_a_tag_that_a_later_timm_adds_stays():
     code = """
 import sys, warnings, timm, timm.models

@@ -75,6 +75,7 @@ def test_objects_have_the_extent_and_are_not_cut_off(scale):
     assert grown.max() <= limits[1] + 1e-9
 
 
+@pytest.mark.deep
 def test_extents_are_drawn_from_the_whole_range():
     sides = longer_sides(boxes(400, seed=6, scale=None)[0])
     assert 0.28 <= sides.min() <= 0.33
@@ -83,6 +84,7 @@ def test_extents_are_drawn_from_the_whole_range():
     assert sides.std() == pytest.approx(0.6 / 12**0.5, abs=0.02)
 
 
+@pytest.mark.deep
 def test_objects_lie_anywhere_in_the_frame():
     box, _ = boxes(400, seed=7, scale=None)
     assert (box[:, :2].min(0) < 0.02).all()
@@ -90,6 +92,7 @@ def test_objects_lie_anywhere_in_the_frame():
     assert (box[:, :2] + box[:, 2:]).mean(0) / 2 == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.deep
 def test_another_scale_changes_nothing_else():
     (small, small_labels), (large, large_labels), (clutter, _) = (
         draw(200, seed=8, scale=scale, size=SIZE) for scale in (0.3, 0.5, SPECK)
@@ -117,6 +120,7 @@ def test_another_size_shows_the_same_scenes():
     assert np.abs(halved - small).mean() < 12
 
 
+@pytest.mark.deep
 def test_areas():
     _, areas = boxes(400, seed=9, scale=0.9)
     labels = draw(400, seed=9)[1]

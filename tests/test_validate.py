@@ -141,6 +141,7 @@ def test_checkpoint_file(digits, tmp_path):
         validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
 
 
+@pytest.mark.deep
 def test_averaged_weights_of_a_run(digits, tmp_path):
     data, run = open_validation_data(str(digits)), tmp_path / 'run'
     finetune(
@@ -349,6 +350,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
     assert done.stderr.count('\n') == 1
 
 
+@pytest.mark.deep
 def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
     """Of 9 pictures in 3 shards, which two do not share evenly; beside them a model that fails in both."""
     pytest.importorskip('webdataset')

@@ -65,6 +65,7 @@ def test_every_bundled_checkpoint_has_held_out_pictures(held_out):
     assert set(held_out) == set(BUNDLED)
 
 
+@pytest.mark.deep
 def test_the_scale_table_is_what_the_net_does():
     model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
     images = {scale: drawn(selection.PICTURES, scale=scale)[0] for scale in (0.3, 0.5, 0.7, 0.9)}

@@ -189,7 +189,7 @@ def test_a_corrupt_member_of_a_tar_is_named(tmp_path):
 
 
 def test_a_corrupt_row_of_a_table_is_named(tmp_path):
-    import datasets
+    datasets = pytest.importorskip('datasets')
 
     encoded = io.BytesIO()
     Image.new('RGB', (8, 8)).save(encoded, 'PNG')

@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from timm_sk.demo.serving import serving
-
 
 @pytest.fixture(scope='module')
 def address() -> Iterator[str]:
+    pytest.importorskip('gradio')
+    from timm_sk.demo.serving import serving
+
     with serving(host='127.0.0.1') as address:
         yield address.rstrip('/')

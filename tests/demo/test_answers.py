@@ -12,15 +12,17 @@ from processes import ROOT
 
 from timm_sk import attention_weights
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.demo import analysis, bars, checkpoint_table, examples, models
-from timm_sk.demo.answers import respond
-from timm_sk.demo.models import Models, PageModel, offered
-from timm_sk.demo.pictures import KEPT_SIDE, read_upload
 from timm_sk.errors import UnknownModelError, UnreadableImageError
 from timm_sk.explain import attention_difference, enlarge
 from timm_sk.hub import ready_model, transforms
 from timm_sk.images import read_image
 from timm_sk.predict import predict
+
+pytest.importorskip('gradio')
+from timm_sk.demo import analysis, bars, checkpoint_table, examples, models
+from timm_sk.demo.answers import respond
+from timm_sk.demo.models import Models, PageModel, offered
+from timm_sk.demo.pictures import KEPT_SIDE, read_upload
 
 SHAPES = 'sknet_atto.shapes'
 

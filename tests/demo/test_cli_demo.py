@@ -8,13 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-import httpx
+import pytest
 import yaml
 from processes import ROOT
 from typer.testing import CliRunner
 
 from timm_sk import cli_demo
 from timm_sk.cli import app
+
+pytest.importorskip('gradio')
+import httpx
+
 from timm_sk.demo.app import DEFAULT_MODEL
 
 
@@ -23,6 +27,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.deep
 def test_space_serves_until_it_is_told_to_end(tmp_path):
     port = free_port()
     folders = dict(TMPDIR=str(tmp_path / 'temporary'), HOME=str(tmp_path / 'home'))

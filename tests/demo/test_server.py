@@ -10,15 +10,20 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import httpx
 import pytest
 from demo.pictures import RING, SEVEN, png
+
+from timm_sk.errors import UnobtainableCheckpointError
+
+pytest.importorskip('gradio')
+import httpx
 from gradio_client import Client, handle_file
 
 from timm_sk.demo import analysis
 from timm_sk.demo.pictures import MAX_BYTES
 from timm_sk.demo.serving import MOST_SENT
-from timm_sk.errors import UnobtainableCheckpointError
+
+pytestmark = pytest.mark.deep
 
 SHAPES = 'sknet_atto.shapes'
 

@@ -2,12 +2,15 @@
 
 import csv
 
+import pytest
 import torch
 import typer
 from processes import ROOT
 from typer.testing import CliRunner
 
 from benchmarks import attention_study
+
+pytestmark = pytest.mark.deep
 
 app = typer.Typer()
 app.command()(attention_study.main)

@@ -63,6 +63,7 @@ def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path:
     assert message in lines[0]
 
 
+@pytest.mark.deep
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
     command = [sys.executable, '-m', 'timm_sk', 'finetune', str(data), '--output', str(tmp_path / 'run'), *QUICK]
     command += ['--model', 'sknet_atto.shapes', '--epochs', '300', '--save-every', '1', '--workers', '1']
@@ -84,6 +85,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
     assert read(tmp_path / 'run' / LAST, torch.device('cpu'))['progress']['updates'] > 0
 
 
+@pytest.mark.deep
 def test_a_trial_run(tmp_path: Path) -> None:
     arguments = ['-m', 'timm_sk', 'finetune', '--synthetic', '64', '--output', 'run', *QUICK]
     done = run_python(*arguments, cwd=tmp_path)
@@ -128,6 +130,7 @@ def learnt(state: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     'settings',
     [dict(amp=True), dict(grad_checkpointing=True), dict(sched='plateau', sched_on_updates=False), dict(bce_loss=True)],

@@ -103,6 +103,7 @@ def killed_writing(nth, model, pictures, folder, form):
     write(model, pictures, folder, form=form)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('nth', [1, 2, 3, 4, 5])
 def test_killed_and_continued_they_are_the_same_bytes(nth, undisturbed, model, pictures, tmp_path):
     form, expected = undisturbed
@@ -132,6 +133,7 @@ def run_rank(rank, model, pictures, folder, form, meeting):
     dist.destroy_process_group()
 
 
+@pytest.mark.deep
 def test_two_processes_write_what_one_writes(undisturbed, model, pictures, tmp_path):
     form, expected = undisturbed
     forking = multiprocessing.get_context('fork')

@@ -6,7 +6,10 @@
 import signal
 from pathlib import Path
 
+import pytest
 from runs import DISK, draw_folder, kill_at, require_equal, run_ranks, small, state_of
+
+pytestmark = pytest.mark.deep
 
 
 def test_the_end_is_bit_identical(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 
 import pytest
 import torch
-from matplotlib.colors import to_rgb
 from PIL import Image
 from rich.console import Console
 
@@ -113,6 +112,7 @@ def test_other_processes_do_nothing(printed, tmp_path, monkeypatch):
 
 
 def test_tensorboard(printed, tmp_path):
+    pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     told = Report(tmp_path, active=True, tensorboard=True)
@@ -164,6 +164,7 @@ def test_curves_of_what_is_there(tmp_path):
 
 
 def test_confusion_of_a_few_classes(tmp_path):
+    to_rgb = pytest.importorskip('matplotlib.colors').to_rgb
     counts = torch.tensor([[9, 1, 0], [0, 4, 4], [0, 0, 0]])
     names = ['cat', 'a cost of $5 and $6', 'a name of far too many letters']
     draw_confusion(counts, names, tmp_path / 'confusion.png')

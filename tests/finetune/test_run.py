@@ -118,6 +118,7 @@ def test_a_damaged_checkpoint_says_so(data: Path, tmp_path: Path) -> None:
         finetune(small(data, tmp_path / 'run', resume='auto'))
 
 
+@pytest.mark.deep
 @pytest.mark.usefixtures('slow_steps')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_saves_and_goes_on(data: Path, tmp_path: Path, finished: Path, number: int) -> None:
@@ -175,6 +176,7 @@ def test_pictures_that_cannot_be_read_stop_it_or_are_skipped(tmp_path: Path) -> 
     assert victim.name in line
 
 
+@pytest.mark.deep
 def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
     data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +230,7 @@ def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
         assert not (tmp_path / 'run').exists()
 
 
+@pytest.mark.deep
 def test_a_plateau_is_waited_out_over_a_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing improves, so after two epochs beside the first the learning rate falls."""
     settings: dict[str, Any] = dict(
@@ -277,6 +280,7 @@ def test_a_restart_takes_over_no_run_of_another_start(
     assert (finished / LAST).read_bytes() == before
 
 
+@pytest.mark.deep
 def test_new_weights_follow_the_seed(data: Path, tmp_path: Path) -> None:
     runs = [
         finetune(small(data, tmp_path / name, epochs=1, lr=1e-30, warmup_lr=1e-30, pretrained=False, seed=seed))

@@ -11,6 +11,7 @@ from timm_sk.finetune.model import build_model, freeze
 from timm_sk.world import World
 
 
+@pytest.mark.deep
 def test_two_halves_equal_the_whole(tmp_path: Path) -> None:
     require_halves_equal_the_whole(tmp_path, backend='gloo', devices=['cpu'] * 2, config=CONFIG, whole=CONFIG)
 

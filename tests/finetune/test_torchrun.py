@@ -14,6 +14,8 @@ from timm_sk.data import TrainBatches, open_pictures
 from timm_sk.finetune import Config
 from timm_sk.world import World
 
+pytestmark = pytest.mark.deep
+
 
 def torchrun(config: Config, folder: Path, *arguments: str) -> 'subprocess.Popen[str]':
     """Start torchrun on a run's settings; its output goes to a file beside the run."""

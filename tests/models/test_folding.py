@@ -11,6 +11,7 @@ import timm.utils
 import torch
 import torch.fx
 from filling import fill_model
+from tiers import deep_except
 from torch import Tensor, nn
 from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, pictures, shallow
 
@@ -21,6 +22,7 @@ from timm_sk.layers.folded import FoldedConv
 from timm_sk.models.folded_blocks import FoldedBlock
 
 LIGHT = ['sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100', 'sknet29_16x32d']
+BRIEFLY = ['sknet_atto', 'resnest50d_4s2x40d']  # in the default tier
 WIDE = [name for name in KINDS if name != 'sknet_atto']
 folded = timm.utils.reparameterize_model
 
@@ -40,7 +42,7 @@ def norms(model: nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-@pytest.mark.parametrize('name', KINDS + LIGHT)
+@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK + LIGHT, KINDS + LIGHT))
 @torch.inference_mode()
 def test_outputs_are_the_unfolded_models(name):
     model = small(name)
@@ -58,7 +60,7 @@ def test_outputs_are_the_unfolded_models(name):
     assert all(key.endswith('.bn2') for key in left)
 
 
-@pytest.mark.parametrize('name', ONE_PER_BLOCK)
+@pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
 @torch.inference_mode()
 def test_bfloat16_is_no_farther_from_float32(name):
     expected = small(name).double()(pictures(size=32, dtype=torch.float64))
@@ -70,7 +72,7 @@ def test_bfloat16_is_no_farther_from_float32(name):
     assert distance(folded(small(name)).bfloat16()(x), expected) <= 2 * distance(model(x), expected)
 
 
-@pytest.mark.parametrize('name', ONE_PER_BLOCK)
+@pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
 def test_gradients_flow_as_through_the_unfolded_model(name):
     x = pictures(size=32, dtype=torch.float64)
     gradients = []
@@ -81,6 +83,7 @@ def test_gradients_flow_as_through_the_unfolded_model(name):
     assert distance(*gradients) <= 1e-11
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', ['sk_resnet_18', 'resnest50d_1s4x24d'])
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 def test_compilers_and_tracers_take_folded_models(name):
@@ -159,7 +162,7 @@ def test_selection_stays_visible(name):
     ],
     ids=str,
 )
-@pytest.mark.parametrize('name', ['sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d'])
+@pytest.mark.parametrize('name', deep_except(BRIEFLY[:1], ['sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d']))
 @torch.inference_mode()
 def test_other_layers(name, kwargs):
     model = small(name, **kwargs)

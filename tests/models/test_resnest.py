@@ -113,6 +113,7 @@ def test_is_first_pools_without_a_stride(avd_first):
     assert not torch.allclose(ours(x), make_block(SplitAttentionBottleneck, avd=True).eval()(x), rtol=1e-3)
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ('radix', 'cardinality', 'base_width'), [(1, 1, 64), (2, 1, 64), (4, 1, 64), (1, 2, 40), (2, 2, 40)]
 )
@@ -210,6 +211,7 @@ def sizes() -> list[tuple[str, int, float, float, float, float]]:
     return [(name, int(size), *(float('nan' if x == '-' else x) for x in numbers)) for name, size, *numbers in rows]
 
 
+@pytest.mark.deep
 def test_the_documents_sizes_are_those_of_the_models():
     rows = sizes()
     assert [row[0] for row in rows] == list(

@@ -57,6 +57,7 @@ def test_timms_rows_keep_timms_cfg_and_name_the_authors_file(name):
     assert others[0].location.startswith(RELEASE) == ('gluon' not in row.tag)
 
 
+@pytest.mark.deep
 def test_the_authors_file_through_timms_loader(tmp_path):
     """A release file as the authors write them, a bare state dict, from a loopback server, with a cold cache."""
     model = fill_model(timm.create_model('resnest50d_1s1x64d'))

@@ -432,6 +432,7 @@ def test_sync_batchnorm_conversion_changes_nothing(name, convert):
     assert torch.equal(converted(pictures()), expected)
 
 
+@pytest.mark.deep
 @each_trunk
 def test_compile_takes_the_whole_graph(name):
     model = filled(name).double()
@@ -444,6 +445,7 @@ def test_compile_takes_the_whole_graph(name):
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+@pytest.mark.deep
 @each_trunk
 def test_export_with_dynamic_batch(name):
     model = filled(name).double()
@@ -455,6 +457,7 @@ def test_export_with_dynamic_batch(name):
             assert close(exported(x), model(x), 1e-11)
 
 
+@pytest.mark.deep
 @each_trunk
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
@@ -476,6 +479,7 @@ def test_fx(name):
     assert close(traced(x), model(x), 1e-11)
 
 
+@pytest.mark.deep
 def test_the_document_has_the_generated_table():
     script = runpy.run_path(str(ROOT / 'docs' / 'lightweight.py'))
     document = (ROOT / 'docs' / 'lightweight.md').read_text()

@@ -100,6 +100,7 @@ def test_controls_are_timms():
         assert isinstance(model.layer1[0], timm.models.resnet.Bottleneck)
 
 
+@pytest.mark.deep
 def test_the_documents_tables_are_generated():
     document = (ROOT / 'docs' / 'sknet.md').read_text()
     assert all(table(rows) in document for rows in (TABLE_6, TABLE_7, CONTROLS))

@@ -122,6 +122,7 @@ def test_grad_checkpointing_changes_nothing():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.deep
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 def test_tracers_and_copies():
     model = small()

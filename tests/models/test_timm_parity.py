@@ -10,10 +10,13 @@ import pytest
 import timm
 import torch
 from filling import fill_model, make_input
+from tiers import deep_except
 from torch import Tensor, nn
-from variants import TIMM_NAMES, TIMM_RESNESTS, upstream
+from variants import TIMM_NAMES, TIMM_RESNESTS, TIMM_SKNETS, upstream
 
 BATCH = (4, 3, 64, 64)
+COMPARED = [*TIMM_SKNETS, 'resnest50d_4s2x40d', 'resnest50d_1s4x24d']  # in the default tier
+each_name = pytest.mark.parametrize('name', deep_except(COMPARED, TIMM_NAMES))
 FEWER_LAYERS = {name: [1, 2, 2, 1] for name in ('resnest101e', 'resnest200e', 'resnest269e')}
 
 
@@ -56,6 +59,7 @@ def relative_norm(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
     return (differences / sum(float(tensor.square().sum()) for tensor in expected.values())) ** 0.5
 
 
+@pytest.mark.all_cases
 @pytest.mark.parametrize('name', TIMM_NAMES)
 def test_state_dict_has_timms_keys_order_shapes_and_dtypes(name):
     ours, theirs = (
@@ -64,7 +68,7 @@ def test_state_dict_has_timms_keys_order_shapes_and_dtypes(name):
     assert [(k, v.shape, v.dtype) for k, v in ours.items()] == [(k, v.shape, v.dtype) for k, v in theirs.items()]
 
 
-@pytest.mark.parametrize('name', TIMM_NAMES)
+@each_name
 def test_float32_eval_output(name):
     ours, theirs = pair(name)
     x = make_input(BATCH)
@@ -72,7 +76,7 @@ def test_float32_eval_output(name):
         assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-5
 
 
-@pytest.mark.parametrize('name', TIMM_NAMES)
+@each_name
 def test_float32_train_output_and_gradients(name):
     ours, theirs = pair(name)
     exact = copy.deepcopy(theirs).double()
@@ -88,7 +92,7 @@ def test_float32_train_output_and_gradients(name):
     assert 0 < own <= max(1e-2, 2 * theirs)
 
 
-@pytest.mark.parametrize('name', TIMM_NAMES)
+@each_name
 @pytest.mark.parametrize('stage', ['layer1', 'layer2'])
 def test_gradients_of_one_block_in_float32(name, stage):
     ours, theirs = (getattr(model, stage)[0] for model in pair(name, layers=[1, 1, 1, 1]))
@@ -105,7 +109,7 @@ def test_gradients_of_one_block_in_float32(name, stage):
     assert 0 < max(gradient_distances(their_gradients, exact_gradients).values()) <= 2e-4
 
 
-@pytest.mark.parametrize('name', TIMM_NAMES)
+@each_name
 def test_float64_training_step(name):
     ours, theirs = pair(name, torch.float64)
     x = make_input(BATCH).double()
@@ -118,7 +122,7 @@ def test_float64_training_step(name):
         assert distance(statistics[key], statistic) <= 1e-11, key
 
 
-@pytest.mark.parametrize('name', TIMM_RESNESTS)
+@pytest.mark.parametrize('name', deep_except(COMPARED, TIMM_RESNESTS))
 @torch.inference_mode()
 def test_the_residual_branches_that_are_compared_are_no_identities(name):
     model = fill_model(timm.create_model(name, layers=[1, 1, 1, 1])).eval()
@@ -132,7 +136,7 @@ def test_the_residual_branches_that_are_compared_are_no_identities(name):
         norm.copy_(original)
 
 
-@pytest.mark.parametrize('name', ['skresnet18', 'skresnet50d'])
+@pytest.mark.parametrize('name', deep_except(['skresnet18'], ['skresnet18', 'skresnet50d']))
 @pytest.mark.parametrize(
     'kwargs',
     [
@@ -151,7 +155,9 @@ def test_float64_eval_output_of_options(name, kwargs):
         assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
 
 
-@pytest.mark.parametrize('name', ['resnest14d', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d'])
+@pytest.mark.parametrize(
+    'name', deep_except(['resnest14d'], ['resnest14d', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d'])
+)
 @pytest.mark.parametrize(
     'kwargs',
     [

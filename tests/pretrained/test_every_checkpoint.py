@@ -9,6 +9,8 @@ from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.models.build import shapes_of
 from timm_sk.pretrained import to_our_layout
 
+pytestmark = pytest.mark.deep
+
 SOURCES = {
     f'{row.name}-{index}': (row, source)
     for row in CHECKPOINTS.values()

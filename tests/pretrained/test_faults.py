@@ -19,6 +19,8 @@ from timm_sk.errors import UnobtainableCheckpointError, UnwritableStoreError
 from timm_sk.models.build import shapes_of
 from timm_sk.pretrained import obtain, store_file
 
+pytestmark = pytest.mark.deep
+
 ALWAYS = math.inf
 HUB_GET, HUB_HEAD, RELEASE = 'GET /makers/atto/resolve', 'HEAD /makers/atto/resolve', 'GET /files/'
 HUB = Source(kind='hub', location='makers/atto')

@@ -12,7 +12,7 @@ from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import Source
 
-pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+pytestmark = [pytest.mark.deep, pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')]
 
 
 @pytest.mark.parametrize('job', ['release', 'hub', 'convert'])

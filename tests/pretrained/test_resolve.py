@@ -198,6 +198,7 @@ def test_misspelt_arguments_are_refused_before_the_download(hub, online, row, re
     assert not hub.requests
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('name', [row.name for row in CHECKPOINTS.values() if row.sources])
 def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     class AskedForError(Exception):
@@ -294,6 +295,7 @@ def test_offline_and_uncached_fails_at_once_with_what_to_do(hub, online, store, 
     assert not store.root.exists()
 
 
+@pytest.mark.deep
 def test_the_clients_variables_lead_a_new_process(hub, hub_repo, tmp_path):
     """`HF_ENDPOINT`, `HF_HOME`, `TIMM_SK_HOME`, `HF_HUB_OFFLINE`; and the import brings no HTTP client of ours."""
     hub_repo('timm/skresnet18.ra_in1k', state_dict=fill_model(timm.create_model('skresnet18')).state_dict())

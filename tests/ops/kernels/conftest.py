@@ -11,14 +11,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from kernel_cases import DEVICE
+from packaging.version import Version
 
 from timm_sk.bench.agreement import exact_float32
 from timm_sk.ops import kernels
 
-triton = pytest.importorskip('triton')
 FILES = ('tiles', 'fuse', 'select', 'select_backward', 'folded', 'two_branch')
 INTERPRETED_ALWAYS = 'test_two_branch'  # modules whose tests for a CUDA device are marked so
 
@@ -31,6 +32,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Interpret kernels in a test, unless it is to run them on a CUDA device, or to compile them."""
+    triton = pytest.importorskip('triton')
     on_cuda = request.node.get_closest_marker('gpu') is not None or (
         DEVICE == 'cuda' and INTERPRETED_ALWAYS not in request.node.nodeid
     )
@@ -38,6 +40,8 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         yield
         return
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
+
+    interpreted = InterpretedFunction if interpreter_works(triton.__version__, np.__version__) else skipping_function()
 
     language = triton.language
     classes = [language.tensor, language.dtype, language.core.tensor_descriptor_base]
@@ -47,7 +51,7 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         for module in (language, *modules):
             for name, function in list(vars(module).items()):
                 if isinstance(function, triton.JITFunction):
-                    setattr(module, name, InterpretedFunction(function.fn))
+                    setattr(module, name, interpreted(function.fn))
         monkeypatch.setattr(InterpreterBuilder, 'create_dot', widened(InterpreterBuilder.create_dot))
         # a check of every integer's sum and product, which takes most of the time
         options = replace(interpreter_builder.options, sanitize_overflow=False)
@@ -79,6 +83,23 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
+def interpreter_works(triton: str, numpy: str) -> bool:
+    """Whether Triton's interpreter runs with this numpy. Before 3.7 it makes scalars of arrays, which 2.4 refuses."""
+    return Version(triton) >= Version('3.7') or Version(numpy) < Version('2.4')
+
+
+def skipping_function() -> type:
+    """A class of interpreted functions that skip the test when they are launched."""
+    import triton
+    from triton.runtime.interpreter import InterpretedFunction
+
+    class SkippingFunction(InterpretedFunction):
+        def __getitem__(self, grid: object) -> Callable[..., None]:
+            pytest.skip(f"Triton {triton.__version__}'s interpreter needs numpy < 2.4, found {np.__version__}")
+
+    return SkippingFunction
+
+
 @contextmanager
 def unchanged(owners: list[Any]) -> Iterator[None]:
     """Put back attributes of modules and classes, of which the interpreter does not put back all that it replaces."""
@@ -95,9 +116,10 @@ def unchanged(owners: list[Any]) -> Iterator[None]:
 def widened(create_dot: Callable[..., Any]) -> Callable[..., Any]:
     """Products of bfloat16 in float32: the interpreter multiplies their bit patterns, as if they were integers."""
 
+    from triton.language import bfloat16, float32
+
     def create_widened_dot(builder: Any, a: Any, b: Any, *args: Any) -> Any:
-        float32 = triton.language.float32
-        if a.dtype.scalar == triton.language.bfloat16:
+        if a.dtype.scalar == bfloat16:
             a, b = builder.cast_impl(a, float32), builder.cast_impl(b, float32)
         return create_dot(builder, a, b, *args)
 

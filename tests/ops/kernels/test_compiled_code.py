@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.deep
+
 KERNELS = ('fuse', 'select', 'select_backward', 'gate_backward', 'fuse_bias_act', 'select_bias_act')
 
 

@@ -283,6 +283,7 @@ assert kernels in ([], ['timm_sk.ops.kernels.two_branch_plan']), kernels  # whic
 """
 
 
+@pytest.mark.deep
 def test_without_triton_there_is_one_line_in_the_log():
     environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-c', WITHOUT_TRITON], env=environment, capture_output=True, text=True)

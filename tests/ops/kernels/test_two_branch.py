@@ -60,9 +60,10 @@ WIDE = [
 
 
 def on_devices(*cases: Case) -> list[Any]:
-    """Cases on the CPU, and these and the wide ones on a GPU."""
+    """Cases on the CPU, few of them in the default tier, and these and the wide ones on a GPU."""
     on_gpu = [pytest.param('cuda', case, marks=pytest.mark.gpu) for case in (*cases, *WIDE)]
-    return [pytest.param('cpu', case) for case in cases] + on_gpu
+    on_cpu = [pytest.param('cpu', case, marks=() if case in cases[:4] else pytest.mark.deep) for case in cases]
+    return on_cpu + on_gpu
 
 
 class Inputs:
@@ -267,6 +268,7 @@ def test_refuses_a_cpu_without_the_interpreter(monkeypatch, launches):
     assert not launches.count
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize(
     ('form', 'dtype', 'width', 'capability', 'product'),
     [

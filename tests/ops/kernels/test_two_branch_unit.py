@@ -240,6 +240,7 @@ def test_what_runs_compiled_is_measured_compiled(monkeypatch):
     assert len(keys) == 2
 
 
+@pytest.mark.deep
 def test_units_compile_each_on_its_own_however_many_there_are(monkeypatch):
     """Also where torch.compile would give up after a few from one piece of code."""
     graphs: list[int] = []
@@ -298,6 +299,7 @@ def test_never_on_a_cpu_unless_asked(monkeypatch):
     assert net.forms() == [SEPARATE] * 3
 
 
+@pytest.mark.deep
 @torch.no_grad()
 def test_a_whole_net(monkeypatch, launches):
     model = filled('sknet_atto')

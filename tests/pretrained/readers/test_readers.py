@@ -302,11 +302,13 @@ def test_error_is_ours_and_a_missing_file_is_missing(tmp_path):
             function(tmp_path)
 
 
+@pytest.mark.deep
 def test_protobuf_is_imported_when_needed_only():
     code = 'import sys, timm_sk, timm_sk.pretrained.readers as r; print("google.protobuf" in sys.modules)'
     assert run_python('-c', code).stdout.split() == ['False']
 
 
+@pytest.mark.deep
 def test_without_protobuf_the_error_says_what_to_install():
     code = f"""
 import sys

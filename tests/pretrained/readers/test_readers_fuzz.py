@@ -8,12 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoint_files import MAGIC_PICKLE, SAMPLES
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from mutations import KINDS, NUMBERS, mutate, subjects
 
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import detect_format, read_checkpoint
+
+pytest.importorskip('hypothesis')
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytestmark = pytest.mark.deep
 
 MUTATED_PER_SUBJECT, RANDOM = 600, 1500
 ROOM = 192 << 20

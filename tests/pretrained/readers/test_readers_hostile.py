@@ -49,6 +49,7 @@ def test_the_payloads_would_run(tmp_path):
     assert (tmp_path / 'made').is_dir()
 
 
+@pytest.mark.deep
 def test_sparse_file_with_a_header_of_1_gb(tmp_path):
     path = tmp_path / 'x.safetensors'
     with path.open('wb') as file:
@@ -87,6 +88,7 @@ print(json.dumps(outcomes))
 """
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not os.path.exists('/proc/self/clear_refs'), reason='measures memory as Linux tells it')
 def test_memory_stays_bounded(cases, tmp_path, record_property):
     """With room for 160 MiB and twice the file in the address space, every refusal is for the file's own reason."""
@@ -107,6 +109,7 @@ def test_memory_stays_bounded(cases, tmp_path, record_property):
     record_property('worst_peak', f'{growths[worst] / 2**20:.0f} MiB: {worst}, {len(cases[worst][0])} bytes')
 
 
+@pytest.mark.deep
 @pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='limits memory as Linux does')
 def test_a_sound_file_that_does_not_fit_in_memory(tmp_path):
     path = tmp_path / 'x.safetensors'
