@@ -10,15 +10,15 @@ _HOOKS = tuple(f'_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward
 _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f'_global{kind}'] for kind in _HOOKS)
 
 
-def can_bypass(*modules: nn.Module) -> bool:
-    """Whether nobody could tell that these modules, and those in them, are not called.
+def can_bypass(*modules: nn.Module, parts: bool = True) -> bool:
+    """Whether nobody could tell that these modules, and with `parts` those in them, are not called.
 
     That is: no hook of any kind looks at them, and `forward` is neither replaced on an instance nor patched on a class.
     What a module computes is for the caller to know, by its exact class: a parametrized module has another one.
     """
     if any(_GLOBAL_HOOKS) or not (torch.compiler.is_compiling() or _is_original(nn.Module, '__call__')):
         return False
-    return all(map(_is_ordinary, modules))
+    return all(_is_ordinary(module, parts) for module in modules)
 
 
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -33,14 +33,14 @@ def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def _is_ordinary(module: nn.Module) -> bool:
+def _is_ordinary(module: nn.Module, parts: bool) -> bool:
     # asked in each forward pass, so without module.modules(), which takes twice as long
     attributes = module.__dict__
     if 'forward' in attributes or any(attributes[name] for name in _HOOKS):
         return False
     if not (torch.compiler.is_compiling() or _is_original(type(module), 'forward')):  # Dynamo cannot trace the latter
         return False
-    return all(part is None or _is_ordinary(part) for part in attributes['_modules'].values())
+    return not parts or all(part is None or _is_ordinary(part, parts) for part in attributes['_modules'].values())
 
 
 def _is_original(kind: type, method: str) -> bool:

@@ -10,8 +10,9 @@ import torch
 from timm.layers import LayerType, create_aa, create_act_layer, create_conv2d, get_norm_layer
 from torch import Tensor, nn
 
+from .bypass import can_bypass
 from .conv_sequence import run
-from .folded import FoldedConv, FoldedConvNormAct, fold_norm
+from .folded import FoldedConv, FoldedConvNormAct, fold_norm, is_identity
 
 
 class ConvNormAct(nn.Module):
@@ -82,12 +83,13 @@ class ConvNormAct(nn.Module):
         """Fold the norm into the convolution; timm puts what this returns in the unit's place.
 
         Returns:
-            The folded unit, or this one where the norm cannot be folded.
+            The folded unit, or this one, folded as far as it goes, where something comes between.
 
         Raises:
             ValueError: In train mode.
         """
-        if not fold_norm(self, 'conv', 'bn', act='act', drop='drop'):
-            return self
-        folded: FoldedConv = self.conv
-        return FoldedConvNormAct(folded, self.aa)
+        fold_norm(self, 'conv', 'bn', act='act', drop='drop')
+        is_plain = type(self) is ConvNormAct and can_bypass(self, parts=False)
+        if is_plain and isinstance(self.conv, FoldedConv) and all(map(is_identity, (self.bn, self.drop, self.act))):
+            return FoldedConvNormAct(self.conv, self.aa)
+        return self

@@ -15,6 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import MismatchedCheckpointError
 from ..ops import convolution
+from .bypass import can_bypass
 from .merged import MergedConv, merge_groups
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
@@ -172,7 +173,7 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
     Returns:
         Weight and bias, or None where they cannot be folded: the convolution is not a plain one with padding of zeros,
-        or the norm has no running statistics, such as a GroupNorm.
+        the norm has no running statistics, such as a GroupNorm, or hooks or patches would not run.
 
     Raises:
         ValueError: If either is in train mode.
@@ -181,7 +182,7 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     stated: Any = norm  # the kinds of norm share names, no type
     if type(norm) not in _NORMS or stated.running_mean is None or stated.running_var is None:
         return None
-    if not is_plain(conv):
+    if not is_plain(conv) or not can_bypass(norm):
         return None
     wide = torch.promote_types(conv.weight.dtype, torch.float32)
     mean, variance = stated.running_mean.to(wide), stated.running_var.to(wide)
@@ -198,8 +199,10 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a module is a convolution of its own weight, padded by numbers of zeros."""
-    if type(module) not in (nn.Conv2d, MergedConv) or module.padding_mode != 'zeros' or isinstance(module.padding, str):
+    """Whether a module is a convolution of its own weight, padded by numbers of zeros, that need not be called."""
+    if type(module) not in (nn.Conv2d, MergedConv) or not can_bypass(module):
+        return False
+    if module.padding_mode != 'zeros' or isinstance(module.padding, str):
         return False
     return 'weight' in module._parameters  # else computed from others, by pruning or a parametrization
 
@@ -235,16 +238,21 @@ def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None
     unit = FoldedConv(conv_layer, *folded)
     acts = [inner[1]] if type(inner[1]) is not nn.Identity else []
     put(parent, norm, FoldedNorm())
-    drops = drop is None or type(parent.get_submodule(drop)) in _IDENTITIES
+    drops = drop is None or is_identity(parent.get_submodule(drop))
     if drop is not None and drops:
         put(parent, drop, nn.Identity())
-    if act is not None and drops and not acts:
+    if act is not None and drops and not acts and can_bypass(parent.get_submodule(act)):
         acts = [parent.get_submodule(act)]
         put(parent, act, nn.Identity())
     for layer in acts:
         unit.absorb(layer)
     put(parent, conv, unit)
     return True
+
+
+def is_identity(module: nn.Module) -> bool:
+    """Whether a module does nothing in eval mode, and need not be called."""
+    return type(module) in (*_IDENTITIES, FoldedNorm) and can_bypass(module)
 
 
 def fold_sequence(layers: nn.Sequential) -> None:

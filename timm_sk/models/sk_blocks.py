@@ -14,7 +14,8 @@ from timm.layers import LayerType, create_act_layer, create_attn
 from torch import Tensor, nn
 
 from ..layers import ConvNormAct, SelectiveKernel
-from ..layers.folded import fold_sequence, require_eval
+from ..layers.bypass import can_bypass
+from ..layers.folded import fold_sequence, is_identity, require_eval
 from .folded_blocks import FoldedBasic, FoldedBlock, FoldedBottleneck, takes_shortcut
 
 # What the blocks decide themselves.
@@ -97,9 +98,25 @@ class ResidualBlock(nn.Module):
         self.fold_own()
         if isinstance(self.downsample, nn.Sequential):
             fold_sequence(self.downsample)
-        self.drop_path = None
+        if self.drop_path is not None and is_identity(self.drop_path):
+            self.drop_path = None
+        return self.folded(self) if self._is_folded() else self
+
+    @torch.jit.unused
+    def _is_folded(self) -> bool:
+        """Whether nothing is left to do between the convolutions that the folded block has."""
+        owner = next(kind for kind in type(self).__mro__ if 'folded' in kind.__dict__)
+        if type(self).forward is not ResidualBlock.forward or type(self).residual is not owner.residual:
+            return False
+        kept = (*self.folded.names, 'act', 'downsample')
+        between = [module for name, module in self.named_children() if name not in kept]
         last = self.get_submodule(self.folded.names[-1])
-        return self.folded(self) if self.se is None and takes_shortcut(last) else self
+        return (
+            all(map(is_identity, between))
+            and can_bypass(self, parts=False)
+            and can_bypass(self.act)
+            and takes_shortcut(last)
+        )
 
     @torch.jit.unused
     def fold_own(self) -> None:
