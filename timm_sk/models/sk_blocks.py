@@ -105,7 +105,7 @@ class ResidualBlock(nn.Module):
     @torch.jit.unused
     def _is_folded(self) -> bool:
         """Whether nothing is left to do between the convolutions that the folded block has."""
-        owner = next(kind for kind in type(self).__mro__ if 'folded' in kind.__dict__)
+        owner: Any = next(kind for kind in type(self).__mro__ if 'folded' in kind.__dict__)
         if type(self).forward is not ResidualBlock.forward or type(self).residual is not owner.residual:
             return False
         kept = (*self.folded.names, 'act', 'downsample')
