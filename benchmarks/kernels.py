@@ -13,7 +13,7 @@ from timm_sk.bench.bandwidth import StageRow, measure_stages
 from timm_sk.bench.cases import DTYPES, MEMORY_FORMATS, require_names
 from timm_sk.bench.machine import open_device
 from timm_sk.bench.report import append, require_appendable
-from timm_sk.bench.timing import require_rounds
+from timm_sk.timing import require_rounds
 
 SMALL = [2, 16, 8, 8]
 

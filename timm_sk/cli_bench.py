@@ -16,8 +16,8 @@ from .bench.cases import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
 from .bench.machine import open_device, require_dtype, require_forms
 from .bench.plot import draw, require_matplotlib
 from .bench.report import append, read, require_appendable
-from .bench.timing import require_rounds
 from .console import err, one_line_errors, out, say_error
+from .timing import require_rounds
 
 __all__ = ['COLUMNS', 'bench']
 

@@ -12,7 +12,8 @@ import torch
 from processes import ROOT
 
 from benchmarks import kernels
-from timm_sk.bench import bandwidth, cases, timing
+from timm_sk import timing
+from timm_sk.bench import bandwidth, cases
 from timm_sk.bench.bandwidth import StageRow, difference, measure_stages
 from timm_sk.bench.cases import variants
 from timm_sk.bench.stages import operations, unit_stages

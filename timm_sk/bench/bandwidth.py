@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from ..timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 from ..warm_up import cudnn_chooses
 from .agreement import exact_float32
 from .cases import DTYPES, MEMORY_FORMATS
 from .machine import describe, require_dtype
 from .report import Measurement
 from .stages import Results, Stage, operations, unit_stages
-from .timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 
 BOUND = 1e-4  # of the largest value, in float32
 ROUNDING_STEPS = 8  # of the dtype, below float32: a unit rounds its branches, its logits and its output

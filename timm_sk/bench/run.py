@@ -6,6 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 from ..warm_up import cudnn_chooses
 from .agreement import Agreement, differences, exact_float32, judge, observe
 from .cases import DTYPES, FLOOR, Case, Variant, baseline, variants
@@ -17,7 +18,6 @@ from .memory import peak_bytes, saved_bytes
 from .random_weights import fill
 from .report import Row
 from .steps import Step, Training
-from .timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 
 INPUT_SETS = 3
 DISTURBED = 1.5
