@@ -19,7 +19,7 @@ import torch
 from .cuda_graph import record
 from .errors import UnwritableStoreError
 from .pretrained import store_root
-from .timing import MIN_ROUNDS, MIN_WARMUP, Run, interleave
+from .timing import MIN_ROUNDS, MIN_WARMUP, Run, Timed, interleave
 
 MARGIN = 0.05  # below that, a difference may be noise, and other ways take memory
 _ROUND_SECONDS = 1e-3
@@ -59,7 +59,7 @@ def measure(
     """
     if capture is None and device.type == 'cuda':
         capture = partial(_graph, device=device)
-    steps = {way: lambda _, run=run: run() for way, run in runs.items()}  # type: ignore[misc]
+    steps = {way: _numbered(run) for way, run in runs.items()}
     times, _ = interleave(
         steps,
         rounds=MIN_ROUNDS,
@@ -70,6 +70,10 @@ def measure(
         capture=capture,
     )
     return times
+
+
+def _numbered(run: Callable[[], object]) -> Timed:
+    return lambda _: run()
 
 
 def _graph(run: Run, device: torch.device) -> Run:
