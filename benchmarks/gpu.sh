@@ -51,7 +51,7 @@ skipped=()
 step() {
   local name=$1 limit=$2 left=$((budget - SECONDS)) status
   shift 2
-  log="$out/$phase, $name.txt"
+  log=$out/${phase}_${name//[^A-Za-z0-9]/_}.txt
   if ((left < 10)); then
     skipped+=("$name")
     return
@@ -107,12 +107,13 @@ if [[ $device == cpu ]]; then
   tiny=(--batch 4 --size 64 --threads 1)
 fi
 echo "== $phase on $gpu: results go to $out"
+nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version,clocks.sm,clocks.max.sm --format=csv 2>&1 |
+  tee "$out/${phase}_nvidia_smi.txt"
 
 if [[ $phase == check ]]; then
   units=tests/ops/kernels
   slow='compiled or autotune or distributed or halves or deployed_on_a_gpu'
-  step 'machine' 30 bash -c 'nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version,clocks.max.sm --format=csv
-"$@"' - "$python" -c 'import sys, numpy, timm, torch
+  step 'machine' 30 "$python" -c 'import sys, numpy, timm, torch
 print("python", sys.version.split()[0], "torch", torch.__version__, "numpy", numpy.__version__, "timm", timm.__version__)
 print("cuDNN", torch.backends.cudnn.version())
 import triton
@@ -127,7 +128,7 @@ sys.exit(sys.argv[1] != "cpu" and not kernels.available())' "$device"
   tests 'models' 45 6 -m gpu -k "not ($slow)" tests/gpu
   kernels 'bandwidth' 30 --formats channels_last
   tests 'compiled and distributed' 90 6 -m gpu -k "$slow" tests/gpu $units
-  grep -hE '^(FAILED|ERROR)|^E  ' "$out/check, "*.txt | cut -c 1-220 | sort | uniq -c | sort -rn | head -n 40
+  grep -hE '^(FAILED|ERROR)|^E  ' "$out"/check_*.txt | cut -c 1-220 | sort | uniq -c | sort -rn | head -n 40
 else
   net=${nets[0]}
   folded=(folded folded_merged folded_joined)

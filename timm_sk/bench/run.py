@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 from ..warm_up import cudnn_chooses
@@ -150,12 +150,15 @@ class _Reference:
         self.eager = Variant(side, 'eager')
         classes = getattr(filled, 'num_classes')  # noqa: B009  (mypy takes it for a Module)
         self.pictures, self.labels = _inputs(case, classes, device)
+        self._models: dict[str, nn.Module] = {}
         self._observed: dict[int, tuple[dict[str, Tensor], dict[str, float] | None]] = {}
 
     def prepare(self, variant: Variant, case: Case, first: int | None = None) -> Step:
         """The step of a variant with these weights, on the first pictures, or on all."""
+        if variant.side not in self._models:
+            self._models[variant.side] = loaded(variant.side, case, self.weights)
         pictures = [picture[:first] for picture in self.pictures]
-        return prepare(variant, case, loaded(variant.side, case, self.weights), pictures, self.labels[:first])
+        return prepare(variant, case, self._models[variant.side], pictures, self.labels[:first])
 
     def exact(self, variant: Variant, first: int, *, memory_format: str | None = None) -> dict[str, Tensor]:
         """What a variant computes in float32 from the first pictures."""
