@@ -54,7 +54,7 @@ def compile_only(name: str, kernel, programs: int, device: torch.device, *args: 
         name=name,
         device=gpu,
         accesses=sorted(set(re.findall(r'(?:ld|st)\.global[\w.]*', ptx))),
-        atomics=ptx.count('atom.') + ptx.count('red.global'),
+        atomics=len(re.findall(r'\b(?:atom|red)\.', ptx)),
         registers=int(re.search(r'Used (\d+) registers', report)[1]),
         spilled=int(re.search(r'(\d+) bytes spill stores', report)[1]),
         shared=compiled.metadata.shared,
