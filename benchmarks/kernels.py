@@ -1,7 +1,7 @@
 """Fuse, select, its backward pass, and one SK unit stage by stage, as shares of the bandwidth that a copy reaches.
 
-`python benchmarks/kernels.py --out kernels.csv`; docs/bench.md says what the columns mean. Exits with 1 if something
-disagrees with the law.
+`python benchmarks/kernels.py --out kernels.csv`; docs/bench.md says what the columns mean. With `--convolutions`: what
+bias, ReLU and shortcut cost after a convolution. Exits with 1 if something disagrees with its reference or fails.
 """
 
 import argparse
@@ -9,11 +9,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm_sk.bench.bandwidth import StageRow, measure_stages
+from timm_sk.bench.bandwidth import StageRow, measure_convolutions, measure_stages
 from timm_sk.bench.cases import DTYPES, MEMORY_FORMATS, require_names
 from timm_sk.bench.machine import open_device
 from timm_sk.bench.report import append, require_appendable
-from timm_sk.bench.timing import require_rounds
+from timm_sk.timing import require_rounds
 
 SMALL = [2, 16, 8, 8]
 
@@ -34,25 +34,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_appendable(options.out, StageRow.columns())
         for dtype in options.dtypes:
             for memory_format in options.formats:
-                found = measure_stages(
-                    shape,
-                    branches=options.branches,
-                    groups=min(options.groups, shape[1] // 4),
-                    dtype=dtype,
-                    memory_format=memory_format,
-                    device=device,
-                    rounds=rounds,
-                )
-                if options.out:
-                    append(options.out, found)
-                print(table(found), flush=True)
-                rows += found
-    except (ValueError, OSError) as error:
-        print(f'kernels.py: {error}', file=sys.stderr)
+                place = dict(dtype=dtype, memory_format=memory_format, device=device, rounds=rounds)
+                if options.convolutions:
+                    measured = measure_convolutions(shape[0], size=min(shape[2:]), **place)
+                else:
+                    groups = min(options.groups, shape[1] // 4)
+                    measured = measure_stages(shape, branches=options.branches, groups=groups, **place)
+                for found in measured:
+                    if options.out:
+                        append(options.out, found)
+                    print(table(found), flush=True)
+                    rows += found
+    except (ValueError, OSError, RuntimeError) as error:
+        print(f'kernels.py: {next(iter(str(error).splitlines()), type(error).__name__)}', file=sys.stderr)
         return 1
-    if not any(row.implementation == 'triton' for row in rows):
+    if not options.convolutions and not any(row.implementation == 'triton' for row in rows):
         print('kernels.py: no Triton kernel ran: these are the figures of PyTorch alone', file=sys.stderr)
-    return int(any(row.status == 'disagrees' for row in rows))
+    wrong = ('disagrees',) if options.convolutions else ('disagrees', 'fails')  # cuDNN's fused ones may be refused
+    return int(any(row.status in wrong for row in rows))
 
 
 def table(rows: Sequence[StageRow]) -> str:
@@ -61,7 +60,7 @@ def table(rows: Sequence[StageRow]) -> str:
     size = 'x'.join(str(number) for number in (first.batch, first.channels, first.height, first.width))
     lines = [
         f'{first.branches} branches of {size}, {first.dtype}, {first.memory_format}, {first.processor}',
-        f'{"stage":16} {"by":8} {"MB":>9} {"ms":>9} {"floor ms":>9} {"GB/s":>8} {"of copy":>8}  agreement',
+        f'{"stage":22} {"by":8} {"MB":>9} {"ms":>9} {"floor ms":>9} {"GB/s":>8} {"of copy":>8}  agreement',
     ]
     for row in rows:
         cells = [
@@ -72,7 +71,7 @@ def table(rows: Sequence[StageRow]) -> str:
             _cell(row.of_copy_median, '.3f', 8),
         ]
         agreement = f'{row.status} {_cell(row.difference, ".0e")}'
-        lines.append(f'{row.stage:16} {row.implementation:8} {" ".join(cells)}  {agreement}'.rstrip())
+        lines.append(f'{row.stage:22} {row.implementation:8} {" ".join(cells)}  {agreement}'.rstrip())
     return '\n'.join([*lines, ''])
 
 
@@ -90,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--formats', type=_names, default=list(MEMORY_FORMATS), help=f'of {", ".join(MEMORY_FORMATS)}')
     parser.add_argument('--rounds', type=int, default=9, help='timed rounds, 7 or more')
     parser.add_argument('--out', type=Path, metavar='CSV', help='add the rows to this file')
+    parser.add_argument('--convolutions', action='store_true', help='measure convolutions and what follows them')
     parser.add_argument('--smoke', action='store_true', help='small maps: bytes and agreement, no speeds')
     return parser
 

@@ -127,7 +127,7 @@ def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
     call = training_groups.Call(conv, [2, 16, 5, 5], torch.float32, True)
     shapes = {}
 
-    def run_each(runs, **_):
+    def run_each(runs, device):
         for number, run in runs.items():
             shapes[number] = [tuple(gradient.shape) for gradient in run()]
         return {number: [1.0 if number == 2 else 2.0] for number in runs}

@@ -2,13 +2,13 @@
 
 Forms are 'separate', which is the folded convolutions with fuse and select after them, and those of
 `layers.two_branch`. The measured choices are in `branch_choices.json` beside `group_choices.json`, one for each device,
-versions of torch and Triton, data type, shape and way to run. Deleting the file is safe.
+versions of torch and Triton, data type and shape. Deleting the file is safe.
 """
 
 import copy
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from torch import nn
 from .layers.folded import FoldedConv, put
 from .layers.selective_kernel import SelectiveKernel
 from .layers.two_branch import FORMS, TwoBranchSelectiveKernel, can_replace, convolutions
-from .measured import choose, measure, read_choices, setting, synchronizer, write_choices
+from .measured import choose, measure, read_choices, setting, write_choices
 from .ops import kernels
 
 FILE_NAME = 'branch_choices.json'
@@ -29,7 +29,6 @@ def replace_where_faster(
     model: nn.Module,
     shapes: Mapping[FoldedConv, Sequence[int]],
     *,
-    compiled: bool,
     remember: bool = True,
     interpret: bool = False,
 ) -> dict[str, str]:
@@ -40,7 +39,6 @@ def replace_where_faster(
     Args:
         model: The folded model.
         shapes: Input shape [B, C, H, W] of each folded convolution.
-        compiled: Whether the model is to run compiled; then the forms are measured so.
         remember: Read and write the file of earlier choices.
         interpret: Measure on a CPU too, if Triton's interpreter is on; for tests.
 
@@ -59,10 +57,10 @@ def replace_where_faster(
     forms: dict[str, str] = {}
     for path, unit in units.items():
         shape = shapes[convolutions(unit)[0]]
-        key = key_of(unit, shape, compiled=compiled)
+        key = key_of(unit, shape)
         form = known.get(key, found.get(key))
         if form not in (SEPARATE, *FORMS):
-            form = found[key] = fastest_form(unit, shape, compiled=compiled)
+            form = found[key] = fastest_form(unit, shape)
         if form != SEPARATE:
             put(model, path, TwoBranchSelectiveKernel(unit, form))
             forms[path] = form
@@ -72,32 +70,23 @@ def replace_where_faster(
 
 
 @torch.no_grad()
-def fastest_form(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:
-    """Measure a unit in each form, on its device, as it runs in inference; it is left as it is."""
+def fastest_form(unit: SelectiveKernel, input_shape: Sequence[int]) -> str:
+    """Measure a unit in each form, on its device, without compiling it; it is left as it is.
+
+    `torch.compile` would take seconds for each form and shape.
+    """
     weight = convolutions(unit)[0].weight
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(*input_shape, generator=generator).to(weight).contiguous(memory_format=torch.channels_last)
-    runs = {SEPARATE: _prepare(unit, x, compiled=compiled)}
+    runs: dict[str, Callable[[], object]] = {SEPARATE: partial(unit, x)}
     for form in FORMS:
         try:
-            runs[form] = _prepare(TwoBranchSelectiveKernel(copy.deepcopy(unit), form), x, compiled=compiled)
+            joined = TwoBranchSelectiveKernel(copy.deepcopy(unit), form)
+            joined(x)
+            runs[form] = partial(joined, x)
         except Exception as error:  # what Triton raises where it cannot build or launch has no class in common
             _tell(f'SK units do without the two-branch kernel: {type(error).__name__}: {error}')
-    return choose(measure(runs, synchronize=synchronizer(weight.device)), SEPARATE)
-
-
-def _prepare(module: nn.Module, x: torch.Tensor, *, compiled: bool) -> Callable[[], object]:
-    """Run a module once, and return what runs it again."""
-    if not compiled:
-        module(x)
-        return lambda: module(x)
-    from torch._dynamo import config  # not needed by who does not compile, and slow to import
-
-    step = torch.compile(module, dynamic=False)
-    # else the first few units fill the limit of what is compiled from one piece of code
-    with config.patch(cache_size_limit=1024, accumulated_cache_size_limit=1024):
-        step(x)
-    return lambda: step(x)
+    return choose(measure(runs, weight.device), SEPARATE)
 
 
 @cache
@@ -106,7 +95,7 @@ def _tell(message: str) -> None:
     _logger.warning(message)
 
 
-def key_of(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool) -> str:
+def key_of(unit: SelectiveKernel, input_shape: Sequence[int]) -> str:
     """Everything that a choice depends on, as a line of text; for where Triton is installed."""
     import triton  # which importing this module does not need
 
@@ -115,7 +104,6 @@ def key_of(unit: SelectiveKernel, input_shape: Sequence[int], *, compiled: bool)
         [
             *setting(first.weight, channels_last=True),
             f'triton {triton.__version__}',
-            'compiled' if compiled else 'eager',
             f'{list(input_shape)} to {unit.out_channels}, stride {first.stride}, dilations {first.dilation} and '
             f'{second.dilation}, groups {first.groups} as {first.wide_groups} and {second.wide_groups}',
         ]

@@ -16,8 +16,8 @@ from .bench.cases import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
 from .bench.machine import open_device, require_dtype, require_forms
 from .bench.plot import draw, require_matplotlib
 from .bench.report import append, read, require_appendable
-from .bench.timing import require_rounds
 from .console import err, one_line_errors, out, say_error
+from .timing import require_rounds
 
 __all__ = ['COLUMNS', 'bench']
 
@@ -45,7 +45,8 @@ def bench(
     """Time our models beside timm's and the plain backbones, where their numbers agree.
 
     Lists are separated by commas. If not given: the forms up to compiled, float32 and bfloat16, both memory formats;
-    with --scaling or --smoke eager and reparameterized in channels_last, with --scaling in float32.
+    with --scaling or --smoke eager and reparameterized in channels_last, with --scaling in float32. The rows of each
+    form are written as soon as they are known.
     """
     few = bool(scaling or smoke)
     with one_line_errors():
@@ -82,13 +83,12 @@ def bench(
         require_forms(wanted, where)
         rows = []
         for case in chosen:
-            found = measure(
-                case, forms=wanted, sides=_names(sides), device=where, rounds=None if smoke else rounds, say=_say
-            )
-            rows += found
-            if out_file:
-                append(out_file, found)
-            Console(width=max(out.width, 132)).print(_table(case, found))
+            timed = None if smoke else rounds
+            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, say=_say):
+                rows += found
+                if out_file:
+                    append(out_file, found)
+                Console(width=max(out.width, 132)).print(_table(case, found))
         if plot and not smoke:
             draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
     refused = [row for row in rows if row.status in ('disagrees', 'fails')]
@@ -108,7 +108,7 @@ def _say(line: str) -> None:
 
 
 def _table(case: Case, rows: Sequence[Row]) -> Table:
-    """One case: a line per variant."""
+    """One form of a case: a line per variant."""
     names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of floor', 'peak MB', 'saved MB', 'ratio', 'agreement')
     lines = []
     for row in rows:

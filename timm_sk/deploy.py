@@ -85,7 +85,7 @@ def deploy(
         if merge_groups:
             merge_where_faster(shapes, channels_last=channels_last, remember=remember)
         if join_branches and channels_last:
-            replace_where_faster(deployed, shapes, compiled=compile, remember=remember)
+            replace_where_faster(deployed, shapes, remember=remember)
         if compile:
             deployed.compile_forward()
         elif channels_last:

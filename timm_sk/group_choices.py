@@ -11,7 +11,7 @@ from torch import nn
 
 from .layers.folded import FoldedConv
 from .layers.merged import candidates
-from .measured import choose, measure, read_choices, setting, synchronizer, write_choices
+from .measured import choose, measure, read_choices, setting, write_choices
 
 FILE_NAME = 'group_choices.json'
 
@@ -32,7 +32,7 @@ def fastest_groups(conv: FoldedConv, input_shape: Sequence[int], *, channels_las
         runs[number] = lambda twin=twin: twin(x)  # type: ignore[misc]
     if len(runs) == 1:
         return conv.groups
-    return choose(measure(runs, synchronize=synchronizer(conv.weight.device)), conv.groups)
+    return choose(measure(runs, conv.weight.device), conv.groups)
 
 
 def merge_where_faster(

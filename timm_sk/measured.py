@@ -5,12 +5,10 @@ everything that it depends on.
 """
 
 import json
-import math
 import os
 import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,12 +16,14 @@ from typing import TypeVar
 
 import torch
 
+from .cuda_graph import record
 from .errors import UnwritableStoreError
 from .pretrained import store_root
+from .timing import MIN_ROUNDS, MIN_WARMUP, Run, Timed, interleave
 
-ROUNDS = 7
 MARGIN = 0.05  # below that, a difference may be noise, and other ways take memory
-_SAMPLE_SECONDS = 1e-3
+_ROUND_SECONDS = 1e-3
+_MAX_REPEATS = 20
 
 Way = TypeVar('Way', int, str)
 
@@ -43,54 +43,50 @@ def choose(times: Mapping[Way, Sequence[float]], usual: Way, *, margin: float = 
 
 def measure(
     runs: Mapping[Way, Callable[[], object]],
+    device: torch.device,
     *,
-    rounds: int = ROUNDS,
-    synchronize: Callable[[], object] | None = None,
-    clock: Callable[[], float] = time.perf_counter,
+    capture: Callable[[Run], Run] | None = None,
 ) -> dict[Way, list[float]]:
-    """Time every run once per round, one after the other, so that what slows the machine down slows all of them.
+    """Milliseconds of one run, for each run and round; the runs take turns.
+
+    On CUDA each run is captured several times over in a CUDA graph, whose replays are timed: launched one by one,
+    short runs take the time of their launches, and none could win.
 
     Args:
-        runs: What to run, by way. A first run of each is not counted.
-        rounds: Samples of each; a sample repeats a short run.
-        synchronize: Waits until the device is idle.
-        clock: Seconds.
-
-    Returns:
-        Seconds of one run, for each run and round.
+        runs: What to run, by way.
+        device: Where they run.
+        capture: Returns what replays a run; None for a CUDA graph on CUDA, and for none elsewhere.
     """
-
-    def sample(run: Callable[[], object], repeats: int) -> float:
-        begin = clock()
-        for _ in range(repeats):
-            run()
-        if synchronize is not None:
-            synchronize()
-        return (clock() - begin) / repeats
-
-    repeats = {}
-    for way, run in runs.items():
-        sample(run, 1)
-        seconds = max(sample(run, 1), 1e-7)
-        repeats[way] = min(math.ceil(_SAMPLE_SECONDS / seconds), 100)
-    times: dict[Way, list[float]] = {way: [] for way in runs}
-    for _ in range(rounds):
-        for way, run in runs.items():
-            times[way].append(sample(run, repeats[way]))
+    if capture is None and device.type == 'cuda':
+        capture = partial(_graph, device=device)
+    steps = {way: _numbered(run) for way, run in runs.items()}
+    times, _ = interleave(
+        steps,
+        rounds=MIN_ROUNDS,
+        warmup=MIN_WARMUP,
+        device=device,
+        round_seconds=_ROUND_SECONDS,
+        max_repeats=_MAX_REPEATS,
+        capture=capture,
+    )
     return times
 
 
-def synchronizer(device: torch.device) -> Callable[[], object] | None:
-    """What waits for a device, for `measure`."""
-    return partial(torch.cuda.synchronize, device) if device.type == 'cuda' else None
+def _numbered(run: Callable[[], object]) -> Timed:
+    return lambda _: run()
+
+
+def _graph(run: Run, device: torch.device) -> Run:
+    return record(lambda _: run(), torch.empty(0, device=device)).replay
 
 
 def setting(weight: torch.Tensor, *, channels_last: bool) -> list[str]:
-    """What times depend on beside shapes: device, torch version, threads, data type of a weight, memory format."""
+    """What times depend on beside shapes: device, torch version, threads, how they are measured, dtype and format."""
     return [
         device_name(weight.device),
         f'torch {torch.__version__}',
         f'{torch.get_num_threads()} threads' if weight.device.type == 'cpu' else '',
+        'in a CUDA graph' if weight.device.type == 'cuda' else '',
         str(weight.dtype).removeprefix('torch.'),
         'channels last' if channels_last else 'contiguous',
     ]

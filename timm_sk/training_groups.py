@@ -11,7 +11,7 @@ from .eval_mode import eval_mode
 from .group_choices import FILE_NAME, key_of
 from .layers.folded import is_plain
 from .layers.merged import MergedConv, candidates
-from .measured import choose, measure, read_choices, synchronizer, write_choices
+from .measured import choose, measure, read_choices, write_choices
 from .picture_shape import picture_shape
 
 
@@ -102,7 +102,7 @@ def fastest_in_training(call: Call, autocast: torch.dtype | None) -> int:
             return torch.autograd.grad(output, [x, *conv.parameters()], output.detach())
 
         runs[number] = run
-    return choose(measure(runs, synchronize=synchronizer(device)), call.conv.groups)
+    return choose(measure(runs, device), call.conv.groups)
 
 
 def _grouped_calls(model: nn.Module, shape: Sequence[int], autocast: torch.dtype | None) -> dict[str, Call]:

@@ -16,10 +16,10 @@ CALLS = 2  # the first makes what the second may still find missing: buffers of 
 
 
 @contextmanager
-def cudnn_chooses() -> Iterator[None]:
-    """Let cuDNN measure which algorithm is fastest for each new shape; no effect but on CUDA."""
+def cudnn_chooses(measure: bool = True) -> Iterator[None]:
+    """Let cuDNN measure which algorithm is fastest for each new shape, or let it guess; no effect but on CUDA."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = True
+    torch.backends.cudnn.benchmark = measure
     try:
         yield
     finally:

@@ -74,7 +74,7 @@ def test_variants_and_their_baselines():
         'timm compiled',
         'ours compiled',
     ]
-    for task, form in (('inference', 'max_autotune'), ('inference', 'graphed'), ('training', 'max_autotune')):
+    for task, form in (('inference', 'max_autotune'), ('inference', 'compiled+graph'), ('training', 'max_autotune')):
         (case,) = cases(['skresnet34'], tasks=[task], **ONE)
         chosen = variants(case, forms=[form], sides=SIDES)
         assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
@@ -83,7 +83,17 @@ def test_variants_and_their_baselines():
             f'plain {form}': f'timm {form}',
             f'ours {form}': f'timm {form}',
         }
-    assert variants(training, forms=['graphed'], sides=SIDES) == [Variant('timm', 'eager')]
+    assert variants(training, forms=['folded', 'eager+graph'], sides=SIDES) == [Variant('timm', 'eager')]
+    chosen = variants(inference, forms=['eager+graph', 'folded_joined+graph', 'inductor', 'compiled'], sides=['ours'])
+    assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+        'timm eager': 'None',
+        'timm compiled': 'timm eager',
+        'ours compiled': 'timm compiled',
+        'ours inductor': 'timm compiled',
+        'timm eager+graph': 'timm eager',
+        'ours eager+graph': 'timm eager+graph',
+        'ours folded_joined+graph': 'timm eager+graph',
+    }
     (alone,) = cases(['sknet_atto'], tasks=['inference'], **ONE)
     chosen = variants(alone, forms=FORMS[:2], sides=['timm'])
     assert chosen == [Variant('ours', 'eager'), Variant('ours', 'reparameterized')]

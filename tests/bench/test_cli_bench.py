@@ -28,7 +28,7 @@ def test_smoke(tmp_path):
     with file.open(newline='') as lines:
         rows = list(csv.DictReader(lines))
     assert tuple(rows[0]) == COLUMNS
-    inference = [('timm', 'eager'), ('ours', 'eager'), ('ours', 'reparameterized'), ('floor', 'convolutions')]
+    inference = [('timm', 'eager'), ('ours', 'eager'), ('floor', 'convolutions'), ('ours', 'reparameterized')]
     training = [('timm', 'eager'), ('ours', 'eager'), ('floor', 'convolutions')]
     assert [(row['side'], row['form']) for row in rows] == (inference * 2) + (training * 2)
     assert [row['dtype'] for row in rows] == ['float32'] * 4 + ['bfloat16'] * 4 + ['float32'] * 3 + ['bfloat16'] * 3
@@ -79,9 +79,13 @@ def test_what_cannot_be_built_fails_alone(tmp_path, monkeypatch):
     done = timm_sk_bench('sknet_atto', '--smoke', '--size', 32, '--forms', 'eager,deployed', '--out', file)
     assert done.exit_code == 1
     rows = read(file)
-    assert [(row['form'], row['status']) for row in rows][:2] == [('eager', 'agrees'), ('deployed', 'fails')]
+    assert [(row['form'], row['status']) for row in rows][:3] == [
+        ('eager', 'agrees'),
+        ('convolutions', ''),
+        ('deployed', 'fails'),
+    ]
     assert [row['status'] for row in rows if row['task'] == 'training'] == ['agrees', ''] * 2
-    assert 'ours deployed fails: not on this device' in done.output
+    assert 'ours deployed inference fails: ValueError: not on this device' in done.output
 
 
 @pytest.mark.parametrize(
@@ -94,10 +98,10 @@ def test_what_cannot_be_built_fails_alone(tmp_path, monkeypatch):
         (['--dtypes', 'float32,float16'], 'float16 is measured on CUDA alone: on a CPU take bfloat16.'),
         (
             ['--forms', 'fused'],
-            'There is no form "fused": name some of eager, reparameterized, deployed, merged, compiled, max_autotune, '
-            'graphed.',
+            'There is no form "fused": name some of eager, reparameterized, folded, folded_merged, folded_joined, '
+            'deployed, merged, compiled, inductor, max_autotune, eager+graph,',
         ),
-        (['--forms', 'eager,graphed'], 'The form graphed is a CUDA graph, got the device cpu: leave it out, or name'),
+        (['--forms', 'eager,folded+graph'], 'CUDA graphs need a CUDA GPU, got folded+graph on cpu: omit it, or name'),
         (['--tasks', 'training', '--batch', 1], 'Nothing to measure: a training step takes at least 2 pictures.'),
         (['--from', 'x.csv'], '--from needs --plot PNG, into which its rows are drawn.'),
         (['--plot', 'x.png', '--from', 'pyproject.toml'], 'pyproject.toml is not a CSV of timm-sk bench'),

@@ -12,7 +12,8 @@ import torch
 from processes import ROOT
 
 from benchmarks import kernels
-from timm_sk.bench import bandwidth, cases, timing
+from timm_sk import timing
+from timm_sk.bench import bandwidth, cases
 from timm_sk.bench.bandwidth import StageRow, difference, measure_stages
 from timm_sk.bench.cases import variants
 from timm_sk.bench.stages import operations, unit_stages
@@ -22,15 +23,20 @@ SCRIPT = ROOT / 'benchmarks' / 'gpu.sh'
 CPU = torch.device('cpu')
 STAND_IN = """#!/usr/bin/env bash
 case "$*" in
-  *get_device_name*) echo NVIDIA_Stand_in ;;
+  *get_device_name*) if [[ -n $WARNING ]]; then echo "$WARNING" >&2; exit 3; fi; echo NVIDIA_Stand_in ;;
+  *find_spec*) echo "$MISSING" ;;
   '-c '*) ;;
-  *) echo "$*" >> "$LOG"; if [[ $* == *"$FAILING"* ]]; then exit 3; fi ;;
+  *) echo "$*" >> "$LOG"; if [[ $* == *"$FAILING"* ]]; then echo "E   broken"; exit 3; fi ;;
 esac
 """
+DRIVER = (
+    'torch/cuda/__init__.py:180: UserWarning: CUDA initialization: The NVIDIA driver on your system is too old '
+    '(found version 11040). Please update your GPU driver.'
+)
 
 
-def gpu_sh(**environment):
-    return subprocess.run([SCRIPT], env=os.environ | environment, capture_output=True, text=True, timeout=60)
+def gpu_sh(phase, **environment):
+    return subprocess.run([SCRIPT, phase], env=os.environ | environment, capture_output=True, text=True, timeout=60)
 
 
 @pytest.fixture
@@ -41,9 +47,10 @@ def stand_in(tmp_path):
     path.chmod(0o755)
     log = tmp_path / 'log'
 
-    def run(failing='nothing', **environment):
+    def run(phase, **environment):
         log.write_text('')
-        done = gpu_sh(PYTHON=str(path), OUT=str(tmp_path), LOG=str(log), FAILING=failing, **environment)
+        settings = dict(PYTHON=str(path), OUT=str(tmp_path), LOG=str(log), FAILING='nothing', MISSING='', WARNING='')
+        done = gpu_sh(phase, **settings | environment)
         return done, log.read_text().splitlines()
 
     return run
@@ -51,48 +58,112 @@ def stand_in(tmp_path):
 
 def test_syntax_and_no_gpu(tmp_path):
     subprocess.run(['bash', '-n', SCRIPT], check=True)
-    done = gpu_sh(PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='', OUT=str(tmp_path))
+    done = gpu_sh('check', PYTHON=sys.executable, CUDA_VISIBLE_DEVICES='', OUT=str(tmp_path))
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, '', 1)
-    assert 'there is no NVIDIA GPU here' in done.stderr
+    assert 'torch sees no NVIDIA GPU here' in done.stderr
     assert not list(tmp_path.iterdir())
+    assert (gpu_sh('all').returncode, gpu_sh('all').stderr) == (2, 'usage: benchmarks/gpu.sh check|measure\n')
 
 
-def test_steps_go_on_after_one_that_fails(stand_in, tmp_path):
-    done, ran = stand_in()
+@pytest.mark.parametrize(
+    ('environment', 'message'),
+    [
+        (dict(WARNING=DRIVER), 'so nothing was run (CUDA initialization: The NVIDIA driver on your system is too old'),
+        (dict(MISSING='timm pytest_timeout'), "not installed: timm pytest_timeout; pip install -e '.[test]', or put"),
+        (dict(PYTHON='/nowhere/python'), 'cannot run /nowhere/python'),
+    ],
+)
+def test_what_the_machine_lacks_is_one_line(stand_in, environment, message):
+    done, ran = stand_in('measure', **environment)
+    assert (done.returncode, done.stdout, ran) == (2, '', [])
+    assert message in done.stderr.splitlines()[-1]
+
+
+def test_check_runs_the_tests_of_a_gpu_in_parallel(stand_in, tmp_path):
+    done, ran = stand_in('check')
     assert (done.returncode, done.stderr) == (0, '')
-    assert ran[0].startswith('-m pytest -q -m gpu')
-    assert ran[1] == f'benchmarks/kernels.py --out {tmp_path}/kernels_NVIDIA_Stand_in.csv'
-    models = [line for line in ran if line.startswith('-m timm_sk bench')]
-    tail = f'--device cuda --dtypes bfloat16 --formats channels_last --out {tmp_path}/models_NVIDIA_Stand_in.csv'
-    assert all(line.endswith(tail) for line in models)
-    for wanted in ('--batch 256 --forms eager,deployed', '--batch 128 --forms compiled', '--batch 1 --forms deployed'):
-        assert any(wanted in line for line in models)
-    done, again = stand_in(failing='-m pytest')
+    tests = [line for line in ran if line.startswith('-m pytest -q')]
+    assert all('--maxfail=9' in line and '--timeout=55' in line and ' -n ' in line for line in tests)
+    assert [line.split()[-1].rpartition('/')[2] for line in tests] == [
+        'test_kernels_in_units.py',
+        'test_on_a_gpu.py',
+        'test_two_branch_unit.py',
+        'gpu',
+        'kernels',
+    ]
+    files = {path for line in tests for path in line.split() if path.startswith('tests/')}
+    assert all((ROOT / path).exists() for path in files)
+    (kernels,) = (line for line in ran if 'benchmarks/kernels.py' in line)
+    assert kernels.endswith(f'--out {tmp_path}/kernels_NVIDIA_Stand_in.csv --formats channels_last')
+
+
+@pytest.mark.parametrize('phase', ['check', 'measure'])
+def test_steps_go_on_after_one_that_fails(stand_in, phase):
+    _, ran = stand_in(phase)
+    failing, name = dict(check=('two_branch.py', 'two branches'), measure=('eager,merged', 'sknet50 training'))[phase]
+    done, again = stand_in(phase, FAILING=failing)
     assert again == ran
-    assert (done.returncode, done.stderr) == (1, 'failed: tests (exit code 3)\n')
+    assert done.returncode == 1
+    assert all(name in line and '(exit code 3)' in line for line in done.stderr.splitlines())
+    assert ('1 E   broken' in done.stdout) == (phase == 'check')
 
 
 def test_what_time_is_not_left_for_is_named(stand_in):
-    done, ran = stand_in(BUDGET='5')
+    done, ran = stand_in('check', BUDGET='5')
     assert (done.returncode, ran) == (0, [])
-    assert 'no time left: tests\nno time left: kernels and one unit\n' in done.stdout
+    assert 'no time left: machine\nno time left: registration and units\n' in done.stdout
 
 
-def test_every_bench_command_is_one_of_the_bench(stand_in):
-    _, ran = stand_in()
-    for line in ran[2:]:
-        arguments = line.split()[3:]
-        names = list(itertools.takewhile(lambda word: not word.startswith('--'), arguments))
-        given = dict(zip(arguments[len(names) :: 2], arguments[len(names) + 1 :: 2], strict=True))
-        assert set(given) <= {
-            f'--{parameter.replace("_file", "")}' for parameter in inspect.signature(bench).parameters
-        }
+def test_a_step_that_takes_too_long_is_stopped(stand_in, tmp_path):
+    done, ran = stand_in('measure', BUDGET='11', FAILING='nothing', PYTHON=str(slow(tmp_path)))
+    assert done.returncode == 1
+    assert done.stderr.startswith('failed: convolutions (stopped after ')
+    assert len(ran) == 1
+
+
+def slow(folder):
+    path = folder / 'slow'
+    path.write_text(f'#!/usr/bin/env bash\n{folder}/python "$@"\nif [[ $1 != -c ]]; then sleep 20; fi\n')
+    path.chmod(0o755)
+    return path
+
+
+def bench_commands(ran):
+    for line in ran:
+        if line.startswith('-m timm_sk bench'):
+            arguments = line.split()[3:]
+            names = list(itertools.takewhile(lambda word: not word.startswith('--'), arguments))
+            options = arguments[len(names) :]
+            yield names, dict(zip(options[::2], options[1::2], strict=True))
+
+
+def test_what_is_measured_in_which_order(stand_in, tmp_path):
+    _, ran = stand_in('measure')
+    known = {f'--{parameter.replace("_file", "")}' for parameter in inspect.signature(bench).parameters}
+    measured = []
+    for names, given in bench_commands(ran):
+        assert set(given) <= known
+        assert given['--out'] == f'{tmp_path}/models_NVIDIA_Stand_in.csv'
         settings = dict(
             dtypes=[given['--dtypes']], memory_formats=[given['--formats']], tasks=given['--tasks'].split(',')
         )
-        sides = given.get('--sides', 'ours,timm,plain').split(',')
         for case in cases(names, batch=int(given['--batch']), **settings):
-            assert variants(case, forms=given['--forms'].split(','), sides=sides)
+            chosen = variants(case, forms=given['--forms'].split(','), sides=given['--sides'].split(','))
+            measured += [f'{case.arch} {case.task} {case.batch} {variant.form}' for variant in chosen]
+    order = [
+        'sknet50 inference 128 folded_joined+graph',
+        'sknet50 training 128 merged',
+        'skresnet34 inference 128 deployed',
+        'resnest50d training 128 eager',
+        'sknet50 inference 1 folded_merged+graph',
+        'sknet50 inference 128 inductor',
+        'sknet50 inference 1 compiled+graph',
+        'sknet50 training 128 compiled',
+        'sknet50 inference 128 max_autotune',
+    ]
+    places = [measured.index(name) for name in order]
+    assert places == sorted(places)
+    assert {name.split()[0] for name in measured if 'max_autotune' in name} == {'sknet50'}
 
 
 def test_bytes_are_the_least_traffic():
@@ -164,8 +235,13 @@ def short_rounds(monkeypatch):
     monkeypatch.setattr(timing, 'ROUND_SECONDS', 1e-3)
 
 
+def stage_rows():
+    setting = dict(branches=2, groups=2, dtype='float32', memory_format='contiguous', device=CPU)
+    return [row for rows in measure_stages([1, 8, 8, 8], **setting) for row in rows]
+
+
 def test_timed_rows(short_rounds):
-    rows = measure_stages([1, 8, 8, 8], branches=2, groups=2, dtype='float32', memory_format='contiguous', device=CPU)
+    rows = stage_rows()
     for row in rows:
         assert row.rounds == 7
         assert row.of_copy_min <= row.of_copy_median <= row.of_copy_max
@@ -175,7 +251,7 @@ def test_timed_rows(short_rounds):
 
 def test_what_disagrees_with_the_law_is_not_timed(monkeypatch, short_rounds):
     monkeypatch.setattr('timm_sk.ops.lean._weigh', lambda branches, logits, gate, **_: branches[1] * 1.0)
-    rows = measure_stages([1, 8, 8, 8], branches=2, groups=2, dtype='float32', memory_format='contiguous', device=CPU)
+    rows = stage_rows()
     wrong = [row for row in rows if row.status == 'disagrees']
     assert [(row.stage, row.implementation) for row in wrong] == [('select', 'torch'), ('unit', 'torch')]
     assert not any(row.median_ms for row in wrong)

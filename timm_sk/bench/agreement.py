@@ -61,12 +61,17 @@ def exact_float32() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def observe(step: Step) -> dict[str, Tensor]:
-    """Run a step on its first input set, without changing a parameter, and keep what can be compared, in float32."""
+def observe(step: Step, first: int | None = None) -> dict[str, Tensor]:
+    """Run a step on its first input set, without changing a parameter, and keep what can be compared, in float32.
+
+    Args:
+        step: The step.
+        first: Compare only so many pictures. Inference computes the whole batch, for which it was deployed.
+    """
     with exact_float32():
         if isinstance(step, Inference):
-            return {'output': step().float().clone()}
-        loss, output = step.gradients()
+            return {'output': step()[:first].float().clone()}
+        loss, output = step.gradients(first=first)
     buffers = [b for name, b in sorted(step.module.named_buffers(), key=itemgetter(0)) if 'running' in name]
     parameters = [p for _, p in sorted(step.module.named_parameters(), key=itemgetter(0))]
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

@@ -1,20 +1,32 @@
 """How near the stages of an SK unit come to the memory's speed, which is measured as that of a copy."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from ..timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
 from ..warm_up import cudnn_chooses
 from .agreement import exact_float32
 from .cases import DTYPES, MEMORY_FORMATS
 from .machine import describe, require_dtype
 from .report import Measurement
-from .stages import Results, Stage, operations, unit_stages
-from .timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
+from .stages import Results, Stage, convolutions, operations, unit_stages
+
+_logger = logging.getLogger(__name__)
 
 BOUND = 1e-4  # of the largest value, in float32
+# C_in, C_out, H = W, groups, kernel size: of sknet50 at 224 pixels, and of skresnet34
+CONVOLUTIONS = (
+    (256, 128, 56, 1, 1),
+    (128, 256, 56, 1, 1),
+    (512, 1024, 14, 1, 1),
+    (64, 64, 56, 1, 3),
+    (128, 128, 56, 32, 3),
+    (512, 512, 14, 32, 3),
+)
 ROUNDING_STEPS = 8  # of the dtype, below float32: a unit rounds its branches, its logits and its output
 
 
@@ -59,7 +71,7 @@ def measure_stages(
     device: torch.device,
     rounds: int | None = 7,
     warmup: int = MIN_WARMUP,
-) -> list[StageRow]:
+) -> Iterator[list[StageRow]]:
     """Measure fuse, select and its backward pass beside the law's, and one deployed unit stage by stage.
 
     What disagrees with the law is not timed.
@@ -96,11 +108,48 @@ def measure_stages(
     )
     with cudnn_chooses():
         copy, *selection = operations(shape, **place)
-        of_selection = _measure([copy, *selection], common, device, rounds, warmup)
+        yield _measure([copy, *selection], common, device, rounds, warmup)
         del selection  # and the memory of its maps
         unit = unit_stages(shape, groups=groups, **place)
-        of_unit = _measure([copy, *unit], common | dict(groups=groups), device, rounds, warmup)
-    return [*of_selection, *of_unit]
+        yield _measure([copy, *unit], common | dict(groups=groups), device, rounds, warmup)
+
+
+def measure_convolutions(
+    batch: int,
+    *,
+    size: int = 56,
+    dtype: str,
+    memory_format: str,
+    device: torch.device,
+    rounds: int | None = 7,
+) -> Iterator[list[StageRow]]:
+    """Measure convolutions of `CONVOLUTIONS` with what follows them: bias, ReLU and shortcut.
+
+    Args:
+        batch: Images.
+        size: Height and width at most.
+        dtype: A key of `DTYPES`.
+        memory_format: A key of `MEMORY_FORMATS`.
+        device: A CPU or a CUDA GPU.
+        rounds: Timed rounds; None for bytes and agreement alone.
+    """
+    require_dtype(dtype, device)
+    for channels, out_channels, width, groups, kernel_size in CONVOLUTIONS:
+        width = min(size, width)
+        shape = (batch, channels, width, width)
+        common: dict[str, Any] = dict(zip(('batch', 'channels', 'height', 'width'), shape, strict=True))
+        common |= dict(dtype=dtype, memory_format=memory_format, branches=1, groups=groups, **describe(device))
+        with cudnn_chooses():
+            stages = convolutions(
+                shape,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                groups=groups,
+                dtype=DTYPES[dtype],
+                memory_format=MEMORY_FORMATS[memory_format],
+                device=device,
+            )
+            yield _measure(stages, common, device, rounds, MIN_WARMUP)
 
 
 def _measure(
@@ -115,11 +164,17 @@ def _measure(
                 continue
             row = StageRow(stage=stage.name, least_bytes=stage.least_bytes, **common)
             row.implementation = implementation or stage.implementation
-            if stage.expected is not None:
+            try:
                 with exact_float32():
-                    row.difference, row.bound = difference(step(0), stage.expected()), bound_of(common['dtype'])
-                row.status = 'agrees' if row.difference <= row.bound else 'disagrees'
-            if row.status != 'disagrees':
+                    found = step(0)
+                if stage.expected is not None:
+                    with exact_float32(), cudnn_chooses(False):
+                        row.difference, row.bound = difference(found, stage.expected()), bound_of(common['dtype'])
+                    row.status = 'agrees' if row.difference <= row.bound else 'disagrees'
+            except RuntimeError as error:  # out of memory, or an operator that this device or cuDNN does not have
+                row.status = 'fails'
+                _logger.warning('%s by %s fails: %s', row.stage, row.implementation, str(error).partition('\n')[0])
+            if row.status in ('', 'agrees'):
                 steps[len(rows)] = step
             rows.append(row)
     if rounds is None:

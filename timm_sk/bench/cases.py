@@ -9,11 +9,27 @@ import torch
 from .counterparts import branch_counts, has_timm, plain_of, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
-FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled', 'max_autotune', 'graphed')
-DEFAULT_FORMS = FORMS[:5]
+GRAPH = '+graph'  # the suffix of a form whose forward pass is launched as one CUDA graph
+_OUR_FORMS = {  # those without a counterpart, and the form of timm's that each is compared with
+    'reparameterized': 'eager',
+    'folded': 'eager',
+    'folded_merged': 'eager',
+    'folded_joined': 'eager',
+    'deployed': 'eager',
+    'merged': 'eager',
+    'inductor': 'compiled',
+}
+_PLAIN_FORMS = (  # each after what it is compared with
+    *('eager', 'reparameterized', 'folded', 'folded_merged', 'folded_joined', 'deployed', 'merged'),
+    *('compiled', 'inductor', 'max_autotune'),
+)
+FORMS = (*_PLAIN_FORMS, *(f'{form}{GRAPH}' for form in _PLAIN_FORMS if form not in ('merged', 'max_autotune')))
+DEFAULT_FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled')
 TASKS = ('inference', 'training')
-_FORMS_OF_OTHERS = {'inference': ('merged',), 'training': ('reparameterized', 'deployed', 'graphed')}
-_OUR_FORMS = ('reparameterized', 'deployed', 'merged')
+_FORMS_OF_TASKS = {
+    'inference': tuple(form for form in FORMS if form != 'merged'),
+    'training': ('eager', 'merged', 'compiled', 'max_autotune'),
+}
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -133,8 +149,8 @@ def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> No
 def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[Variant]:
     """The variants of a case, each after the one it is compared with.
 
-    timm's and the plain nets have nothing that `reparameterize_model` would change, and are neither deployed nor
-    merged, so only ours have those forms.
+    timm's and the plain nets have nothing that `reparameterize_model` would change, and are not deployed, so only ours
+    have those forms.
     """
     require_names('form', forms, FORMS)
     require_names('side', sides, SIDES)
@@ -149,20 +165,21 @@ def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[
     ]
     chosen = [Variant(present[0], 'eager')]
     for form, side in product(FORMS, present):
-        if form not in forms or form in _FORMS_OF_OTHERS[case.task]:
+        if form not in forms or form not in _FORMS_OF_TASKS[case.task]:
             continue
-        if side == 'ours' or form not in _OUR_FORMS:
+        if side == 'ours' or form.removesuffix(GRAPH) not in _OUR_FORMS:
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))
 
 
 def baseline(variant: Variant, among: Sequence[Variant]) -> Variant | None:
-    """What a variant's time is divided into: timm's in the form, where it is one of a compiler, else timm eager.
+    """What a variant's time is divided into: timm in the same form, in the one nearest to it, or eager.
 
-    Those of timm themselves are compared with timm eager. Without a model of timm's, ours eager takes its place.
+    timm's own forms are compared with timm eager. Without a model of timm's, ours eager takes its place.
     """
     first = among[0]
     if variant in (first, FLOOR):
         return None
-    same = Variant(first.side, variant.form)
+    form = variant.form.removesuffix(GRAPH)
+    same = Variant(first.side, _OUR_FORMS.get(form, form) + variant.form[len(form) :])
     return same if variant != same and same in among else first

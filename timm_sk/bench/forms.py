@@ -9,13 +9,21 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from ..cuda_graph import GraphedForward
-from .cases import DTYPES, MEMORY_FORMATS, Case, Variant
+from ..ops import kernels
+from .cases import DTYPES, GRAPH, MEMORY_FORMATS, Case, Variant
 from .counterparts import build
 from .steps import Inference, Step, Training
 
 # Without CUDA graphs, which have a form of their own: so this one differs from `compiled` in its kernels alone, it
 # trains, and its peak memory is that of its steps.
 MAX_AUTOTUNE = 'max-autotune-no-cudagraphs'
+
+_SETTINGS: dict[str, dict[str, bool]] = {  # of `deploy`
+    'folded': dict(merge_groups=False, join_branches=False),
+    'folded_merged': dict(join_branches=False),
+    'folded_joined': dict(merge_groups=False),
+    'inductor': dict(join_branches=False),
+}
 
 
 def loaded(side: str, case: Case, weights: dict[str, Tensor]) -> nn.Module:
@@ -39,19 +47,24 @@ def prepare(variant: Variant, case: Case, model: nn.Module, pictures: Sequence[T
     memory_format = MEMORY_FORMATS[case.memory_format]
     training = case.task == 'training'
     pictures = [p.to(torch.float32 if training else dtype, memory_format=memory_format) for p in pictures]
-    if variant.side == 'ours' and not training and variant.form not in ('eager', 'reparameterized'):
-        deployed = _deployed(variant, case, deepcopy(model).to(labels.device), dtype)
-        forward = _compiled(variant, deployed.model) if variant.form == 'max_autotune' else None
+    form = variant.form.removesuffix(GRAPH)
+    if variant.side == 'ours' and not training and form not in ('eager', 'reparameterized'):
+        copy = deepcopy(model).to(labels.device)
+        if form == 'inductor':
+            deployed = _without_kernels(lambda: _deployed(variant, case, copy, dtype))
+            return Inference(deployed, pictures, forward=lambda x: _without_kernels(lambda: deployed(x)))
+        deployed = _deployed(variant, case, copy, dtype)
+        forward = _compiled(form, deployed.model) if form == 'max_autotune' else None
         return Inference(deployed, pictures, forward=forward)
-    model = reparameterize_model(model) if variant.form == 'reparameterized' else deepcopy(model)
+    model = reparameterize_model(model) if form == 'reparameterized' else deepcopy(model)
     model = model.to(labels.device).to(memory_format=memory_format)
-    if variant.form == 'merged':
+    if form == 'merged':
         _merge(model, case, dtype)
     if training:
-        return Training(model, pictures, labels, dtype=dtype, forward=_compiled(variant, model))
+        return Training(model, pictures, labels, dtype=dtype, forward=_compiled(form, model))
     model = model.to(dtype)
-    forward = _compiled(variant, model)
-    if variant.form == 'graphed':  # by the same means as ours
+    forward = _compiled(form, model)
+    if variant.form != form:  # by the same means as ours
         forward = GraphedForward(forward, pictures[0])
     return Inference(model, pictures, forward=forward)
 
@@ -63,22 +76,33 @@ def _merge(model: nn.Module, case: Case, dtype: torch.dtype) -> None:
     merge_groups_for_training(model, batch_size=case.batch, input_size=(3, case.size, case.size), autocast=autocast)
 
 
-def _compiled(variant: Variant, model: nn.Module) -> Callable[[Tensor], Any]:
-    """How a model is called in a variant's form."""
-    if variant.form == 'max_autotune':
+def _compiled(form: str, model: nn.Module) -> Callable[[Tensor], Any]:
+    """How a model is called in a form."""
+    if form == 'max_autotune':
         return torch.compile(model, mode=MAX_AUTOTUNE)
-    return torch.compile(model) if variant.form in ('compiled', 'graphed') else model
+    return torch.compile(model) if form == 'compiled' else model
+
+
+def _without_kernels(run: Callable[[], Any]) -> Any:
+    """Run what compiles, or what was compiled so: its guards check the setting at each call."""
+    kernels.IN_COMPILED_GRAPHS = False
+    try:
+        return run()
+    finally:
+        kernels.IN_COMPILED_GRAPHS = True
 
 
 def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> Any:
     from .. import deploy
 
+    form = variant.form.removesuffix(GRAPH)
     return deploy(
         model,
         input_size=(3, case.size, case.size),
         batch_size=case.batch,
         dtype=dtype,
         channels_last=case.memory_format == 'channels_last',
-        compile=variant.form in ('compiled', 'graphed'),
-        cuda_graph=variant.form == 'graphed',
+        compile=form in ('compiled', 'inductor'),
+        cuda_graph=variant.form != form,
+        **_SETTINGS.get(form, {}),
     )

@@ -9,6 +9,7 @@ import torch
 
 from .. import __version__
 from ..measured import processor
+from .cases import GRAPH
 
 _INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 
@@ -44,10 +45,11 @@ def require_forms(forms: Sequence[str], device: torch.device) -> None:
     """Check that forms are measured on a device.
 
     Raises:
-        ValueError: If one is graphed and the device no CUDA GPU.
+        ValueError: If one is a CUDA graph and the device is no CUDA GPU.
     """
-    if 'graphed' in forms and device.type != 'cuda':
-        raise ValueError(f'The form graphed is a CUDA graph, got the device {device.type}: leave it out, or name cuda.')
+    graphs = [form for form in forms if form.endswith(GRAPH)]
+    if graphs and device.type != 'cuda':
+        raise ValueError(f'CUDA graphs need a CUDA GPU, got {graphs[0]} on {device.type}: omit it, or name cuda.')
 
 
 def describe(device: torch.device) -> dict[str, str | int]:

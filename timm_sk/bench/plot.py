@@ -1,12 +1,13 @@
 """Results as a picture: ratio bars, or time and memory along an axis. Needs matplotlib, the extra `bench`."""
 
+import itertools
 import re
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .cases import FORMS
+from .cases import FORMS, GRAPH
 
 Result = dict[str, str]
 
@@ -17,11 +18,13 @@ _COLOURS = {
     'ours merged': '#31a354',
     'ours compiled': '#e6550d',
     'ours max_autotune': '#fd8d3c',
-    'ours graphed': '#a63603',
+    'ours inductor': '#a63603',
+    'ours folded': '#c6dbef',
+    'ours folded_merged': '#6baed6',
+    'ours folded_joined': '#4292c6',
     'plain eager': '#bdbdbd',
     'plain compiled': '#969696',
     'plain max_autotune': '#737373',
-    'plain graphed': '#525252',
 }
 _READING = 'Median, min and max of the ratios of each round; compiled forms against the same, the rest against eager'
 _LABEL = dict(facecolor='white', edgecolor='none', pad=0.8, alpha=0.75)
@@ -146,9 +149,10 @@ def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> No
         ticks.append(place + (len(bars) - 1) / 2)
         for result in bars:
             median, least, most = (float(result[f'ratio_{name}']) for name in ('median', 'min', 'max'))
-            colour = _COLOURS[f'{result["side"]} {result["form"]}']
+            form = result['form'].removesuffix(GRAPH)
+            look = dict(color=_COLOURS[f'{result["side"]} {form}'], hatch='' if form == result['form'] else '//')
             spread = [[median - least], [most - median]]
-            axes.bar(place, median, width=0.9, color=colour, yerr=spread, ecolor='#333333', capsize=2, zorder=2)
+            axes.bar(place, median, width=0.9, **look, yerr=spread, ecolor='#333333', capsize=2, zorder=2)
             axes.text(place + 0.04, 0.03, f'{median:.2f}', ha='center', va='bottom', fontsize=8, zorder=4, bbox=_LABEL)
             place += 1
         place += 0.8
@@ -184,7 +188,7 @@ def _draw_lines(axes: Any, results: Sequence[Result], axis: str, measure: str) -
     from matplotlib.ticker import LogLocator
 
     styles = {'ours': '-', 'timm': '--', 'plain': ':'}
-    markers = dict(zip(FORMS, 'os^vDPx', strict=True))
+    markers = dict(zip(FORMS, itertools.cycle('os^vDPx'), strict=False))
     points = set()
     architectures = list(dict.fromkeys(_family(result, axis) for result in results))
     for arch in architectures:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .. import ops
@@ -87,7 +88,6 @@ def operations(
     sets = [[draw(10 * index + m) for m in range(branches)] for index in range(INPUT_SETS)]
     logits = [draw(10 * index + 8, (shape[0], branches, shape[1])) for index in range(INPUT_SETS)]
     grads = [draw(10 * index + 9) for index in range(INPUT_SETS)]
-    copy = torch.empty_like(grads[0])
     by = runs_on(sets[0])
 
     def backward(run: Callable[..., Tensor]) -> Callable[[int], Results]:
@@ -107,9 +107,9 @@ def operations(
         return (run([x.float() for x in sets[0]], *(operand.float() for operand in operands)),)
 
     maps = bytes_of(sets[0])
-    selected, descriptor, scores = bytes_of([copy]), bytes_of([copy[:, :, 0, 0]]), bytes_of([logits[0]])
+    selected, descriptor, scores = bytes_of(grads[:1]), bytes_of([grads[0][:, :, 0, 0]]), bytes_of([logits[0]])
     return [
-        Stage(name='copy', implementation='torch', least_bytes=2 * selected, step=_forward(copy.copy_, grads)),
+        copy(grads),
         Stage(
             name='fuse',
             implementation=by,
@@ -134,6 +134,80 @@ def operations(
             law=backward(reference.select),
             expected=exact_backward,
         ),
+    ]
+
+
+def copy(maps: Sequence[Tensor]) -> Stage:
+    """The copy of a map."""
+    run = torch.empty_like(maps[0]).copy_
+    return Stage(name='copy', implementation='torch', least_bytes=2 * bytes_of(maps[:1]), step=_forward(run, maps))
+
+
+def convolutions(
+    shape: Sequence[int],
+    *,
+    out_channels: int,
+    kernel_size: int,
+    groups: int,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> list[Stage]:
+    """A copy, and a convolution alone, with bias and ReLU, and with a shortcut too: as passes of their own or cuDNN's.
+
+    Args:
+        shape: B, C, H, W of its input.
+        out_channels: Of its output, which is as high and wide.
+        kernel_size: Height and width, odd.
+        groups: Of the convolution.
+        dtype: Of weight and input.
+        memory_format: Of weight and input.
+        device: Where they are.
+    """
+    batch, channels, height, width = shape
+
+    def draw(seed: int, *size: int) -> Tensor:
+        return normal(size, seed=seed, dtype=dtype, memory_format=memory_format, device=device)
+
+    maps = [draw(index, *shape) for index in range(INPUT_SETS)]
+    weight = draw(3, out_channels, channels // groups, kernel_size, kernel_size)
+    bias, shortcut = draw(4, out_channels), draw(5, batch, out_channels, height, width)
+    settings = ([1, 1], [kernel_size // 2] * 2, [1, 1], groups)
+    wide = weight.float(), bias.float()
+
+    def expected(*, biased: bool = True, added: bool = False) -> Callable[[], Results]:
+        def run() -> Results:
+            output = F.conv2d(maps[0].float(), wide[0], wide[1] if biased else None, *settings)
+            output = output + shortcut.float() if added else output
+            return (output.relu() if biased else output,)
+
+        return run
+
+    def relu(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, *settings).relu_()
+
+    def add_relu(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, *settings).add_(shortcut).relu_()
+
+    def cudnn_relu(x: Tensor) -> Tensor:
+        return torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *settings)
+
+    def cudnn_add_relu(x: Tensor) -> Tensor:
+        return torch.ops.aten.cudnn_convolution_add_relu(x, weight, shortcut, 1.0, bias, *settings)
+
+    least = bytes_of([maps[0], weight, shortcut])  # the shortcut is as large as the output
+    small, large = bytes_of([bias]), bytes_of([bias, shortcut])
+    kind = f'{channels}-{out_channels} {kernel_size}x{kernel_size}'
+    ways: list[tuple[str, str, Callable[[Tensor], Tensor], int, Callable[[], Results]]] = [
+        ('', 'torch', lambda x: F.conv2d(x, weight, None, *settings), 0, expected(biased=False)),
+        (' relu', 'torch', relu, small, expected()),
+        (' relu', 'cudnn', cudnn_relu, small, expected()),
+        (' add relu', 'torch', add_relu, large, expected(added=True)),
+        (' add relu', 'cudnn', cudnn_add_relu, large, expected(added=True)),
+    ]
+    return [copy(maps)] + [
+        Stage(name=kind + name, implementation=by, least_bytes=least + more, step=_forward(run, maps), expected=wanted)
+        for name, by, run, more, wanted in ways
     ]
 
 

@@ -65,16 +65,21 @@ class Training:
         """The context of the forward pass."""
         return torch.autocast(self.labels.device.type, self.dtype, enabled=self.dtype is not torch.float32)
 
-    def loss(self, index: int = 0) -> tuple[Tensor, Tensor]:
-        """The loss and the output [B, classes] of one forward pass, with their graph."""
-        with self.autocast():
-            output = self.forward(self.pictures[index % len(self.pictures)])
-            return F.cross_entropy(output, self.labels), output
+    def loss(self, index: int = 0, *, first: int | None = None) -> tuple[Tensor, Tensor]:
+        """The loss and the output [B, classes] of one forward pass, with their graph.
 
-    def gradients(self, index: int = 0) -> tuple[Tensor, Tensor]:
+        Args:
+            index: Which input set.
+            first: Take only its first pictures, so many.
+        """
+        with self.autocast():
+            output = self.forward(self.pictures[index % len(self.pictures)][:first])
+            return F.cross_entropy(output, self.labels[:first]), output
+
+    def gradients(self, *, first: int | None = None) -> tuple[Tensor, Tensor]:
         """Forward and backward; loss and output, with the gradients unscaled in the parameters."""
         self.optimizer.zero_grad()
-        loss, output = self.loss(index)
+        loss, output = self.loss(first=first)
         scaled = self.scaler.scale(loss)
         scaled.backward()
         for parameter in self.module.parameters():

@@ -13,7 +13,16 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from timm_sk.ops import kernels
-from timm_sk.ops.kernels import folded, fuse, launch, select, select_backward
+from timm_sk.ops.kernels import folded, fuse, launch, select, select_backward, two_branch
+from timm_sk.ops.kernels.two_branch_plan import block_count
+
+TWO_BRANCHES = (  # channels, groups, height and width, dtype
+    (128, 32, 56, torch.bfloat16),  # blocks of 32
+    (48, 1, 56, torch.bfloat16),  # no power of two
+    (128, 1, 28, torch.bfloat16),
+    (128, 32, 56, torch.float32),
+    (128, 1, 28, torch.float32),
+)
 
 
 class AbsentDevice:
@@ -33,7 +42,8 @@ class AbsentDevice:
 
 
 def compile_only(name: str, kernel, programs: int, device: torch.device, *args: object, **constants: object) -> None:
-    ptx = kernel.warmup(*args, grid=(programs,), **constants).asm['ptx']
+    compiled = kernel.warmup(*args, grid=(programs,), **constants)
+    ptx = compiled.asm['ptx']
     with tempfile.NamedTemporaryFile('w', suffix='.ptx') as file:
         file.write(ptx)
         file.flush()
@@ -44,11 +54,26 @@ def compile_only(name: str, kernel, programs: int, device: torch.device, *args: 
         name=name,
         device=gpu,
         accesses=sorted(set(re.findall(r'(?:ld|st)\.global[\w.]*', ptx))),
-        atomics=ptx.count('atom.') + ptx.count('red.global'),
+        atomics=len(re.findall(r'\b(?:atom|red)\.', ptx)),
         registers=int(re.search(r'Used (\d+) registers', report)[1]),
         spilled=int(re.search(r'(\d+) bytes spill stores', report)[1]),
+        shared=compiled.metadata.shared,
+        products=sorted(set(re.findall(r'wgmma.mma_async|mma.sync|fma.rn.f32', ptx))),
     )
     print(json.dumps(facts))
+
+
+def two_branches(channels: int, groups: int, size: int, dtype: torch.dtype) -> None:
+    """The forms of the two-branch kernel for a unit of sknet50 or skresnet34."""
+    blocks = block_count(channels, channels, groups)
+    width = channels // blocks
+    x = torch.empty(2, channels, size, size, dtype=dtype).to(memory_format=torch.channels_last)
+    weight, bias = torch.empty(2, blocks, 9, width, width, dtype=dtype), torch.empty(2, channels, dtype=dtype)
+    for form in ('keep', 'fuse', 'select'):
+        logits = [torch.empty(2, 2, channels, dtype=dtype)] if form == 'select' else []
+        label = f'two_branch_{form} {channels}/{groups} {str(dtype)[6:]}'
+        two_branch.launch.launch = lambda _, *args, label=label, **constants: compile_only(label, *args, **constants)
+        getattr(two_branch, form)(x, weight, bias, *logits, 1, [1, 2])
 
 
 def main() -> None:
@@ -65,6 +90,8 @@ def main() -> None:
         select_backward.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
         folded.fuse_bias_act(branches, biases, 'relu')
         folded.select_bias_act(branches, biases, 'relu6', logits, 'sigmoid')
+        for channels, groups, size, dtype in TWO_BRANCHES:
+            two_branches(channels, groups, size, dtype)
 
 
 if __name__ == '__main__':

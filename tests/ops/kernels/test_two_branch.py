@@ -15,15 +15,15 @@ from timm_sk.layers.merged import merge_groups
 from timm_sk.ops import kernels, reference
 
 triton = pytest.importorskip('triton')
-from triton.backends.compiler import GPUTarget  # noqa: E402
-from triton.compiler import ASTSource  # noqa: E402
-
 two_branch = pytest.importorskip('timm_sk.ops.kernels.two_branch')
 plan = pytest.importorskip('timm_sk.ops.kernels.two_branch_plan')
 
-# Of each value and of the largest: the result's rounding, and float32's in the sums before. The interpreter truncates
-# to bfloat16 where a GPU rounds.
-TOLERANCE = {torch.float32: (0, 2e-6), torch.float16: (2**-11, 2e-6), torch.bfloat16: (2**-7, 2e-6)}
+# How far a value may be off by the rounding of the result. The interpreter truncates to bfloat16 where a GPU rounds.
+ROUNDING = {torch.float32: 0, torch.float16: 2**-11, torch.bfloat16: 2**-8}
+FLOAT32_SUMS = 2e-6  # of the largest value: float32's own rounding in the sums
+# In 16 bits matrix units add: they may cut each product off at 2^-23 of the sum that it is added to. Sums in the dtype
+# itself would be off by 2^-9 of the largest value or more, 13 times as much as the most products here allow.
+CUT_OFF = 2**-23
 
 
 @dataclass(frozen=True)
@@ -113,11 +113,12 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def assert_close(found: Tensor, wanted: Tensor) -> None:
+def assert_close(found: Tensor, wanted: Tensor, *, sums: float = FLOAT32_SUMS, largest: float | None = None) -> None:
     assert found.shape == wanted.shape
-    of_each, of_largest = TOLERANCE[found.dtype]
-    atol = of_largest * float(wanted.abs().max()) if wanted.numel() else 0
-    torch.testing.assert_close(found.double(), wanted, rtol=of_each, atol=atol)
+    if largest is None:
+        largest = float(wanted.abs().max()) if wanted.numel() else 0
+    rounding = ROUNDING[found.dtype] * (2 if found.dtype == torch.bfloat16 and not found.is_cuda else 1)
+    torch.testing.assert_close(found.double(), wanted, rtol=rounding, atol=sums * largest)
 
 
 def test_memory_is_poisoned():
@@ -184,10 +185,10 @@ def test_narrow_dtypes(device, case, dtype, launches):
         selected = two_branch.select(inputs.framed(), *inputs.packed, inputs.logits.to(dtype), *inputs.numbers)
     assert launches.count == 2
     law = inputs.law()
-    for branch, wanted in zip(branches, law, strict=True):
-        assert_close(branch, wanted)
-    assert_close(fused, reference.fuse(law))
-    assert_close(selected, reference.select(law, inputs.logits.to(dtype).double()))
+    wanted = [*law, reference.fuse(law), reference.select(law, inputs.logits.to(dtype).double())]
+    products, largest = 9 * case.in_channels // case.groups, max(float(branch.max()) for branch in law)
+    for ours, theirs in zip((*branches, fused, selected), wanted, strict=True):
+        assert_close(ours, theirs, sums=products * CUT_OFF, largest=largest)
     assert {tensor.dtype for tensor in (*branches, fused, selected)} == {dtype}
 
 
@@ -266,34 +267,3 @@ def test_refuses_a_cpu_without_the_interpreter(monkeypatch, launches):
     with pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
         refused()
     assert not launches.count
-
-
-@pytest.mark.deep
-@pytest.mark.parametrize(
-    ('form', 'dtype', 'width', 'capability', 'product'),
-    [
-        ('kept', 'bf16', 32, 80, 'mma.sync'),
-        ('kept', 'bf16', 24, 90, 'wgmma'),
-        ('recomputed', 'bf16', 32, 90, 'wgmma'),
-        ('recomputed', 'fp32', 24, 80, 'fma.rn.f32'),
-    ],
-)
-def test_compiles_for_gpus_that_are_not_here(form, dtype, width, capability, product, compiled_kernels):
-    """Triton's compiler is stricter than its interpreter, and works without a GPU."""
-    written = dict(kept=['partial', 'branch_0', 'branch_1'], recomputed=['logits', 'selected'])[form]
-    cut = plan.tiling(28, 28, width, width, 2 if dtype == 'bf16' else 4)
-    constants: dict[str, Any] = dict(
-        **dict(K=width, N=width, TILE_H=cut.tile_h, TILE_W=cut.tile_w, BLOCK_K=cut.block_k, BLOCK_N=cut.block_n),
-        **dict.fromkeys({'partial', 'branch_0', 'branch_1', 'logits', 'selected'} - set(written)),
-    )
-    kernel = two_branch._two_branch_kernel
-    signature = dict.fromkeys(kernel.arg_names, 'i32')
-    signature |= dict.fromkeys(['x', 'weight', 'bias', *written], f'*{dtype}')
-    signature |= dict.fromkeys(constants, 'constexpr')
-    compiled = triton.compile(
-        ASTSource(kernel, signature, {(kernel.arg_names.index(name),): value for name, value in constants.items()}),
-        target=GPUTarget('cuda', capability, 32),
-        options=dict(num_warps=4, num_stages=cut.stages),
-    )
-    assert product in compiled.asm['ptx']
-    assert compiled.metadata.shared <= 96 * 1024

@@ -165,7 +165,7 @@ class Net(nn.Module):
 
     def shapes(self) -> dict[FoldedConv, list[int]]:
         sizes = [(5, 4), (5, 4), (5, 4)]
-        return {convolutions(unit)[0]: [1, 16, *size] for unit, size in zip(self.units, sizes, strict=True)}
+        return {convolutions(unit)[0]: [1, 16, *size] for unit, size in zip(self.units, sizes, strict=False)}
 
     def forms(self) -> list[str]:
         return [getattr(unit, 'form', SEPARATE) for unit in self.units]
@@ -177,7 +177,7 @@ class Stopwatch:
     def __init__(self, *times: dict[str, list[float]]) -> None:
         self.times = list(times)
 
-    def __call__(self, runs: dict[str, Any], **unused: Any) -> dict[str, list[float]]:
+    def __call__(self, runs: dict[str, Any], device: torch.device) -> dict[str, list[float]]:
         outputs = {form: run() for form, run in runs.items()}
         assert list(outputs) == [SEPARATE, *FORMS]
         for form in FORMS:
@@ -190,23 +190,23 @@ def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
     answers = iter(['kept', SEPARATE, 'recomputed', 'kept'])  # no more than these are asked for
     monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: next(answers))
     net = Net()
-    found = replace_where_faster(net, net.shapes(), compiled=False, remember=False, interpret=True)
+    found = replace_where_faster(net, net.shapes(), remember=False, interpret=True)
     assert found == {'units.0': 'kept', 'units.1': 'kept'}
     assert net.forms() == ['kept', 'kept', SEPARATE]
     assert not path.exists()
     for _ in range(2):
         net = Net()
-        replace_where_faster(net, net.shapes(), compiled=False, interpret=True)
+        replace_where_faster(net, net.shapes(), interpret=True)
         assert net.forms() == ['recomputed', 'recomputed', 'kept']
     again = json.loads(path.read_text())
     assert sorted(again.values()) == ['kept', 'recomputed']
-    assert all('torch 2' in key and 'triton' in key and 'eager' in key and 'groups 1' in key for key in again)
+    assert all('torch 2' in key and 'triton' in key and 'groups 1' in key for key in again)
 
 
 @pytest.mark.parametrize(('times', 'form'), [(TO_SEPARATE, SEPARATE), (TO_KEPT, 'kept'), (TO_RECOMPUTED, 'recomputed')])
 def test_the_fastest_form_must_win_by_a_margin(monkeypatch, times, form, launches):
     monkeypatch.setattr(branch_choices, 'measure', Stopwatch(times))
-    assert branch_choices.fastest_form(folded(), [1, 16, 3, 3], compiled=False) == form
+    assert branch_choices.fastest_form(folded(), [1, 16, 3, 3]) == form
     assert launches.count == 3 + 3  # once to prepare, once in the measurement
 
 
@@ -216,46 +216,11 @@ def test_a_damaged_file_is_measured_anew(monkeypatch, damaged):
     path.parent.mkdir(parents=True, exist_ok=True)
     net = Net()
     shapes = net.shapes()
-    keys = [branch_choices.key_of(unit, [1, 16, 5, 4], compiled=False) for unit in net.units]
+    keys = [branch_choices.key_of(unit, [1, 16, 5, 4]) for unit in net.units]
     path.write_text(json.dumps(dict.fromkeys(keys, damaged['form'])) if isinstance(damaged, dict) else damaged)
     monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: 'recomputed')
-    assert set(replace_where_faster(net, shapes, compiled=False, interpret=True).values()) == {'recomputed'}
+    assert set(replace_where_faster(net, shapes, interpret=True).values()) == {'recomputed'}
     assert set(json.loads(path.read_text()).values()) == {'recomputed'}
-
-
-def test_what_runs_compiled_is_measured_compiled(monkeypatch):
-    compiled: list[nn.Module] = []
-
-    def note(module: nn.Module, **kwargs: Any) -> nn.Module:
-        assert kwargs == {'dynamic': False}
-        compiled.append(module)
-        return module
-
-    monkeypatch.setattr(torch, 'compile', note)
-    monkeypatch.setattr(branch_choices, 'measure', Stopwatch(TO_KEPT))
-    unit = folded()
-    assert branch_choices.fastest_form(unit, [1, 16, 3, 3], compiled=True) == 'kept'
-    assert [getattr(module, 'form', SEPARATE) for module in compiled] == [SEPARATE, *FORMS]
-    keys = {branch_choices.key_of(unit, [1, 16, 3, 3], compiled=compiled) for compiled in (True, False)}
-    assert len(keys) == 2
-
-
-@pytest.mark.deep
-def test_units_compile_each_on_its_own_however_many_there_are(monkeypatch):
-    """Also where torch.compile would give up after a few from one piece of code."""
-    graphs: list[int] = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
-        graphs.append(len(graph.graph.nodes))
-        return graph
-
-    compile = torch.compile
-    monkeypatch.setattr(torch, 'compile', lambda module, **kwargs: compile(module, backend=backend, **kwargs))
-    monkeypatch.setattr(branch_choices, 'measure', lambda runs, **_: [run() for run in runs.values()] and TO_KEPT)
-    with torch._dynamo.config.patch(cache_size_limit=1):  # pytest's monkeypatch would not put it back
-        for channels in (16, 17):
-            branch_choices.fastest_form(folded(channels=channels), [1, channels, 1, 1], compiled=True)
-    assert len(graphs) == 2 * 3
 
 
 @pytest.mark.parametrize('name', ['two_branch_keep', 'two_branch_fuse'])
@@ -264,11 +229,11 @@ def test_a_kernel_that_cannot_be_built_is_left_out(monkeypatch, name, caplog):
         raise RuntimeError('no C compiler')
 
     seen: list[list[str]] = []
-    monkeypatch.setattr(branch_choices, 'measure', lambda runs, **_: seen.append(list(runs)) or {SEPARATE: [1.0]})
+    monkeypatch.setattr(branch_choices, 'measure', lambda runs, device: seen.append(list(runs)) or {SEPARATE: [1.0]})
     monkeypatch.setattr(torch.ops.timm_sk, name, fail)
     branch_choices._tell.cache_clear()
     for _ in range(2):
-        assert branch_choices.fastest_form(folded(), [1, 16, 3, 3], compiled=False) == SEPARATE
+        assert branch_choices.fastest_form(folded(), [1, 16, 3, 3]) == SEPARATE
     left = 'recomputed' if name == 'two_branch_keep' else 'kept'
     assert seen == [[SEPARATE, left]] * 2
     assert [record.getMessage() for record in caplog.records] == [
@@ -281,25 +246,34 @@ def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
     for conv in convolutions(unit):
         conv.merge(2)
     monkeypatch.setattr(branch_choices, 'measure', Stopwatch(TO_KEPT))
-    branch_choices.fastest_form(unit, [1, 32, 3, 3], compiled=False)
+    branch_choices.fastest_form(unit, [1, 32, 3, 3])
     assert type(unit) is SelectiveKernel
     assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
     assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'kept'))] == [4, 4]
 
 
 def test_never_on_a_cpu_unless_asked(monkeypatch):
-    monkeypatch.setattr(branch_choices, 'measure', lambda runs, **_: TO_KEPT)
+    monkeypatch.setattr(branch_choices, 'measure', lambda runs, device: TO_KEPT)
     net = Net()
-    assert replace_where_faster(net, net.shapes(), compiled=False) == {}
+    assert replace_where_faster(net, net.shapes()) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
-    assert replace_where_faster(net, net.shapes(), compiled=False, interpret=True) == {}
+    assert replace_where_faster(net, net.shapes(), interpret=True) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', True)
     monkeypatch.setattr(kernels, 'load', lambda name: False)  # Triton is missing
-    assert replace_where_faster(net, net.shapes(), compiled=False, interpret=True) == {}
+    assert replace_where_faster(net, net.shapes(), interpret=True) == {}
     assert net.forms() == [SEPARATE] * 3
 
 
 @pytest.mark.deep
+def test_forms_are_measured_without_compiling_them(monkeypatch):
+    monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
+    monkeypatch.setattr(branch_choices, 'measure', Stopwatch(TO_KEPT))
+    monkeypatch.setattr(branch_choices, '_runs_on_device', lambda *_: True)  # as on a GPU
+    net = Net()
+    net.units = net.units[:1]
+    assert replace_where_faster(net, net.shapes()) == {'units.0': 'kept'}
+
+
 @torch.no_grad()
 def test_a_whole_net(monkeypatch, launches):
     model = filled('sknet_atto')
@@ -314,7 +288,7 @@ def test_a_whole_net(monkeypatch, launches):
     answers = iter(forms)
     monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: next(answers))
     shapes = {convolutions(unit)[0]: [1, unit.in_channels, 1, 1] for unit in units}
-    replaced = replace_where_faster(deployed, shapes, compiled=False, remember=False, interpret=True)
+    replaced = replace_where_faster(deployed, shapes, remember=False, interpret=True)
     assert list(replaced.values()) == [form for form in forms if form != SEPARATE]
     assert float((deployed(x) - wanted).abs().max() / wanted.abs().max()) <= 1e-5
     assert launches.count == 6

@@ -1,4 +1,4 @@
-"""How long: variants in turn, round after round, so that what disturbs the machine disturbs all alike."""
+"""Times of several steps on one device: in turn, round after round, so that a disturbance affects all of them."""
 
 import gc
 import math
@@ -11,17 +11,24 @@ import torch
 
 MIN_ROUNDS = 7
 MIN_WARMUP = 2
-ROUND_SECONDS = 0.05  # a round repeats steps that are shorter
+ROUND_SECONDS = 0.05  # steps that are shorter are repeated within a round
 MAX_REPEATS = 100
 
 Timed = Callable[[int], object]
-
+Run = Callable[[], object]
 
 Name = TypeVar('Name')
 
 
 def interleave(
-    steps: Mapping[Name, Timed], *, rounds: int, warmup: int, device: torch.device
+    steps: Mapping[Name, Timed],
+    *,
+    rounds: int,
+    warmup: int,
+    device: torch.device,
+    round_seconds: float | None = None,
+    max_repeats: int = MAX_REPEATS,
+    capture: Callable[[Run], Run] | None = None,
 ) -> tuple[dict[Name, list[float]], int]:
     """Time steps in turn: A B C, A B C, and so on.
 
@@ -30,6 +37,9 @@ def interleave(
         rounds: How many times each is timed.
         warmup: Rounds before, whose times are dropped.
         device: 'cuda' is timed by events on its stream, everything else by the clock.
+        round_seconds: Steps shorter than this are repeated within a round; None for `ROUND_SECONDS`.
+        max_repeats: Upper limit of those repeats.
+        capture: Makes of a round's repeats a CUDA graph, and returns its replay, which is timed instead.
 
     Returns:
         Milliseconds per step, a list of `rounds` for each name, and how many steps of each a round took.
@@ -40,15 +50,20 @@ def interleave(
     require_rounds(rounds, warmup)
     fastest = math.inf
     for index in range(warmup):
-        fastest = min(_time(step, index, 1, device) for step in steps.values())
-    repeats = min(MAX_REPEATS, max(1, math.ceil(1e3 * ROUND_SECONDS / fastest)))
+        fastest = min(_milliseconds(_repeated(step, index, 1), device) for step in steps.values())
+    seconds = ROUND_SECONDS if round_seconds is None else round_seconds
+    repeats = min(max_repeats, max(1, math.ceil(1e3 * seconds / max(fastest, 1e-6))))
+    replays = {name: capture(_repeated(step, 0, repeats)) for name, step in steps.items()} if capture else {}
+    for replay in replays.values():
+        replay()  # the first one uploads the graph
     times: dict[Name, list[float]] = {name: [] for name in steps}
     gc.collect()
     gc.disable()  # or a collection falls into someone's round
     try:
         for index in range(rounds):
             for name, step in steps.items():
-                times[name].append(_time(step, index, repeats, device))
+                run = replays.get(name) or _repeated(step, index, repeats)
+                times[name].append(_milliseconds(run, device) / repeats)
     finally:
         gc.enable()
     return times, repeats
@@ -68,22 +83,27 @@ def require_rounds(rounds: int, warmup: int = MIN_WARMUP) -> None:
         raise ValueError(f'At least {MIN_WARMUP} rounds of warm-up are needed, got {warmup}.')
 
 
-def _time(step: Timed, index: int, repeats: int, device: torch.device) -> float:
-    """Milliseconds per step over `repeats` steps."""
+def _repeated(step: Timed, index: int, repeats: int) -> Run:
+    def run() -> None:
+        for repeat in range(repeats):
+            step(index + repeat)
+
+    return run
+
+
+def _milliseconds(run: Run, device: torch.device) -> float:
     if device.type == 'cuda':
         with torch.cuda.device(device):  # whose stream the events are recorded on
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda.synchronize()
             start.record()
-            for repeat in range(repeats):
-                step(index + repeat)
+            run()
             end.record()
             end.synchronize()
-        return start.elapsed_time(end) / repeats
+        return start.elapsed_time(end)
     began = time.perf_counter()
-    for repeat in range(repeats):
-        step(index + repeat)
-    return 1e3 * (time.perf_counter() - began) / repeats
+    run()
+    return 1e3 * (time.perf_counter() - began)
 
 
 def ratios(own: Sequence[float], baseline: Sequence[float]) -> list[float]:
