@@ -1,7 +1,8 @@
 """The fastest form of a trained model for inference on the device that it is on."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -120,7 +121,7 @@ class Deployed(nn.Module):
         super().__init__()
         self.model = model
         self.input_shape = list(input_shape)
-        self.memory_format = memory_format
+        self.channels_last = memory_format == torch.channels_last  # a memory format cannot be pickled by old protocols
         weights = next(model.parameters(), torch.empty(0))
         self.dtype = weights.dtype
         self.device = weights.device
@@ -130,6 +131,10 @@ class Deployed(nn.Module):
         self._compiled: Forward | None = None
         self._graphed: GraphedForward | None = None
         super().train(False)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.channels_last else torch.contiguous_format
 
     def compile_forward(self) -> None:
         """Compile the forward pass for the shape of input.
@@ -173,20 +178,30 @@ class Deployed(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if self._graphed is not None and self._graphed.takes(x):
             return self._graphed(x)
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with self._context():
             x = self._as_mine(x)
             # a replica of `DataParallel` has the compiled pass of the device that it is a replica of
-            fits = list(x.shape) == self.input_shape and x.device == self.device
-            return self._compiled(x) if self._compiled is not None and fits else self.model(x)
+            if self._compiled is not None and list(x.shape) == self.input_shape and x.device == self.device:
+                return self._compiled(x)
+            return self.model(x)
+
+    @contextmanager
+    def _context(self) -> Iterator[None]:
+        """Without gradients and autocast, of which an exported program, whose weights need none, knows nothing."""
+        if torch.compiler.is_exporting():
+            yield
+            return
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            yield
 
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with self._context():
             return self._method('forward_features')(self._as_mine(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """The model's `forward_head`, not compiled."""
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+        with self._context():
             return self._method('forward_head')(self._as_mine(x), pre_logits=pre_logits)
 
     def train(self, mode: bool = True) -> 'Deployed':
