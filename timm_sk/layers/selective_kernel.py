@@ -62,7 +62,9 @@ class SelectiveKernelAttn(nn.Module):
         if not torch.jit.is_scripting():
             require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
-        return self.fc_select(hidden).flatten(1).unflatten(1, (self.num_paths, -1))  # [B, M, C]
+        expanded = self.fc_select(hidden)  # [B, M * C, 1, 1]
+        # in one step, which pruning tools can follow
+        return expanded.reshape(expanded.shape[0], self.num_paths, expanded.shape[1] // self.num_paths)
 
     def reparameterize(self) -> None:
         """Fold the norm into the convolution before it, where that is possible.
