@@ -13,6 +13,9 @@ from .. import ops
 from .bypass import can_bypass, is_plain_batch_norm
 from .folded import FoldedConv, FoldedNorm
 
+# Classes of modules that make or write new tensors, and keep none.
+_MAKE_NEW = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Identity}
+
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """`norm(conv(x))`; without gradients on a CPU, the norm may write into the convolution's output.
@@ -61,14 +64,14 @@ def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> 
     if type(conv) is FoldedConv and not after:
         if conv.bias is not None and type(conv.act) is nn.Identity and ops.can_defer(x, radix):
             return ops.Branches([conv.convolve_alone(x)], radix, ops.Epilogue([conv.bias], conv.activation))
-        return ops.Branches([conv(x)], radix)
+        return ops.Branches([conv(x)], radix, private=type(conv.act) in _MAKE_NEW)
     if torch.is_grad_enabled() and len(after) == 2 and is_plain_batch_norm(after[0]) and type(after[1]) is nn.ReLU:
         source = conv(x)
         if ops.can_recompute(source, radix):
             features, state = _batch_norm_relu(source, after[0])
             return ops.Branches([features], radix, states=[state])
         return ops.Branches([after[1](after[0](source))], radix)
-    return ops.Branches([run(x, layers)], radix)
+    return ops.Branches([run(x, layers)], radix, private={type(conv), *map(type, after)} <= _MAKE_NEW)
 
 
 def _batch_norm_relu(source: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, ops.BatchNormReLUState]:

@@ -50,13 +50,15 @@ class BatchNormReLUState(NamedTuple):
         """[C], of the batch in train mode, else the running variance."""
         return self.inverse_std.pow(-2) - self.eps
 
-    def features(self) -> Tensor:
+    def norm(self) -> Tensor:
         """[B, C, H, W]; where a graph is recorded, a function of source, weight and bias, batch statistics included."""
         if self.training and torch.is_grad_enabled():
-            features = F.batch_norm(self.source, None, None, self.weight, self.bias, True, 0.0, self.eps)
-        else:
-            features = F.batch_norm(self.source, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps)
-        return features.relu_()
+            return F.batch_norm(self.source, None, None, self.weight, self.bias, True, 0.0, self.eps)
+        return F.batch_norm(self.source, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps)
+
+    def features(self) -> Tensor:
+        """The norm's values after the ReLU, [B, C, H, W]."""
+        return self.norm().relu_()
 
 
 TENSORS_OF_STATE = 5  # its first fields
@@ -71,6 +73,7 @@ class Branches:
         radix: R.
         epilogue: What the tensors still lack, if anything.
         states: How to compute each tensor again, so that the selection need not keep it for its backward pass; or ().
+        private: Nobody else holds the tensors, so that without gradients the selection may write into one.
         ordinary: Compute with ordinary PyTorch operations, for whoever looks at autograd's graph.
     """
 
@@ -78,6 +81,7 @@ class Branches:
     radix: int = 1
     epilogue: Epilogue | None = None
     states: Sequence[BatchNormReLUState] = ()
+    private: bool = False
     ordinary: bool = False
 
     def unpack(self) -> list[Tensor]:
@@ -122,5 +126,6 @@ def join(parts: Sequence[Branches]) -> Any:
         if epilogues
         else None,
         [state for part in parts for state in part.states] if all(part.states for part in parts) else (),
-        any(part.ordinary for part in parts),
+        private=all(part.private for part in parts),
+        ordinary=any(part.ordinary for part in parts),
     )
