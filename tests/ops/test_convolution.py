@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from timm_sk.ops import convolution
-from timm_sk.ops.convolution import ACTIVATIONS, convolve, pack, reference
+from timm_sk.ops.convolution import ACTIVATIONS, convolve, pack
 
 STEPS = {'': lambda x: x, 'relu': F.relu, 'relu6': F.relu6}
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.003}
@@ -66,7 +66,8 @@ def test_values(dtype, nhwc, groups):
 @torch.no_grad()
 def test_one_pass_where_it_is_faster(monkeypatch):
     steps = []
-    monkeypatch.setattr(convolution, 'reference', lambda *given: steps.append(given) or reference(*given))
+    conv2d = F.conv2d
+    monkeypatch.setattr(convolution.F, 'conv2d', lambda *given: steps.append(given) or conv2d(*given))
 
     def takes_steps(groups: int, count: int, *, nhwc: bool, dilation: int = 1) -> bool:
         x, weight, bias, _ = make(torch.float32, groups, nhwc=nhwc)

@@ -12,7 +12,6 @@ from variants import filled, pictures
 
 import timm_sk
 from timm_sk.ops import Branches, eager, reference, runs_eagerly
-from timm_sk.ops.branches import BatchNormReLUState
 
 KINDS = [
     (1, 1, 'softmax'),
@@ -28,26 +27,13 @@ def make_norms(count: int, channels: int, train: bool) -> list[nn.BatchNorm2d]:
     return [fill_model(nn.BatchNorm2d(channels)).double().train(train) for _ in range(count)]
 
 
-def norm_relu(source: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, BatchNormReLUState]:
-    return eager.batch_norm_relu(
-        source,
-        norm.weight,
-        norm.bias,
-        norm.running_mean,
-        norm.running_var,
-        training=norm.training,
-        momentum=norm.momentum,
-        eps=norm.eps,
-    )
-
-
 def run(kind: str, sources: list[Tensor], norms: list[nn.BatchNorm2d], mixer: Tensor, radix: int, gate: str) -> Tensor:
     """Norm, activate, fuse, a stand-in for the attention, select: by the reference, or eager, recomputed or stored."""
     if kind == 'reference':
         branches = [branch for s, n in zip(sources, norms, strict=True) for branch in n(s).relu().chunk(radix, dim=1)]
         fuse, select = reference.fuse, reference.select
     else:
-        tensors, states = zip(*map(norm_relu, sources, norms), strict=True)
+        tensors, states = zip(*map(eager.batch_norm_relu, sources, norms), strict=True)
         branches = Branches(tensors, radix, states=states if kind == 'recomputed' else ())
         fuse, select = eager.fuse, eager.select
     logits = (fuse(branches) @ mixer).tanh().unflatten(1, (len(sources) * radix, -1))

@@ -6,7 +6,7 @@ weight per branch instead of one per branch and channel; its width is C // r wit
 """
 
 from collections.abc import Sequence
-from typing import List
+from typing import Any, List
 
 import torch
 import torch.fx
@@ -25,27 +25,10 @@ class BranchAttn(SelectiveKernelAttn):
     Takes the arguments of `SelectiveKernelAttn`; only `fc_select` is smaller.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        num_paths: int = 2,
-        attn_channels: int = 32,
-        *,
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-    ) -> None:
-        super().__init__(
-            channels,
-            num_paths,
-            attn_channels,
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            device=device,
-            dtype=dtype,
-        )
-        self.fc_select = nn.Conv2d(attn_channels, num_paths, kernel_size=1, bias=False, device=device, dtype=dtype)
+    def __init__(self, channels: int, num_paths: int = 2, attn_channels: int = 32, **layers: Any) -> None:
+        super().__init__(channels, num_paths, attn_channels, **layers)
+        factory: dict[str, Any] = dict(device=self.fc_select.weight.device, dtype=self.fc_select.weight.dtype)
+        self.fc_select = nn.Conv2d(attn_channels, num_paths, kernel_size=1, bias=False, **factory)
 
 
 class BareSelectiveKernel(SelectiveKernel):

@@ -63,28 +63,13 @@ def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> 
     after = [layer for layer in after if type(layer) not in (nn.Identity, FoldedNorm)]
     if type(conv) is FoldedConv and not after:
         if conv.bias is not None and type(conv.act) is nn.Identity and ops.can_defer(x, radix):
-            return ops.Branches([conv.convolve_alone(x)], radix, ops.Epilogue([conv.bias], conv.activation))
+            raws = conv.convolve_alone(x).chunk(radix, dim=1)
+            return ops.Branches(raws, epilogue=ops.Epilogue(conv.bias.chunk(radix), conv.activation))
         return ops.Branches([conv(x)], radix, private=type(conv.act) in _MAKE_NEW)
     if torch.is_grad_enabled() and len(after) == 2 and is_plain_batch_norm(after[0]) and type(after[1]) is nn.ReLU:
         source = conv(x)
         if ops.can_recompute(source, radix):
-            features, state = _batch_norm_relu(source, after[0])
+            features, state = ops.batch_norm_relu(source, after[0])
             return ops.Branches([features], radix, states=[state])
         return ops.Branches([after[1](after[0](source))], radix)
     return ops.Branches([run(x, layers)], radix, private={type(conv), *map(type, after)} <= _MAKE_NEW)
-
-
-def _batch_norm_relu(source: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, ops.BatchNormReLUState]:
-    stated: Any = norm  # none of whose statistics is None
-    if norm.training:
-        stated.num_batches_tracked.add_(1)
-    return ops.batch_norm_relu(
-        source,
-        norm.weight,
-        norm.bias,
-        stated.running_mean,
-        stated.running_var,
-        training=norm.training,
-        momentum=stated.momentum,
-        eps=norm.eps,
-    )

@@ -16,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from ..errors import MismatchedCheckpointError
 from ..ops import convolution
 from .bypass import can_bypass
-from .merged import MergedConv, merge_groups
+from .merged import MergedConv, arguments_of, merge_groups
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout2d, DropBlock2d, DropPath)  # in eval mode
@@ -42,17 +42,7 @@ class FoldedConv(nn.Conv2d):
         dilation: Any
 
     def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            kernel_size=_pair(conv.kernel_size),
-            stride=_pair(conv.stride),
-            padding=_pair(conv.padding),
-            dilation=_pair(conv.dilation),
-            groups=conv.groups,
-            bias=bias is not None,
-            device='meta',
-        )
+        super().__init__(**arguments_of(conv), bias=bias is not None)
         trains = conv.weight.requires_grad
         self.weight = nn.Parameter(weight, requires_grad=trains)
         if bias is not None:
@@ -282,11 +272,6 @@ def require_eval(*modules: nn.Module) -> None:
                 f'Norms fold into convolutions in eval mode only, got a {type(module).__name__} in train mode: load '
                 'the weights, call eval() on the model, then reparameterize it.'
             )
-
-
-def _pair(numbers: Any) -> tuple[int, int]:
-    height, width = numbers
-    return height, width
 
 
 def _before_loading(module: FoldedConv, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:

@@ -5,6 +5,8 @@ narrow ones on its diagonal and zeros elsewhere, so the function is the same, fo
 multiplications.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -23,17 +25,7 @@ class MergedConv(nn.Conv2d):
     """
 
     def __init__(self, conv: nn.Conv2d, wide_groups: int) -> None:
-        super().__init__(
-            conv.in_channels,
-            conv.out_channels,
-            kernel_size=conv.kernel_size,  # type: ignore[arg-type]
-            stride=conv.stride,  # type: ignore[arg-type]
-            padding=conv.padding,  # type: ignore[arg-type]
-            dilation=conv.dilation,  # type: ignore[arg-type]
-            groups=conv.groups,
-            bias=conv.bias is not None,
-            device='meta',
-        )
+        super().__init__(**arguments_of(conv), bias=conv.bias is not None)
         self.weight = conv.weight
         self.bias = conv.bias
         self.wide_groups = wide_groups
@@ -45,6 +37,12 @@ class MergedConv(nn.Conv2d):
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, as {self.wide_groups} groups'
+
+
+def arguments_of(conv: nn.Conv2d) -> dict[str, Any]:
+    """What to make a convolution like another one with, but for its bias; parameters are to be put in."""
+    names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
+    return {name: getattr(conv, name) for name in names} | dict(device='meta')
 
 
 def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:

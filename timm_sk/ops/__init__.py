@@ -103,7 +103,7 @@ def _fuse_by_kernel(branches: Branches) -> Tensor:
 
     if branches.epilogue is None:
         return fuse.fuse(branches.tensors, branches.radix)
-    return folded.fuse_bias_act(*branches.deferred())
+    return folded.fuse_bias_act(branches.tensors, *branches.epilogue)
 
 
 def _select_by_kernel(branches: Branches, logits: Tensor, gate: str) -> Tensor:
@@ -111,7 +111,7 @@ def _select_by_kernel(branches: Branches, logits: Tensor, gate: str) -> Tensor:
 
     if branches.epilogue is None:
         return select.select(branches.tensors, logits, gate)
-    return folded.select_bias_act(*branches.deferred(), logits, gate)
+    return folded.select_bias_act(branches.tensors, *branches.epilogue, logits, gate)
 
 
 def _check_branches(branches: List[Tensor]) -> None:

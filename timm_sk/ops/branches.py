@@ -16,7 +16,7 @@ class Epilogue(NamedTuple):
     """Bias and activation that convolution outputs still lack; the kernels apply them as they read.
 
     Attributes:
-        biases: [R * C] for each tensor.
+        biases: [C] for each tensor, which holds one branch.
         activation: '', 'relu' or 'relu6'.
     """
 
@@ -46,6 +46,16 @@ class BatchNormReLUState(NamedTuple):
     training: bool
 
     @property
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """The tensors among the fields, which come first."""
+        return self[:5]
+
+    @property
+    def constants(self) -> tuple[float, bool]:
+        """The other fields."""
+        return self[5:]
+
+    @property
     def variance(self) -> Tensor:
         """[C], of the batch in train mode, else the running variance."""
         return self.inverse_std.pow(-2) - self.eps
@@ -59,9 +69,6 @@ class BatchNormReLUState(NamedTuple):
     def features(self) -> Tensor:
         """The norm's values after the ReLU, [B, C, H, W]."""
         return self.norm().relu_()
-
-
-TENSORS_OF_STATE = 5  # its first fields
 
 
 @dataclass(frozen=True)
@@ -88,7 +95,7 @@ class Branches:
         """M tensors [B, C, H, W], with the epilogue applied."""
         if self.epilogue is None:
             return reference.unpack(self.tensors, self.radix)
-        return reference.apply_epilogue(*self.deferred())
+        return reference.apply_epilogue(self.tensors, *self.epilogue)
 
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.unpack())
@@ -98,16 +105,6 @@ class Branches:
 
     def __getitem__(self, index: int) -> Tensor:
         return self.unpack()[index]
-
-    def deferred(self) -> tuple[list[Tensor], list[Tensor], str]:
-        """M tensors [B, C, H, W] without the epilogue; its M biases [C], and its activation."""
-        if self.epilogue is None:
-            raise ValueError('These branches lack nothing.')
-        return (
-            reference.unpack(self.tensors, self.radix),
-            reference.unpack(self.epilogue.biases, self.radix, dim=0),
-            self.epilogue.activation,
-        )
 
 
 def join(parts: Sequence[Branches]) -> Any:
@@ -119,12 +116,11 @@ def join(parts: Sequence[Branches]) -> Any:
     epilogues = [part.epilogue for part in parts if part.epilogue is not None]
     if epilogues and len({part.epilogue and part.epilogue.activation for part in parts}) > 1:
         return Branches([branch for part in parts for branch in part.unpack()])
+    biases = [bias for epilogue in epilogues for bias in epilogue.biases]
     return Branches(
         [tensor for part in parts for tensor in part.tensors],
         parts[0].radix,
-        Epilogue([bias for epilogue in epilogues for bias in epilogue.biases], epilogues[0].activation)
-        if epilogues
-        else None,
+        Epilogue(biases, epilogues[0].activation) if epilogues else None,
         [state for part in parts for state in part.states] if all(part.states for part in parts) else (),
         private=all(part.private for part in parts),
         ordinary=any(part.ordinary for part in parts),

@@ -1,11 +1,11 @@
 """A convolution with what follows it when norms are folded: bias, the sum with a shortcut, and an activation.
 
-`convolve` is the only place that decides which implementation runs: `reference`, or in inference on a CPU, for inputs
-that are channels last, oneDNN's convolution, which does the rest in the pass that writes its output. That takes 5.9 ms
-instead of 7.2 for a ReLU, and 10.5 instead of 12.2 for sum and ReLU after 128 to 256 channels at 56x56, batch 8, on two
-cores. It loses in contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single small
-images, since it lays out the weights anew: 28 ms instead of 20 for skresnet18 at 64x64. For these torch has kernels of
-its own, of which the dilated one adds a bias channel by channel, half of its time; so it gets none.
+`convolve` is the only place that decides which implementation runs: separate steps, or in inference on a CPU, for
+inputs that are channels last, oneDNN's convolution, which does the rest in the pass that writes its output. That takes
+5.9 ms instead of 7.2 for a ReLU, and 10.5 instead of 12.2 for sum and ReLU after 128 to 256 channels at 56x56, batch 8,
+on two cores. It loses in contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single
+small images, since it lays out the weights anew: 28 ms instead of 20 for skresnet18 at 64x64. For these torch has
+kernels of its own.
 
 `convolve` is a leaf to `torch.fx`.
 """
@@ -54,26 +54,15 @@ def convolve(
     Returns:
         A new tensor [B, out_channels, H', W'].
     """
-    fused: Tensor | None = None
-    if not torch.jit.is_scripting():
-        fused = _onednn(x, weight, bias, stride, padding, dilation, groups, activation, shortcut, packed)
-    if fused is not None:
-        return fused
-    return reference(x, weight, bias, stride, padding, dilation, groups, activation, shortcut)
-
-
-def reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: List[int],
-    padding: List[int],
-    dilation: List[int],
-    groups: int,
-    activation: str = '',
-    shortcut: Tensor | None = None,
-) -> Tensor:
-    """The reference: `convolve` in separate steps, differentiable."""
+    if not torch.jit.is_scripting():  # noqa: SIM102  (all of a condition, or TorchScript compiles the body)
+        if _is_plain_inference(x, weight, bias, shortcut):
+            if not _takes_torchs_kernel(x, groups, packed):
+                fused = _onednn(x, weight, bias, (stride, padding, dilation, groups), activation, shortcut, packed)
+                if fused is not None:
+                    return fused
+            elif bias is not None and max(dilation) > 1:  # which the kernel adds channel by channel, half of its time
+                plane = bias[:, None, None]
+                shortcut, bias = plane if shortcut is None else shortcut + plane, None
     out = F.conv2d(x, weight, bias, stride, padding, dilation, groups)
     if shortcut is not None:
         out += shortcut
@@ -149,21 +138,22 @@ def _is_plain_inference(x: Tensor, weight: Tensor, bias: Tensor | None, shortcut
     return not torch._C._len_torch_dispatch_stack() and not torch._C._are_functorch_transforms_active()
 
 
+def _takes_torchs_kernel(x: Tensor, groups: int, packed: Tensor | None) -> bool:
+    """Whether an input is a single small image, whose weight is not packed for it."""
+    return x.shape[0] == groups == 1 and x.numel() <= _SMALL and not (packed is not None and _is_nhwc(x))
+
+
 def _onednn(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: List[int],
-    padding: List[int],
-    dilation: List[int],
-    groups: int,
+    numbers: tuple[List[int], List[int], List[int], int],
     activation: str,
     shortcut: Tensor | None,
     packed: Tensor | None,
 ) -> Tensor | None:
     """`convolve` in one pass of oneDNN, or None for what it does not take; the operators check little themselves."""
-    if not _is_plain_inference(x, weight, bias, shortcut):
-        return None
+    stride, padding, dilation, groups = numbers
     operators = _onednn_operators()
     if operators is None or x.dtype not in operators.dtypes or x.dim() != 4 or not x.numel():
         return None
@@ -171,22 +161,15 @@ def _onednn(
         return None
     if x.shape[1] != weight.shape[1] * groups:
         return None
-    nhwc = _is_nhwc(x)
-    if packed is not None and nhwc:  # with other inputs, its output would be channels last all the same
-        weight = packed
-    elif x.shape[0] == groups == 1 and x.numel() <= _SMALL:
-        if bias is None or max(dilation) == 1:
-            return None
-        plane = bias[:, None, None]
-        added = plane if shortcut is None else shortcut + plane
-        return reference(x, weight, None, stride, padding, dilation, groups, activation, added)
-    elif not nhwc:
+    if not _is_nhwc(x):  # else the output of a packed weight would be channels last all the same
         return None
+    if packed is not None:
+        weight = packed
     name, arguments = _ONEDNN_NAMES[activation]
     if shortcut is None:
         return operators.convolve(x, weight, bias, padding, stride, dilation, groups, name, arguments, '')
     # elsewhere the operator itself takes separate steps, of which bfloat16 lacks one
-    if groups > 1 or activation == 'relu6' or shortcut.dtype != x.dtype or not (nhwc and _is_nhwc(shortcut)):
+    if groups > 1 or activation == 'relu6' or shortcut.dtype != x.dtype or not _is_nhwc(shortcut):
         return None
     size = [
         (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (weight.shape[2 + i] - 1) - 1) // stride[i] + 1 for i in (0, 1)

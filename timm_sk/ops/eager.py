@@ -21,7 +21,7 @@ import torch.autograd.forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
-from .branches import TENSORS_OF_STATE, BatchNormReLUState, Branches
+from .branches import BatchNormReLUState, Branches
 from .reference import attention, total
 
 
@@ -46,25 +46,26 @@ def _may_write(grad: Tensor) -> bool:
     return not torch.is_grad_enabled() and runs_eagerly(grad) and not batched
 
 
-def batch_norm_relu(
-    source: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    running_mean: Tensor,
-    running_var: Tensor,
-    *,
-    training: bool,
-    momentum: float,
-    eps: float,
-) -> tuple[Tensor, BatchNormReLUState]:
-    """`relu(batch_norm(source))` that keeps the source alone for its backward pass, and its state.
+def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUState]:
+    """`relu(norm(source))` that keeps the source alone for its backward pass, and its state.
 
-    The arguments are those of `torch.nn.functional.batch_norm`; running statistics are updated as there.
+    Args:
+        source: [B, C, H, W].
+        norm: An `nn.BatchNorm2d` with running statistics, which it moves in train mode.
     """
+    if norm.training:
+        norm.num_batches_tracked.add_(1)
     features, mean, inverse_std = _BatchNormReLU.apply(
-        source, weight, bias, running_mean, running_var, training, momentum, eps
+        source,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.training,
+        norm.momentum,
+        norm.eps,
     )
-    return features, BatchNormReLUState(source, weight, bias, mean, inverse_std, eps, training)
+    return features, BatchNormReLUState(source, norm.weight, norm.bias, mean, inverse_std, norm.eps, norm.training)
 
 
 class _BatchNormReLU(torch.autograd.Function):
@@ -160,10 +161,10 @@ class _Fuse(torch.autograd.Function):
 def select(branches: Branches, logits: Tensor, gate: str) -> Tensor:
     """`reference.select` without its intermediate tensors."""
     if branches.ordinary or branches.epilogue is not None or not torch.is_grad_enabled():
-        return _weigh(branches.unpack(), logits, gate, in_place=branches.private and not torch.is_grad_enabled())
-    constants = [state[TENSORS_OF_STATE:] for state in branches.states]
-    of_states = [tensor for state in branches.states for tensor in state[:TENSORS_OF_STATE]]
-    return _Select.apply(gate, branches.radix, constants, logits, *branches.tensors, *of_states)
+        # a branch that is a part of a tensor would leave a result with gaps
+        in_place = branches.private and branches.radix == 1 and not torch.is_grad_enabled()
+        return _weigh(branches.unpack(), logits, gate, in_place=in_place)
+    return _Select.apply(gate, branches.radix, branches.states, logits, *branches.tensors)
 
 
 def _weigh(branches: Sequence[Tensor], logits: Tensor, gate: str, *, in_place: bool = False) -> Tensor:
@@ -181,25 +182,22 @@ def _weigh(branches: Sequence[Tensor], logits: Tensor, gate: str, *, in_place: b
 class _Select(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, gate: str, radix: int, constants: list[tuple[float, bool]], logits: Tensor, *tensors: Tensor
+        ctx: Any, gate: str, radix: int, states: Sequence[BatchNormReLUState], logits: Tensor, *packed: Tensor
     ) -> Tensor:
-        count = logits.shape[1] // radix
-        packed, of_states = tensors[:count], tensors[count:]
-        ctx.gate, ctx.radix, ctx.constants = gate, radix, constants
-        ctx.save_for_backward(logits, *(of_states or packed))
+        ctx.gate, ctx.radix, ctx.constants = gate, radix, [state.constants for state in states]
+        ctx.save_for_backward(logits, *([tensor for state in states for tensor in state.tensors] or packed))
         return _weigh(Branches(packed, radix).unpack(), logits, gate)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        logits, *saved = ctx.saved_tensors
-        step = TENSORS_OF_STATE
-        recomputed = (
-            BatchNormReLUState(*saved[index * step : (index + 1) * step], *constants).features()
-            for index, constants in enumerate(ctx.constants)
-        )
-        packed = recomputed if ctx.constants else saved
+        logits, *packed = ctx.saved_tensors
+        if ctx.constants:
+            count = len(packed) // len(ctx.constants)
+            tensors = [packed[start : start + count] for start in range(0, len(packed), count)]
+            # one after the other, each in memory for as long as it is needed
+            packed = (BatchNormReLUState(*t, *c).features() for t, c in zip(tensors, ctx.constants, strict=True))
         gradients, logits_gradient = select_backward(grad, packed, ctx.radix, logits, ctx.gate)
-        return None, None, None, logits_gradient, *gradients, *[None] * (step * len(ctx.constants))
+        return None, None, None, logits_gradient, *gradients
 
 
 def select_backward(

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def unpack(packed: Sequence[Tensor], radix: int, dim: int = 1) -> List[Tensor]:
+def unpack(packed: Sequence[Tensor], radix: int) -> List[Tensor]:
     """The R branches that lie side by side in each tensor: [B, R * C, H, W] each -> M x [B, C, H, W], views."""
     if radix == 1:
         return list(packed)
-    chunked = [tensor.chunk(radix, dim=dim) for tensor in packed]
+    chunked = [tensor.chunk(radix, dim=1) for tensor in packed]
     return [branches[r] for branches in chunked for r in range(radix)]  # a tracer's value cannot be iterated
 
 
@@ -46,7 +46,7 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
     return selected
 
 
-def apply_epilogue(raws: List[Tensor], biases: List[Tensor], activation: str) -> List[Tensor]:
+def apply_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> List[Tensor]:
     """Add a bias to each channel, then activate: M x [B, C, H, W], M x [C] -> M x [B, C, H, W].
 
     Args:
