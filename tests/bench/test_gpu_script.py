@@ -249,8 +249,8 @@ def test_timed_rows(short_rounds):
     assert f'{rows[1].of_copy_median:8.3f}  agrees' in kernels.table(rows)
 
 
-def test_what_disagrees_with_the_law_is_not_timed(monkeypatch, short_rounds):
-    monkeypatch.setattr('timm_sk.ops.lean._weigh', lambda branches, logits, gate, **_: branches[1] * 1.0)
+def test_stages_that_disagree_are_not_timed(monkeypatch, short_rounds):
+    monkeypatch.setattr('timm_sk.ops.eager._weigh', lambda branches, logits, gate, **_: branches[1] * 1.0)
     rows = stage_rows()
     wrong = [row for row in rows if row.status == 'disagrees']
     assert [(row.stage, row.implementation) for row in wrong] == [('select', 'torch'), ('unit', 'torch')]

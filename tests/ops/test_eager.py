@@ -206,6 +206,22 @@ def test_traced_and_transformed_tensors_take_the_reference():
     torch.testing.assert_close(tangent[1], expected)
 
 
+def test_private_branches_are_overwritten_when_asked_and_without_gradients():
+    branches, logits = [torch.randn(2, 4, 3, 3) for _ in range(2)], torch.randn(2, 2, 4)
+    before = [branch.clone() for branch in branches]
+    expected = reference.select(branches, logits)
+    for private, overwrite in ((False, True), (True, False)):
+        with torch.no_grad():
+            selected = timm_sk.ops.select(Branches(branches, private=private), logits, overwrite=overwrite)
+        torch.testing.assert_close(selected, expected)
+    torch.testing.assert_close(timm_sk.ops.select(Branches(branches, private=True), logits, overwrite=True), expected)
+    assert all(map(torch.equal, branches, before))
+    with torch.no_grad():
+        selected = timm_sk.ops.select(Branches(branches, private=True), logits, overwrite=True)
+    torch.testing.assert_close(selected, expected)
+    assert not torch.equal(branches[1], before[1])
+
+
 @torch.no_grad()
 def test_a_hook_keeps_the_branch_that_it_saw():
     model = filled('sknet_atto')

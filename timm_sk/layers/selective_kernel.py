@@ -186,7 +186,8 @@ class SelectiveKernel(nn.Module):
         branches = self.split(x)  # M x [B, C, H', W']
         if self.attn is None:
             return ops.total(branches)
-        return ops.select(branches, self.attn(ops.fuse(branches)))
+        logits = self.attn(ops.fuse(branches))  # [B, M, C]
+        return ops.select(branches, logits, overwrite=True)
 
 
 def run_path(path: nn.Module, x: Tensor) -> ops.Branches:

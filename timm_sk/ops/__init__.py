@@ -182,7 +182,7 @@ def fuse(branches: List[Tensor]) -> Tensor:
         return reference.fuse(given.unpack())
 
 
-def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
+def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwrite: bool = False) -> Tensor:
     """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
     Equation 5 of "Selective Kernel Networks" (arXiv:1903.06586), and of "ResNeSt" (arXiv:2004.08955), which takes
@@ -192,6 +192,8 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
         branches: M >= 1 tensors [B, C, H, W] of one shape, or `Branches`.
         logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
+        overwrite: Without gradients, let the result take the memory of `Branches` that are private, which are not to
+            be used any more.
 
     Returns:
         The selected features [B, C, H, W], in the branches' dtype.
@@ -210,7 +212,7 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
         if not _is_observed(given) and runs_kernels(given.tensors, logits, radix=given.radix):
             return _select_by_kernel(given, logits, gate)
         if _runs_eager(given.tensors) and runs_eagerly(logits):
-            return eager.select(given, logits, gate)
+            return eager.select(given, logits, gate, overwrite=overwrite)
         return reference.select(given.unpack(), logits, gate)
 
 

@@ -80,7 +80,7 @@ class Branches:
         radix: R.
         epilogue: What the tensors still lack, if anything.
         states: How to compute each tensor again, so that the selection need not keep it for its backward pass; or ().
-        private: Nobody else holds the tensors, so that without gradients the selection may write into one.
+        private: Nobody but who made this value holds the tensors.
         ordinary: Compute with ordinary PyTorch operations, for whoever looks at autograd's graph.
     """
 

@@ -158,11 +158,11 @@ class _Fuse(torch.autograd.Function):
         return None, *[spread] * ctx.count
 
 
-def select(branches: Branches, logits: Tensor, gate: str) -> Tensor:
+def select(branches: Branches, logits: Tensor, gate: str, *, overwrite: bool = False) -> Tensor:
     """`reference.select` without its intermediate tensors."""
     if branches.ordinary or branches.epilogue is not None or not torch.is_grad_enabled():
         # a branch that is a part of a tensor would leave a result with gaps
-        in_place = branches.private and branches.radix == 1 and not torch.is_grad_enabled()
+        in_place = overwrite and branches.private and branches.radix == 1 and not torch.is_grad_enabled()
         return _weigh(branches.unpack(), logits, gate, in_place=in_place)
     return _Select.apply(gate, branches.radix, branches.states, logits, *branches.tensors)
 
