@@ -75,6 +75,7 @@ def test_merged_groups_change_nothing_but_the_computation(name):
     assert distance(copy.deepcopy(deployed)(x), model(x).detach()) <= 1e-12
 
 
+@pytest.mark.deep
 def test_choices_are_measured_once_and_a_damaged_file_is_measured_anew():
     model = filled('sknet_atto')
     path = store_root() / group_choices.FILE_NAME
@@ -101,6 +102,7 @@ def test_choices_are_measured_once_and_a_damaged_file_is_measured_anew():
     assert not list(Path(path.parent).glob('*.json.*'))
 
 
+@pytest.mark.deep
 def test_a_store_that_cannot_be_written_does_not_matter(monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'file' / 'store'))
@@ -264,6 +266,7 @@ def test_a_deployed_model_stays_what_it_is():
     assert timm.create_model('sknet_atto').training
 
 
+@pytest.mark.deep
 @pytest.mark.parametrize('example', EXAMPLES[:2])
 def test_examples_of_the_document(example):
     before: dict[str, nn.Module] = {}
@@ -304,6 +307,7 @@ def test_it_stays_where_it_is_and_out_of_autocast():
     assert distance(found, model(pictures(size=32)).detach()) <= 1e-5
 
 
+@pytest.mark.deep
 def test_example_of_training():
     before: dict[str, nn.Module] = {}
     exec(EXAMPLES[2], before)

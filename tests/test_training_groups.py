@@ -16,6 +16,8 @@ from timm_sk.layers.folded import FoldedConv
 from timm_sk.layers.merged import MergedConv, candidates
 from timm_sk.pretrained import store_root
 
+pytestmark = pytest.mark.deep
+
 SMALL = dict(batch_size=2, input_size=(3, 32, 32))
 
 
@@ -103,7 +105,6 @@ def test_inputs_are_measured_as_they_come(fewest):
     assert (fewest[0].shape, fewest[0].channels_last) == ([5, 32, 8, 8], False)
 
 
-@pytest.mark.deep
 def test_choices_are_measured_forward_and_backward_and_remembered():
     model = filled('sknet_atto')
     timm_sk.merge_groups_for_training(model, **SMALL)
@@ -138,7 +139,6 @@ def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
     assert conv.weight.grad is None
 
 
-@pytest.mark.deep
 def test_a_merged_model_is_deployed_copied_and_compiled(fewest):
     model = filled('sknet_atto')
     expected = model(pictures(size=32)).detach()

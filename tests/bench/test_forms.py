@@ -49,6 +49,7 @@ def step_of(side, form, task='inference'):
     return prepare(Variant(side, form), case, build('ours', 'sknet_atto').eval(), [pictures(size=32)], torch.arange(2))
 
 
+@pytest.mark.deep
 def test_max_autotune_compiles_for_itself(compiled):
     step = step_of('ours', 'max_autotune')
     assert compiled == [('StemPoolResNet', dict(mode='max-autotune-no-cudagraphs'))]

@@ -114,6 +114,7 @@ def test_what_time_is_not_left_for_is_named(stand_in):
     assert 'no time left: machine\nno time left: registration and units\n' in done.stdout
 
 
+@pytest.mark.deep
 def test_a_step_that_takes_too_long_is_stopped(stand_in, tmp_path):
     done, ran = stand_in('measure', BUDGET='11', FAILING='nothing', PYTHON=str(slow(tmp_path)))
     assert done.returncode == 1

@@ -29,6 +29,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.feature_extraction import create_feature_extractor
 
+pytestmark = pytest.mark.deep
+
 
 def copy_by_torch(model: nn.Module) -> nn.Module:
     file = io.BytesIO()

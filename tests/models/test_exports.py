@@ -2,9 +2,12 @@
 
 import io
 
+import pytest
 import torch
 from timm_pair import assert_same, each_family, each_form, each_net, images, in_form, pair, run_step
 from torch import Tensor, nn
+
+pytestmark = pytest.mark.deep
 
 
 @each_net
