@@ -246,7 +246,8 @@ class Deployed(nn.Module):
         """The input as compiled code expects it: of one type, one layout, and no inference tensor."""
         if x.dim() == 4:
             x = x.to(dtype=self.dtype, memory_format=self.memory_format)
-        return (x.clone() if x.is_inference() else x).detach()
+        made_in_inference_mode = not torch.compiler.is_compiling() and x.is_inference()
+        return (x.clone() if made_in_inference_mode else x).detach()
 
     def _method(self, name: str) -> Any:
         method = getattr(self.model, name, None)

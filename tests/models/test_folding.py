@@ -208,3 +208,77 @@ def test_deeper_nets_have_the_folded_blocks_of_their_kind():
     deep, kind = (folded(shallow(name, device='meta').eval()) for name in ('resnest50d', DEEPER['resnest50d']))
     assert repr(deep) == repr(kind)
     assert 'resnest50d' in RESNESTS
+
+
+def share_a_block(model: nn.Module) -> None:
+    model.layer1[2] = model.layer1[1]
+
+
+def share_a_convolution(model: nn.Module) -> None:
+    model.layer1[1].conv2 = model.layer1[0].conv2
+
+
+def tile_seamlessly(model: nn.Module) -> None:
+    """As generators of textures do."""
+    conv = model.layer1[0].conv2.conv
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode='circular'), weight, bias)
+
+    conv._conv_forward = convolve
+
+
+def add_what_the_norm_is_given(model: nn.Module) -> None:
+    class Residual(timm_sk.layers.ConvNormAct):
+        def forward(self, x: Tensor) -> Tensor:
+            convolved = self.conv(x)
+            return self.act(self.bn(convolved) + convolved)
+
+    model.layer1[0].conv2.__class__ = Residual
+
+
+def add_what_the_attentions_norm_is_given(model: nn.Module) -> None:
+    class Residual(timm_sk.layers.SelectiveKernelAttn):
+        def forward(self, fused: Tensor) -> Tensor:
+            reduced = self.fc_reduce(fused[:, :, None, None])
+            return self.fc_select(self.act(self.bn(reduced) + 9 * reduced)).flatten(1).unflatten(1, (2, -1))
+
+    model.layer1[0].conv1.attn.__class__ = Residual
+
+
+def replace_the_residual(model: nn.Module) -> None:
+    block = model.layer1[0]
+    block.residual = lambda x: 3 * type(block).residual(block, x)
+
+
+CHANGES = [
+    share_a_block,
+    share_a_convolution,
+    tile_seamlessly,
+    add_what_the_norm_is_given,
+    add_what_the_attentions_norm_is_given,
+    replace_the_residual,
+]
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('form', [folded, lambda model: timm_sk.deploy(model, input_size=(3, 32, 32), compile=False)])
+@pytest.mark.all_cases
+@torch.no_grad()
+def test_models_whose_parts_are_shared_or_run_otherwise(change, form):
+    model = fill_model(timm.create_model('skresnet18', layers=[3, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
+    plain = model(pictures(size=32))
+    change(model)
+    expected = model(pictures(size=32))
+    assert distance(expected, plain) > 1e-3
+    assert distance(form(model)(pictures(size=32)), expected) <= 1e-5
+
+
+@torch.no_grad()
+def test_modules_used_twice_in_a_stem():
+    model = fill_model(timm.create_model('skresnet18', layers=[1, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
+    first, act, second = nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1)
+    model.conv1 = nn.Sequential(first, act, second, act).eval()
+    expected = model(pictures(size=32))
+    deployed = timm_sk.deploy(model, input_size=(3, 32, 32), compile=False)
+    assert distance(deployed(pictures(size=32)), expected) <= 1e-5

@@ -243,3 +243,21 @@ def test_spatial_mean(dtype, memory_format):
     assert (
         eager.spatial_mean(x, nhwc=memory_format is torch.channels_last).double() - expected
     ).abs().max() <= torch.finfo(dtype).eps * expected.abs().max()
+
+
+def test_eval_mode_gradients_in_bfloat16():
+    norm = fill_model(nn.BatchNorm2d(8)).eval()
+    norm.running_var.uniform_(0.01, 9)
+    source, grad = make_input((4, 8, 6, 6)), make_input((4, 8, 6, 6), seed=1)
+
+    def gradient(run, dtype: torch.dtype) -> Tensor:
+        given = source.to(dtype).requires_grad_()
+        run(given, copy.deepcopy(norm).to(dtype)).backward(grad.to(dtype))
+        return given.grad.double()
+
+    exact = gradient(lambda x, norm: norm(x).relu(), torch.float64)
+    theirs, ours = (
+        (gradient(run, torch.bfloat16) - exact).norm()
+        for run in (lambda x, norm: norm(x).relu(), lambda x, norm: eager.batch_norm_relu(x, norm)[0])
+    )
+    assert ours <= 1.05 * theirs

@@ -118,7 +118,7 @@ class BareSelectiveKernel(SelectiveKernel):
     def split(self, x: Tensor) -> List[Tensor]:
         branches = require_one_size([path(x) for path in self.paths], self.kernel_sizes, self.padding)
         if not torch.jit.is_scripting():
-            return ops.join([ops.Branches(branches, ordinary=not can_bypass(*self.paths))])
+            return ops.join([ops.Branches(branches, observed=not can_bypass(*self.paths))])
         return branches
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,24 +1,31 @@
 """The one guard of all shortcuts: whether a group of modules may be computed without calling them."""
 
 import sys
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
 
 _HOOKS = tuple(f'_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward', 'backward_pre'))
+_RUNNING = ('forward', 'split', 'logits', 'residual', 'attend')  # methods that run parts
+_KNOWN = ('torch', 'torchvision', 'timm', 'timm_sk')
 _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f'_global{kind}'] for kind in _HOOKS)
 
 
 def can_bypass(*modules: nn.Module, parts: bool = True) -> bool:
-    """Whether nobody could tell that these modules, and with `parts` those in them, are not called.
+    """Whether it makes no difference if these modules, and with `parts` those in them, are not called.
 
-    That is: no hook of any kind looks at them, and `forward` is neither replaced on an instance nor patched on a class.
-    What a module computes is for the caller to know, by its exact class: a parametrized module has another one.
+    That is: no hook of any kind looks at them, none is compiled by itself, and neither `forward` nor the way in which
+    modules are called is replaced on an instance or patched on a class. What a module computes is for the caller to
+    know, by its exact class: a parametrized module has another one. Functions that are patched in `torch` itself, and
+    modes of `torch.overrides`, are not looked for.
     """
-    if any(_GLOBAL_HOOKS) or not (torch.compiler.is_compiling() or _is_original(nn.Module, '__call__')):
+    if any(_GLOBAL_HOOKS):
         return False
-    return all(_is_ordinary(module, parts) for module in modules)
+    called = ('__call__', '_call_impl')
+    if not torch.compiler.is_compiling() and not all(is_original(nn.Module, method) for method in called):
+        return False
+    return all(_is_untouched(module, parts) for module in modules)
 
 
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
@@ -33,17 +40,40 @@ def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     )
 
 
-def _is_ordinary(module: nn.Module, parts: bool) -> bool:
+def is_original(owner: Any, method: str) -> bool:
+    """Whether a method of a class, or of an instance, was written where its class was, rather than put there later."""
+    kind = owner if isinstance(owner, type) else type(owner)
+    if kind is not owner and method in owner.__dict__:
+        return False
+    definer = _definer(kind, method)
+    home = sys.modules.get(definer.__module__)
+    function = definer.__dict__[method]
+    if home is None or getattr(function, '__globals__', None) is not vars(home):
+        return False
+    name = '_wrapped_call_impl' if method == '__call__' else method  # as torch writes it
+    return function.__qualname__ == f'{definer.__qualname__}.{name}'
+
+
+def runs_as_known(module: nn.Module) -> bool:
+    """Whether a module runs its parts as torch, torchvision, timm or this package wrote it."""
+    kind = type(module)
+    methods = [method for method in _RUNNING if hasattr(kind, method)]
+    known = all(_definer(kind, method).__module__.partition('.')[0] in _KNOWN for method in methods)
+    return known and all(is_original(module, method) for method in methods)
+
+
+def _definer(kind: type, method: str) -> type:
+    return next(base for base in kind.__mro__ if method in base.__dict__)
+
+
+def _is_untouched(module: nn.Module, parts: bool) -> bool:
     # asked in each forward pass, so without module.modules(), which takes twice as long
     attributes = module.__dict__
     if 'forward' in attributes or any(attributes[name] for name in _HOOKS):
         return False
-    if not (torch.compiler.is_compiling() or _is_original(type(module), 'forward')):  # Dynamo cannot trace the latter
-        return False
-    return not parts or all(part is None or _is_ordinary(part, parts) for part in attributes['_modules'].values())
-
-
-def _is_original(kind: type, method: str) -> bool:
-    """Whether a class's method was written where the class that defines it was, rather than put there later."""
-    owner = next(base for base in kind.__mro__ if method in base.__dict__)
-    return getattr(owner.__dict__[method], '__globals__', None) is vars(sys.modules[owner.__module__])
+    if not torch.compiler.is_compiling():  # Dynamo cannot trace the rest
+        if type(module).__call__ is not nn.Module.__call__ or module._compiled_call_impl is not None:
+            return False
+        if not is_original(type(module), 'forward'):
+            return False
+    return not parts or all(part is None or _is_untouched(part, parts) for part in attributes['_modules'].values())

@@ -1,6 +1,7 @@
 """Convolution, norm and activation one after the other, in less memory where nobody can tell.
 
-Each function calls the modules that it is given, in their order, unless `can_bypass` allows a shortcut.
+`conv_norm` and `run` call modules in their order, but for a norm where `can_bypass` allows a shortcut; `make_branches`
+is for modules of which `can_bypass` was asked before.
 """
 
 from collections.abc import Sequence
@@ -13,8 +14,8 @@ from .. import ops
 from .bypass import can_bypass, is_plain_batch_norm
 from .folded import FoldedConv, FoldedNorm
 
-# Classes of modules that make or write new tensors, and keep none.
-_MAKE_NEW = {nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU, nn.Identity}
+# Modules that return new tensors or write into what they are given, and keep none.
+_KEEP_NOTHING = {nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU}
 
 
 def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
@@ -30,7 +31,8 @@ def conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     if type(conv) is not nn.Conv2d or not is_plain_batch_norm(norm) or norm.training or features.dim() != 4:
         return norm(features)
     mean: Any = norm.running_mean
-    if mean.dtype != features.dtype or not can_bypass(conv, norm):
+    plain = mean.dtype == features.dtype and can_bypass(conv, norm)
+    if not plain or any(map(ops.has_tangent, (norm.weight, norm.bias))):
         return norm(features)
     unused = features.new_empty(0)  # for the batch's statistics
     torch.native_batch_norm(
@@ -65,11 +67,12 @@ def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> 
         if conv.bias is not None and type(conv.act) is nn.Identity and ops.can_defer(x, radix):
             raws = conv.convolve_alone(x).chunk(radix, dim=1)
             return ops.Branches(raws, epilogue=ops.Epilogue(conv.bias.chunk(radix), conv.activation))
-        return ops.Branches([conv(x)], radix, private=type(conv.act) in _MAKE_NEW)
+        return ops.Branches([conv(x)], radix, private=type(conv.act) in {nn.Identity, *_KEEP_NOTHING})
     if torch.is_grad_enabled() and len(after) == 2 and is_plain_batch_norm(after[0]) and type(after[1]) is nn.ReLU:
         source = conv(x)
-        if ops.can_recompute(source, radix):
+        if ops.can_recompute(source, after[0], radix):
             features, state = ops.batch_norm_relu(source, after[0])
             return ops.Branches([features], radix, states=[state])
         return ops.Branches([after[1](after[0](source))], radix)
-    return ops.Branches([run(x, layers)], radix, private={type(conv), *map(type, after)} <= _MAKE_NEW)
+    private = type(conv) is nn.Conv2d and _KEEP_NOTHING.issuperset(map(type, after))
+    return ops.Branches([run(x, layers)], radix, private=private)

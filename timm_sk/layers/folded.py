@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from ..errors import MismatchedCheckpointError
 from ..ops import convolution
-from .bypass import can_bypass
+from .bypass import can_bypass, is_original, runs_as_known
 from .merged import MergedConv, arguments_of, merge_groups
 
 _NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d, SyncBatchNormAct, FrozenBatchNormAct2d)
@@ -90,27 +90,26 @@ class FoldedConv(nn.Conv2d):
         )
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        return self.act(
-            convolution.convolve(
-                x,
-                self.weight if self.wide is None else self.wide,
-                self.bias,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.wide_groups,
-                self.activation,
-                shortcut,
-                self.packed,
-            )
-        )
+        return self.act(self._convolve(x, self.bias, self.activation, shortcut))
 
     @torch.jit.unused
     def convolve_alone(self, x: Tensor) -> Tensor:
         """The convolution's raw output, without bias and activation."""
+        return self._convolve(x, None, '', None)
+
+    def _convolve(self, x: Tensor, bias: Tensor | None, activation: str, shortcut: Tensor | None) -> Tensor:
         weight = self.weight if self.wide is None else self.wide
         return convolution.convolve(
-            x, weight, None, self.stride, self.padding, self.dilation, self.wide_groups, packed=self.packed
+            x,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.wide_groups,
+            activation,
+            shortcut,
+            self.packed,
         )
 
     def extra_repr(self) -> str:
@@ -190,7 +189,11 @@ def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
     """Whether a module is a convolution of its own weight, padded by numbers of zeros, that need not be called."""
-    if type(module) not in (nn.Conv2d, MergedConv) or not can_bypass(module):
+    if (
+        type(module) not in (nn.Conv2d, MergedConv)
+        or not can_bypass(module)
+        or not is_original(module, '_conv_forward')
+    ):
         return False
     if module.padding_mode != 'zeros' or isinstance(module.padding, str):
         return False
@@ -200,7 +203,8 @@ def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
 def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None, drop: str | None = None) -> bool:
     """Fold a norm into the convolution before it, in place, where that is possible.
 
-    The convolution becomes a `FoldedConv`, the others identities, so that `parent` runs as before.
+    The convolution becomes a `FoldedConv`, the others identities, so that `parent` computes the same; so it must be one
+    whose way of running its parts is known.
 
     Args:
         parent: A module that has them.
@@ -216,6 +220,8 @@ def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None
         ValueError: If the parent or one of these is in train mode.
     """
     require_eval(parent)
+    if not runs_as_known(parent):
+        return False
     conv_layer, norm_layer = parent.get_submodule(conv), parent.get_submodule(norm)
     inner = [getattr(norm_layer, name, nn.Identity()) for name in ('drop', 'act')]  # of timm's norms with activation
     if type(inner[0]) not in _IDENTITIES:
@@ -251,7 +257,7 @@ def fold_sequence(layers: nn.Sequential) -> None:
     Raises:
         ValueError: If it is in train mode.
     """
-    names = [name for name, _ in layers.named_children()]
+    names = list(layers._modules)  # also those of a module that is there twice
     for index, name in enumerate(names[:-1]):
         after = names[index + 2] if index + 2 < len(names) else None
         act = after if after is not None and type(layers.get_submodule(after)) in _ACTIVATIONS else None

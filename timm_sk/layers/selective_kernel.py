@@ -195,7 +195,7 @@ def run_path(path: nn.Module, x: Tensor) -> ops.Branches:
     bypass = can_bypass(path)
     if (type(path) is ConvNormAct or type(path) is FoldedConvNormAct) and bypass and ops.allows_shortcuts(x):
         return make_branches(x, path.layers())
-    return ops.Branches([path(x)], ordinary=not bypass)
+    return ops.Branches([path(x)], observed=not bypass)
 
 
 def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:

@@ -114,7 +114,7 @@ class SplitAttention(nn.Module):
             bypass = can_bypass(*layers)
             if bypass and ops.allows_shortcuts(x, self.radix):
                 return ops.join([make_branches(x, layers, radix=self.radix)])
-            return ops.join([ops.Branches([run(x, layers)], self.radix, ordinary=not bypass)])
+            return ops.join([ops.Branches([run(x, layers)], self.radix, observed=not bypass)])
 
     def logits(self, fused: Tensor) -> Tensor:
         """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""

@@ -35,9 +35,11 @@ class FoldedBlock(nn.Module):
         super().__init__()
         for name in self.names:
             self.add_module(name, block.get_submodule(name))
-        last = self.get_submodule(self.names[-1])
-        convolution: Any = last.conv if isinstance(last, FoldedConvNormAct) else last
-        convolution.absorb(block.get_submodule('act'))
+        last: Any = self.get_submodule(self.names[-1])
+        conv = last.conv if isinstance(last, FoldedConvNormAct) else last
+        own = FoldedConv(conv, conv.weight, conv.bias)  # another block may have the convolution too
+        own.absorb(block.get_submodule('act'))
+        setattr(self, self.names[-1], FoldedConvNormAct(own, last.aa) if isinstance(last, FoldedConvNormAct) else own)
         self.downsample: nn.Module | None = getattr(block, 'downsample', None)
         self.train(block.training)
 

@@ -8,7 +8,7 @@ import timm.models
 from torch import nn
 from torchvision.models import ShuffleNetV2
 
-from ..layers.bypass import can_bypass
+from ..layers.bypass import can_bypass, runs_as_known
 from ..layers.folded import FoldedConv, fold_norm, fold_sequence, is_plain, require_eval
 
 _TRUNKS = (timm.models.ResNet, timm.models.EfficientNet, timm.models.FeatureListNet, ShuffleNetV2)
@@ -50,8 +50,8 @@ def _fold_triples(parent: nn.Module, triples: tuple[tuple[str, str, str], ...]) 
         layer = children.get(conv)
         if isinstance(layer, nn.Sequential) and len(layer):  # of which the last has its norm outside
             fold_sequence(layer)
-            if type(layer) is not nn.Sequential or not can_bypass(layer, parts=False):
+            if not runs_as_known(layer) or not can_bypass(layer, parts=False):
                 continue
-            conv = f'{conv}.{list(dict(layer.named_children()))[-1]}'
+            conv = f'{conv}.{list(layer._modules)[-1]}'
         if layer is not None and norm in children:
             fold_norm(parent, conv, norm, act=act if act in children else None)

@@ -14,7 +14,7 @@ from timm.layers import LayerType, create_act_layer, create_attn
 from torch import Tensor, nn
 
 from ..layers import ConvNormAct, SelectiveKernel
-from ..layers.bypass import can_bypass
+from ..layers.bypass import can_bypass, runs_as_known
 from ..layers.folded import fold_sequence, is_identity, require_eval
 from .folded_blocks import FoldedBasic, FoldedBlock, FoldedBottleneck, takes_shortcut
 
@@ -105,14 +105,12 @@ class ResidualBlock(nn.Module):
     @torch.jit.unused
     def _is_folded(self) -> bool:
         """Whether nothing is left to do between the convolutions that the folded block has."""
-        owner: Any = next(kind for kind in type(self).__mro__ if 'folded' in kind.__dict__)
-        if type(self).forward is not ResidualBlock.forward or type(self).residual is not owner.residual:
-            return False
         kept = (*self.folded.names, 'act', 'downsample')
         between = [module for name, module in self.named_children() if name not in kept]
         last = self.get_submodule(self.folded.names[-1])
         return (
             all(map(is_identity, between))
+            and runs_as_known(self)
             and can_bypass(self, parts=False)
             and can_bypass(self.act)
             and takes_shortcut(last)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from . import eager, kernels, reference
 from .branches import BatchNormReLUState, Branches, Epilogue, join
-from .eager import batch_norm_relu, runs_eagerly
+from .eager import batch_norm_relu, has_tangent, runs_eagerly
 
 __all__ = [
     'BatchNormReLUState',
@@ -28,6 +28,7 @@ __all__ = [
     'can_defer',
     'can_recompute',
     'fuse',
+    'has_tangent',
     'join',
     'runs_eagerly',
     'runs_kernels',
@@ -68,13 +69,15 @@ def runs_two_branch_kernel(x: Any, weight: Tensor) -> bool:
     return runs_kernels([x, weight])
 
 
-def can_recompute(source: Tensor, radix: int = 1) -> bool:
-    """Whether `batch_norm_relu` may stand in for a norm and a ReLU after a convolution's output.
+def can_recompute(source: Tensor, norm: Any, radix: int = 1) -> bool:
+    """Whether `batch_norm_relu` may stand in for a batch norm and a ReLU after a convolution's output.
 
     Not on a CUDA device, where time is in short supply rather than memory; nor without two values in each channel,
     which the norm itself refuses.
     """
     recorded = torch.is_grad_enabled() and runs_eagerly(source) and source.dim() == 4
+    if eager.has_tangent(norm.weight) or eager.has_tangent(norm.bias):
+        return False
     return recorded and source.numel() > source.shape[1] and not runs_kernels([source] * radix)
 
 
@@ -91,11 +94,6 @@ def allows_shortcuts(x: Tensor, radix: int = 1) -> bool:
 def _runs_eager(tensors: Sequence[Tensor]) -> bool:
     """Whether branches run eagerly and are of one dtype; the reference promotes others."""
     return all(runs_eagerly(tensor) and tensor.dtype == tensors[0].dtype for tensor in tensors)
-
-
-def _is_observed(branches: Branches) -> bool:
-    """Whether someone may look at the graph that autograd records."""
-    return branches.ordinary and torch.is_grad_enabled()
 
 
 def _fuse_by_kernel(branches: Branches) -> Tensor:
@@ -175,7 +173,7 @@ def fuse(branches: List[Tensor]) -> Tensor:
         return reference.fuse(branches)
     else:
         given = _as_branches(branches)
-        if not _is_observed(given) and runs_kernels(given.tensors, radix=given.radix):
+        if not (given.observed and torch.is_grad_enabled()) and runs_kernels(given.tensors, radix=given.radix):
             return _fuse_by_kernel(given)
         if _runs_eager(given.tensors):
             return eager.fuse(given)
@@ -209,7 +207,7 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax', overwr
         given = _as_branches(branches)
         if not torch.jit.is_tracing():
             _check_logits(given.tensors, given.radix, logits, gate)  # type: ignore[arg-type]
-        if not _is_observed(given) and runs_kernels(given.tensors, logits, radix=given.radix):
+        if not (given.observed and torch.is_grad_enabled()) and runs_kernels(given.tensors, logits, radix=given.radix):
             return _select_by_kernel(given, logits, gate)
         if _runs_eager(given.tensors) and runs_eagerly(logits):
             return eager.select(given, logits, gate, overwrite=overwrite)

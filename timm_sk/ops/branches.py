@@ -32,7 +32,8 @@ class BatchNormReLUState(NamedTuple):
         weight: [C], the norm's, or None.
         bias: [C], the norm's, or None.
         mean: [C], of the batch in train mode, else the running mean.
-        inverse_std: [C], 1 / sqrt(variance + eps), likewise.
+        variance: [C], likewise.
+        inverse_std: [C], 1 / sqrt(variance + eps) in train mode.
         eps: The norm's.
         training: Whether mean and variance are the batch's.
     """
@@ -41,6 +42,7 @@ class BatchNormReLUState(NamedTuple):
     weight: Tensor | None
     bias: Tensor | None
     mean: Tensor
+    variance: Tensor
     inverse_std: Tensor
     eps: float
     training: bool
@@ -48,17 +50,12 @@ class BatchNormReLUState(NamedTuple):
     @property
     def tensors(self) -> tuple[Tensor | None, ...]:
         """The tensors among the fields, which come first."""
-        return self[:5]
+        return self[:-2]
 
     @property
     def constants(self) -> tuple[float, bool]:
         """The other fields."""
-        return self[5:]
-
-    @property
-    def variance(self) -> Tensor:
-        """[C], of the batch in train mode, else the running variance."""
-        return self.inverse_std.pow(-2) - self.eps
+        return self[-2:]
 
     def norm(self) -> Tensor:
         """[B, C, H, W]; where a graph is recorded, a function of source, weight and bias, batch statistics included."""
@@ -81,7 +78,7 @@ class Branches:
         epilogue: What the tensors still lack, if anything.
         states: How to compute each tensor again, so that the selection need not keep it for its backward pass; or ().
         private: Nobody but who made this value holds the tensors.
-        ordinary: Compute with ordinary PyTorch operations, for whoever looks at autograd's graph.
+        observed: Someone may look at autograd's graph, which is to have ordinary PyTorch operations.
     """
 
     tensors: Sequence[Tensor]
@@ -89,7 +86,7 @@ class Branches:
     epilogue: Epilogue | None = None
     states: Sequence[BatchNormReLUState] = ()
     private: bool = False
-    ordinary: bool = False
+    observed: bool = False
 
     def unpack(self) -> list[Tensor]:
         """M tensors [B, C, H, W], with the epilogue applied."""
@@ -123,5 +120,5 @@ def join(parts: Sequence[Branches]) -> Any:
         Epilogue(biases, epilogues[0].activation) if epilogues else None,
         [state for part in parts for state in part.states] if all(part.states for part in parts) else (),
         private=all(part.private for part in parts),
-        ordinary=any(part.ordinary for part in parts),
+        observed=any(part.observed for part in parts),
     )

@@ -7,7 +7,6 @@ through `timm_sk.ops`.
 from collections.abc import Sequence
 from typing import List
 
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -56,31 +55,10 @@ def apply_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation:
     """
     branches = []
     for m, raw in enumerate(raws):
-        branch = raw + biases[m][:, None, None]
+        branch = raw + biases[m].to(raw.dtype)[:, None, None]  # as a convolution under autocast adds it
         if activation == 'relu':
             branch = branch.relu()
         elif activation == 'relu6':
             branch = branch.clamp(0, 6)
         branches.append(branch)
     return branches
-
-
-def two_branches(
-    x: Tensor, weights: List[Tensor], biases: List[Tensor], stride: int, dilations: List[int], groups: int
-) -> List[Tensor]:
-    """Grouped 3x3 convolutions of one input, with bias and ReLU: [B, C_in, H, W] -> M x [B, C, H', W'].
-
-    The reference of `kernels.two_branch`, together with `fuse` and `select`.
-
-    Args:
-        x: Input [B, C_in, H, W].
-        weights: M tensors [C, C_in / groups, 3, 3].
-        biases: M tensors [C].
-        stride: Stride of every branch.
-        dilations: Dilation of each branch, which is its padding too.
-        groups: Number of groups of every branch.
-    """
-    return [
-        F.conv2d(x, weights[m], biases[m], stride, dilation, dilation, groups).relu()
-        for m, dilation in enumerate(dilations)
-    ]

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..eager import is_batched
 from ..eager import select_backward as differentiable_backward
 from .launch import launch, tile
 from .operands import dense_strides, format_of, in_slices, readable, require_logits
@@ -142,7 +143,7 @@ def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str], output:
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor | None], Tensor | None, None]:
     *branches, logits = ctx.saved_tensors
-    if torch.is_grad_enabled() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or is_batched(grad):
         radix = logits.shape[1] // len(branches)
         return *differentiable_backward(grad, branches, radix, logits, ctx.gate), None
     return *select_backward(grad, branches, logits, ctx.gate), None
