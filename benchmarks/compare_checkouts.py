@@ -8,11 +8,13 @@ round, BEFORE over AFTER: above 1 AFTER is faster. That of saved bytes is AFTER 
 import argparse
 import csv
 import os
-import platform
 import statistics
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
+
+from timm_sk.measured import processor
 
 NETS = ('skresnet34', 'skresnext50_32x4d', 'resnest50d')
 FORMS = ('eager', 'reparameterized', 'deployed', 'training')
@@ -62,28 +64,31 @@ for _ in sys.stdin:
 
 
 def measure(checkouts: list[Path], options: argparse.Namespace, net: str, form: str, memory_format: str) -> dict:
-    """One row: medians and ratios of a net in a form."""
+    """One row: medians and ratios of a net in a form, over several starts of both processes."""
     arguments = [net, form, memory_format, str(options.batch), str(options.size), str(options.threads)]
-    workers = [
-        subprocess.Popen(
-            [sys.executable, '-W', 'ignore', '-c', WORKER, *arguments],
-            cwd=checkout,
-            env={**os.environ, 'PYTHONPATH': str(checkout), 'HF_HUB_OFFLINE': '1'},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for checkout in checkouts
-    ]
-    saved = [int(worker.stdout.readline()) for worker in workers]
     times: list[list[float]] = [[], []]
-    for _ in range(options.rounds + 2):
-        for worker, taken in zip(workers, times, strict=True):
-            print(file=worker.stdin, flush=True)
-            taken.append(float(worker.stdout.readline()))
-    for worker in workers:
-        worker.communicate()
-    before, after = (taken[2:] for taken in times)
+    for _ in range(options.starts):  # where memory comes to lie differs from process to process, and costs up to 8 %
+        workers = [
+            subprocess.Popen(
+                [sys.executable, '-W', 'ignore', '-c', WORKER, *arguments],
+                cwd=checkout,
+                env={**os.environ, 'PYTHONPATH': str(checkout), 'HF_HUB_OFFLINE': '1'},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            for checkout in checkouts
+        ]
+        saved = [int(worker.stdout.readline()) for worker in workers]
+        for index in range(options.rounds + 2):
+            for worker, taken in zip(workers, times, strict=True):
+                print(file=worker.stdin, flush=True)
+                seconds = float(worker.stdout.readline())
+                if index > 1:
+                    taken.append(seconds)
+        for worker in workers:
+            worker.communicate()
+    before, after = times
     ratios = sorted(b / a for b, a in zip(before, after, strict=True))
     return dict(
         net=net,
@@ -92,6 +97,7 @@ def measure(checkouts: list[Path], options: argparse.Namespace, net: str, form: 
         batch=options.batch,
         size=options.size,
         threads=options.threads,
+        starts=options.starts,
         rounds=options.rounds,
         before_ms=round(1e3 * statistics.median(before), 2),
         after_ms=round(1e3 * statistics.median(after), 2),
@@ -100,7 +106,9 @@ def measure(checkouts: list[Path], options: argparse.Namespace, net: str, form: 
         ratio_max=round(ratios[-1], 3),
         ratio_of_minima=round(min(before) / min(after), 3),
         saved_ratio=round(saved[1] / saved[0], 4) if saved[0] else '',
-        machine=platform.processor() or platform.machine(),
+        processor=processor()[0],
+        torch=version('torch'),
+        timm=version('timm'),
     )
 
 
@@ -115,7 +123,8 @@ def main() -> None:
     parser.add_argument('--batch', type=int, default=8)
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--rounds', type=int, default=9)
+    parser.add_argument('--starts', type=int, default=4)
+    parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--out', type=Path)
     options = parser.parse_args()
     rows = []
