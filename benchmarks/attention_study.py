@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from benchmarks.input_pipeline import draw_folder
 from timm_sk import record_attention, shapes
 from timm_sk.bench.machine import describe, open_device
-from timm_sk.bench.report import Measurement, append, require_appendable
+from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
 from timm_sk.data import open_pictures
 from timm_sk.explain import Enlarging, study
 from timm_sk.explain.batches import data_batches
-from timm_sk.hub import ready_model
-from timm_sk.timing import MIN_ROUNDS, MIN_WARMUP, interleave, summarise
+from timm_sk.factory import ready_model
+from timm_sk.inference.timing import MIN_ROUNDS, MIN_WARMUP, interleave, summarise
 
 Batches = Iterable[tuple[Sequence[Tensor], Tensor]]
 Source = Callable[[], Batches]

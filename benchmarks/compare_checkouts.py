@@ -14,7 +14,7 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 
-from timm_sk.measured import processor
+from timm_sk.inference.autotune import processor
 
 NETS = ('skresnet34', 'skresnext50_32x4d', 'resnest50d')
 FORMS = ('eager', 'reparameterized', 'deployed', 'training')

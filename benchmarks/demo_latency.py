@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from playwright.sync_api import sync_playwright
 
-from timm_sk.demo.serving import serving
+from timm_sk.demo.server import serving
 
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking']
 

@@ -23,11 +23,11 @@ from torch.nn.functional import cross_entropy
 import timm_sk  # noqa: F401  (registers the models)
 from timm_sk import shapes
 from timm_sk.bench.machine import describe, open_device
-from timm_sk.bench.report import Measurement, append, require_appendable
+from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
 from timm_sk.data import Batch, Loader, Pictures, normalizer, open_pictures, train_loader
-from timm_sk.timing import MIN_ROUNDS, require_rounds, summarise
-from timm_sk.world import World
+from timm_sk.distributed import World
+from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarise
 
 AHEAD = 2  # batches that a worker loads ahead: so many come before the clock starts, and after it stops
 ALONE = 4  # times as many batches where they are loaded alone, which takes less time than a step

@@ -9,11 +9,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from timm_sk.bench.bandwidth import StageRow, measure_convolutions, measure_stages
-from timm_sk.bench.cases import DTYPES, MEMORY_FORMATS, require_names
+from bandwidth import StageRow, measure_convolutions, measure_stages
+
 from timm_sk.bench.machine import open_device
-from timm_sk.bench.report import append, require_appendable
-from timm_sk.timing import require_rounds
+from timm_sk.bench.matrix import DTYPES, MEMORY_FORMATS, require_names
+from timm_sk.bench.results import append, require_appendable
+from timm_sk.inference.timing import require_rounds
 
 SMALL = [2, 16, 8, 8]
 

@@ -10,7 +10,7 @@ from typing import Any
 import timm
 
 import timm_sk  # noqa: F401  (registers the models)
-from timm_sk.costs import count_macs
+from timm_sk.models.costs import count_macs
 
 TEST_SIZES = (224, 320)
 KERNELS = {'K3': 3, 'K5': 5, 'K7': 7}

@@ -10,7 +10,7 @@ from statistics import mean
 import timm
 
 import timm_sk  # noqa: F401  (registers the models)
-from timm_sk.costs import count_macs
+from timm_sk.models.costs import count_macs
 
 RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
 NAMES = ('sk_shufflenetv2_x0_5', 'sk_shufflenetv2_x1_0', 'sk_mobilenetv2_100')

@@ -10,11 +10,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from timm_sk.bench.agreement import exact_float32
+from timm_sk.distributed import World
 from timm_sk.finetune.config import Config
+from timm_sk.finetune.loop import train_step
 from timm_sk.finetune.model import build_model
-from timm_sk.finetune.step import train_step
-from timm_sk.finetune.trainee import Trainee, build_trainee
-from timm_sk.world import World
+from timm_sk.finetune.train_state import Trainee, build_trainee
 
 PATIENCE = datetime.timedelta(seconds=100)
 CONFIG = Config(model='sknet_atto.shapes', freeze_bn=True, opt='sgd', lr=0.1, smoothing=0.1, channels_last=False)

@@ -128,7 +128,7 @@ def assert_close(found: Sequence[Tensor], expected: Sequence[Tensor], dtype: tor
 @contextmanager
 def launched(**expected: int) -> Iterator[None]:
     """Require that exactly these kernels are launched, so often."""
-    from timm_sk.ops.kernels.launch import launches
+    from timm_sk.ops.kernels.launcher import launches
 
     before = launches.copy()
     yield

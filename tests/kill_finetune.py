@@ -13,9 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / 'finetune'))
-
-from runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, state_of
+from finetune_runs import DISK, draw_folder, kill_and_resume, require_equal, run_ranks, small, state_of
 
 
 def main(kills: int, worlds: tuple[int, ...]) -> None:

@@ -33,12 +33,12 @@ from safetensors.torch import load_file
 
 import timm_sk  # noqa: F401  (registers the models)
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import (
     Store,
-    conversion,
-    fetch,
-    hub,
+    hf_hub,
+    http_download,
+    import_checkpoint,
     obtain,
     resolve,
     save_safetensors,
@@ -129,11 +129,11 @@ class Killing:
 
     def _mark_phases(self) -> None:
         """Let this process say where it is, and be slow when it renames."""
-        self._mark('body', fetch, '_receive')
+        self._mark('body', http_download, '_receive')
         self._mark('body', file_download, 'http_get')
         self._mark('verify', resolve, 'check_against_table')
-        self._mark('verify', hub, 'check_against_table')
-        self._mark('read', conversion, 'read_checkpoint')
+        self._mark('verify', hf_hub, 'check_against_table')
+        self._mark('read', import_checkpoint, 'read_checkpoint')
         self._mark('write', store, 'save_safetensors')
         self._mark('rename', Path, 'replace', only=lambda path, _: path.name == 'new', pause=RENAME_PAUSE)
         self._mark('end', resolve, 'record_first_seen')

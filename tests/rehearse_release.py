@@ -28,7 +28,7 @@ def rehearse(names: list[str], hub: Hub, folder: Path) -> None:
     import torch
     from upstream_files import filled_weights, write_original
 
-    import timm_sk.publish
+    import timm_sk.publishing.upload
     from timm_sk.checkpoints import CHECKPOINTS
     from timm_sk.cli import app
     from timm_sk.pretrained import sha256_of
@@ -53,7 +53,7 @@ def rehearse(names: list[str], hub: Hub, folder: Path) -> None:
         served = replace(source, kind='url', location=f'{hub.endpoint}/files/{name}', sha256=digest, content_sha1=None)
         CHECKPOINTS[name] = replace(row, sources=(served,))
     kept = ['sknet_atto.digits', 'sknet_atto.shapes', *names]
-    timm_sk.publish.CHECKPOINTS = {name: CHECKPOINTS[name] for name in kept}
+    timm_sk.publishing.upload.CHECKPOINTS = {name: CHECKPOINTS[name] for name in kept}
     first = names[0]
     run(f'weights publish {first} --org rehearsal --dry-run')
     run('weights publish --all --org rehearsal')

@@ -11,7 +11,7 @@ from processes import ROOT, run_python
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.recipes import recipe_names
+from timm_sk.finetune.recipes import recipe_names
 
 pytestmark = pytest.mark.deep
 
@@ -42,12 +42,12 @@ def wheel(tmp_path_factory):
 
 def test_wheel_works_from_any_folder(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
-        prefix = 'timm_sk/weights/'
+        prefix = 'timm_sk/_bundled/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
-        assert {'timm_sk/py.typed', 'timm_sk/model_card.md'} <= set(archive.namelist())
-        assert {f'timm_sk/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
+        assert {'timm_sk/py.typed', 'timm_sk/publishing/model_card.md'} <= set(archive.namelist())
+        assert {f'timm_sk/finetune/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
         assert recipe_names()
-        assert {f'timm_sk/{name}' for name in ('costs.csv', 'demo/keyboard.js', 'demo/style.css')} <= set(
+        assert {f'timm_sk/{name}' for name in ('models/costs.csv', 'demo/keyboard.js', 'demo/style.css')} <= set(
             archive.namelist()
         )
         assert not any(name.endswith('train.py') for name in archive.namelist())
@@ -59,7 +59,7 @@ print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['fi
 """
     site = str(tmp_path / 'site')
     done = run_python('-W', 'error', '-c', code, site, PYTHONPATH=site, cwd=tmp_path)
-    assert done.stdout.strip() == f'{site}/timm_sk/weights/sknet_atto.digits/model.safetensors', done.stderr
+    assert done.stdout.strip() == f'{site}/timm_sk/_bundled/sknet_atto.digits/model.safetensors', done.stderr
 
 
 def test_sdist_has_the_weights_and_the_tests_data(tmp_path):

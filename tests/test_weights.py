@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from timm_sk import shapes
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.images import read_image
-from timm_sk.predict import example_images
+from timm_sk.data.images import read_image
+from timm_sk.inference.prediction import example_images
 from timm_sk.pretrained import bundled_folder, sha256_of
 from weights import selection
 

@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import Store, convert
-from timm_sk.pretrained.conversion import store_converted
+from timm_sk.pretrained.import_checkpoint import store_converted
 
 StateDict = dict[str, Tensor]
 

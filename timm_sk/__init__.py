@@ -2,10 +2,11 @@
 
 from . import models, ops
 from .attention import UnitWeights, attention_weights, record_attention
-from .deploy import deploy
-from .hub import hub_entrypoints
+from .data import shapes
+from .inference.deployment import deploy
+from .inference.tune_groups import merge_groups_for_training
 from .layers import SelectiveKernel, SplitAttention
-from .training_groups import merge_groups_for_training
+from .torch_hub import hub_entrypoints
 
 __version__ = '0.1.0'
 
@@ -21,4 +22,5 @@ __all__ = [
     'models',
     'ops',
     'record_attention',
+    'shapes',
 ]

@@ -9,9 +9,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .eval_mode import eval_mode
 from .layers import SelectiveKernel, SplitAttention
 from .layers.kernel_extent import kernel_extents
+from .models.modes import eval_mode
 from .ops.reference import attention
 
 

@@ -21,7 +21,7 @@ from shapes import preprocess
 from torch import Tensor
 from train import count_wrong, train
 
-from timm_sk.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
+from timm_sk.data.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
 
 RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
 NAME = 'sk_shufflenetv2_x0_5'

@@ -11,7 +11,7 @@ from recipe import LabelledPictures, Recipe
 from torch import nn
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.hub_folder import CARD, GOLDEN, RECIPE, write_golden, write_model
+from timm_sk.publishing.hub_folder import CARD, GOLDEN, RECIPE, write_golden, write_model
 
 ROOT = Path(__file__).resolve().parent
 GOLDEN_INPUTS = 8

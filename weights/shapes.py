@@ -13,7 +13,7 @@ from recipe import LabelledPictures, Recipe, Task
 from torch import Tensor, nn
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.shapes import TEST_COUNT, TEST_SEED, draw
+from timm_sk.data.shapes import TEST_COUNT, TEST_SEED, draw
 
 VALIDATION_SEED, VALIDATION_COUNT = 10_000, 10_000  # epochs take the seeds below
 

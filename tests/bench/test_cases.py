@@ -5,8 +5,8 @@ import timm
 import torch
 
 from timm_sk.bench import Variant, cases
-from timm_sk.bench.cases import baseline, variants
 from timm_sk.bench.counterparts import _PLAIN, _TIMM, KERNEL_SIZES, branch_counts, build
+from timm_sk.bench.matrix import baseline, variants
 from timm_sk.bench.random_weights import fill
 
 ONE = dict(dtypes=['float32'], memory_formats=['channels_last'])

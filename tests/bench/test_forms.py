@@ -7,10 +7,10 @@ import torch
 from variants import pictures
 
 import timm_sk
-from timm_sk.bench import Case, Variant, forms, measure, run
+from timm_sk.bench import Case, Variant, forms, measure, runner
 from timm_sk.bench.counterparts import build
 from timm_sk.bench.forms import prepare
-from timm_sk.cuda_graph import Recording
+from timm_sk.inference.cuda_graph import Recording
 from timm_sk.ops import kernels
 
 CPU = torch.device('cpu')
@@ -40,7 +40,7 @@ def captured(monkeypatch):
         made = forward(x)
         return Recording(given=x, made=made, replay=lambda: made.copy_(forward(x)), turn=torch.no_grad)
 
-    monkeypatch.setattr('timm_sk.cuda_graph.record', record)
+    monkeypatch.setattr('timm_sk.inference.cuda_graph.record', record)
     return found
 
 
@@ -103,14 +103,14 @@ def test_inductor_runs_without_kernels(monkeypatch):
 
 def test_a_graphed_row_has_no_peak_and_cudnn_chooses(monkeypatch, compiled, captured):
     chooses = []
-    observe = run.observe
+    observe = runner.observe
 
     def noting(step, first=None):
         chooses.append(torch.backends.cudnn.benchmark)
         return observe(step, first)
 
-    monkeypatch.setattr(run, 'observe', noting)
-    monkeypatch.setattr(run, 'require_forms', lambda *_: None)
+    monkeypatch.setattr(runner, 'observe', noting)
+    monkeypatch.setattr(runner, 'require_forms', lambda *_: None)
     monkeypatch.setattr(forms, '_deployed', lambda variant, case, model, dtype: model)
     eager, graph = measure(CASE, forms=['eager', 'compiled+graph'], sides=['ours'], device=CPU, rounds=None)
     assert [(row.form, row.status, bool(row.peak_bytes)) for row in (eager[0], *graph)] == [
@@ -123,7 +123,7 @@ def test_a_graphed_row_has_no_peak_and_cudnn_chooses(monkeypatch, compiled, capt
 
 def test_what_is_known_is_told_and_a_failure_stops_nothing_else(monkeypatch):
     prepared, timed = [], []
-    prepare = run.prepare
+    prepare = runner.prepare
 
     def noting(variant, case, model, images, labels):
         prepared.append((str(variant), case.dtype, len(images[0])))
@@ -135,8 +135,8 @@ def test_what_is_known_is_told_and_a_failure_stops_nothing_else(monkeypatch):
             raise torch.cuda.OutOfMemoryError('CUDA out of memory.\nTried to allocate')
         return {variant: [1.0 + index] * 7 for index, variant in enumerate(steps)}, 1
 
-    monkeypatch.setattr(run, 'prepare', noting)
-    monkeypatch.setattr(run, 'interleave', interleave)
+    monkeypatch.setattr(runner, 'prepare', noting)
+    monkeypatch.setattr(runner, 'interleave', interleave)
     said = []
     case = replace(CASE, batch=12, dtype='bfloat16')
     forms = ['eager', 'reparameterized', 'deployed']
@@ -163,15 +163,15 @@ def test_without_memory_for_the_reference_every_row_fails(monkeypatch):
     def fail(*_):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
 
-    monkeypatch.setattr(run, '_inputs', fail)
+    monkeypatch.setattr(runner, '_inputs', fail)
     found = measure(CASE, forms=['eager', 'deployed'], sides=['ours'], device=CPU)
     assert [[row.status for row in rows] for rows in found] == [['fails'], ['fails']]
 
 
 def test_what_trains_compiled_is_compared_on_its_whole_batch(compiled, monkeypatch):
     seen = []
-    observe = run.observe
-    monkeypatch.setattr(run, 'observe', lambda step, first=None: seen.append(first) or observe(step, first))
+    observe = runner.observe
+    monkeypatch.setattr(runner, 'observe', lambda step, first=None: seen.append(first) or observe(step, first))
     case = replace(CASE, task='training', batch=12)
     list(measure(case, forms=['compiled'], sides=['ours'], device=CPU, rounds=None))
     assert [first for first in seen if first] == [8, 12]

@@ -7,17 +7,18 @@ import os
 import subprocess
 import sys
 
+import bandwidth
 import pytest
 import torch
+from bandwidth import StageRow, difference, measure_stages
 from processes import ROOT
+from stages import operations, unit_stages
 
 from benchmarks import kernels
-from timm_sk import timing
-from timm_sk.bench import bandwidth, cases
-from timm_sk.bench.bandwidth import StageRow, difference, measure_stages
-from timm_sk.bench.cases import variants
-from timm_sk.bench.stages import operations, unit_stages
-from timm_sk.cli_bench import bench
+from timm_sk.bench import cases
+from timm_sk.bench.matrix import variants
+from timm_sk.cli.bench import bench
+from timm_sk.inference import timing
 
 SCRIPT = ROOT / 'benchmarks' / 'gpu.sh'
 CPU = torch.device('cpu')

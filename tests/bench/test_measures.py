@@ -13,7 +13,7 @@ from timm_sk.bench.floor import floor_step, record
 from timm_sk.bench.memory import peak_bytes, peak_of, saved_bytes
 from timm_sk.bench.random_weights import fill
 from timm_sk.bench.steps import Inference, Training
-from timm_sk.timing import interleave, ratios, summarise
+from timm_sk.inference.timing import interleave, ratios, summarise
 
 CPU = torch.device('cpu')
 PICTURES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

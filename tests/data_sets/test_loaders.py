@@ -12,16 +12,8 @@ from drawn_data import drawn, write_folder, write_shards, write_tar
 from timm.data import create_transform
 from torchvision.transforms.v2.functional import normalize
 
-from timm_sk.data import (
-    Pictures,
-    SyntheticPictures,
-    eval_loader,
-    normalizer,
-    open_pictures,
-    seed_of,
-    train_loader,
-)
-from timm_sk.world import World
+from timm_sk.data import Pictures, SyntheticPictures, eval_loader, normalizer, open_pictures, seed_of, train_loader
+from timm_sk.distributed import World
 
 COUNT, BATCH = 22, 4
 AUGMENTED = create_transform(

@@ -10,7 +10,7 @@ from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet,
 from PIL import Image
 
 from timm_sk.data import Pictures, PictureStream, SyntheticPictures, UnreadableSampleError, open_pictures
-from timm_sk.shapes import CLASS_NAMES, draw
+from timm_sk.data.shapes import CLASS_NAMES, draw
 
 EACH = 3
 

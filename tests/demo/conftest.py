@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope='module')
 def address() -> Iterator[str]:
     pytest.importorskip('gradio')
-    from timm_sk.demo.serving import serving
+    from timm_sk.demo.server import serving
 
     with serving(host='127.0.0.1') as address:
         yield address.rstrip('/')

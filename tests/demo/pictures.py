@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from timm_sk.predict import example_images
+from timm_sk.inference.prediction import example_images
 
 RING = next(path for path in example_images('sknet_atto.shapes') if path.stem == 'ring')
 SEVEN = next(path for path in example_images('sknet_atto.digits') if path.stem == '7')

@@ -20,8 +20,8 @@ import httpx
 from gradio_client import Client, handle_file
 
 from timm_sk.demo import analysis
-from timm_sk.demo.pictures import MAX_BYTES
-from timm_sk.demo.serving import MOST_SENT
+from timm_sk.demo.server import MOST_SENT
+from timm_sk.demo.uploads import MAX_BYTES
 
 pytestmark = pytest.mark.deep
 

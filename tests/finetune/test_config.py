@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from timm_sk.finetune.config import Config, checked, read_settings
-from timm_sk.recipes import recipe_names
+from timm_sk.finetune.recipes import recipe_names
 
 
 def write(path, text):

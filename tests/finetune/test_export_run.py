@@ -10,11 +10,12 @@ import yaml
 from filling import fill_model
 from huggingface_hub import ModelCard
 
-from timm_sk import exported_folder
+from timm_sk import atomic_io
 from timm_sk.errors import UnpublishableError
 from timm_sk.finetune import Config, read_settings
-from timm_sk.finetune.export_run import export_run
-from timm_sk.hub_folder import EXPORTED, check_golden
+from timm_sk.finetune.export import export_run
+from timm_sk.publishing import hub_folder
+from timm_sk.publishing.hub_folder import EXPORTED, check_golden
 
 NAMES = ['cat', 'dog', 'eel']
 
@@ -148,7 +149,7 @@ def test_an_older_one_is_replaced_once_the_new_one_is_complete(tmp_path, monkeyp
         raise UnpublishableError('another model')
 
     with monkeypatch.context() as patch:
-        patch.setattr(exported_folder, 'require_same_logits', fail)
+        patch.setattr(hub_folder, 'require_same_logits', fail)
         with pytest.raises(UnpublishableError):
             export(folder, fill_model(trained(), seed=5))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**before, 'extra': b''}
@@ -164,7 +165,7 @@ def test_killed_between_the_two_renames_the_older_one_comes_back(tmp_path):
     folder = export(tmp_path / 'x')
     folder.rename(tmp_path / '.x.old')
     (tmp_path / '.x.new').mkdir()
-    with exported_folder.staged(folder) as new:
+    with atomic_io.staged(folder) as new:
         assert (folder / 'config.json').is_file()
         assert not list(new.iterdir())
     assert (list(tmp_path.iterdir()), list(folder.iterdir())) == ([folder], [])

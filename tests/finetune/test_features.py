@@ -16,8 +16,8 @@ from safetensors import safe_open
 from torch import nn
 
 from timm_sk.data import SyntheticPictures, normalizer, open_pictures
+from timm_sk.distributed import World
 from timm_sk.finetune.features import write_features
-from timm_sk.world import World
 
 COUNT, CHUNK, BATCH = 11, 4, 3
 CPU = torch.device('cpu')

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from runs import DISK, draw_folder, kill_at, require_equal, run_ranks, small, state_of
+from finetune_runs import DISK, draw_folder, kill_at, require_equal, run_ranks, small, state_of
 
 pytestmark = pytest.mark.deep
 

@@ -3,7 +3,7 @@
 import pytest
 
 from timm_sk.finetune.config import Config
-from timm_sk.finetune.learning_rate import resolve_lr
+from timm_sk.finetune.train_state import resolve_lr
 
 
 def test_it_is_a_thousandth_by_default():

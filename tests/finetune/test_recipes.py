@@ -12,8 +12,8 @@ from timm_train_flags import fits, parse, read_flags
 
 import timm_sk  # noqa: F401
 from timm_sk.finetune.config import AUGMENTATION, MODEL, TRAINING, Config, read_settings
-from timm_sk.finetune.learning_rate import resolve_lr
-from timm_sk.recipes import find_recipe, recipe_names
+from timm_sk.finetune.recipes import find_recipe, recipe_names
+from timm_sk.finetune.train_state import resolve_lr
 
 OURS_ALONE: set[str] = set()  # keys that timm's script would warn about and ignore
 # None in timm's script means the same as here: as many as the data has, and top1.

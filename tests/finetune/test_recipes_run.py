@@ -6,7 +6,7 @@ import math
 import pytest
 
 from timm_sk.finetune.config import Config, read_settings
-from timm_sk.recipes import recipe_names
+from timm_sk.finetune.recipes import recipe_names
 
 # One epoch of a large net takes minutes on two cores, and 64 pictures fill none of its batches: so the smallest net
 # stands in for it, and for its size and batch. All that the recipe sets besides, how it trains and augments, stays.

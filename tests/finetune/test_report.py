@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from timm_sk.finetune import drawing, report
-from timm_sk.finetune.report import Report, draw_confusion, draw_curves
+from timm_sk.finetune import curves, run_report
+from timm_sk.finetune.run_report import Report, draw_confusion, draw_curves
 
 ROW = dict(train_loss=1.25, train_top1=40.5, val_loss=1.0, val_top1=62.5, val_top5=99.0, lr=0.001)
 ROW |= dict(images_per_s=1234.4, wait_share=0.031, seconds=12.5)
@@ -24,7 +24,7 @@ def history(epochs):
 def printed(monkeypatch):
     """What goes to a standard error that is no terminal."""
     console = Console(file=io.StringIO(), width=120)
-    monkeypatch.setattr(report, 'err', console)
+    monkeypatch.setattr(run_report, 'err', console)
     return console.file
 
 
@@ -32,7 +32,7 @@ def printed(monkeypatch):
 def clock(monkeypatch):
     """Seconds that pass when the test says so."""
     now = [0.0]
-    monkeypatch.setattr(report.time, 'monotonic', lambda: now[0])
+    monkeypatch.setattr(run_report.time, 'monotonic', lambda: now[0])
     return now
 
 
@@ -54,7 +54,7 @@ def test_lines_where_there_is_no_terminal(printed, clock, tmp_path):
 
 def test_a_bar_on_a_terminal_that_is_gone_afterwards(monkeypatch, tmp_path):
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    monkeypatch.setattr(report, 'err', console)
+    monkeypatch.setattr(run_report, 'err', console)
     told = Report(tmp_path, active=True)
     with told.epoch(0, 3, steps=4, first=1) as step:
         step(dict(loss=0.75, top1=50.0, images_per_s=10.0))
@@ -67,7 +67,7 @@ def test_a_bar_on_a_terminal_that_is_gone_afterwards(monkeypatch, tmp_path):
 
 def test_the_bar_is_gone_after_an_error_too(monkeypatch, tmp_path):
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    monkeypatch.setattr(report, 'err', console)
+    monkeypatch.setattr(run_report, 'err', console)
     with pytest.raises(KeyboardInterrupt), Report(tmp_path, active=True).epoch(0, 3, steps=4):
         raise KeyboardInterrupt
     assert console.file.getvalue().rstrip('\r\n').endswith('\x1b[2K')
@@ -101,7 +101,7 @@ def test_one_line_is_one_line(printed, tmp_path):
 
 
 def test_other_processes_do_nothing(printed, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, 'find_spec', lambda name: None)
+    monkeypatch.setattr(run_report, 'find_spec', lambda name: None)
     told = Report(tmp_path / 'run', active=False, tensorboard=True)
     with told.epoch(0, 1, steps=1) as step:
         step(dict(loss=1.0))
@@ -127,10 +127,10 @@ def test_tensorboard(printed, tmp_path):
 
 
 def test_missing_libraries_are_named_before_anything_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(report, 'find_spec', lambda name: None)
+    monkeypatch.setattr(run_report, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'tensorboard, which is not installed: pip install "timm_sk\[tensorboard\]"'):
         Report(tmp_path, active=True, tensorboard=True)
-    monkeypatch.setattr(drawing, 'find_spec', lambda name: None)
+    monkeypatch.setattr(curves, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match=r'matplotlib, which is not installed: pip install "timm_sk\[finetune\]"'):
         Report(tmp_path, active=True)
 
@@ -140,7 +140,7 @@ def test_curves(epochs, tmp_path):
     rows = history(epochs)
     draw_curves(rows, tmp_path / 'curves.png')
     assert Image.open(tmp_path / 'curves.png').size == (1575, 510)
-    loss, accuracy, lr = drawing.curves_of(rows).axes
+    loss, accuracy, lr = curves.curves_of(rows).axes
     assert [axes.get_ylabel() for axes in (loss, accuracy, lr)] == ['loss', 'accuracy, %', 'learning rate']
     assert {axes.get_xlabel() for axes in (loss, accuracy, lr)} == {'epoch'}
     drawn = {line.get_label(): line for axes in (loss, accuracy) for line in axes.lines}
@@ -156,7 +156,7 @@ def test_curves(epochs, tmp_path):
 
 
 def test_curves_of_what_is_there(tmp_path):
-    loss, accuracy, lr = drawing.curves_of([dict(val_loss=1.0, train_top1=None), dict(val_loss=float('nan'))]).axes
+    loss, accuracy, lr = curves.curves_of([dict(val_loss=1.0, train_top1=None), dict(val_loss=float('nan'))]).axes
     assert [len(axes.lines) for axes in (loss, accuracy, lr)] == [1, 0, 0]
     with pytest.raises(ValueError, match='no epoch yet'):
         draw_curves([], tmp_path / 'curves.png')
@@ -169,7 +169,7 @@ def test_confusion_of_a_few_classes(tmp_path):
     names = ['cat', 'a cost of $5 and $6', 'a name of far too many letters']
     draw_confusion(counts, names, tmp_path / 'confusion.png')
     assert Image.open(tmp_path / 'confusion.png').format == 'PNG'
-    axes = drawing.confusion_of(counts, names).axes[0]
+    axes = curves.confusion_of(counts, names).axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ('predicted class', 'true class')
     expected = torch.tensor([[0.9, 0.1, 0], [0, 0.5, 0.5], [0, 0, 0]], dtype=torch.float64)
     torch.testing.assert_close(torch.from_numpy(axes.images[0].get_array().data), expected)
@@ -185,14 +185,14 @@ def test_confusion_of_many_classes_lists_the_worst_pairs(tmp_path):
     counts[98, 98] = 5
     names = [f'species {index}' for index in range(100)]
     draw_confusion(counts, names, tmp_path / 'confusion.png')
-    image, beside, _ = drawing.confusion_of(counts, names).axes
+    image, beside, _ = curves.confusion_of(counts, names).axes
     assert not image.texts
     assert image.images[0].get_array().shape == (100, 100)
     pairs, figures = (text.get_text().splitlines()[1:] for text in beside.texts)
     assert pairs == [f'species {truth} taken for species {guess}' for truth, guess in ((7, 3), (98, 99), (3, 7))]
     assert figures == ['30 (38%)', '5 (50%)', '5 (9%)']
     many = torch.ones(40, 40)
-    assert len(drawing.most_confused(many, many)) == drawing.MOST_PAIRS
+    assert len(curves.most_confused(many, many)) == curves.MOST_PAIRS
 
 
 def test_confusion_needs_a_name_for_each_class(tmp_path):

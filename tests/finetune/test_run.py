@@ -13,13 +13,13 @@ import pytest
 import timm
 import torch
 import yaml
+from finetune_runs import draw_folder, require_equal, small, state_of
 from processes import run_python
-from runs import draw_folder, require_equal, small, state_of
 
 from timm_sk import shapes
 from timm_sk.finetune import Config, Stopped, finetune, loop
-from timm_sk.finetune.checkpoint import LAST, ResumeError, read
 from timm_sk.finetune.run import CLAIM, _claim_alone
+from timm_sk.finetune.run_checkpoint import LAST, ResumeError, read
 
 EPOCHS = 2
 

@@ -7,8 +7,8 @@ import torch
 from halves import CONFIG, Gradients, pictures, require_halves_equal_the_whole, step, trainee_of
 from torch import nn
 
+from timm_sk.distributed import World
 from timm_sk.finetune.model import build_model, freeze
-from timm_sk.world import World
 
 
 @pytest.mark.deep

@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from finetune_runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
 from processes import ROOT
-from runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
 
 from timm_sk.data import TrainBatches, open_pictures
+from timm_sk.distributed import World
 from timm_sk.finetune import Config
-from timm_sk.world import World
 
 pytestmark = pytest.mark.deep
 

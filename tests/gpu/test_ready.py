@@ -10,7 +10,7 @@ from torch import nn
 from variants import filled, pictures
 
 import timm_sk
-from timm_sk import hub
+from timm_sk import factory
 from timm_sk.bench.agreement import exact_float32
 
 pytestmark = [
@@ -107,9 +107,9 @@ def test_models_do_not_wait_for_the_device(name, train, request):
 
 
 def test_hub_models_are_called_before_they_are_handed_out(monkeypatch, request):
-    inputs, warm_up = [], hub.warm_up
-    monkeypatch.setattr(hub, 'warm_up', lambda model, x: inputs.append(x) or warm_up(model, x))
-    model = hub.ready_model('sknet_atto', device='cuda', dtype=torch.bfloat16)
+    inputs, warm_up = [], factory.warm_up
+    monkeypatch.setattr(factory, 'warm_up', lambda model, x: inputs.append(x) or warm_up(model, x))
+    model = factory.ready_model('sknet_atto', device='cuda', dtype=torch.bfloat16)
     (given,) = inputs
     assert (given.shape, given.dtype, given.device.type) == ((1, 3, 32, 32), torch.bfloat16, 'cuda')
     x = pictures(1, size=32).cuda().bfloat16()
@@ -118,7 +118,7 @@ def test_hub_models_are_called_before_they_are_handed_out(monkeypatch, request):
         calls = [model(x) for _ in range(10)]
     torch.cuda.set_sync_debug_mode('default')
     assert all(torch.equal(call, calls[0]) for call in calls)
-    assert_near(calls[0], expected_of(hub.ready_model('sknet_atto', device='cpu'), x))
+    assert_near(calls[0], expected_of(factory.ready_model('sknet_atto', device='cpu'), x))
 
 
 @pytest.mark.parametrize('form', FEWER)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
-from timm_sk.shapes import CLASS_NAMES
+from timm_sk.data.shapes import CLASS_NAMES
 
 pytestmark = pytest.mark.integration
 

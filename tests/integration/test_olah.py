@@ -18,8 +18,8 @@ from huggingface_hub import constants, get_hf_file_metadata
 from processes import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.export import export_checkpoint
-from timm_sk.release_folder import build_folder
+from timm_sk.publishing.package import export_checkpoint
+from timm_sk.publishing.release import build_folder
 
 pytestmark = pytest.mark.integration
 

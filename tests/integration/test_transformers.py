@@ -11,11 +11,11 @@ from processes import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.finetune import Config
-from timm_sk.finetune.export_run import export_run
-from timm_sk.hub_folder import golden_inputs, write_golden, write_model
-from timm_sk.predict import example_images
-from timm_sk.publish import publish_folder
-from timm_sk.release_folder import build_folder
+from timm_sk.finetune.export import export_run
+from timm_sk.inference.prediction import example_images
+from timm_sk.publishing.hub_folder import golden_inputs, write_golden, write_model
+from timm_sk.publishing.release import build_folder
+from timm_sk.publishing.upload import publish_folder
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ from torch import nn
 from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.costs import count_macs
+from timm_sk.models.costs import count_macs
 from timm_sk.models.pools import SameAveragePool
 from timm_sk.models.resnest_blocks import SplitAttentionBottleneck
 

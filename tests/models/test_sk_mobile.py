@@ -22,6 +22,8 @@ import timm_sk
 from timm_sk.errors import NoWeightsError
 from timm_sk.pretrained import save_safetensors
 
+pytestmark = pytest.mark.deep
+
 NAMES = ['sk_shufflenetv2_x0_5', 'sk_shufflenetv2_x1_0', 'sk_mobilenetv2_100']
 SHUFFLE, MOBILE = 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'
 ORIGINS = {

@@ -13,11 +13,11 @@ from small_net import NAME, assert_loaded, create, sha256
 from typer.testing import CliRunner
 from upstream_files import filled_weights, write_original
 
-from timm_sk import cli_weights
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.cli import app
+from timm_sk.cli import weights as cli_weights
 from timm_sk.pretrained import bundled_folder
-from timm_sk.weights import state_of
+from timm_sk.publishing.local import state_of
 
 FOLDER = bundled_folder(NAME)
 

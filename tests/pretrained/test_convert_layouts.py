@@ -10,7 +10,7 @@ from timm_sk.errors import MismatchedCheckpointError
 from timm_sk.pretrained import convert
 from timm_sk.pretrained.convert import recognise
 from timm_sk.pretrained.convert.layout import WEIGHT, Layout
-from timm_sk.pretrained.convert.recognition import SIGNATURES
+from timm_sk.pretrained.convert.recognize import SIGNATURES
 
 # oracle, to ours, to theirs
 LAYOUTS = [

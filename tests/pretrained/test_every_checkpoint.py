@@ -6,7 +6,7 @@ import torch
 from upstream_files import in_their_layout, rehearse
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import to_our_layout
 
 pytestmark = pytest.mark.deep

@@ -16,7 +16,7 @@ from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import Source
 from timm_sk.errors import UnobtainableCheckpointError, UnwritableStoreError
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import obtain, store_file
 
 pytestmark = pytest.mark.deep

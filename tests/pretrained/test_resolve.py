@@ -16,7 +16,7 @@ from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import Store, bundled_folder, convert, obtain
 
 
@@ -207,7 +207,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     def ask(checkpoint, shapes, **options):
         raise AskedForError(checkpoint.name, options)
 
-    monkeypatch.setattr('timm_sk.models.build.obtain', ask)
+    monkeypatch.setattr('timm_sk.models._builder.obtain', ask)
     expected = (name, dict(cache_dir=None, needs_classifier=True))
     with pytest.raises(AskedForError) as caught:
         timm.create_model(name, pretrained=True, device='meta')
@@ -223,7 +223,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     ],
 )
 def test_a_source_of_the_callers_is_left_to_timm(monkeypatch, overlay, error):
-    monkeypatch.delattr('timm_sk.models.build.obtain')
+    monkeypatch.delattr('timm_sk.models._builder.obtain')
     with pytest.raises((CorruptCheckpointError, OSError), match=error):
         timm.create_model('skresnet18.ra_in1k', pretrained=True, pretrained_cfg_overlay=overlay)
 

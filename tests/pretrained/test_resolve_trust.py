@@ -13,7 +13,7 @@ from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnobtainableCheckpointError
-from timm_sk.models.build import shapes_of
+from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import store_file
 
 MANUAL = Source(kind='manual', location='https://drive.example/file/d/7/view', format='pytorch')

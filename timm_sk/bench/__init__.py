@@ -3,8 +3,8 @@
 Nothing is timed before its numbers agree with timm's. `import timm_sk` does not import this package.
 """
 
-from .cases import Case, Variant, cases
-from .report import COLUMNS, Row
-from .run import measure
+from .matrix import Case, Variant, cases
+from .results import COLUMNS, Row
+from .runner import measure
 
 __all__ = ['COLUMNS', 'Case', 'Row', 'Variant', 'cases', 'measure']

@@ -8,10 +8,10 @@ import torch
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
-from ..cuda_graph import GraphedForward
+from ..inference.cuda_graph import GraphedForward
 from ..ops import kernels
-from .cases import DTYPES, GRAPH, MEMORY_FORMATS, Case, Variant
 from .counterparts import build
+from .matrix import DTYPES, GRAPH, MEMORY_FORMATS, Case, Variant
 from .steps import Inference, Step, Training
 
 # Without CUDA graphs, which have a form of their own: so this one differs from `compiled` in its kernels alone, it

@@ -8,8 +8,8 @@ import timm
 import torch
 
 from .. import __version__
-from ..measured import processor
-from .cases import GRAPH
+from ..inference.autotune import processor
+from .matrix import GRAPH
 
 _INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 

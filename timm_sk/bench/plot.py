@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from .cases import FORMS, GRAPH
+from .matrix import FORMS, GRAPH
 
 Result = dict[str, str]
 

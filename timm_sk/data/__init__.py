@@ -1,18 +1,9 @@
 """Pictures with labels, from whatever `timm.data.create_dataset` opens, and the loaders over them."""
 
-from .loading import (
-    Batch,
-    Loader,
-    TrainBatches,
-    eval_loader,
-    normalizer,
-    seed_everything,
-    seed_of,
-    train_loader,
-)
-from .pictures import Pictures, PictureStream, SyntheticPictures, open_pictures
+from .datasets import Pictures, PictureStream, SyntheticPictures, open_pictures
+from .images import UnreadableSampleError
+from .loading import Batch, Loader, TrainBatches, eval_loader, normalizer, seed_everything, seed_of, train_loader
 from .splits import Splits, cut, open_parts, open_splits
-from .unreadable import UnreadableSampleError
 
 __all__ = [
     'Batch',

@@ -18,9 +18,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from ..world import World
-from .pictures import Pictures, PictureStream
-from .unreadable import UnreadableSampleError
+from ..distributed import World
+from .datasets import Pictures, PictureStream
+from .images import UnreadableSampleError
 
 Transform = Callable[[Image.Image], Any]  # to 8-bit pixels [C, H, W], as an array of numpy or torch
 

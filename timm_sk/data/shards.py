@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from .unreadable import DECODING_ERRORS, reason
+from .images import DECODING_ERRORS, reason
 
 Sample = Mapping[str, Any]
 

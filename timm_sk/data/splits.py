@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from timm.data import get_img_extensions
 
-from .pictures import MAP_PREFIXES, STREAM_PREFIXES, Pictures, PictureStream, open_pictures
+from .datasets import MAP_PREFIXES, STREAM_PREFIXES, Pictures, PictureStream, open_pictures
 
 _TRAIN_FOLDERS = ('train', 'training')  # as `timm.data.create_dataset` looks for them
 _VAL_FOLDERS = ('val', 'valid', 'validation', 'eval', 'evaluation')

@@ -9,9 +9,9 @@ import gradio as gr
 
 from . import checkpoint_table, examples
 from .analysis import LEAST_SCALE
-from .answers import respond
+from .handlers import respond
 from .models import Models, offered
-from .picture_input import picture_input, scale_input
+from .widgets import picture_input, scale_input
 
 DEFAULT_MODEL = 'sknet_atto.shapes'
 DEFAULT_OTHER = 'sknet_atto.digits'
@@ -27,7 +27,7 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     """The page, with a model that is chosen at first; an answer to an example is there before the first event.
 
     Args:
-        model: Architecture, `arch.tag` or what else `timm_sk.hub.ready_model` takes.
+        model: Architecture, `arch.tag` or what else `timm_sk.factory.ready_model` takes.
 
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.

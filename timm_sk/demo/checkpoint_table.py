@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable, Sequence
 from html import escape
 
-from ..catalog import CatalogEntry, entry
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.rows import IMAGENET
+from ..models.listing import CatalogEntry, entry
 
 COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
 COLUMN_WIDTHS = ('295px', '125px', '95px', '80px', '110px', '310px', '115px', '95px')

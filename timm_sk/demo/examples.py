@@ -7,8 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from ..errors import TimmSkError
-from ..predict import example_images
-from .bars import data_uri
+from ..inference.prediction import example_images
+from .html import data_uri
 
 DEFAULT_EXAMPLES = 'sknet_atto.shapes'
 

@@ -11,9 +11,9 @@ import timm.data
 
 from ..attention import selecting_units
 from ..checkpoints import CHECKPOINTS
-from ..hub import ready_model
-from ..predict import class_names
-from ..preprocessing import preprocessing
+from ..factory import ready_model
+from ..inference.prediction import class_names
+from ..models.inputs import preprocessing
 
 MOST_KEPT = 4
 
@@ -63,7 +63,7 @@ class Models:
         """The model, loaded if it is not kept; the one that was used longest ago goes.
 
         Raises:
-            ValueError: As `timm_sk.hub.ready_model`; the next call tries again.
+            ValueError: As `timm_sk.factory.ready_model`; the next call tries again.
         """
         with self._lock:
             if found := self._find(name):

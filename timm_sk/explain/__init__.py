@@ -4,11 +4,11 @@ They return numbers; `timm-sk explain` draws them. docs/attention.md says how to
 """
 
 from .bootstrap import Estimate
-from .enlarging import Enlarging, enlarge
-from .pictures import Explanation, explain_pictures
+from .explanations import Explanation, explain_pictures
 from .receptive_field import receptive_fields
-from .study import Study, study
+from .scale_study import Study, study
 from .units import attention_difference, choose_units, default_units, expected_kernel_extent
+from .zoom import Enlarging, enlarge
 
 __all__ = [
     'Enlarging',

@@ -6,10 +6,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from .. import shapes
-from ..data import Batch, Pictures, PictureStream, UnreadableSampleError, eval_loader, normalizer
-from ..world import World
-from .enlarging import Enlarging
+from ..data import Batch, Pictures, PictureStream, UnreadableSampleError, eval_loader, normalizer, shapes
+from ..distributed import World
+from .zoom import Enlarging
 
 Batches = Iterator[tuple[Sequence[Tensor], Tensor]]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import selecting_units
-from ..eval_mode import eval_mode
+from ..models.modes import eval_mode
 from .units import inner_model
 
 _SHARE = 1 - 0.9545  # two standard deviations of a Gaussian lie within the rest

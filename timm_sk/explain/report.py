@@ -7,13 +7,13 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from ..exported_folder import staged
-from . import drawing
-from .enlarging import times
+from ..atomic_io import staged
+from . import figures
+from .explanations import Explanation
 from .page import Figure, Section, render_page
-from .pictures import Explanation
-from .study import Study
+from .scale_study import Study
 from .tables import PICTURE_COLUMNS, STUDY_COLUMNS, as_csv, picture_rows, study_rows
+from .zoom import times
 
 NUMBERS, PAGE = 'numbers.csv', 'report.html'
 MOST_DRAWN = 24  # pictures with figures of their own
@@ -60,18 +60,18 @@ def write_explanation(
         ValueError: If the folder holds anything, or matplotlib is not installed.
         OSError: If it cannot be written.
     """
-    drawing.require_matplotlib()
+    figures.require_matplotlib()
     scales = _listed(explanation.scales)
     files = {NUMBERS: as_csv(PICTURE_COLUMNS, picture_rows(explanation, names))}
     sections = [Section(title='How to read this', text=[f'Object at {scales}.', _READING, _FIELDS])]
     if len(pictures) > 1:
-        png = files['depth.png'] = drawing.as_png(drawing.depth_figure(explanation))
+        png = files['depth.png'] = figures.as_png(figures.depth_figure(explanation))
         figure = Figure(png=png, alt=_depth_alt(explanation, None), caption='By depth, mean of all pictures.')
         sections.append(Section(title=f'Mean of {len(pictures)} pictures', figures=[figure]))
     for index, (picture, name) in enumerate(zip(pictures[:MOST_DRAWN], names, strict=False)):
         stem = f'{index + 1:02}-{_file_name(name)}'
-        channels = drawing.as_png(drawing.channels_figure(explanation, picture, index))
-        depth = drawing.as_png(drawing.depth_figure(explanation, index))
+        channels = figures.as_png(figures.channels_figure(explanation, picture, index))
+        depth = figures.as_png(figures.depth_figure(explanation, index))
         files |= {f'{stem}-channels.png': channels, f'{stem}-depth.png': depth}
         units = ', '.join(explanation.attention)
         sections.append(
@@ -111,14 +111,14 @@ def write_study(folder: Path, study: Study, *, model_name: str, data_name: str, 
         ValueError: If the folder holds anything, or matplotlib is not installed.
         OSError: If it cannot be written.
     """
-    drawing.require_matplotlib()
+    figures.require_matplotlib()
     count, scales = int(study.counts.sum()), _listed(study.scales)
     intervals = (
         f'Intervals hold {study.confidence:.0%} of {study.replicates} bootstrap replicates over the pictures; they say '
         'nothing about another training run.'
     )
     files = {NUMBERS: as_csv(STUDY_COLUMNS, study_rows(study, by_class=by_class))}
-    png = files['depth.png'] = drawing.as_png(drawing.study_figure(study))
+    png = files['depth.png'] = figures.as_png(figures.study_figure(study))
     rows = study_cells(study)
     sections = [
         Section(title='How to read this', text=[f'{count} pictures of {data_name}, at {scales}.', _READING, intervals]),
@@ -136,7 +136,7 @@ def write_study(folder: Path, study: Study, *, model_name: str, data_name: str, 
         ),
     ]
     if by_class:
-        png = files['classes.png'] = drawing.as_png(drawing.classes_figure(study))
+        png = files['classes.png'] = figures.as_png(figures.classes_figure(study))
         figure = Figure(
             png=png,
             alt=f'Mean attention difference of each class in {", ".join(study.chosen)}; a table of its shifts follows.',

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .pictures import Explanation
-from .study import Study
+from .explanations import Explanation
+from .scale_study import Study
 
 PICTURE_COLUMNS = ('picture', 'scale', 'unit', 'quantity', 'branch', 'kernel_extent', 'channel', 'value')
 STUDY_COLUMNS = ('class', 'pictures', 'unit', 'quantity', 'scale', 'mean', 'low', 'high')

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import UnitWeights, kind_of, selecting_units, unit_name
-from ..deploy import Deployed
+from ..inference.deployment import Deployed
 
 _OF_THE_PAPER = ('SK_2_3', 'SK_3_4', 'SK_5_3')
 

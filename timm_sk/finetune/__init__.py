@@ -1,7 +1,7 @@
 """Fine-tuning: one readable loop on timm's parts and torchrun, which ends in a folder that is ready for a hub."""
 
 from .config import Config, read_settings
-from .extract import extract
+from .features import extract
 from .loop import Stopped
 from .run import Finished, finetune
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ..recipes import find_recipe
+from .recipes import find_recipe
 
 
 def _of(default: Any, group: str, text: str) -> Any:

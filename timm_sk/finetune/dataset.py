@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from .. import shapes
-from ..data import Pictures, PictureStream, Splits, SyntheticPictures, cut, open_parts, open_splits
+from ..data import Pictures, PictureStream, Splits, SyntheticPictures, cut, open_parts, open_splits, shapes
 from .config import Config
 
 _LEAST_JUDGING = 0.25  # of drawn pictures, of which there are few

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,16 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..data import Pictures, eval_loader
+from ..atomic_io import whole_file
+from ..data import Pictures, eval_loader, normalizer
 from ..data.loading import Transform
-from ..pretrained import save_safetensors, whole_file
-from ..world import World
+from ..distributed import World, joined
+from ..pretrained import save_safetensors
+from .config import Config
+from .dataset import open_uncut
+from .model import build_model
+from .preprocessing import data_config_of, transforms_of
+from .train_state import autocast_of
 
 INDEX, SOURCE = 'index.json', 'source.json'
 FORMS = ('safetensors', 'npy')
@@ -276,3 +283,47 @@ def _begin(folder: Path, wanted: dict[str, Any]) -> str | None:
 def _write_text(path: Path, text: str) -> None:
     with whole_file(path) as file:
         file.write(text.encode())
+
+
+def extract(config: Config) -> Path:
+    """Write the embeddings of all pictures; under torchrun its processes share them.
+
+    A data set with two parts gives two folders, `train` and `validation`; one with no validation part gives one,
+    `all`. What an earlier call has written is not computed again.
+
+    Args:
+        config: The settings, of which `features` names the folder.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the data or the model do not fit, or the folder holds others' embeddings.
+        OSError: If it cannot be written.
+    """
+    root = Path(config.features or '')
+    with joined(config.device) as world:
+        opening = partial(open_uncut, config)
+        parts = world.first_alone(opening) if config.dataset_download else opening()
+        model = build_model(config, 0)
+        data_config = data_config_of(config, model)
+        judging = transforms_of(config, data_config)[1]
+        model.to(world.device).eval()
+        for name, pictures in parts.items():
+            if not isinstance(pictures, Pictures):
+                raise ValueError('Embeddings are written of pictures that have numbers; a stream of shards has none.')
+            write_features(
+                model,
+                pictures,
+                judging,
+                folder=root / name,
+                world=world,
+                prepare=normalizer(data_config['mean'], data_config['std'], world.device),
+                batch_size=config.batch_size,
+                workers=config.workers,
+                form=config.features_format,
+                autocast=autocast_of(config, world.device),
+                source=f'{config.data or "synthetic"} {name}' + (f' in {config.amp_dtype}' if config.amp else ''),
+                max_bad=config.max_bad_images,
+            )
+    return root

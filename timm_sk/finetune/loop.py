@@ -3,22 +3,25 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from timm.models import model_parameters
+from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, Loader, seed_everything, seed_of
-from ..evaluation import Evaluation
-from ..world import World
-from .checkpoint import require_finite, save, save_best, what_to_try
+from ..distributed import World
+from ..evaluation.metrics import Evaluation
 from .config import Config
 from .progress import Progress
-from .report import Report
-from .step import train_step
-from .stopping import Stop
-from .trainee import Trainee
+from .run_checkpoint import require_finite, save, save_best, what_to_try
+from .run_report import Report
+from .signals import Stop
+from .train_state import Trainee
 
 _STEPS_BETWEEN_LOOKS = 10  # on a GPU, where looking at a loss waits for it
 _OF_STEPS = 1  # keeps the seeds of steps apart from those of pictures
@@ -241,3 +244,43 @@ def note_bad(progress: Progress, bad: list[str], most: int) -> None:
 def _is_better(row: dict[str, float], best: dict[str, float], metric: str) -> bool:
     new, old = row[f'val_{metric}'], best[f'val_{metric}']
     return math.isnan(old) or (new < old if metric == 'loss' else new > old)
+
+
+def train_step(
+    trainee: Trainee, images: Tensor, targets: Tensor, *, config: Config, batches: int, is_last: bool, updates: int
+) -> tuple[Tensor, Tensor]:
+    """Add a batch's gradients, and on the last batch of a step change the weights.
+
+    Args:
+        trainee: What trains.
+        images: Pictures [B, C, H, W] as the model takes them.
+        targets: Labels [B], or shares of the classes [B, K].
+        config: The settings.
+        batches: Batches whose gradients make this step.
+        is_last: Whether this is the last of them.
+        updates: Steps of the optimizer before this one.
+
+    Returns:
+        The loss, a number, and the logits [B, K], both without gradients.
+    """
+    net = trainee.net
+    # the processes' gradients are averaged once a step
+    alone = net.no_sync() if isinstance(net, DistributedDataParallel) and not is_last else nullcontext()
+    with alone:
+        with trainee.autocast():
+            logits = net(images)
+            loss = trainee.loss(logits, targets)
+        trainee.scaler.scale(loss / batches).backward()
+    if is_last:
+        if config.clip_grad is not None:
+            trainee.scaler.unscale_(trainee.optimizer)
+            clipped = model_parameters(trainee.model, exclude_head=config.clip_mode == 'agc')
+            dispatch_clip_grad(clipped, config.clip_grad, mode=config.clip_mode)
+        trainee.scaler.step(trainee.optimizer)
+        trainee.scaler.update()
+        trainee.optimizer.zero_grad()
+        if trainee.ema is not None:
+            trainee.ema.update(trainee.model, step=updates + 1)
+        if trainee.scheduler is not None:
+            trainee.scheduler.step_update(updates + 1)
+    return loss.detach(), logits.detach().float()

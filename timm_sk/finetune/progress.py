@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..world import World
+from ..distributed import World
 
 
 @dataclass(frozen=True, kw_only=True)

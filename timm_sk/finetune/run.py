@@ -12,22 +12,21 @@ import yaml
 from torch import nn
 
 from ..data import Pictures, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
-from ..evaluation import Evaluation, evaluate, require_torchmetrics
-from ..exported_folder import require_tag
-from ..world import World, joined
-from .checkpoint import BEST, LAST, read, restore, write_atomically
+from ..distributed import World, joined
+from ..evaluation.metrics import Evaluation, evaluate, require_torchmetrics
+from ..publishing.hub_folder import require_tag
 from .config import Config
+from .curves import draw_confusion, draw_curves
 from .dataset import open_data
-from .drawing import draw_confusion, draw_curves
-from .export_run import export_run
-from .learning_rate import pictures_per_step, resolve_lr
+from .export import export_run
 from .loop import Run, fit
 from .model import build_model
 from .preprocessing import batch_transform, data_config_of, transforms_of
 from .progress import Progress
-from .report import Report
-from .stopping import stop_requests
-from .trainee import build_trainee
+from .run_checkpoint import BEST, LAST, read, restore, write_atomically
+from .run_report import Report
+from .signals import stop_requests
+from .train_state import build_trainee, pictures_per_step, resolve_lr
 
 CONFIG, EXPORT = 'config.yaml', 'export'
 CLAIM = '.run'  # says that a folder is a run's, and by which start of torchrun

@@ -9,6 +9,8 @@ from torch import nn
 _HOOKS = tuple(f'_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward', 'backward_pre'))
 _RUNNING = ('forward', 'split', 'logits', 'residual', 'attend')  # methods that run parts
 _KNOWN = ('torch', 'torchvision', 'timm', 'timm_sk')
+# What nn.Module calls the functions that it has under these names; a container has no other forward.
+_OF_MODULE = {'__call__': 'Module._wrapped_call_impl', 'forward': '_forward_unimplemented'}
 _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f'_global{kind}'] for kind in _HOOKS)
 
 
@@ -50,8 +52,10 @@ def is_original(owner: Any, method: str) -> bool:
     function = definer.__dict__[method]
     if home is None or getattr(function, '__globals__', None) is not vars(home):
         return False
-    name = '_wrapped_call_impl' if method == '__call__' else method  # as torch writes it
-    return function.__qualname__ == f'{definer.__qualname__}.{name}'
+    written = (
+        _OF_MODULE[method] if definer is nn.Module and method in _OF_MODULE else f'{definer.__qualname__}.{method}'
+    )
+    return function.__qualname__ == written
 
 
 def runs_as_known(module: nn.Module) -> bool:

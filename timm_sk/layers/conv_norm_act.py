@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .bypass import can_bypass
 from .conv_sequence import run
-from .folded import FoldedConv, FoldedConvNormAct, fold_norm, is_identity
+from .folded_conv import FoldedConv, FoldedConvNormAct, fold_norm, is_identity
 
 
 class ConvNormAct(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import ops
 from .bypass import can_bypass, is_plain_batch_norm
-from .folded import FoldedConv, FoldedNorm
+from .folded_conv import FoldedConv, FoldedNorm
 
 # Modules that return new tensors or write into what they are given, and keep none.
 _KEEP_NOTHING = {nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.SiLU}

@@ -16,8 +16,8 @@ from .. import ops
 from .bypass import can_bypass
 from .conv_norm_act import ConvNormAct
 from .conv_sequence import make_branches
-from .folded import FoldedConvNormAct, fold_norm
-from .pooled import make_pooled_norm, require_batch
+from .folded_conv import FoldedConvNormAct, fold_norm
+from .pooled_norm import make_pooled_norm, require_batch
 
 
 class SelectiveKernelAttn(nn.Module):

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .. import ops
 from .bypass import can_bypass
 from .conv_sequence import make_branches, run
-from .folded import fold_norm
-from .pooled import make_pooled_norm, require_batch
+from .folded_conv import fold_norm
+from .pooled_norm import make_pooled_norm, require_batch
 
 
 class SplitAttention(nn.Module):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import ops
-from . import pooled
+from . import pooled_norm
 from .conv_norm_act import ConvNormAct
 from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
 from .split_attention import SplitAttention
@@ -75,5 +75,5 @@ class RadixMajorSplitAttention(SplitAttention):
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # R x [B, C, H', W']
         fused = ops.fuse(branches)
-        attended = pooled.at_least_two(fused) if self.training else fused
+        attended = pooled_norm.at_least_two(fused) if self.training else fused
         return ops.select(branches, self.logits(attended)[: fused.shape[0]], self.gate)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from ..layers.folded import FoldedConv, FoldedConvNormAct
+from ..layers.folded_conv import FoldedConv, FoldedConvNormAct
 
 
 class FoldedBlock(nn.Module):

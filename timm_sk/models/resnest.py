@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..registry import register
-from .build import build_model, family_cfgs
+from ._builder import build_model, family_cfgs
 from .resnest_blocks import SplitAttentionBottleneck
 from .resnet import StemPoolResNet
 

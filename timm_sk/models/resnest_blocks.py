@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import SplitAttention
 from ..layers.conv_sequence import conv_norm
-from ..layers.folded import fold_norm
+from ..layers.folded_conv import fold_norm
 from .folded_blocks import FoldedSplitAttentionBottleneck
 from .sk_blocks import ResidualBlock, zero_weight
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..registry import register
-from .build import family_cfgs
+from ._builder import family_cfgs
 from .pools import SameAveragePool, SamePool
 from .resnest import build_resnest
 from .resnest_blocks import SplitAttentionBasic, SplitAttentionBottleneck

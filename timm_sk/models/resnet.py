@@ -7,7 +7,7 @@ from typing import Any
 from timm.models import ResNet
 from torch import nn
 
-from .build import build_model
+from ._builder import build_model
 
 
 class StemPoolResNet(ResNet):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..layers import ConvNormAct, SelectiveKernel
 from ..layers.bypass import can_bypass, runs_as_known
-from ..layers.folded import fold_sequence, is_identity, require_eval
+from ..layers.folded_conv import fold_sequence, is_identity, require_eval
 from .folded_blocks import FoldedBasic, FoldedBlock, FoldedBottleneck, takes_shortcut
 
 # What the blocks decide themselves.

@@ -24,7 +24,7 @@ from torch import nn
 
 from ..layers.depthwise import require_unit, selective_kernel, squeeze_excite
 from ..registry import register
-from .build import build_model, family_cfgs
+from ._builder import build_model, family_cfgs
 from .shufflenetv2 import ShuffleNetV2
 
 __all__ = ['mobilenetv2']

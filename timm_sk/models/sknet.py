@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ..registry import register
-from .build import family_cfgs
+from ._builder import family_cfgs
 from .pools import CeilPool
 from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck

@@ -11,7 +11,7 @@ from timm.models import ResNet, checkpoint_seq
 from torch import Tensor, nn
 
 from ..registry import register
-from .build import family_cfgs
+from ._builder import family_cfgs
 from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBottleneck
 

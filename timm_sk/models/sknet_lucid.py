@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..layers import BareSelectiveKernel, ConvNormAct
 from ..registry import register
-from .build import family_cfgs
+from ._builder import family_cfgs
 from .folded_blocks import FoldedBareBottleneck
 from .resnet import build_resnet
 from .sk_blocks import ResidualBlock, zero_weight

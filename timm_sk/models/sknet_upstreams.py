@@ -9,7 +9,7 @@ from torch import nn
 
 from ..layers import SigmoidSelectiveKernel
 from ..registry import register
-from .build import family_cfgs
+from ._builder import family_cfgs
 from .pools import SamePool
 from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck

@@ -97,19 +97,19 @@ def _runs_eager(tensors: Sequence[Tensor]) -> bool:
 
 
 def _fuse_by_kernel(branches: Branches) -> Tensor:
-    from .kernels import folded, fuse  # of Triton, which is not needed elsewhere
+    from .kernels import fuse, fuse_select_bias_act  # of Triton, which is not needed elsewhere
 
     if branches.epilogue is None:
         return fuse.fuse(branches.tensors, branches.radix)
-    return folded.fuse_bias_act(branches.tensors, *branches.epilogue)
+    return fuse_select_bias_act.fuse_bias_act(branches.tensors, *branches.epilogue)
 
 
 def _select_by_kernel(branches: Branches, logits: Tensor, gate: str) -> Tensor:
-    from .kernels import folded, select
+    from .kernels import fuse_select_bias_act, select
 
     if branches.epilogue is None:
         return select.select(branches.tensors, logits, gate)
-    return folded.select_bias_act(branches.tensors, *branches.epilogue, logits, gate)
+    return fuse_select_bias_act.select_bias_act(branches.tensors, *branches.epilogue, logits, gate)
 
 
 def _check_branches(branches: List[Tensor]) -> None:

@@ -1,12 +1,12 @@
 """Whose checkpoint: from a row of the table to a verified local file. Knows no model."""
 
 from . import convert
-from .config import hub_config
-from .conversion import store_file, to_our_layout
-from .hub import hub_file
+from .hf_config import hub_config
+from .hf_hub import hub_file
+from .import_checkpoint import store_file, to_our_layout
 from .readers import read_checkpoint
 from .resolve import bundled_file, obtain
-from .saving import save_safetensors, whole_file
+from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of, trust_of
 
@@ -31,5 +31,4 @@ __all__ = [
     'store_root',
     'to_our_layout',
     'trust_of',
-    'whole_file',
 ]

@@ -18,11 +18,11 @@ from ..errors import (
     UnobtainableCheckpointError,
     UnwritableStoreError,
 )
-from .conversion import check_fit, header_of, is_in_our_layout, store_converted
-from .fetch import Progress, discard, download
-from .first_seen import check_first_seen, first_seen, record_first_seen
-from .hub import UnreachableHubError, download_timeout, hub_file, is_offline
+from .hf_hub import UnreachableHubError, download_timeout, hub_file, is_offline
+from .http_download import Progress, discard, download
+from .import_checkpoint import check_fit, header_of, is_in_our_layout, store_converted
 from .store import WEIGHTS_NAME, Store, bundled_folder
+from .trust_on_first_use import check_first_seen, first_seen, record_first_seen
 from .verify import check_against_table, check_file, is_pinned
 
 Shapes = Callable[[], Mapping[str, Size]]

@@ -20,10 +20,11 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..atomic_io import sync_folder, write_json
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, UnwritableStoreError
-from .config import hub_config
-from .saving import save_safetensors
+from .hf_config import hub_config
+from .safetensors_io import save_safetensors
 from .verify import sha256_of
 
 WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'origin.json'
@@ -34,7 +35,7 @@ _LEFTOVER_SECONDS = 24 * 3600  # from then on, what another checkpoint's turn le
 
 def bundled_folder(name: str) -> Path:
     """The folder of a checkpoint that ships with the project: in the installed package, else at the checkout's root."""
-    installed = _PACKAGE / 'weights'
+    installed = _PACKAGE / '_bundled'
     return (installed if installed.is_dir() else _PACKAGE.parent / 'weights') / name
 
 
@@ -261,25 +262,6 @@ def _reading(path: Path) -> Iterator[None]:
         raise CorruptCheckpointError(
             f'{path} cannot be read ({error}). Make it readable, or set TIMM_SK_HOME to another folder.'
         ) from error
-
-
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file to the disk."""
-    with path.open('w') as file:
-        json.dump(content, file, indent=2)
-        file.write('\n')
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Write to the disk which files a folder has, where the platform can."""
-    if os.name == 'posix':
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
 
 def _made(folder: Path) -> Path:

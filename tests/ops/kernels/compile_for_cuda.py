@@ -13,8 +13,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from timm_sk.ops import kernels
-from timm_sk.ops.kernels import folded, fuse, launch, select, select_backward, two_branch
-from timm_sk.ops.kernels.two_branch_plan import block_count
+from timm_sk.ops.kernels import fuse, fuse_select_bias_act, launcher, select, two_branch
+from timm_sk.ops.kernels.two_branch_tiling import block_count
 
 TWO_BRANCHES = (  # channels, groups, height and width, dtype
     (128, 32, 56, torch.bfloat16),  # blocks of 32
@@ -72,14 +72,14 @@ def two_branches(channels: int, groups: int, size: int, dtype: torch.dtype) -> N
     for form in ('keep', 'fuse', 'select'):
         logits = [torch.empty(2, 2, channels, dtype=dtype)] if form == 'select' else []
         label = f'two_branch_{form} {channels}/{groups} {str(dtype)[6:]}'
-        two_branch.launch.launch = lambda _, *args, label=label, **constants: compile_only(label, *args, **constants)
+        two_branch.launcher.launch = lambda _, *args, label=label, **constants: compile_only(label, *args, **constants)
         getattr(two_branch, form)(x, weight, bias, *logits, 1, [1, 2])
 
 
 def main() -> None:
     kernels.INTERPRETED = True  # the tensors are on the CPU
-    launch._sizes = lambda device: launch.sizes_for(132)
-    fuse.launch = select.launch = select_backward.launch = compile_only
+    launcher._sizes = lambda device: launcher.sizes_for(132)
+    fuse.launch = select.launch = compile_only
     for capability, count, memory_format in ((80, 4, torch.contiguous_format), (90, 2, torch.channels_last)):
         triton.runtime.driver.set_active(AbsentDevice(capability))
         shape = (8, 64, 56, 56)
@@ -87,9 +87,9 @@ def main() -> None:
         logits, biases = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
         fuse.fuse(branches, 1)
         select.select(branches, logits, 'softmax')
-        select_backward.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
-        folded.fuse_bias_act(branches, biases, 'relu')
-        folded.select_bias_act(branches, biases, 'relu6', logits, 'sigmoid')
+        select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
+        fuse_select_bias_act.fuse_bias_act(branches, biases, 'relu')
+        fuse_select_bias_act.select_bias_act(branches, biases, 'relu6', logits, 'sigmoid')
         for channels, groups, size, dtype in TWO_BRANCHES:
             two_branches(channels, groups, size, dtype)
 

@@ -100,7 +100,7 @@ def test_refuses_a_device_without_kernels(fuse, monkeypatch):
 
 def test_what_no_program_writes_is_nan(fuse, monkeypatch):
     from timm_sk.ops.kernels import fuse as module
-    from timm_sk.ops.kernels.launch import launch
+    from timm_sk.ops.kernels.launcher import launch
 
     monkeypatch.setattr(
         module, 'launch', lambda name, kernel, programs, *rest, **kw: launch(name, kernel, programs - 1, *rest, **kw)

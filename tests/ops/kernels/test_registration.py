@@ -47,10 +47,9 @@ def assert_agrees(function, inputs: list[Tensor]) -> None:
 
 @pytest.mark.parametrize('case', [PLAIN, PLAIN._replace(layout='slices', radix=2)], ids=['two', 'two in one'])
 def test_opcheck(case):
-    from timm_sk.ops.kernels.folded import _fuse_bias_act, _select_bias_act
     from timm_sk.ops.kernels.fuse import fuse
-    from timm_sk.ops.kernels.select import select
-    from timm_sk.ops.kernels.select_backward import select_backward
+    from timm_sk.ops.kernels.fuse_select_bias_act import _fuse_bias_act, _select_bias_act
+    from timm_sk.ops.kernels.select import select, select_backward
 
     tensors, logits = make_tensors(case), make_logits(case)
     constants = [tensor.detach() for tensor in tensors]
@@ -66,7 +65,7 @@ def test_opcheck(case):
 
 def test_no_operator_has_default_arguments():
     """Up to torch 2.11 a backward pass may not return a gradient for an argument that the dispatcher left out."""
-    for name in ('folded', 'fuse', 'select', 'select_backward', 'two_branch'):
+    for name in ('fuse_select_bias_act', 'fuse', 'select', 'two_branch'):
         kernels.load(name)
     schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith('timm_sk::')]
     assert len(schemas) == 8
@@ -252,7 +251,7 @@ def test_branches_that_lie_side_by_side_are_one_operand():
 
 
 def test_slices_are_read_where_they_lie():
-    from timm_sk.ops.kernels.operands import readable
+    from timm_sk.ops.kernels.strides import readable
 
     for layout in ('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other picture'):
         for radix in (1, 2):
@@ -279,7 +278,7 @@ assert timm_sk.ops.fuse(branches).eq(2).all()
 for _ in range(3):
     assert not timm_sk.ops.kernels.available()
 kernels = [name for name in sys.modules if name.startswith('timm_sk.ops.kernels.')]
-assert kernels in ([], ['timm_sk.ops.kernels.two_branch_plan']), kernels  # which needs no Triton
+assert kernels in ([], ['timm_sk.ops.kernels.two_branch_tiling']), kernels  # which needs no Triton
 """
 
 

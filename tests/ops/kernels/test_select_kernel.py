@@ -197,7 +197,7 @@ def test_refuses_tensors_on_two_devices(select):
 
 
 def test_the_gradient_must_be_like_the_result():
-    from timm_sk.ops.kernels.select_backward import select_backward
+    from timm_sk.ops.kernels.select import select_backward
 
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
     for grad, message in ((tensors[0].half(), 'one dtype'), (tensors[0][:, :4], 'one shape')):
@@ -207,15 +207,13 @@ def test_the_gradient_must_be_like_the_result():
 
 @pytest.mark.parametrize('launch_of', ['select', 'select_backward', 'gate_backward'])
 def test_what_no_program_writes_is_nan(select, launch_of, monkeypatch):
-    from timm_sk.ops.kernels import select as forward_module
-    from timm_sk.ops.kernels import select_backward as backward_module
-    from timm_sk.ops.kernels.launch import launch
+    from timm_sk.ops.kernels import select as module
+    from timm_sk.ops.kernels.launcher import launch
 
     def one_less(name, kernel, programs, *rest, **constants):
         launch(name, kernel, programs - (name == launch_of), *rest, **constants)
 
-    for module in (forward_module, backward_module):
-        monkeypatch.setattr(module, 'launch', one_less)
+    monkeypatch.setattr(module, 'launch', one_less)
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
     with launched(select=1, select_backward=1, gate_backward=1):
         selected = select(tensors, logits, 'softmax')

@@ -12,12 +12,12 @@ from filling import make_input
 from launches import Launches, counted
 from torch import Tensor
 
-from timm_sk.layers.merged import merge_groups
+from timm_sk.layers.merged_groups import merge_groups
 from timm_sk.ops import kernels, reference
 
 triton = pytest.importorskip('triton')
 two_branch = pytest.importorskip('timm_sk.ops.kernels.two_branch')
-plan = pytest.importorskip('timm_sk.ops.kernels.two_branch_plan')
+plan = pytest.importorskip('timm_sk.ops.kernels.two_branch_tiling')
 
 # How far a value may be off by the rounding of the result. The interpreter truncates to bfloat16 where a GPU rounds.
 ROUNDING = {torch.float32: 0, torch.float16: 2**-11, torch.bfloat16: 2**-8}

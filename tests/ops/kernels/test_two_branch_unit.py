@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from variants import filled, pictures
 
 import timm_sk
-from timm_sk import branch_choices
-from timm_sk.branch_choices import SEPARATE, replace_where_faster
+from timm_sk.inference import tune_branches
+from timm_sk.inference.tune_branches import SEPARATE, replace_where_faster
 from timm_sk.layers import BareSelectiveKernel, SelectiveKernel, SigmoidSelectiveKernel, StackedSelectiveKernel
-from timm_sk.layers.folded import FoldedConv
-from timm_sk.layers.two_branch import FORMS, TwoBranchSelectiveKernel, can_replace, convolutions
+from timm_sk.layers.folded_conv import FoldedConv
+from timm_sk.layers.fused_selective_kernel import FORMS, TwoBranchSelectiveKernel, can_replace, convolutions
 from timm_sk.ops import kernels
 from timm_sk.pretrained import store_root
 
@@ -186,9 +186,9 @@ class Stopwatch:
 
 
 def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
-    path = store_root() / branch_choices.FILE_NAME
+    path = store_root() / tune_branches.FILE_NAME
     answers = iter(['kept', SEPARATE, 'recomputed', 'kept'])  # no more than these are asked for
-    monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: next(answers))
+    monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     net = Net()
     found = replace_where_faster(net, net.shapes(), remember=False, interpret=True)
     assert found == {'units.0': 'kept', 'units.1': 'kept'}
@@ -205,20 +205,20 @@ def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
 
 @pytest.mark.parametrize(('times', 'form'), [(TO_SEPARATE, SEPARATE), (TO_KEPT, 'kept'), (TO_RECOMPUTED, 'recomputed')])
 def test_the_fastest_form_must_win_by_a_margin(monkeypatch, times, form, launches):
-    monkeypatch.setattr(branch_choices, 'measure', Stopwatch(times))
-    assert branch_choices.fastest_form(folded(), [1, 16, 3, 3]) == form
+    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(times))
+    assert tune_branches.fastest_form(folded(), [1, 16, 3, 3]) == form
     assert launches.count == 3 + 3  # once to prepare, once in the measurement
 
 
 @pytest.mark.parametrize('damaged', ['{"half', '[1]', {'form': 'A'}, {'form': 3}])
 def test_a_damaged_file_is_measured_anew(monkeypatch, damaged):
-    path = store_root() / branch_choices.FILE_NAME
+    path = store_root() / tune_branches.FILE_NAME
     path.parent.mkdir(parents=True, exist_ok=True)
     net = Net()
     shapes = net.shapes()
-    keys = [branch_choices.key_of(unit, [1, 16, 5, 4]) for unit in net.units]
+    keys = [tune_branches.key_of(unit, [1, 16, 5, 4]) for unit in net.units]
     path.write_text(json.dumps(dict.fromkeys(keys, damaged['form'])) if isinstance(damaged, dict) else damaged)
-    monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: 'recomputed')
+    monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: 'recomputed')
     assert set(replace_where_faster(net, shapes, interpret=True).values()) == {'recomputed'}
     assert set(json.loads(path.read_text()).values()) == {'recomputed'}
 
@@ -229,11 +229,11 @@ def test_a_kernel_that_cannot_be_built_is_left_out(monkeypatch, name, caplog):
         raise RuntimeError('no C compiler')
 
     seen: list[list[str]] = []
-    monkeypatch.setattr(branch_choices, 'measure', lambda runs, device: seen.append(list(runs)) or {SEPARATE: [1.0]})
+    monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: seen.append(list(runs)) or {SEPARATE: [1.0]})
     monkeypatch.setattr(torch.ops.timm_sk, name, fail)
-    branch_choices._tell.cache_clear()
+    tune_branches._tell.cache_clear()
     for _ in range(2):
-        assert branch_choices.fastest_form(folded(), [1, 16, 3, 3]) == SEPARATE
+        assert tune_branches.fastest_form(folded(), [1, 16, 3, 3]) == SEPARATE
     left = 'recomputed' if name == 'two_branch_keep' else 'kept'
     assert seen == [[SEPARATE, left]] * 2
     assert [record.getMessage() for record in caplog.records] == [
@@ -245,15 +245,15 @@ def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
     unit = folded(channels=32, groups=4)
     for conv in convolutions(unit):
         conv.merge(2)
-    monkeypatch.setattr(branch_choices, 'measure', Stopwatch(TO_KEPT))
-    branch_choices.fastest_form(unit, [1, 32, 3, 3])
+    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(TO_KEPT))
+    tune_branches.fastest_form(unit, [1, 32, 3, 3])
     assert type(unit) is SelectiveKernel
     assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
     assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'kept'))] == [4, 4]
 
 
 def test_never_on_a_cpu_unless_asked(monkeypatch):
-    monkeypatch.setattr(branch_choices, 'measure', lambda runs, device: TO_KEPT)
+    monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: TO_KEPT)
     net = Net()
     assert replace_where_faster(net, net.shapes()) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
@@ -267,8 +267,8 @@ def test_never_on_a_cpu_unless_asked(monkeypatch):
 @pytest.mark.deep
 def test_forms_are_measured_without_compiling_them(monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
-    monkeypatch.setattr(branch_choices, 'measure', Stopwatch(TO_KEPT))
-    monkeypatch.setattr(branch_choices, '_runs_on_device', lambda *_: True)  # as on a GPU
+    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(TO_KEPT))
+    monkeypatch.setattr(tune_branches, '_runs_on_device', lambda *_: True)  # as on a GPU
     net = Net()
     net.units = net.units[:1]
     assert replace_where_faster(net, net.shapes()) == {'units.0': 'kept'}
@@ -286,7 +286,7 @@ def test_a_whole_net(monkeypatch, launches):
     wanted, weights = deployed(x), timm_sk.attention_weights(model, x)
     forms = ['kept', 'recomputed', 'kept', SEPARATE, 'recomputed']
     answers = iter(forms)
-    monkeypatch.setattr(branch_choices, 'fastest_form', lambda *_, **__: next(answers))
+    monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     shapes = {convolutions(unit)[0]: [1, unit.in_channels, 1, 1] for unit in units}
     replaced = replace_where_faster(deployed, shapes, remember=False, interpret=True)
     assert list(replaced.values()) == [form for form in forms if form != SEPARATE]
@@ -307,7 +307,7 @@ def test_deployed_on_a_gpu(dtype, compile):
     model = filled('sknet50').cuda()
     x = pictures(8, size=64).cuda()
     deployed = timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=8, dtype=dtype, compile=compile)
-    choices = json.loads((store_root() / branch_choices.FILE_NAME).read_text())
+    choices = json.loads((store_root() / tune_branches.FILE_NAME).read_text())
     assert choices
     assert set(choices.values()) <= {SEPARATE, *FORMS}
     wanted = model(x)

@@ -15,9 +15,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
-from .launch import launch, shares, tile
-from .operands import in_slices, readable, require
-from .tiles import columns, features, place
+from .device_functions import columns, features, place
+from .launcher import launch, shares, tile
+from .strides import in_slices, readable, require
 
 
 @triton.jit

@@ -2,6 +2,16 @@
 
 The weights are the softmax of the logits over m, or their sigmoids, made in float32 inside the kernel. Each branch is
 read once and the result written once: M + 1 times B * C * H * W elements.
+
+`timm_sk::select_backward` gives the gradients. With grad the result's gradient,
+
+    branch gradient_m = weight_m * grad
+    slope_m = sum over h, w of grad * branch_m
+    logit gradient_m = weight_m * (slope_m - sum over k of weight_k * slope_k), or slope_m * weight_m * (1 - weight_m)
+
+in one pass: grad and each branch are read once, each branch's gradient is written once, 2 M + 1 times B * C * H * W
+elements. Every program adds up its part of the slopes in float32 and writes it to a place of its own; a second kernel
+adds the parts in their order and applies the gate. There are no atomics, so gradients are the same each time.
 """
 
 from collections.abc import Sequence
@@ -14,10 +24,9 @@ from torch import Tensor
 
 from ..eager import is_batched
 from ..eager import select_backward as differentiable_backward
-from .launch import launch, tile
-from .operands import dense_strides, format_of, in_slices, readable, require_logits
-from .select_backward import select_backward
-from .tiles import columns, features, gate_weights, place
+from .device_functions import columns, features, gate_weights, place
+from .launcher import launch, shares, tile
+from .strides import dense_strides, format_of, in_slices, readable, require, require_logits
 
 
 @triton.jit
@@ -150,3 +159,165 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor | None], Tensor |
 
 
 select.register_autograd(_backward, setup_context=_keep_inputs)
+
+
+@triton.jit
+def _backward_kernel(
+    gradients,  # tuple of M
+    slopes,  # [B, shares, M, C]
+    grad,
+    branches,  # tuple of M
+    logits,  # [B, M, C]
+    channels,
+    pixels,
+    share_pixels,
+    channel_blocks,
+    shares,
+    grad_picture_stride,
+    grad_channel_stride,
+    grad_pixel_stride,
+    picture_stride,
+    channel_stride,
+    pixel_stride,
+    out_picture_stride,
+    out_channel_stride,
+    out_pixel_stride,
+    COUNT: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    picture, block, share = place(tl.program_id(0), channel_blocks, shares)
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel = channel < channels
+    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
+    grad_start = picture * grad_picture_stride + channel[:, None] * grad_channel_stride
+    start = picture * picture_stride + channel[:, None] * channel_stride
+    out_start = picture * out_picture_stride + channel[:, None] * out_channel_stride
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32),)
+    first = share * share_pixels
+    for begin in range(first, min(first + share_pixels, pixels), BLOCK_S):
+        pixel = (begin + tl.arange(0, BLOCK_S)).to(tl.int64)[None, :]
+        mask = is_channel[:, None] & (pixel < pixels)
+        incoming = tl.load(grad + grad_start + pixel * grad_pixel_stride, mask=mask, other=0.0).to(tl.float32)
+        added = ()
+        for m in tl.static_range(COUNT):
+            x = tl.load(branches[m] + start + pixel * pixel_stride, mask=mask, other=0.0).to(tl.float32)
+            added = added + (sums[m] + incoming * x,)
+            tl.store(gradients[m] + out_start + pixel * out_pixel_stride, weights[m][:, None] * incoming, mask=mask)
+        sums = added
+    for m in tl.static_range(COUNT):
+        row = ((picture * shares + share) * COUNT + m) * channels
+        tl.store(slopes + row + channel, tl.sum(sums[m], axis=1), mask=is_channel)
+
+
+@triton.jit
+def _gate_backward_kernel(
+    gradient,  # [B, M, C]
+    slopes,  # [B, shares, M, C]
+    logits,  # [B, M, C]
+    channels,
+    channel_blocks,
+    shares,
+    COUNT: tl.constexpr,
+    SIGMOID: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    picture, block, _ = place(tl.program_id(0), channel_blocks, 1)
+    channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
+    is_channel = channel < channels
+    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
+    sums = ()
+    for _ in tl.static_range(COUNT):
+        sums = sums + (tl.full([BLOCK_C], 0.0, tl.float32),)
+    for share in range(0, shares):
+        added = ()
+        for m in tl.static_range(COUNT):
+            row = ((picture * shares + share) * COUNT + m) * channels
+            added = added + (sums[m] + tl.load(slopes + row + channel, mask=is_channel, other=0.0),)
+        sums = added
+    mean = tl.full([BLOCK_C], 0.0, tl.float32)
+    if not SIGMOID:
+        for m in tl.static_range(COUNT):
+            mean += weights[m] * sums[m]
+    for m in tl.static_range(COUNT):
+        change = weights[m] * (1.0 - weights[m]) * sums[m] if SIGMOID else weights[m] * (sums[m] - mean)
+        tl.store(gradient + (picture * COUNT + m) * channels + channel, change, mask=is_channel)
+
+
+@torch.library.custom_op('timm_sk::select_backward', mutates_args=())
+def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
+    """The gradients of `select`'s branches and logits.
+
+    Args:
+        grad: The result's gradient [B, C, H, W], in its dtype.
+        branches: As of `select`.
+        logits: As of `select`.
+        gate: As of `select`.
+
+    Returns:
+        A gradient for each branch, in the first one's memory format, and the logits' gradient [B, M, C].
+
+    Raises:
+        ValueError: If `select` would refuse them, or the gradient is not beside the result in shape, dtype and device.
+    """
+    slices = in_slices(branches, require_logits(branches, logits, gate))
+    require([grad, slices[0]])
+    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
+    logits_gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    if not grad.numel():
+        return gradients, logits_gradient.zero_()
+    pictures, channels, height, width = slices[0].shape
+    pixels, device, count = height * width, grad.device, len(slices)
+    tensors, strides = readable(slices)
+    (grad,), grad_strides = readable([grad], format_of(slices[0]))
+    block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count + 1, device=device)
+    channel_blocks = triton.cdiv(channels, block.channels)
+    share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
+    slopes = torch.empty((pictures, share_count, count, channels), dtype=torch.float32, device=device)
+    constants = dict(COUNT=count, SIGMOID=gate == 'sigmoid', BLOCK_C=block.channels)
+    logits = logits.contiguous()
+    launch(
+        'select_backward',
+        _backward_kernel,
+        pictures * channel_blocks * share_count,
+        device,
+        tuple(in_slices(gradients, count // len(gradients))),
+        slopes,
+        grad,
+        tensors,
+        logits,
+        channels,
+        pixels,
+        share_pixels,
+        channel_blocks,
+        share_count,
+        *grad_strides,
+        *strides,
+        *dense_strides(gradients[0].shape, format_of(gradients[0])),
+        BLOCK_S=block.pixels,
+        **constants,
+    )
+    launch(
+        'gate_backward',
+        _gate_backward_kernel,
+        pictures * channel_blocks,
+        device,
+        logits_gradient,
+        slopes,
+        logits,
+        channels,
+        channel_blocks,
+        share_count,
+        **constants,
+    )
+    return gradients, logits_gradient
+
+
+@select_backward.register_fake
+def _(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, gate: str) -> tuple[list[Tensor], Tensor]:
+    require_logits(branches, logits, gate)
+    gradients = [torch.empty_like(branch, memory_format=format_of(branches[0])) for branch in branches]
+    return gradients, torch.empty_like(logits, memory_format=torch.contiguous_format)

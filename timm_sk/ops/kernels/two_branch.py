@@ -38,8 +38,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import launch
-from .two_branch_plan import LIMIT, check, output_size, tiling
+from . import launcher
+from .two_branch_tiling import LIMIT, check, output_size, tiling
 
 _DEVICES = ('cuda', 'cpu')  # the latter in Triton's interpreter
 
@@ -246,7 +246,7 @@ def _launch(
         raise ValueError(f'The input {list(x.shape)} needs {programs} programs, 2^31 or more: split the batch.')
     if not programs:
         return
-    launch.launch(
+    launcher.launch(
         'two_branch',
         _two_branch_kernel,
         programs,

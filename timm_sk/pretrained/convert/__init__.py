@@ -12,7 +12,7 @@ from .lucid import convert_lucid, to_lucid
 from .lucid3 import convert_lucid3, convert_lucid3_resnest, to_lucid3, to_lucid3_resnest
 from .mindcv import convert_mindcv, convert_mindcv_resnest, to_mindcv, to_mindcv_resnest
 from .pytorchcv import convert_pytorchcv, to_pytorchcv
-from .recognition import Converter, recognise
+from .recognize import Converter, recognise
 from .resnest import convert_resnest
 
 __all__ = [

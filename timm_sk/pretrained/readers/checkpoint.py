@@ -10,14 +10,14 @@ from torch import Tensor
 
 from ...errors import UnreadableCheckpointError
 from .caffe import read_caffe
-from .detect import detect
+from .formats import detect
 from .mindspore import read_mindspore
 from .mxnet import read_mxnet
 from .safetensors_file import read_safetensors
+from .state_dict import unwrap
 from .stream import Refusal
 from .torch_archive import read_torch_archive
 from .torch_stream import read_torch_stream
-from .unwrap import unwrap
 from .zips import unzip_single
 
 _READERS: dict[str, Callable[[BinaryIO], Any]] = {

@@ -5,7 +5,7 @@ import zipfile
 from typing import Any, BinaryIO
 
 from .pickle_contents import NOT_RUN, Contents
-from .pickles import follow
+from .pickle_vm import follow
 from .stream import Refusal, Stream, quote
 from .torch_stream import load
 from .zips import check_entry, open_zip, read_entry

@@ -5,7 +5,7 @@ from typing import Any, BinaryIO
 import torch
 
 from .pickle_contents import Contents
-from .pickles import follow
+from .pickle_vm import follow
 from .stream import Refusal, Stream, quote
 
 MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle: the number 0x1950a86a20f9469cfc6c

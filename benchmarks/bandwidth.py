@@ -1,0 +1,209 @@
+"""How near the stages of an SK unit come to the memory's speed, which is measured as that of a copy."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from stages import Results, Stage, convolutions, operations, unit_stages
+
+from timm_sk.bench.agreement import exact_float32
+from timm_sk.bench.machine import describe, require_dtype
+from timm_sk.bench.matrix import DTYPES, MEMORY_FORMATS
+from timm_sk.bench.results import Measurement
+from timm_sk.inference.timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
+from timm_sk.inference.warmup import cudnn_chooses
+
+_logger = logging.getLogger(__name__)
+
+BOUND = 1e-4  # of the largest value, in float32
+# C_in, C_out, H = W, groups, kernel size: of sknet50 at 224 pixels, and of skresnet34
+CONVOLUTIONS = (
+    (256, 128, 56, 1, 1),
+    (128, 256, 56, 1, 1),
+    (512, 1024, 14, 1, 1),
+    (64, 64, 56, 1, 3),
+    (128, 128, 56, 32, 3),
+    (512, 512, 14, 32, 3),
+)
+ROUNDING_STEPS = 8  # of the dtype, below float32: a unit rounds its branches, its logits and its output
+
+
+@dataclass(kw_only=True)
+class StageRow(Measurement):
+    """One stage in one implementation; docs/bench.md says what each column means."""
+
+    stage: str
+    implementation: str = ''
+    dtype: str
+    memory_format: str
+    batch: int
+    channels: int
+    height: int
+    width: int
+    branches: int
+    groups: int | None = None
+    least_bytes: int
+    status: str = ''
+    difference: float | None = None
+    bound: float | None = None
+    rounds: int | None = None
+    warmup: int | None = None
+    repeats: int | None = None
+    min_ms: float | None = None
+    median_ms: float | None = None
+    max_ms: float | None = None
+    floor_ms: float | None = None
+    gb_per_s: float | None = None
+    of_copy_min: float | None = None
+    of_copy_median: float | None = None
+    of_copy_max: float | None = None
+
+
+def measure_stages(
+    shape: Sequence[int],
+    *,
+    branches: int,
+    groups: int,
+    dtype: str,
+    memory_format: str,
+    device: torch.device,
+    rounds: int | None = 7,
+    warmup: int = MIN_WARMUP,
+) -> Iterator[list[StageRow]]:
+    """Measure fuse, select and its backward pass beside the law's, and one deployed unit stage by stage.
+
+    What disagrees with the law is not timed.
+
+    Args:
+        shape: B, C, H, W of a branch.
+        branches: M.
+        groups: Of the unit's convolutions.
+        dtype: A key of `DTYPES`.
+        memory_format: A key of `MEMORY_FORMATS`.
+        device: A CPU or a CUDA GPU.
+        rounds: Timed rounds; None for bytes and agreement alone.
+        warmup: Rounds before them.
+
+    Raises:
+        ValueError: If there are too few rounds, or float16 is asked of a CPU.
+    """
+    if rounds is not None:
+        require_rounds(rounds, warmup)
+    require_dtype(dtype, device)
+    place: dict[str, Any] = dict(
+        branches=branches, dtype=DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format], device=device
+    )
+    batch, channels, height, width = shape
+    common: dict[str, Any] = dict(
+        dtype=dtype,
+        memory_format=memory_format,
+        batch=batch,
+        channels=channels,
+        height=height,
+        width=width,
+        branches=branches,
+        **describe(device),
+    )
+    with cudnn_chooses():
+        copy, *selection = operations(shape, **place)
+        yield _measure([copy, *selection], common, device, rounds, warmup)
+        del selection  # and the memory of its maps
+        unit = unit_stages(shape, groups=groups, **place)
+        yield _measure([copy, *unit], common | dict(groups=groups), device, rounds, warmup)
+
+
+def measure_convolutions(
+    batch: int,
+    *,
+    size: int = 56,
+    dtype: str,
+    memory_format: str,
+    device: torch.device,
+    rounds: int | None = 7,
+) -> Iterator[list[StageRow]]:
+    """Measure convolutions of `CONVOLUTIONS` with what follows them: bias, ReLU and shortcut.
+
+    Args:
+        batch: Images.
+        size: Height and width at most.
+        dtype: A key of `DTYPES`.
+        memory_format: A key of `MEMORY_FORMATS`.
+        device: A CPU or a CUDA GPU.
+        rounds: Timed rounds; None for bytes and agreement alone.
+    """
+    require_dtype(dtype, device)
+    for channels, out_channels, width, groups, kernel_size in CONVOLUTIONS:
+        width = min(size, width)
+        shape = (batch, channels, width, width)
+        common: dict[str, Any] = dict(zip(('batch', 'channels', 'height', 'width'), shape, strict=True))
+        common |= dict(dtype=dtype, memory_format=memory_format, branches=1, groups=groups, **describe(device))
+        with cudnn_chooses():
+            stages = convolutions(
+                shape,
+                out_channels=out_channels,
+                kernel_size=kernel_size,
+                groups=groups,
+                dtype=DTYPES[dtype],
+                memory_format=MEMORY_FORMATS[memory_format],
+                device=device,
+            )
+            yield _measure(stages, common, device, rounds, MIN_WARMUP)
+
+
+def _measure(
+    stages: Sequence[Stage], common: Mapping[str, Any], device: torch.device, rounds: int | None, warmup: int
+) -> list[StageRow]:
+    """Rows of stages that are timed side by side, the first of them the copy."""
+    rows: list[StageRow] = []
+    steps: dict[int, Timed] = {}  # by the row's place
+    for stage in stages:
+        for implementation, step in (('', stage.step), ('law', stage.law)):
+            if step is None:
+                continue
+            row = StageRow(stage=stage.name, least_bytes=stage.least_bytes, **common)
+            row.implementation = implementation or stage.implementation
+            try:
+                with exact_float32():
+                    found = step(0)
+                if stage.expected is not None:
+                    with exact_float32(), cudnn_chooses(False):
+                        row.difference, row.bound = difference(found, stage.expected()), bound_of(common['dtype'])
+                    row.status = 'agrees' if row.difference <= row.bound else 'disagrees'
+            except RuntimeError as error:  # out of memory, or an operator that this device or cuDNN does not have
+                row.status = 'fails'
+                _logger.warning('%s by %s fails: %s', row.stage, row.implementation, str(error).partition('\n')[0])
+            if row.status in ('', 'agrees'):
+                steps[len(rows)] = step
+            rows.append(row)
+    if rounds is None:
+        return rows
+    times, repeats = interleave(steps, rounds=rounds, warmup=warmup, device=device)
+    for place, own in times.items():
+        row = rows[place]
+        row.rounds, row.warmup, row.repeats = rounds, warmup, repeats
+        _enter_times(row, own, copy=times[0], copy_bytes=rows[0].least_bytes)
+    return rows
+
+
+def _enter_times(row: StageRow, own: Sequence[float], *, copy: Sequence[float], copy_bytes: int) -> None:
+    """Enter times, and how much of the copy's bandwidth they amount to, round by round."""
+    row.min_ms, row.median_ms, row.max_ms = summarise(own)
+    row.gb_per_s = row.least_bytes / row.median_ms / 1e6
+    shares = [ratio * row.least_bytes / copy_bytes for ratio in ratios(own, copy)]
+    row.of_copy_min, row.of_copy_median, row.of_copy_max = summarise(shares)
+    row.floor_ms = row.least_bytes / copy_bytes * summarise(copy)[1]
+
+
+def difference(found: Results, expected: Results) -> float:
+    """The largest deviation of any result, relative to the largest value of that result."""
+    deviations = [
+        (own.float() - exact).abs().max() / exact.abs().max() for own, exact in zip(found, expected, strict=True)
+    ]
+    return float(torch.stack(deviations).max())  # NaN, if any is
+
+
+def bound_of(dtype: str) -> float:
+    """How far results may be from the law's in float32."""
+    return BOUND if dtype == 'float32' else ROUNDING_STEPS * torch.finfo(DTYPES[dtype]).eps

@@ -1,0 +1,333 @@
+"""What an SK unit does to memory, stage by stage: the bytes that each stage moves at least, and steps that run it.
+
+The least traffic of a stage reads every operand once and writes every result once. For M branches of B * C * H * W
+elements that is M maps for `fuse`, M + 1 for `select`, 2 * M + 1 for its backward pass, and M + 1 for the convolutions
+that make the branches; descriptors, logits and weights are counted too, and are next to nothing.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from timm_sk import ops
+from timm_sk.inference.deployment import deploy
+from timm_sk.layers import SelectiveKernel
+from timm_sk.ops import reference
+
+INPUT_SETS = 3  # of which each is beyond a GPU's cache at the shapes that are measured
+
+Results = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One stage.
+
+    Attributes:
+        name: What it is called in the CSV.
+        implementation: 'triton' where `timm_sk.ops` launches kernels on such branches, else 'torch'.
+        least_bytes: Of its least traffic.
+        step: Runs it on the input set of a running number.
+        law: Does the same in plain PyTorch; None where that is the same code.
+        expected: Its results on the first input set, computed in float32; None where nothing is left to compare.
+    """
+
+    name: str
+    implementation: str
+    least_bytes: int
+    step: Callable[[int], Results]
+    law: Callable[[int], Results] | None = None
+    expected: Callable[[], Results] | None = None
+
+
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes of the elements of tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def runs_on(branches: list[Tensor]) -> str:
+    """What `timm_sk.ops` computes with on such branches: 'triton' or 'torch'."""
+    return 'triton' if ops.runs_kernels(branches) else 'torch'
+
+
+def normal(
+    shape: Sequence[int], *, seed: int, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device
+) -> Tensor:
+    """A random tensor."""
+    generator = torch.Generator(device).manual_seed(seed)
+    x = torch.randn(*shape, generator=generator, device=device).to(dtype)
+    return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
+
+
+def operations(
+    shape: Sequence[int],
+    *,
+    branches: int,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> list[Stage]:
+    """The copy of one map, which is the yardstick, and `timm_sk.ops` beside the law.
+
+    Args:
+        shape: B, C, H, W of a branch.
+        branches: M.
+        dtype: Of the branches and the logits.
+        memory_format: Of the branches.
+        device: Where they are.
+    """
+
+    def draw(seed: int, size: Sequence[int] = shape) -> Tensor:
+        return normal(size, seed=seed, dtype=dtype, memory_format=memory_format, device=device)
+
+    sets = [[draw(10 * index + m) for m in range(branches)] for index in range(INPUT_SETS)]
+    logits = [draw(10 * index + 8, (shape[0], branches, shape[1])) for index in range(INPUT_SETS)]
+    grads = [draw(10 * index + 9) for index in range(INPUT_SETS)]
+    by = runs_on(sets[0])
+
+    def backward(run: Callable[..., Tensor]) -> Callable[[int], Results]:
+        recorded = [_recorded(run, maps, logit) for maps, logit in zip(sets, logits, strict=True)]
+
+        def step(index: int) -> Results:
+            output, inputs = recorded[index % INPUT_SETS]
+            return torch.autograd.grad(output, inputs, grads[index % INPUT_SETS], retain_graph=True)
+
+        return step
+
+    def exact_backward() -> Results:
+        output, inputs = _recorded(reference.select, [x.float() for x in sets[0]], logits[0].float())
+        return torch.autograd.grad(output, inputs, grads[0].float())
+
+    def exact(run: Callable[..., Tensor], *operands: Tensor) -> Results:
+        return (run([x.float() for x in sets[0]], *(operand.float() for operand in operands)),)
+
+    maps = bytes_of(sets[0])
+    selected, descriptor, scores = bytes_of(grads[:1]), bytes_of([grads[0][:, :, 0, 0]]), bytes_of([logits[0]])
+    return [
+        copy(grads),
+        Stage(
+            name='fuse',
+            implementation=by,
+            least_bytes=maps + descriptor,
+            step=_forward(ops.fuse, sets),
+            law=_forward(reference.fuse, sets),
+            expected=lambda: exact(reference.fuse),
+        ),
+        Stage(
+            name='select',
+            implementation=by,
+            least_bytes=maps + scores + selected,
+            step=_forward(ops.select, sets, logits),
+            law=_forward(reference.select, sets, logits),
+            expected=lambda: exact(reference.select, logits[0]),
+        ),
+        Stage(
+            name='select_backward',
+            implementation=by,
+            least_bytes=2 * (maps + scores) + selected,
+            step=backward(ops.select),
+            law=backward(reference.select),
+            expected=exact_backward,
+        ),
+    ]
+
+
+def copy(maps: Sequence[Tensor]) -> Stage:
+    """The copy of a map."""
+    run = torch.empty_like(maps[0]).copy_
+    return Stage(name='copy', implementation='torch', least_bytes=2 * bytes_of(maps[:1]), step=_forward(run, maps))
+
+
+def convolutions(
+    shape: Sequence[int],
+    *,
+    out_channels: int,
+    kernel_size: int,
+    groups: int,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> list[Stage]:
+    """A copy, and a convolution alone, with bias and ReLU, and with a shortcut too: as passes of their own or cuDNN's.
+
+    Args:
+        shape: B, C, H, W of its input.
+        out_channels: Of its output, which is as high and wide.
+        kernel_size: Height and width, odd.
+        groups: Of the convolution.
+        dtype: Of weight and input.
+        memory_format: Of weight and input.
+        device: Where they are.
+    """
+    batch, channels, height, width = shape
+
+    def draw(seed: int, *size: int) -> Tensor:
+        return normal(size, seed=seed, dtype=dtype, memory_format=memory_format, device=device)
+
+    maps = [draw(index, *shape) for index in range(INPUT_SETS)]
+    weight = draw(3, out_channels, channels // groups, kernel_size, kernel_size)
+    bias, shortcut = draw(4, out_channels), draw(5, batch, out_channels, height, width)
+    settings = ([1, 1], [kernel_size // 2] * 2, [1, 1], groups)
+    wide = weight.float(), bias.float()
+
+    def expected(*, biased: bool = True, added: bool = False) -> Callable[[], Results]:
+        def run() -> Results:
+            output = F.conv2d(maps[0].float(), wide[0], wide[1] if biased else None, *settings)
+            output = output + shortcut.float() if added else output
+            return (output.relu() if biased else output,)
+
+        return run
+
+    def relu(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, *settings).relu_()
+
+    def add_relu(x: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, *settings).add_(shortcut).relu_()
+
+    def cudnn_relu(x: Tensor) -> Tensor:
+        return torch.ops.aten.cudnn_convolution_relu(x, weight, bias, *settings)
+
+    def cudnn_add_relu(x: Tensor) -> Tensor:
+        return torch.ops.aten.cudnn_convolution_add_relu(x, weight, shortcut, 1.0, bias, *settings)
+
+    least = bytes_of([maps[0], weight, shortcut])  # the shortcut is as large as the output
+    small, large = bytes_of([bias]), bytes_of([bias, shortcut])
+    kind = f'{channels}-{out_channels} {kernel_size}x{kernel_size}'
+    ways: list[tuple[str, str, Callable[[Tensor], Tensor], int, Callable[[], Results]]] = [
+        ('', 'torch', lambda x: F.conv2d(x, weight, None, *settings), 0, expected(biased=False)),
+        (' relu', 'torch', relu, small, expected()),
+        (' relu', 'cudnn', cudnn_relu, small, expected()),
+        (' add relu', 'torch', add_relu, large, expected(added=True)),
+        (' add relu', 'cudnn', cudnn_add_relu, large, expected(added=True)),
+    ]
+    return [copy(maps)] + [
+        Stage(name=kind + name, implementation=by, least_bytes=least + more, step=_forward(run, maps), expected=wanted)
+        for name, by, run, more, wanted in ways
+    ]
+
+
+def _forward(run: Callable[..., Tensor | list[Tensor]], *operands: Sequence[object]) -> Callable[[int], Results]:
+    """A step without gradients; operands are given as their input sets."""
+
+    def step(index: int) -> Results:
+        with torch.no_grad():
+            result = run(*(operand[index % INPUT_SETS] for operand in operands))
+        return (result,) if isinstance(result, Tensor) else tuple(result)
+
+    return step
+
+
+def _recorded(run: Callable[..., Tensor], maps: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """A selection with its graph, and the leaves whose gradients it can give."""
+    leaves = [x.detach().requires_grad_() for x in maps]
+    scores = logits.detach().requires_grad_()
+    return run(leaves, scores), [*leaves, scores]
+
+
+def unit_stages(
+    shape: Sequence[int],
+    *,
+    branches: int,
+    groups: int,
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> list[Stage]:
+    """A deployed selective-kernel unit with as many channels in as out: its stages, each by itself, and the whole.
+
+    Each stage's input is what the stage before it gives. The whole unit's least traffic is the sum of the stages'.
+
+    Args:
+        shape: B, C, H, W of its input and of each branch.
+        branches: M, of kernel sizes 3, 5, and so on.
+        groups: Of its convolutions.
+        dtype: Of weights and inputs.
+        memory_format: Of weights and inputs.
+        device: Where they are.
+    """
+    plain = _random_unit(shape[1], branches, groups)
+    unit = _deployed(plain, shape, dtype, memory_format, device)
+    attention: Any = unit.attn
+    pictures = [
+        normal(shape, seed=index, dtype=dtype, memory_format=memory_format, device=device)
+        for index in range(INPUT_SETS)
+    ]
+    with torch.no_grad():
+        maps = [unit.split(x) for x in pictures]
+        fused = [ops.fuse(branch_maps) for branch_maps in maps]
+        logits = [attention(descriptor) for descriptor in fused]
+
+    def expected() -> Results:
+        exact: Any = deepcopy(plain).to(dtype).float().to(device)  # weights that were rounded, arithmetic that is not
+        with torch.no_grad():
+            branch_maps = exact.split(pictures[0].float())
+            return (reference.select(branch_maps, exact.attn(reference.fuse(branch_maps))),)
+
+    whole, branch_bytes = bytes_of(pictures[:1]), bytes_of(maps[0])
+    small, scores = bytes_of(fused[:1]), bytes_of(logits[:1])
+    by = runs_on(maps[0])
+    stages = [
+        Stage(
+            name='unit_split',
+            implementation=by,
+            least_bytes=whole + branch_bytes + bytes_of(unit.paths.parameters()),
+            step=_forward(unit.split, pictures),
+        ),
+        Stage(name='unit_fuse', implementation=by, least_bytes=branch_bytes + small, step=_forward(ops.fuse, maps)),
+        Stage(
+            name='unit_mlp',
+            implementation=by,
+            least_bytes=small + bytes_of(attention.parameters()) + scores,
+            step=_forward(attention, fused),
+        ),
+        Stage(
+            name='unit_select',
+            implementation=by,
+            least_bytes=branch_bytes + scores + whole,
+            step=_forward(ops.select, maps, logits),
+        ),
+    ]
+    least = sum(stage.least_bytes for stage in stages)
+    return [
+        *stages,
+        Stage(name='unit', implementation=by, least_bytes=least, step=_forward(unit, pictures), expected=expected),
+    ]
+
+
+def _random_unit(channels: int, branches: int, groups: int) -> SelectiveKernel:
+    """A unit in eval mode whose norms are no identities."""
+    sizes = [3 + 2 * m for m in range(branches)]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        unit = SelectiveKernel(channels, channels, sizes, groups=groups, split_input=False, rd_divisor=32).eval()
+        for name, tensor in unit.state_dict().items():
+            if name.endswith(('bn.weight', 'running_var')):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+            elif name.endswith(('bn.bias', 'running_mean')):
+                nn.init.normal_(tensor, std=0.1)
+    return unit
+
+
+def _deployed(
+    unit: SelectiveKernel,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    memory_format: torch.memory_format,
+    device: torch.device,
+) -> Any:
+    """The unit as `deploy` leaves it in a net: norms folded, groups merged where that is faster, not compiled."""
+    deployed = deploy(
+        nn.Sequential(deepcopy(unit).to(device)).eval(),
+        input_size=shape[1:],
+        batch_size=shape[0],
+        dtype=dtype,
+        channels_last=memory_format == torch.channels_last,
+        compile=False,
+        remember=False,
+    )
+    return deployed.get_submodule('model.0')

@@ -1,0 +1,182 @@
+"""The command line as a person runs it: in a process of its own where that tells something."""
+
+import json
+import re
+import shutil
+
+import pytest
+import timm
+import timm.models
+from PIL import Image
+from processes import ROOT, run_python
+from typer.testing import CliRunner
+from variants import ARCHITECTURES
+
+from timm_sk.cli import app
+from timm_sk.inference.prediction import example_images
+from timm_sk.models.listing import catalog, markdown
+from timm_sk.pretrained import bundled_folder
+
+EXAMPLES = example_images('sknet_atto.digits')
+
+
+def timm_sk(*arguments, **kwargs):
+    """A process of its own."""
+    return run_python('-W', 'error', '-m', 'timm_sk', *map(str, arguments), **kwargs)
+
+
+def invoke(*arguments):
+    """The same in this process, which takes seconds less."""
+    return CliRunner().invoke(app, [*map(str, arguments)])
+
+
+def test_list():
+    done = invoke('list', 'skres*')  # all of them are in the README's table
+    assert done.exit_code == 0, done.stderr
+    assert all((name in done.stdout) == name.startswith('skres') for name in ARCHITECTURES)
+    assert ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17'] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
+
+
+def test_list_filter():
+    assert {entry.arch for entry in catalog('net50d')} == {'skresnet50d'}
+    assert {entry.arch for entry in catalog('skresnet?4')} == {'skresnet34'}
+    assert {entry.arch for entry in catalog('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
+    done = invoke('list', 'nothing')
+    assert (done.exit_code, done.stderr) == (1, 'timm-sk: no model matches "nothing"; `timm-sk list` shows all.\n')
+
+
+def test_readme_has_the_generated_table():
+    table = markdown(catalog())
+    assert table in (ROOT / 'README.md').read_text()
+    assert invoke('list', '--markdown', 'sknet_atto').stdout.splitlines()[-1] in table
+
+
+def test_predict_without_pictures_shows_truth_beside_prediction():
+    done = timm_sk('predict')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ''
+    rows = [line.split()[:3] for line in done.stdout.splitlines() if '.png' in line]
+    assert rows == [[f'{digit}.png', digit, digit] for digit in '0123456789']
+
+
+def test_predict_json():
+    done = invoke('predict', '--json', '--topk', 3, EXAMPLES[7], '--device', 'cpu')
+    (document,) = json.loads(done.stdout)
+    assert document['file'] == str(EXAMPLES[7])
+    assert [len(document['predictions']), document['predictions'][0]['label']] == [3, '7']
+    probabilities = [prediction['probability'] for prediction in document['predictions']]
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert probabilities[0] > 0.5
+    everything = json.loads(invoke('predict', '--json', '--topk', 99).stdout)
+    assert [row['truth'] for row in everything] == list('0123456789')
+    for row in everything:
+        assert len(row['predictions']) == 10
+        assert sum(prediction['probability'] for prediction in row['predictions']) == pytest.approx(1, abs=1e-5)
+
+
+def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
+    (tmp_path / 'sub').mkdir()
+    shutil.copy(EXAMPLES[4], tmp_path / 'sub' / 'four.png')
+    Image.open(EXAMPLES[5]).save(tmp_path / 'five.webp', lossless=True)
+    (tmp_path / 'bad.png').write_bytes(EXAMPLES[0].read_bytes()[:60])
+    (tmp_path / 'empty.jpg').touch()
+    done = invoke('predict', '--json', tmp_path, tmp_path / 'gone.png', tmp_path / 'sub' / '*.png')
+    assert done.exit_code == 1
+    documents = json.loads(done.stdout)
+    best = [d['predictions'][0]['label'] if 'predictions' in d else None for d in documents]
+    assert [d['file'][len(str(tmp_path)) + 1 :] for d in documents] == [
+        'bad.png',
+        'empty.jpg',
+        'five.webp',
+        'sub/four.png',
+        'gone.png',
+        'sub/four.png',
+    ]
+    assert best == [None, None, '5', '4', None, '4']
+    errors = done.stderr.splitlines()
+    assert [line.split(': ')[1] for line in errors] == [str(tmp_path / n) for n in ('bad.png', 'empty.jpg', 'gone.png')]
+    shown = invoke('predict', tmp_path / 'bad.png', tmp_path / 'five.webp')
+    assert shown.exit_code == 1
+    assert 'five.webp' in shown.stdout
+    assert 'bad.png' not in shown.stdout
+    assert 'bad.png: ' in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['--model', 'skresnet35'], 'There is no model "skresnet35". Nearest: '),
+        (['--model', 'skresnet34.nope'], 'skresnet34 has no checkpoint "nope". It has: skresnet34.ra_in1k.'),
+        (['--model', 'skresnet50', 'x.png'], 'no pretrained weights of skresnet50.untrained'),
+        (['--model', 'local-dir:/nowhere', 'x.png'], '/nowhere/config.json'),
+        (['--model', 'somebody/model'], "Use 'hf-hub:somebody/model'"),
+        (['--model', 'skresnet34'], 'skresnet34 ships with no examples'),
+        (['--device', 'toaster'], '"toaster" is no device'),
+        (['--device', 'meta'], 'This machine has no device "meta"'),
+        (['--model', 'local-dir:bare', 'x.png'], 'local-dir:bare cannot be loaded: KeyError'),
+        (['--model', 'local-dir:torn', 'x.png'], 'local-dir:torn cannot be loaded: SafetensorError'),
+        (['--model', 'local-dir:headless', 'x.png'], 'The model has no classifier'),
+        (['--model', 'skresnet34', 'x.png'], 'The weights of skresnet34.ra_in1k could not be had.'),
+    ],
+)
+def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
+    for folder in ('bare', 'torn', 'headless'):
+        shutil.copytree(bundled_folder('sknet_atto.digits'), tmp_path / folder)
+    (tmp_path / 'bare' / 'config.json').write_text('{}')
+    (tmp_path / 'torn' / 'model.safetensors').write_bytes(b'torn')
+    headless = timm.create_model('sknet_atto', pretrained=True, num_classes=0)
+    timm.models.save_for_hf(headless, str(tmp_path / 'headless'), safe_serialization=True)
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ['predict', *arguments])
+    assert (done.exit_code, done.stdout) == (1, '')
+    assert message in done.stderr
+    assert done.stderr.startswith('timm-sk: ')
+    assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.deep
+def test_predict_shows_progress_on_a_terminal(tmp_path):
+    shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
+    shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
+    done = timm_sk('predict', tmp_path, COLUMNS='80', TTY_COMPATIBLE='1')
+    assert 'Classifying' in done.stderr
+    plain = re.sub(r'\x1b\[[0-9;]*m', '', done.stdout)
+    shown = ''.join(line.strip().split('  ')[0] for line in plain.splitlines())
+    assert 'x1.png' in shown
+    assert 'x2.png' in shown
+
+
+@pytest.mark.deep
+def test_run_passes_arguments_and_exit_code_through(tmp_path):
+    (tmp_path / 'beside.py').write_text('value = 42')
+    (tmp_path / 'script.py').write_text(
+        'import sys, timm, beside\n'
+        'print(sys.argv[1:], beside.value, __name__, timm.model_entrypoint("skresnet18").__module__)\n'
+        'sys.exit(int(sys.argv[1]))\n'
+    )
+    done = timm_sk('run', 'script.py', '3', '--help', '-x', '--model=a', cwd=tmp_path)
+    assert done.stdout == "['3', '--help', '-x', '--model=a'] 42 __main__ timm_sk.models.sknet\n", done.stderr
+    assert done.returncode == 3
+
+
+def test_run_shows_the_scripts_own_traceback(tmp_path):
+    (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
+    assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
+    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
+
+
+@pytest.mark.deep
+def test_run_shows_the_traceback_of_a_script_that_ends_early(tmp_path):
+    (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
+    done = timm_sk('run', tmp_path / 'ended.py')
+    assert done.returncode == 1
+    assert 'Traceback' in done.stderr
+    assert done.stderr.endswith('EOFError: mine\n')
+
+
+def test_version_and_help():
+    assert invoke('--version').stdout == '0.1.0\n'
+    done = invoke('--help')
+    assert all(command in done.stdout for command in ('list', 'predict', 'run'))

@@ -1,0 +1,95 @@
+"""`timm-sk demo` and the Space's script, as processes; and what is said where they cannot start."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from processes import ROOT
+from typer.testing import CliRunner
+
+from timm_sk.cli import app
+from timm_sk.cli import demo as cli_demo
+
+pytest.importorskip('gradio')
+import httpx
+
+from timm_sk.demo.app import DEFAULT_MODEL
+
+
+def free_port():
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.mark.deep
+def test_space_serves_until_it_is_told_to_end(tmp_path):
+    port = free_port()
+    folders = dict(TMPDIR=str(tmp_path / 'temporary'), HOME=str(tmp_path / 'home'))
+    for folder in (*folders.values(), tmp_path / 'cwd'):
+        Path(folder).mkdir()
+    server = subprocess.Popen(
+        [sys.executable, str(ROOT / 'space' / 'app.py')],
+        cwd=tmp_path / 'cwd',
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_SERVER_PORT': str(port), **folders},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        told = server.stdout.readline()  # the address, or nothing if it has ended
+        assert f'http://127.0.0.1:{port}' in told
+        assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}').text
+        (folder,) = (tmp_path / 'temporary').glob('timm_sk_demo_*')
+        assert list(folder.rglob('*.png'))
+        server.send_signal(signal.SIGTERM)
+        assert server.wait(timeout=20) == 128 + signal.SIGTERM
+    finally:
+        server.kill()
+        _, errors = server.communicate()
+    assert errors == ''
+    assert not list((tmp_path / 'temporary').glob('timm_sk_demo_*'))
+    assert not list((tmp_path / 'cwd').iterdir())
+
+
+def test_options_reach_the_server(monkeypatch):
+    asked = []
+    monkeypatch.setattr('timm_sk.demo.serve', lambda model, **options: asked.append((model, options)))
+    for arguments in ([], ['--model', 'sknet_atto.digits', '--host', '0.0.0.0', '--port', '8000']):
+        assert CliRunner().invoke(app, ['demo', *arguments]).exit_code == 0
+    assert asked == [
+        (DEFAULT_MODEL, dict(host='127.0.0.1', port=None)),
+        ('sknet_atto.digits', dict(host='0.0.0.0', port=8000)),
+    ]
+
+
+def test_mistakes_are_one_line(monkeypatch):
+    def said(*arguments):
+        done = CliRunner().invoke(app, ['demo', *arguments])
+        assert done.exit_code == 1
+        assert len(done.output.splitlines()) == 1, done.output
+        return done.output
+
+    assert 'sknet_atto has no checkpoint "nothing"' in said('--model', 'sknet_atto.nothing')
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = taken.getsockname()[1]
+        assert str(port) in said('--port', str(port))
+    monkeypatch.setattr(cli_demo, 'find_spec', lambda name: None)
+    assert 'pip install "timm_sk[demo]"' in said()
+
+
+def test_space_is_described_as_its_host_wants():
+    front = yaml.safe_load((ROOT / 'space' / 'README.md').read_text().split('---')[1])
+    assert front['sdk'] == 'gradio'
+    assert front['license'] == 'apache-2.0'
+    assert (ROOT / 'space' / front['app_file']).is_file()
+    extra = re.search(r'demo = \["gradio>=([\d.]+),<(\d+)"\]', (ROOT / 'pyproject.toml').read_text())
+    least, below = extra.groups()
+    version = [int(number) for number in front['sdk_version'].split('.')]
+    assert [int(number) for number in least.split('.')] <= version < [int(below)]
+    assert (ROOT / 'space' / 'requirements.txt').read_text() == 'timm_sk[demo]\n'

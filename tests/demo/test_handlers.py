@@ -1,0 +1,240 @@
+"""What the page answers, without a server."""
+
+import re
+import threading
+
+import pytest
+import timm
+import torch
+from demo.pictures import RING, SEVEN, photo, png
+from PIL import Image
+from processes import ROOT
+
+from timm_sk import attention_weights
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.data.images import read_image
+from timm_sk.errors import UnknownModelError, UnreadableImageError
+from timm_sk.explain import attention_difference, enlarge
+from timm_sk.factory import ready_model, transforms
+from timm_sk.inference.prediction import predict
+
+pytest.importorskip('gradio')
+from timm_sk.demo import analysis, checkpoint_table, examples, models
+from timm_sk.demo import html as bars
+from timm_sk.demo.handlers import respond
+from timm_sk.demo.models import Models, PageModel, offered
+from timm_sk.demo.uploads import KEPT_SIDE, read_upload
+
+SHAPES = 'sknet_atto.shapes'
+
+
+@pytest.fixture(scope='module')
+def shapes():
+    return PageModel(SHAPES, ready_model(SHAPES, device='cpu'))
+
+
+def text_of(html):
+    return ' '.join(re.sub(r'<[^>]*>', ' ', html).split())
+
+
+def test_classes_and_attention_are_those_of_the_library(shapes):
+    found = analysis.analyse(shapes, read_image(RING), 1.5)
+    views = [transforms(SHAPES)(view) for view in (read_image(RING), enlarge(read_image(RING), 1.5))]
+    units = attention_weights(shapes.model, torch.stack(views))
+    assert [unit.name for unit in found.units] == [unit.name for unit in units] == [f'SK_{n}_1' for n in (2, 3, 4, 5)]
+    for shown, unit in zip(found.units, units, strict=True):
+        assert [shown.unscaled, shown.scaled] == pytest.approx(attention_difference(unit).tolist(), abs=1e-6)
+    assert found.seen.size == (21, 21)
+    whole = analysis.analyse(shapes, read_image(RING), 1)
+    (predicted,) = predict(shapes.model, [RING])
+    assert whole.labels == predicted.labels
+    assert whole.probabilities == pytest.approx(predicted.probabilities, abs=1e-5)
+    assert all(unit.scaled == pytest.approx(unit.unscaled, abs=1e-6) for unit in whole.units)
+
+
+def test_a_picture_of_few_pixels_can_be_enlarged():
+    digits = PageModel('sknet_atto.digits', ready_model('sknet_atto.digits', device='cpu'))
+    seven = read_image(SEVEN)
+    assert seven.size == (8, 8)
+    assert analysis.analyse(digits, seven, 1).seen.size == (8, 8)
+    assert analysis.analyse(digits, seven, 3).seen.size == (11, 11)
+    little, none = (analysis.analyse(digits, seven, scale) for scale in (1.01, 1))  # no leap between them
+    for near, at in zip(little.units, none.units, strict=True):
+        assert near.scaled == pytest.approx(at.scaled, abs=0.02)
+
+
+def test_a_single_pixel_is_a_picture_at_every_scale(shapes):
+    pixel = Image.new('RGB', (1, 1), 'red')
+    assert [len(analysis.analyse(shapes, pixel, scale).units) for scale in (1, 1.5, 3)] == [4, 4, 4]
+
+
+def test_a_model_of_one_channel_sees_grey():
+    torch.manual_seed(0)
+    grey = PageModel('grey', timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
+    found = analysis.analyse(grey, read_image(RING), 1)
+    expected = attention_weights(grey.model, grey.transform(read_image(RING).convert('L'))[None])
+    assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
+
+
+def test_programs_that_are_pictures_are_not_run(tmp_path):
+    path = tmp_path / 'drawn.eps'
+    path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n')
+    with pytest.raises(UnreadableImageError, match='not a picture'):
+        read_upload(path)
+
+
+def test_html_has_every_number_as_text(shapes):
+    found = analysis.analyse(shapes, read_image(RING), 2)
+    html = bars.answer(found, SHAPES)
+    told = text_of(html)
+    for label, probability in zip(found.labels, found.probabilities, strict=True):
+        assert f'{label} {probability:.1%}' in told
+    for unit in found.units:
+        numbers = f'{unit.scaled:+.3f} {unit.scaled - unit.unscaled:+.3f}'.replace('-0.000', '+0.000')
+        numbers = numbers.replace('-', '−')
+        assert f'{unit.name} {numbers}' in told
+    assert 'alt="The middle of the picture, enlarged 2 times"' in html
+    lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
+    assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
+
+
+def test_a_change_that_rounds_to_zero_has_no_minus():
+    assert bars._signed(-0.0004) == '+0.000'
+    assert bars._signed(-0.0006) == '−0.001'
+
+
+def test_names_cannot_bring_markup():
+    units = (analysis.UnitDifference(name='<b>', unscaled=0, scaled=0),)
+    found = analysis.Analysis(
+        scale=1, labels=('<script>',), probabilities=(1.0,), units=units, seen=Image.new('RGB', (8, 8))
+    )
+    html = bars.answer(found, '"><img>') + bars.message('<i>')
+    assert not re.search(r'<script>|<b>|<img>|<i>', html)
+
+
+def test_a_model_without_selection_says_so():
+    plain = PageModel('resnet18', timm.create_model('resnet18', num_classes=3).eval())
+    found = analysis.analyse(plain, read_image(RING), 1)
+    assert (found.units, len(found.labels)) == ((), 3)
+    assert 'no unit that selects' in bars.answer(found, 'resnet18')
+
+
+def test_split_attention_with_one_branch_has_no_difference():
+    single = timm.create_model('resnest50d_1s1x64d', num_classes=3).eval()
+    found = analysis.analyse(PageModel('resnest50d_1s1x64d', single), read_image(RING), 1)
+    assert found.units == ()
+
+
+@pytest.mark.parametrize('scale', [0.5, 0, -1, 3.5, float('nan')])
+def test_scales_outside_of_the_slider_are_refused(scale):
+    assert 'The scale must be 1 to 3' in respond(Models(), str(RING), SHAPES, scale)
+
+
+def test_what_is_missing_is_asked_for():
+    assert 'Drop a picture' in respond(Models(), None, SHAPES, 1)
+    assert 'Choose a model' in respond(Models(), str(RING), None, 1)
+
+
+def test_a_checkpoint_that_cannot_be_had_gives_a_message():  # the tests are offline
+    said = respond(Models(), str(RING), 'skresnet18.ra_in1k', 1)
+    assert 'skresnet18.ra_in1k could not be loaded' in said
+    assert 'role="alert"' in said
+    assert str(ROOT) not in said
+
+
+def test_a_failure_is_a_message_and_the_next_answer_comes(monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
+        assert 'Something failed' in respond(Models(), str(RING), SHAPES, 1)
+    assert 'ring 92' in text_of(respond(Models(), str(RING), SHAPES, 1))
+
+
+@pytest.mark.parametrize(
+    ('content', 'message'),
+    [
+        (png(20_000, 10_000), 'bomb.png has too many pixels'),  # where Pillow itself refuses
+        (png(8_000, 8_000), 'bomb.png has 8000 x 8000 pixels: 50 million at most'),
+        (png(3_000, 100), 'one side may be 16 times'),
+        (b'not a picture', 'bomb.png: not a picture that can be read'),
+        (RING.read_bytes()[:100], 'bomb.png: cannot be decoded'),
+        (b'', 'bomb.png: the file is empty'),
+    ],
+)
+def test_pictures_that_are_refused(tmp_path, content, message, monkeypatch):
+    path = tmp_path / 'bomb.png'
+    path.write_bytes(content)
+    assert len(content) < 200_000
+    if 'pixels' in message:
+        monkeypatch.setattr('timm_sk.demo.uploads.read_image', lambda path: pytest.fail('it was decoded'))
+    with pytest.raises(UnreadableImageError, match=re.escape(message)) as caught:
+        read_upload(path)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_large_pictures_are_reduced_and_kept(tmp_path, monkeypatch):
+    path = photo(tmp_path, 2 * KEPT_SIDE, KEPT_SIDE)
+    picture = read_upload(path)
+    assert picture.size == (KEPT_SIDE, KEPT_SIDE // 2)
+    monkeypatch.setattr('timm_sk.demo.uploads.read_image', lambda path: pytest.fail('it was decoded again'))
+    assert read_upload(path) is picture
+
+
+def test_models_are_loaded_once_and_few_are_kept(monkeypatch):
+    loaded = []
+    slow = threading.Event()
+
+    def load(name):
+        slow.wait(0.2)
+        loaded.append(name)
+        return torch.nn.Identity()
+
+    monkeypatch.setattr(models, 'ready_model', load)
+    cache = Models(most_kept=2)
+    threads = [threading.Thread(target=cache.get, args=('a',)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert loaded == ['a']
+    slow.set()
+    for name in ('b', 'a', 'c', 'a', 'b'):  # c drives b out, and b then a's elder, c
+        cache.get(name)
+    assert loaded == ['a', 'b', 'c', 'b']
+
+
+def test_a_model_that_failed_is_tried_again(monkeypatch):
+    cache = Models()
+    with pytest.raises(UnknownModelError):
+        cache.get('sknet_atto.nothing')
+    monkeypatch.setattr(models, 'ready_model', lambda name: torch.nn.Identity())
+    assert cache.get('sknet_atto.nothing').name == 'sknet_atto.nothing'
+
+
+def test_every_checkpoint_with_weights_is_offered_bundled_ones_first():
+    assert offered(SHAPES)[:2] == [SHAPES, 'sknet_atto.digits']
+    assert offered('sknet50.implus_in1k')[:3] == ['sknet50.implus_in1k', 'sknet_atto.digits', SHAPES]
+    assert sorted(offered(SHAPES)) == sorted(name for name, row in CHECKPOINTS.items() if row.sources)
+
+
+def test_examples():
+    assert examples.example('sknet_atto.digits', '7') == SEVEN
+    assert re.findall(r'data-example="(.*?)"', examples.buttons('sknet_atto.digits')) == list('0123456789')
+    assert examples.buttons('resnest50d.in1k') == examples.buttons(SHAPES)
+    for name in ('9999', '../7', ''):
+        with pytest.raises(ValueError, match='has no example'):
+            examples.example('sknet_atto.digits', name)
+
+
+def test_table_and_charts():
+    rows = checkpoint_table.rows()
+    lines = {line[0]: line for line in checkpoint_table.table(rows)}
+    assert lines['skresnet34.ra_in1k'][1:5] == [22.28, 3.664, 224, 76.96]
+    assert lines['sknet_atto.digits'][5:] == ['360 held-out pictures of scikit-learn digits', 'apache-2.0', 'bundled']
+    html = checkpoint_table.charts(rows)
+    imagenet = [row for row, _ in rows if row.dataset == 'ImageNet-1k validation']
+    assert html.count('title="') == 2 * len(imagenet)
+    assert 'title="skresnet34.ra_in1k: 76.96 %, 22.3 parameters (millions)"' in html
+    assert 'the most accurate is resnest269e.in1k.' in html
+    places = [float(place) for place in re.findall(r'(?:left|bottom):([\d.]+)%', html)]
+    assert min(places) >= 0
+    assert max(places) <= 100

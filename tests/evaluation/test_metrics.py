@@ -1,0 +1,209 @@
+"""The evaluation: numbers worked out by hand, other labels of ImageNet, several processes, mistakes."""
+
+import json
+import math
+import multiprocessing
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from indexed_pictures import Answers, chosen, indexed_pictures, pixels
+
+from timm_sk.data import UnreadableSampleError, eval_loader
+from timm_sk.distributed import World, together
+from timm_sk.evaluation.imagenet_labels import label_map
+from timm_sk.evaluation.metrics import evaluate
+
+LABELS = [0, 1, 2, 0, 1, 2, 0, 6]
+GUESSES = [0, 1, 1, 0, 2, 2, 1, 6]  # 5 of 8 are right
+
+
+def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), world=None, model=None, **kwargs):
+    pictures = indexed_pictures(labels)
+    read = pictures.read
+
+    def fail_or_read(index):
+        if index in broken:
+            raise UnreadableSampleError(f'{index}.png: broken')
+        return read(index)
+
+    pictures.read = fail_or_read
+    world = world or World()
+    loader = eval_loader(pictures, pixels, batch_size=batch_size, world=world)
+    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, world=world) | kwargs
+    return evaluate(model or Answers(logits), loader, **settings)
+
+
+@pytest.mark.parametrize('batch_size', [1, 3, 8])
+def test_numbers_by_hand(batch_size):
+    seen = []
+    found = evaluated(chosen(GUESSES, 7), batch_size=batch_size, on_batch=seen.append)
+    assert (found.count, found.top1, found.bad) == (8, 62.5, [])
+    assert found.per_class == [200 / 3, 50, 50, None, None, None, 100]
+    expected = torch.zeros(7, 7, dtype=torch.int64)
+    for truth, guess in zip(LABELS, GUESSES, strict=True):
+        expected[truth, guess] += 1
+    assert found.confusion.dtype == torch.int64
+    assert torch.equal(found.confusion, expected)
+    right, wrong = math.log(math.e + 6) - 1, math.log(math.e + 6)
+    assert found.loss == pytest.approx((5 * right + 3 * wrong) / 8, abs=1e-7)
+    assert found.images_per_second > 0
+    assert sum(seen) == 8
+
+
+def test_top5_by_hand():
+    ranks = torch.tensor([[0, 1, 2, 3, 4, 5, 6]] * 3 + [[6, 5, 4, 3, 2, 1, 0]])  # place of each class, best first
+    found = evaluated(-ranks.float(), [0, 4, 5, 1])
+    assert (found.top1, found.top5) == (25, 50)
+
+
+def test_with_three_classes_all_are_among_the_five_likeliest():
+    found = evaluated(chosen([0, 1, 1, 2], 3), [0, 1, 2, 0])
+    assert (found.top1, found.top5) == (50, 100)
+
+
+def test_calibration_error_by_hand():
+    """Two pictures at confidence 0.9 (one right), four at 0.7 (all right): (2 x 0.4 + 4 x 0.3) / 6."""
+    odds = [math.log(9)] * 2 + [math.log(7 / 3)] * 4
+    logits = torch.tensor([[odd, 0.0] for odd in odds])
+    found = evaluated(logits, [0, 1, 0, 0, 0, 0])
+    assert found.ece == pytest.approx((2 * 0.4 + 4 * 0.3) / 6, abs=1e-6)
+
+
+def test_numbers_that_are_none_are_shown_as_such():
+    logits = chosen(GUESSES, 7)
+    logits[3] = float('nan')
+    found = evaluated(logits)
+    assert math.isnan(found.loss)
+    assert math.isnan(found.ece)
+    assert found.count == 8
+
+
+def test_ties_fall_as_in_timms_accuracy():
+    from timm.utils import accuracy
+
+    logits = torch.randn(64, 7).mul(2).round().div(2)  # many ties
+    labels = torch.randint(7, [64], generator=torch.Generator().manual_seed(1))
+    expected = accuracy(logits, labels, topk=(1, 5))
+    found = evaluated(logits, labels.tolist(), batch_size=64)
+    assert [found.top1, found.top5] == [value.item() for value in expected]
+    assert sum((row == row.max()).sum() > 1 for row in logits) > 5
+
+
+def test_bad_pictures_are_left_out_named_and_limited():
+    found = evaluated(chosen(GUESSES, 7), broken=(2, 5))
+    assert (found.count, found.top1) == (6, pytest.approx(100 * 4 / 6))
+    assert found.bad == ['2.png: broken', '5.png: broken']
+    assert evaluated(chosen(GUESSES, 7), broken=(3, 4, 5)).count == 5  # a batch of none
+    assert evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=2).count == 6
+    with pytest.raises(ValueError, match=r'2 pictures cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
+        evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=1)
+    with pytest.raises(ValueError, match=r'no picture to judge by: 0.png: broken; .* and 5 more'):
+        evaluated(chosen(GUESSES, 7), broken=range(8))
+
+
+def test_modes_are_as_before_also_after_a_failure():
+    model = Answers(chosen(GUESSES, 7)).train()
+    model.norm.eval()
+    for labels in (LABELS, [9] * 8):
+        try:
+            evaluated(model.logits, labels, model=model)
+        except ValueError:
+            assert labels is not LABELS
+        assert [module.training for module in model.modules()] == [True, False]
+    assert model.logits.grad_fn is None
+
+
+def test_autocast_is_around_the_model_alone():
+    weight = torch.randn(12, 7)
+
+    class Linear(Answers):
+        def forward(self, x):
+            out = F.linear(x.flatten(1), weight.T)
+            kinds.append(out.dtype)
+            return out
+
+    kinds = []
+    model = Linear(torch.zeros(8, 7))
+    found = evaluated(model.logits, model=model, autocast=partial(torch.autocast, 'cpu', dtype=torch.bfloat16))
+    assert set(kinds) == {torch.bfloat16}
+    assert 0 < found.ece < 1
+
+
+@pytest.mark.parametrize(
+    ('labels', 'kwargs', 'message'),
+    [
+        ([0, 1, -1], {}, 'pictures without a label'),
+        ([0, 1, 7], {}, 'has a label 7, but there are 7 classes'),
+        ([0, 1, 2], dict(num_classes=9), 'The model has 7 classes, the labels 9'),
+        ([0, 1, 2], dict(label_map=label_map('v2'), num_classes=1000), "models of ImageNet's 1000 classes, this one"),
+    ],
+)
+def test_mistakes(labels, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        evaluated(torch.zeros(3, 7), labels, **kwargs)
+
+
+def test_without_torchmetrics(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torchmetrics', None)
+    with pytest.raises(ValueError, match=r'needs torchmetrics: pip install "timm_sk\[finetune\]"'):
+        evaluated(chosen(GUESSES, 7))
+
+
+def test_alone_a_failure_is_itself():
+    class OwnError(Exception):
+        pass
+
+    def fail():
+        raise OwnError
+
+    with pytest.raises(OwnError):
+        together(World(), fail)
+    assert together(World(), lambda: 5) == 5
+
+
+SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and pictures that are broken
+FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # what is wrong only the second process sees
+
+
+def be_rank(rank: int, folder: str) -> None:
+    """Be one of two processes: evaluate all cases, and save what was found into the folder."""
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
+    try:
+        world = World(rank=rank, size=2)
+        lines: list = []
+        for labels, broken in SHARED:
+            found = evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2)
+            lines.append({**vars(found), 'confusion': found.confusion.tolist()})
+        for labels, broken in FAILING:
+            with pytest.raises(ValueError, match='picture') as error:
+                evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2, max_bad=0)
+            lines.append(str(error.value))
+        Path(folder, f'{rank}.json').write_text(json.dumps(lines))
+    finally:
+        dist.destroy_process_group()
+
+
+@pytest.mark.deep
+def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monkeypatch):
+    """Of 7 pictures, of 8 of which one is broken, and of 1, so that the second process has none."""
+    monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
+    other = multiprocessing.get_context('spawn').Process(target=be_rank, args=(1, str(tmp_path)), daemon=True)
+    other.start()
+    be_rank(0, str(tmp_path))
+    other.join()
+    first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
+    assert first == second
+    for (labels, broken), line in zip(SHARED, first, strict=False):
+        expected = evaluated(chosen(GUESSES, 7), labels, broken=broken)
+        for name in ('count', 'top1', 'top5', 'per_class', 'bad'):
+            assert line[name] == getattr(expected, name)
+        assert line['confusion'] == expected.confusion.tolist()
+        assert [line['loss'], line['ece']] == pytest.approx([expected.loss, expected.ece], abs=1e-7)
+    assert first[3].startswith('The data set has pictures without a label')
+    assert first[4].startswith('1 picture cannot be read, 0 may be: 1.png: broken.')

@@ -1,0 +1,374 @@
+"""Validation: the numbers of timm's own functions on the same folder, the command, several processes, mistakes."""
+
+import csv
+import io
+import json
+import shutil
+import tarfile
+from itertools import islice
+
+import pytest
+import timm
+import timm.data
+import torch
+from PIL import Image
+from processes import ROOT, run_python
+from safetensors.torch import load_file
+from timm.utils import AverageMeter, accuracy
+from torch.nn.functional import cross_entropy
+from typer.testing import CliRunner
+
+from timm_sk.cli import app
+from timm_sk.distributed import World
+from timm_sk.evaluation import validation as validate_module
+from timm_sk.evaluation.validation import COLUMNS, validate
+from timm_sk.evaluation.validation_data import open_validation_data
+from timm_sk.finetune import Config, finetune
+
+MODEL = 'sknet_atto.digits'
+
+
+def write_digits(root, count, turned=3):
+    """The first held-out digits in a folder per class; each third lies on its side, which the model does not know."""
+    data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
+    for number, (pixels, label) in enumerate(zip(data['images'][:count], data['labels'].tolist(), strict=False)):
+        folder = root / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels.numpy())
+        picture = picture.rotate(90) if number % turned == 0 else picture
+        picture.save(folder / f'{number:03d}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def digits(tmp_path_factory):
+    return write_digits(tmp_path_factory.mktemp('digits') / 'validation', 200).parent
+
+
+def timms_numbers(root, batch_size, amp=False, **wanted):
+    """Top-1, top-5 and loss as timm's validate.py takes them, from timm's functions."""
+    model = timm.create_model(MODEL, pretrained=True).eval()
+    config = timm.data.resolve_data_config(wanted, model=model, use_test_size=True)
+    dataset = timm.data.create_dataset('', root=str(root), split='validation')
+    loader = timm.data.create_loader(
+        dataset,
+        input_size=config['input_size'],
+        batch_size=batch_size,
+        interpolation=config['interpolation'],
+        mean=config['mean'],
+        std=config['std'],
+        crop_pct=config['crop_pct'],
+        num_workers=0,
+        persistent_workers=False,
+        device=torch.device('cpu'),
+    )
+    meters = [AverageMeter() for _ in range(3)]
+    with torch.inference_mode(), torch.autocast('cpu', enabled=amp):
+        for images, targets in loader:
+            logits = model(images)
+            numbers = [*accuracy(logits, targets, topk=(1, 5)), cross_entropy(logits, targets)]
+            for meter, number in zip(meters, numbers, strict=True):
+                meter.update(number.item(), len(targets))
+    return [meter.avg for meter in meters]
+
+
+@pytest.mark.parametrize(
+    ('batch_size', 'wanted'),
+    [
+        (40, {}),
+        (25, dict(img_size=36, crop_pct=0.95, interpolation='bicubic')),
+        (50, dict(amp=True)),
+    ],
+)
+def test_numbers_are_timms(digits, batch_size, wanted):
+    top1, top5, loss = timms_numbers(digits, batch_size, **wanted)
+    found = validate(MODEL, open_validation_data(str(digits)), batch_size=batch_size, workers=0, **wanted)
+    assert 40 < top1 < 99
+    assert top1 < top5 < 100
+    assert found.evaluation.count == 200
+    assert (found.evaluation.top1, found.evaluation.top5) == (top1, top5)
+    assert found.evaluation.loss == pytest.approx(loss, abs=1e-6)
+
+
+def test_row_is_timms_with_batches_that_do_not_divide(digits):
+    top1, top5, _ = timms_numbers(digits, 7)
+    found = validate(MODEL, open_validation_data(str(digits)), batch_size=64, workers=2)
+    assert found.row() == dict(
+        model=MODEL,
+        top1=round(top1, 4),
+        top1_err=round(100 - top1, 4),
+        top5=round(top5, 4),
+        top5_err=round(100 - top5, 4),
+        param_count=0.2,
+        img_size=32,
+        crop_pct=1.0,
+        interpolation='bilinear',
+    )
+    assert tuple(found.row()) == COLUMNS
+    assert found.class_names == list('0123456789')
+
+
+def test_reparameterized_it_has_the_same_accuracies(digits):
+    data = open_validation_data(str(digits))
+    plain, folded = (validate(MODEL, data, reparam=reparam, workers=0) for reparam in (False, True))
+    assert folded.param_count < plain.param_count
+    assert torch.equal(folded.evaluation.confusion, plain.evaluation.confusion)
+    assert folded.evaluation.top5 == plain.evaluation.top5
+    assert folded.evaluation.loss == pytest.approx(plain.evaluation.loss, abs=1e-4)
+
+
+def test_channels_last_and_grey(digits, tmp_path):
+    data = open_validation_data(str(digits))
+    plain = validate(MODEL, data, workers=0)
+    assert torch.equal(
+        validate(MODEL, data, workers=0, channels_last=True).evaluation.confusion, plain.evaluation.confusion
+    )
+    grey = timm.create_model(MODEL, pretrained=True, in_chans=1)  # its first weights summed over the channels
+    timm.models.save_for_hf(grey, str(tmp_path), safe_serialization=True, model_args=dict(in_chans=1))
+    found = validate(f'local-dir:{tmp_path}', data, workers=0)
+    assert torch.equal(found.evaluation.confusion, plain.evaluation.confusion)
+
+
+def test_checkpoint_file(digits, tmp_path):
+    data = open_validation_data(str(digits))
+    model = timm.create_model(MODEL, pretrained=True)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'ten.pth')
+    found = validate('sknet_atto', data, checkpoint=str(tmp_path / 'ten.pth'), num_classes=10, workers=0)
+    assert torch.equal(found.evaluation.confusion, validate(MODEL, data, workers=0).evaluation.confusion)
+    model.reset_classifier(3)
+    torch.save(model.state_dict(), tmp_path / 'three.pth')
+    with pytest.raises(ValueError, match=r'of another shape: fc.weight \(\[3, 224\] instead of \[10, 224\]\)'):
+        validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
+
+
+@pytest.mark.deep
+def test_averaged_weights_of_a_run(digits, tmp_path):
+    data, run = open_validation_data(str(digits)), tmp_path / 'run'
+    finetune(
+        Config(
+            data=str(digits / 'validation'),
+            model=MODEL,
+            output=str(run),
+            epochs=1,
+            lr=0.01,
+            warmup_epochs=0,
+            workers=0,
+            device='cpu',
+            model_ema=True,
+        )
+    )
+    found = {
+        (name, use_ema): validate(
+            MODEL, data, checkpoint=str(run / f'{name}.pt'), use_ema=use_ema, workers=0
+        ).evaluation
+        for name, use_ema in (('last', False), ('last', True), ('best', False), ('best', True))
+    }
+    model = timm.create_model(MODEL)
+    for use_ema in (False, True):
+        timm.models.load_checkpoint(model, str(run / 'last.pt'), use_ema=use_ema)
+        torch.save(model.state_dict(), tmp_path / 'timms.pth')
+        timms = validate(MODEL, data, checkpoint=str(tmp_path / 'timms.pth'), workers=0).evaluation
+        assert found['last', use_ema].loss == timms.loss
+        assert found['best', use_ema].loss == found['last', True].loss  # what is best is what is judged
+    assert found['last', False].loss != found['last', True].loss
+    with pytest.raises(ValueError, match='use_ema chooses among the weights in a file'):
+        validate(MODEL, data, use_ema=True)
+
+
+def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits, tmp_path):
+    timm.models.save_for_hf(timm.create_model(MODEL, pretrained=True), str(tmp_path), safe_serialization=True)
+    config = json.loads((tmp_path / 'config.json').read_text())
+    config['pretrained_cfg'] |= dict(test_input_size=[3, 40, 40], test_crop_pct=0.9)
+    (tmp_path / 'config.json').write_text(json.dumps(config))
+    name, data = f'local-dir:{tmp_path}', open_validation_data(str(digits))
+    larger = validate(name, data, workers=0)
+    assert (larger.img_size, larger.crop_pct) == (40, 0.9)
+    as_trained = validate(name, data, use_train_size=True, workers=0)
+    assert (as_trained.img_size, as_trained.crop_pct) == (32, 1.0)
+    plain = validate(MODEL, data, workers=0).evaluation.confusion
+    assert torch.equal(as_trained.evaluation.confusion, plain)
+    assert not torch.equal(larger.evaluation.confusion, plain)
+
+
+def write_shards(folder, files, lengths):
+    """Shards of files that lie in the folder of their label."""
+    folder.mkdir()
+    names, left = [f'digits-{number}.tar' for number in range(len(lengths))], iter(files)
+    for name, length in zip(names, lengths, strict=True):
+        with tarfile.open(folder / name, 'w') as shard:
+            for file in islice(left, length):
+                for ending, content in (('png', file.read_bytes()), ('cls', file.parent.name.encode())):
+                    member = tarfile.TarInfo(f'{file.stem}.{ending}')
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
+    split = dict(name='validation', filenames=names, num_samples=sum(lengths), shard_lengths=[*lengths])
+    (folder / '_info.json').write_text(json.dumps(dict(splits=dict(validation=split))))
+    return f'wds/{folder}'
+
+
+def test_a_stream_says_what_is_damaged_or_missing(tmp_path):
+    """A shard of ten pictures of which one is damaged, and one that lacks two."""
+    pytest.importorskip('webdataset')
+    files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
+    lacking = open_validation_data(write_shards(tmp_path / 'short', files[:8], [10]))
+    with pytest.raises(ValueError, match='2 of 10 pictures are missing from the shards or damaged, 1 may be'):
+        validate(MODEL, lacking, workers=0, max_bad_images=1)
+    files[4].write_bytes(b'broken')
+    data = open_validation_data(write_shards(tmp_path / 'shards', files, [10]))
+    found = validate(MODEL, data, workers=0, max_bad_images=1).evaluation
+    assert found.count == 9
+    assert found.bad == [
+        f'{tmp_path}/shards/digits-0.tar: {files[4].stem}: cannot identify image file <_io.BytesIO object>'
+    ]
+    with pytest.raises(ValueError, match=f'1 picture cannot be read, 0 may be: .*digits-0.tar: {files[4].stem}'):
+        validate(MODEL, data, workers=0)
+    data.pictures.shards = None  # as those of other libraries
+    with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not share .* validate in one process'):
+        validate(MODEL, data, world=World(size=2))
+
+
+def test_retry_goes_on_with_smaller_batches(digits, monkeypatch):
+    """A model that has memory for 30 pictures, and one that has none."""
+    data = open_validation_data(str(digits))
+    expected = validate(MODEL, data, workers=0).evaluation.confusion
+    create = validate_module.ready_model
+
+    def created(most):
+        model = create(MODEL, device='cpu')
+
+        def refuse(module, arguments):
+            if len(arguments[0]) > most:
+                raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
+
+        model.register_forward_pre_hook(refuse)
+        return model
+
+    lines = []
+    monkeypatch.setattr(validate_module, 'ready_model', lambda *args, **kwargs: created(30))
+    found = validate(MODEL, data, retry=True, batch_size=64, workers=0, say=lines.append)
+    assert found.batch_size == 24
+    assert torch.equal(found.evaluation.confusion, expected)
+    assert lines == [f'{MODEL}: no memory for batches of {a}, trying {b}.' for a, b in ((64, 48), (48, 32), (32, 24))]
+    with pytest.raises(ValueError, match='No memory for batches of 64: take a smaller one, or --retry'):
+        validate(MODEL, data, batch_size=64, workers=0)
+    monkeypatch.setattr(validate_module, 'ready_model', lambda *args, **kwargs: created(0))
+    with pytest.raises(ValueError, match='No memory for batches of 1:'):
+        validate(MODEL, data, retry=True, batch_size=4, workers=0)
+
+
+def command(*arguments):
+    done = CliRunner().invoke(app, ['validate', *map(str, arguments), '--device', 'cpu', '--workers', '0'])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def save_worse(folder):
+    """The model without knowledge of half of its classes."""
+    worse = timm.create_model(MODEL, pretrained=True)
+    with torch.no_grad():
+        worse.get_classifier().bias[:5] -= 100
+    timm.models.save_for_hf(worse, str(folder), safe_serialization=True)
+    return f'local-dir:{folder}'
+
+
+def test_several_models_of_which_one_fails(digits, tmp_path):
+    worse, file = save_worse(tmp_path / 'worse'), tmp_path / 'results.csv'
+    models = ('--model', worse, '--model', 'sknet_atto.nope', '--model', MODEL)
+    done = command(digits, *models, '--results-file', file)
+    assert done.exit_code == 1
+    assert done.stderr.startswith('timm-sk: sknet_atto.nope: sknet_atto has no checkpoint "nope".')
+    assert done.stderr.count('\n') == 1
+    assert done.stdout.index(MODEL) < done.stdout.index('local-dir')  # the better one first
+    with file.open(newline='') as text:
+        rows = list(csv.DictReader(text))
+    assert tuple(rows[0]) == COLUMNS
+    data = open_validation_data(str(digits))
+    for row, name in zip(rows, (MODEL, worse), strict=True):
+        expected = validate(name, data, workers=0).row()
+        assert row == {column: str(value) for column, value in expected.items()}
+    assert float(rows[0]['top1']) > float(rows[1]['top1'])
+
+
+def test_json_and_classes(digits):
+    found = validate(MODEL, open_validation_data(str(digits)), workers=0).evaluation
+    (document,) = json.loads(command(digits, '--model', MODEL, '--json', '--per-class').stdout)
+    assert document['loss'] == pytest.approx(found.loss, abs=1e-6)
+    assert document['ece'] == pytest.approx(found.ece, abs=1e-6)
+    assert [document['top1'], document['count'], document['bad']] == [round(found.top1, 4), 200, []]
+    assert [line['name'] for line in document['per_class']] == list('0123456789')
+    assert [line['top1'] for line in document['per_class']] == found.per_class
+    assert sum(line['count'] for line in document['per_class']) == 200
+    shown = command(digits, '--model', MODEL, '--per-class').stdout
+    assert f'{found.top1:.3f}' in shown
+    assert all(f'{top1:.2f}' in shown for top1 in found.per_class)
+
+
+def test_corrupt_pictures_stop_it_or_are_named(tmp_path):
+    root = write_digits(tmp_path / 'data', 40)
+    broken = root / '7' / 'broken.png'
+    broken.write_bytes(next((root / '7').iterdir()).read_bytes()[:60])
+    done = command(root, '--model', MODEL)
+    assert (done.exit_code, done.stdout) == (1, '')
+    assert done.stderr.startswith(f'timm-sk: 1 picture cannot be read, 0 may be: {broken}')
+    assert done.stderr.count('\n') == 1
+    done = command(root, '--model', MODEL, '--max-bad-images', 1, '--json')
+    (document,) = json.loads(done.stdout)
+    assert (done.exit_code, document['count'], len(document['bad'])) == (0, 40, 1)
+    assert document['bad'][0].startswith(str(broken))
+    assert f'{MODEL} did not see {broken}' in command(root, '--model', MODEL, '--max-bad-images', 1).stderr
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['gone'], 'gone: no such folder or tar of pictures.'),
+        (['hollow'], 'hollow/7: the class has no pictures.'),
+        (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
+        (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
+        (['ten', '--labels', 'r3'], 'There are no labels "r3"'),
+        (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),
+        (['ten', '--crop-pct', '0'], 'crop_pct must be above 0'),
+        (['ten', '--amp', '--amp-dtype', 'float8'], 'amp_dtype must be'),
+        (['ten', '--checkpoint', 'gone.pth'], 'gone.pth'),
+        (['ten', '--num-classes', '10'], 'name that with --checkpoint'),
+        (['ten', '--results-file', 'nowhere/results.csv'], 'nowhere/results.csv: no results can be written there.'),
+        (['hfds/gone'], 'hfds/gone, split validation, cannot be opened'),
+    ],
+)
+def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
+    write_digits(tmp_path / 'ten', 40)
+    shutil.copytree(tmp_path / 'ten', tmp_path / 'hollow')
+    for file in (tmp_path / 'hollow' / '7').iterdir():
+        file.unlink()
+    shutil.copytree(tmp_path / 'ten', tmp_path / 'nine')
+    shutil.rmtree(tmp_path / 'nine' / '4')
+    monkeypatch.chdir(tmp_path)
+    done = command(*arguments, '--model', MODEL)
+    assert (done.exit_code, done.stdout) == (1, '')
+    assert message in done.stderr
+    assert done.stderr.startswith('timm-sk: ')
+    assert done.stderr.count('\n') == 1
+
+
+@pytest.mark.deep
+def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
+    """Of 9 pictures in 3 shards, which two do not share evenly; beside them a model that fails in both."""
+    pytest.importorskip('webdataset')
+    files, file = sorted(write_digits(tmp_path / 'data', 9).glob('*/*.png')), tmp_path / 'results.csv'
+    source = write_shards(tmp_path / 'shards', files, [4, 3, 2])
+    found = validate(MODEL, open_validation_data(source), workers=0)
+    run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'timm_sk', 'validate', source)
+    wanted = ('--model', MODEL, '--model', 'nope', '--device', 'cpu', '--batch-size', '2')
+    how = ('--workers', '1', '--json', '--per-class', '--results-file', str(file))
+    done = run_python(*run, *wanted, *how, GLOO_SOCKET_IFNAME='lo', OMP_NUM_THREADS='1')
+    assert done.returncode != 0
+    assert done.stderr.count('timm-sk: nope: There is no model "nope".') == 1
+    document, failed = json.loads(done.stdout)
+    assert failed['model'] == 'nope'
+    assert {name: document[name] for name in COLUMNS} == found.row()
+    assert [line['top1'] for line in document['per_class']] == found.evaluation.per_class
+    assert document['count'] == found.evaluation.count == 9
+    assert document['loss'] == pytest.approx(found.evaluation.loss, abs=1e-6)
+    assert document['ece'] == pytest.approx(found.evaluation.ece, abs=1e-6)
+    with file.open(newline='') as text:
+        assert list(csv.DictReader(text)) == [{name: str(value) for name, value in found.row().items()}]

@@ -1,0 +1,284 @@
+"""Folded models do what the unfolded ones do, for every architecture and for whatever timm's users do with them."""
+
+import copy
+import pickle
+
+import pytest
+import timm
+import timm.layers
+import timm.models
+import timm.utils
+import torch
+import torch.fx
+from filling import fill_model
+from tiers import deep_except
+from torch import Tensor, nn
+from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, pictures, shallow
+
+import timm_sk
+from timm_sk import lucid
+from timm_sk.errors import MismatchedCheckpointError
+from timm_sk.layers.folded_conv import FoldedConv
+from timm_sk.models.folded_blocks import FoldedBlock
+
+LIGHT = ['sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100', 'sknet29_16x32d']
+BRIEFLY = ['sknet_atto', 'resnest50d_4s2x40d']  # in the default tier
+WIDE = [name for name in KINDS if name != 'sknet_atto']
+folded = timm.utils.reparameterize_model
+
+
+def small(name: str, **kwargs: object) -> nn.Module:
+    """Our shallow model with random weights and few channels."""
+    few: dict[str, object] = dict(channels=(32, 32, 64, 64)) if name in WIDE else {}
+    few = dict(layers=[1, 1, 1]) if name == 'sknet29_16x32d' else few
+    return filled(name, **{**few, **kwargs})
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
+
+
+def norms(model: nn.Module) -> list[str]:
+    return [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK + LIGHT, KINDS + LIGHT))
+@torch.inference_mode()
+def test_outputs_are_the_unfolded_models(name):
+    model = small(name)
+    x, x64 = pictures(size=32), pictures(size=32, dtype=torch.float64)
+    found, twin = model(x), folded(model)
+    found_folded, exact = twin(x), model.double()
+    expected = exact(x64)
+    own = distance(found, expected)  # ShuffleNet with random norms is ill-conditioned: 5e-5 by itself
+    assert distance(found_folded, expected) <= max(1e-5, 3 * own)
+    twin = folded(exact, inplace=True)
+    assert distance(twin(x64), expected) <= max(1e-12, 1e-8 * own)
+    outside = ('conv1.', 'conv5.', 'blocks.', 'conv_')  # of timm's and torchvision's trunks
+    left = [key for key in norms(twin) if not key.startswith(outside) and not key.startswith('bn')]
+    assert bool(left) == (name in LUCID_NAMES)  # the norm after their unit, which follows no single convolution
+    assert all(key.endswith('.bn2') for key in left)
+
+
+@pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
+@torch.inference_mode()
+def test_bfloat16_is_no_farther_from_float32(name):
+    expected = small(name).double()(pictures(size=32, dtype=torch.float64))
+    model = small(name).bfloat16()
+    x = pictures(size=32, dtype=torch.bfloat16)
+    twin = folded(model)
+    assert {parameter.dtype for parameter in twin.parameters()} == {torch.bfloat16}
+    assert distance(twin(x), expected) <= 2 * distance(model(x), expected)
+    assert distance(folded(small(name)).bfloat16()(x), expected) <= 2 * distance(model(x), expected)
+
+
+@pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
+def test_gradients_flow_as_through_the_unfolded_model(name):
+    x = pictures(size=32, dtype=torch.float64)
+    gradients = []
+    for model in (small(name).double(), folded(small(name).double())):
+        leaf = x.clone().requires_grad_()
+        model(leaf).square().sum().backward()
+        gradients.append(leaf.grad)
+    assert distance(*gradients) <= 1e-11
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize('name', ['sk_resnet_18', 'resnest50d_1s4x24d'])
+@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
+def test_compilers_and_tracers_take_folded_models(name):
+    model = folded(small(name))
+    with torch.no_grad():
+        expected = model(pictures(size=32))
+        assert distance(torch.jit.script(model)(pictures(size=32)), expected) <= 1e-5
+        assert distance(torch.jit.trace(model, pictures(size=32))(pictures(size=32)), expected) <= 1e-5
+        traced = torch.fx.symbolic_trace(model)
+        called = [node.target.__name__ for node in traced.graph.nodes if node.op == 'call_function']
+        assert called.count('convolve') == sum(isinstance(module, FoldedConv) for module in model.modules())
+        assert distance(traced(pictures(size=32)), expected) <= 1e-5
+        exported = torch.export.export(
+            model, (pictures(size=32),), dynamic_shapes=({0: torch.export.Dim('batch')},)
+        ).module()
+        assert distance(exported(pictures(5, size=32)), model(pictures(5, size=32))) <= 1e-5
+        compiled = torch.compile(model, fullgraph=True, backend='eager')
+        assert distance(compiled(pictures(size=32)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize('name', ONE_PER_BLOCK)
+@torch.inference_mode()
+def test_copies_formats_and_state_dicts(name):
+    model = folded(small(name))
+    expected = model(pictures(size=32))
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(pictures(size=32)), expected)
+    other = folded(fill_model(small(name), seed=1))
+    assert distance(other(pictures(size=32)), expected) > 1e-3
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other(pictures(size=32)), expected)
+    features = model.to(memory_format=torch.channels_last).forward_features(pictures(size=32))
+    assert features.is_contiguous(memory_format=torch.channels_last)
+    assert distance(model.forward_head(features), expected) <= 1e-5
+
+
+@pytest.mark.parametrize('strict', [True, False])
+@pytest.mark.parametrize('name', ['sknet_atto', 'sk_resnet_18', 'resnest50d_1s4x24d', 'sk_shufflenetv2_x0_5'])
+def test_unfolded_weights_are_refused(name, strict):
+    model = folded(small(name))
+    with pytest.raises(MismatchedCheckpointError, match='load the checkpoint into the model as it is built, then fold'):
+        model.load_state_dict(small(name).state_dict(), strict=strict)
+    head = {key: value for key, value in model.state_dict().items() if key.startswith('fc.')}
+    assert not model.load_state_dict(head, strict=False).unexpected_keys
+
+
+@pytest.mark.parametrize('name', ['sknet_atto', 'sk_resnet_18', 'resnest50d_1s4x24d', 'sk_shufflenetv2_x0_5'])
+def test_train_mode_is_refused_and_changes_nothing(name):
+    model = small(name).train()
+    before = repr(model)
+    with pytest.raises(ValueError, match=r'in eval mode only, got a \w+ in train mode: load'):
+        folded(model, inplace=True)
+    assert repr(model) == before
+
+
+@pytest.mark.parametrize('name', ONE_PER_BLOCK)
+@torch.inference_mode()
+def test_selection_stays_visible(name):
+    model = small(name)
+    expected = timm_sk.attention_weights(model, pictures(size=32))
+    found = timm_sk.attention_weights(folded(model), pictures(size=32))
+    assert [(unit.name, unit.path) for unit in found] == [(unit.name, unit.path) for unit in expected]
+    assert all(distance(a.weights, b.weights) <= 1e-5 for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize(
+    'kwargs',
+    [
+        dict(act_layer='silu'),
+        dict(act_layer='relu6'),
+        dict(norm_layer='groupnorm1'),
+        dict(norm_layer=timm.layers.BatchNormAct2d),
+        dict(drop_path_rate=0.3, drop_block_rate=0.1),
+        dict(block_args=dict(attn_layer='se')),
+        dict(output_stride=8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize('name', deep_except(BRIEFLY[:1], ['sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d']))
+@torch.inference_mode()
+def test_other_layers(name, kwargs):
+    model = small(name, **kwargs)
+    twin = folded(model)
+    assert distance(twin(pictures(size=32)), model(pictures(size=32))) <= 1e-5
+    in_one_pass = 'block_args' not in kwargs and 'norm_layer' not in kwargs
+    assert any(isinstance(module, FoldedBlock) for module in twin.modules()) == in_one_pass
+
+
+@torch.inference_mode()
+def test_anti_aliasing_and_frozen_and_converted_norms():
+    blurred = small('skresnet18', aa_layer=timm.layers.BlurPool2d)
+    assert distance(folded(blurred)(pictures(size=32)), blurred(pictures(size=32))) <= 1e-5
+    expected = small('sknet_atto')(pictures(size=32))
+    for convert in (timm.layers.freeze_batch_norm_2d, timm.layers.convert_sync_batchnorm):
+        twin = folded(convert(small('sknet_atto')).eval())
+        kept = [module for module in twin.modules() if 'BatchNorm' in type(module).__name__]
+        assert len(kept) == 3  # of the stem
+        assert distance(twin(pictures(size=32)), expected) <= 1e-5
+
+
+@pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14])
+@torch.inference_mode()
+def test_lucids_classes(make):
+    model = make(10, channels=[16] * 4).eval()
+    x = pictures(1, size=32)
+    assert distance(folded(model)(x), model(x)) <= 1e-5
+
+
+@torch.inference_mode()
+def test_inputs_and_features_are_left_alone():
+    model = folded(small('skresnet18'))
+    levels = model.forward_intermediates(pictures(size=32), intermediates_only=True)
+    expected = [level.clone() for level in levels]
+    x = levels[2].clone()
+    model.layer2[1](x)  # adds x itself
+    assert torch.equal(x, expected[2])
+    backbone = folded(small('skresnet18', features_only=True))
+    assert all(distance(a, b) <= 1e-6 for a, b in zip(backbone(pictures(size=32)), expected, strict=True))
+
+
+def test_deeper_nets_have_the_folded_blocks_of_their_kind():
+    deep, kind = (folded(shallow(name, device='meta').eval()) for name in ('resnest50d', DEEPER['resnest50d']))
+    assert repr(deep) == repr(kind)
+    assert 'resnest50d' in RESNESTS
+
+
+def share_a_block(model: nn.Module) -> None:
+    model.layer1[2] = model.layer1[1]
+
+
+def share_a_convolution(model: nn.Module) -> None:
+    model.layer1[1].conv2 = model.layer1[0].conv2
+
+
+def tile_seamlessly(model: nn.Module) -> None:
+    """As generators of textures do."""
+    conv = model.layer1[0].conv2.conv
+
+    def convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1), mode='circular'), weight, bias)
+
+    conv._conv_forward = convolve
+
+
+def add_what_the_norm_is_given(model: nn.Module) -> None:
+    class Residual(timm_sk.layers.ConvNormAct):
+        def forward(self, x: Tensor) -> Tensor:
+            convolved = self.conv(x)
+            return self.act(self.bn(convolved) + convolved)
+
+    model.layer1[0].conv2.__class__ = Residual
+
+
+def add_what_the_attentions_norm_is_given(model: nn.Module) -> None:
+    class Residual(timm_sk.layers.SelectiveKernelAttn):
+        def forward(self, fused: Tensor) -> Tensor:
+            reduced = self.fc_reduce(fused[:, :, None, None])
+            return self.fc_select(self.act(self.bn(reduced) + 9 * reduced)).flatten(1).unflatten(1, (2, -1))
+
+    model.layer1[0].conv1.attn.__class__ = Residual
+
+
+def replace_the_residual(model: nn.Module) -> None:
+    block = model.layer1[0]
+    block.residual = lambda x: 3 * type(block).residual(block, x)
+
+
+CHANGES = [
+    share_a_block,
+    share_a_convolution,
+    tile_seamlessly,
+    add_what_the_norm_is_given,
+    add_what_the_attentions_norm_is_given,
+    replace_the_residual,
+]
+
+
+@pytest.mark.parametrize('change', CHANGES)
+@pytest.mark.parametrize('form', [folded, lambda model: timm_sk.deploy(model, input_size=(3, 32, 32), compile=False)])
+@pytest.mark.all_cases
+@torch.no_grad()
+def test_models_whose_parts_are_shared_or_run_otherwise(change, form):
+    model = fill_model(timm.create_model('skresnet18', layers=[3, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
+    plain = model(pictures(size=32))
+    change(model)
+    expected = model(pictures(size=32))
+    assert distance(expected, plain) > 1e-3
+    assert distance(form(model)(pictures(size=32)), expected) <= 1e-5
+
+
+@torch.no_grad()
+def test_modules_used_twice_in_a_stem():
+    model = fill_model(timm.create_model('skresnet18', layers=[1, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
+    first, act, second = nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1)
+    model.conv1 = nn.Sequential(first, act, second, act).eval()
+    expected = model(pictures(size=32))
+    deployed = timm_sk.deploy(model, input_size=(3, 32, 32), compile=False)
+    assert distance(deployed(pictures(size=32)), expected) <= 1e-5

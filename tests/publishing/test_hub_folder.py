@@ -1,0 +1,308 @@
+"""A folder for a hub: timm loads it, its config invents nothing, its card says what the table says."""
+
+import json
+import re
+import stat
+from argparse import Namespace
+from dataclasses import replace
+
+import pytest
+import timm
+import torch
+import yaml
+from filling import fill_model
+from safetensors import safe_open
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from timm_sk.checkpoints import CHECKPOINTS, Checkpoint
+from timm_sk.cli import publish as cli_publish
+from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnknownModelError, UnloadableModelError
+from timm_sk.pretrained import bundled_folder, save_safetensors
+from timm_sk.publishing.hub_folder import check_golden, config_of, golden_inputs, write_golden, write_model
+from timm_sk.publishing.model_card import eval_results, render_card
+from timm_sk.publishing.package import export_checkpoint
+from timm_sk.publishing.release import card_of
+
+BUNDLED = [name for name, row in CHECKPOINTS.items() if row.bundled]
+NAMES = ('cat', 'dog', 'eel')
+
+
+@pytest.fixture
+def trained():
+    """A model of three classes, as if fine-tuned."""
+    return fill_model(timm.create_model('sknet_atto', num_classes=3)).eval()
+
+
+def front_matter(card):
+    return yaml.safe_load(card.split('---\n')[1])
+
+
+def table_of(card):
+    """The first cells of a card's tables by the cells before them."""
+    return dict(re.findall(r'^\| ([^|]+) \| ([^|]+) \|$', card, re.MULTILINE))
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_config_is_the_one_that_the_bundled_folders_have(name):
+    config = config_of(timm.create_model(name), CHECKPOINTS[name])
+    assert json.dumps(config, indent=2) + '\n' == (bundled_folder(name) / 'config.json').read_text()
+
+
+def test_facts_that_are_not_established_are_not_in_the_config():
+    row = replace(CHECKPOINTS['sknet_atto.digits'], mean=None, crop_pct=None, licence=None, label_names=None)
+    config = config_of(timm.create_model('sknet_atto'), row)
+    assert not {'mean', 'crop_pct', 'license', 'label_names'} & set(config['pretrained_cfg'])
+    assert config['pretrained_cfg']['std'] == (0.5, 0.5, 0.5)
+    assert 'label_names' not in config
+
+
+def test_weights_are_in_the_order_of_the_state_dict_and_readable_by_others(tmp_path, trained):
+    row = replace(CHECKPOINTS['sknet_atto.digits'], num_classes=3, label_names=NAMES)
+    write_model(tmp_path, trained, row, metadata=dict(origin='a test'))
+    with safe_open(tmp_path / 'model.safetensors', 'pt') as file:
+        assert file.metadata() == dict(format='pt', origin='a test')
+    header = (tmp_path / 'model.safetensors').read_bytes()
+    keys = list(json.loads(header[8 : 8 + int.from_bytes(header[:8], 'little')]))
+    assert keys == ['__metadata__', *trained.state_dict()]
+    (tmp_path / 'new').touch()
+    assert stat.S_IMODE((tmp_path / 'model.safetensors').stat().st_mode) == stat.S_IMODE(
+        (tmp_path / 'new').stat().st_mode
+    )
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True)
+    assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in trained.state_dict().items())
+    assert tuple(loaded.pretrained_cfg['label_names']) == NAMES
+
+
+def test_goldens_tell_weights_apart(tmp_path, trained):
+    path = tmp_path / 'golden.safetensors'
+    write_golden(path, trained.train(), golden_inputs((3, 32, 32)), metadata={})
+    assert trained.training
+    golden = load_file(path)
+    with torch.no_grad():
+        assert torch.equal(golden['logits'], trained.eval()(golden['inputs']))
+    assert (golden['inputs'].shape, golden['logits'].dtype) == ((2, 3, 32, 32), torch.float32)
+    assert torch.equal(golden_inputs((3, 32, 32)), golden['inputs'])
+    assert check_golden(trained, path) == 0
+    with torch.no_grad():
+        trained.fc.bias[1] += 0.25
+    with pytest.raises(MismatchedCheckpointError, match=r'logits differ by 0\.25'):
+        check_golden(trained, path)
+    with pytest.raises(
+        CorruptCheckpointError, match=r'another model: it has logits \[2, 3\], the model gives \[2, 10\]'
+    ):
+        check_golden(timm.create_model('sknet_atto'), path)
+    path.write_bytes(b'torn')
+    with pytest.raises(CorruptCheckpointError, match=r'golden\.safetensors cannot be read'):
+        check_golden(trained, path)
+    save_safetensors(dict(inputs=torch.zeros(1)), path)
+    with pytest.raises(CorruptCheckpointError, match=r"holds \['inputs'\] instead"):
+        check_golden(trained, path)
+
+
+@pytest.mark.parametrize('name', BUNDLED)
+def test_recipe_is_what_the_bundled_card_says(name):
+    card = (bundled_folder(name) / 'README.md').read_text()
+    recipe = json.loads((bundled_folder(name) / 'recipe.json').read_text())
+    settings = card.split('| setting | value |\n|---|---|\n')[1].split('\n\n')[0].splitlines()
+    assert settings == [f'| {field} | {value} |' for field, value in recipe.items()]
+
+
+def test_card_of_a_bundled_checkpoint():
+    card = card_of(CHECKPOINTS['sknet_atto.digits'], repo_id='somebody/sknet_atto.digits')
+    facts = table_of(card)
+    expected = {
+        'Parameters': '201,506',
+        'FLOPs': '0.001793 G multiply-adds at 3x32x32',
+        'File size': '837,896 bytes',
+        'Learning rate': '0.003',
+        'Epochs': '120',
+        'Batch size': '64',
+        'Weight decay': '0.05',
+        'Recipe': '`python weights/train.py sknet_atto.digits`',
+        'Mean': '0.5, 0.5, 0.5',
+    }
+    assert {key: facts[key] for key in expected} == expected
+    assert 'opt adamw' in facts['Training techniques']
+    assert '\n### Limits\n' in card  # the bundled card follows, a level deeper
+    assert card.count('\n---\n') == 1
+    assert 'hf-hub:somebody/sknet_atto.digits' in card
+
+
+def test_card_of_a_checkpoint_of_others():
+    row = CHECKPOINTS['skresnet18.ra_in1k']
+    card = card_of(row, repo_id='somebody/skresnet18.ra_in1k')
+    assert front_matter(card) == {
+        'license': 'apache-2.0',
+        'library_name': 'timm',
+        'pipeline_tag': 'image-classification',
+        'tags': ['image-classification', 'timm', 'transformers', 'selective-kernel'],
+        'datasets': ['ILSVRC/imagenet-1k'],
+        'model-index': [
+            {
+                'name': 'skresnet18.ra_in1k',
+                'results': [
+                    {
+                        'task': {'type': 'image-classification'},
+                        'dataset': {'name': 'ImageNet-1k', 'type': 'ILSVRC/imagenet-1k', 'split': 'validation'},
+                        'metrics': [
+                            {'type': 'accuracy', 'value': 73.02, 'name': 'Top-1 accuracy'},
+                            {'type': 'accuracy', 'value': 91.172, 'name': 'Top-5 accuracy'},
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    facts = table_of(card)
+    assert facts['FLOPs'] == '1.814 G multiply-adds at 3x224x224'
+    assert {facts[key] for key in ('Learning rate', 'Epochs', 'Batch size', 'Weight decay')} == {'not established'}
+    assert 'sha256 begins with `4eec2804`' in card
+    assert '`timm-sk weights convert FILE --to skresnet18.ra_in1k`' in card
+    assert 'at `6c97652bb744d89177b68274d2fda3923a7d1f95`, without the classifier' in card
+    assert 'Top-1 73.02 %, top-5 91.17 % on ImageNet-1k validation' in card
+
+
+def test_card_where_nothing_is_established():
+    row = Checkpoint(name='sknet_atto.bare', family='sknet', input_size=(3, 32, 32), mean=None, crop_pct=None)
+    card = render_card(row, repo_id='somebody/bare')
+    facts = table_of(card)
+    unknown = (
+        'Licence',
+        'Origin',
+        'Training data',
+        'Training techniques',
+        'Recipe',
+        'Mean',
+        'Centre crop',
+        'File size',
+    )
+    assert {facts[key] for key in unknown} == {'not established'}
+    assert not {'license', 'datasets', 'model-index', 'base_model'} & set(front_matter(card))
+
+
+def test_every_row_has_a_card_without_gaps():
+    for row in CHECKPOINTS.values():
+        if row.arch in ('sknet_atto', 'skresnet18', 'sknet29_16x32d', 'resnest14d', 'skresnet18_mindcv'):
+            card = card_of(row, repo_id='somebody/it')
+            assert front_matter(card)['license'] == row.licence
+            assert 'None' not in card
+            assert '$' not in card
+
+
+def test_evaluation_results_are_in_the_hubs_format():
+    (path, text), *others = eval_results(CHECKPOINTS['skresnet18.ra_in1k']).items()
+    assert (path, others) == ('.eval_results/imagenet-1k.yaml', [])
+    notes = "top-1 accuracy in percent on the validation split at 224x224; timm's results-imagenet.csv"
+    dataset = dict(id='ILSVRC/imagenet-1k', task_id='default')
+    assert yaml.safe_load(text) == [dict(dataset=dataset, value=73.02, notes=notes)]
+    assert list(eval_results(CHECKPOINTS['sknet50_holocron.imagenette'])) == ['.eval_results/imagenette.yaml']
+    assert eval_results(CHECKPOINTS['sknet_atto.digits']) == {}
+
+
+def test_export_of_what_train_py_writes(tmp_path, trained):
+    options = Namespace(
+        model='sknet_atto.shapes', pretrained=True, lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd',
+        mean=[0.4, 0.5, 0.6], std=None, crop_pct=0.9, img_size=48, smoothing=0.1, mixup=0.0,
+    )  # fmt: skip
+    untrained = timm.create_model('sknet_atto', num_classes=3)
+    averaged = {f'module.{key}': tensor for key, tensor in trained.state_dict().items()}
+    checkpoint = dict(
+        epoch=7, arch='sknet_atto', state_dict=untrained.state_dict(), state_dict_ema=averaged, args=options
+    )
+    torch.save(checkpoint, tmp_path / 'last.pth.tar')
+    folder = export_checkpoint(
+        tmp_path / 'last.pth.tar', arch='sknet_atto', tag='pets', out=tmp_path / 'new' / 'pets', label_names=NAMES,
+        licence='mit', origin='a test',
+    )  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {
+        'README.md',
+        'config.json',
+        'golden.safetensors',
+        'model.safetensors',
+        'recipe.json',
+    }
+    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    assert torch.equal(loaded.fc.weight, trained.fc.weight)
+    cfg = loaded.pretrained_cfg
+    assert (cfg['tag'], cfg['license'], tuple(cfg['label_names'])) == ('pets', 'mit', NAMES)
+    assert (tuple(cfg['mean']), tuple(cfg['std']), cfg['crop_pct']) == ((0.4, 0.5, 0.6), (0.5, 0.5, 0.5), 0.9)
+    assert tuple(cfg['input_size']) == (3, 48, 48)
+    recipe = dict(lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd', smoothing=0.1)
+    assert json.loads((folder / 'recipe.json').read_text()) == recipe
+    facts = table_of((folder / 'README.md').read_text())
+    assert (facts['Learning rate'], facts['Licence'], facts['Weight decay']) == ('0.02', 'mit', '0.0')
+    assert list(tmp_path.joinpath('new').iterdir()) == [folder]
+
+
+def test_export_tells_the_base_model_that_is_on_the_hub(tmp_path):
+    model = timm.create_model('skresnet18', num_classes=2, in_chans=1)
+    options = Namespace(model='skresnet18.ra_in1k', pretrained=True)
+    torch.save(dict(state_dict=model.state_dict(), args=options), tmp_path / 'last.pth')
+    folder = export_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='xray', out=tmp_path / 'xray')
+    card = (folder / 'README.md').read_text()
+    assert front_matter(card)['base_model'] == 'timm/skresnet18.ra_in1k'
+    assert table_of(card)['Licence'] == 'not established'
+    assert timm.create_model(f'local-dir:{folder}', pretrained=True).conv1.weight.shape == (64, 1, 7, 7)
+
+
+def test_export_of_a_plain_state_dict_by_the_command(tmp_path, trained, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_safetensors(trained.state_dict(), tmp_path / 'mine.safetensors')
+    (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
+    arguments = ['export', 'mine.safetensors', '--arch', 'sknet_atto', '--tag', 'pets', '--label-names', 'labels.txt']
+    done = CliRunner().invoke(cli_publish.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert 'hf upload ORG/sknet_atto.pets sknet_atto.pets' in done.output
+    model = timm.create_model('local-dir:sknet_atto.pets', pretrained=True)
+    assert check_golden(model, tmp_path / 'sknet_atto.pets' / 'golden.safetensors') == 0
+    assert tuple(model.pretrained_cfg['label_names']) == ('cat', 'dog', 'eel|ray')
+    assert r'| Classes | 3: cat, dog, eel\|ray |' in (tmp_path / 'sknet_atto.pets' / 'README.md').read_text()
+    again = CliRunner().invoke(cli_publish.app, arguments)
+    assert (again.exit_code, 'is not an empty folder' in again.output) == (1, True)
+
+
+def test_export_refuses_what_is_not_the_architectures(tmp_path, trained):
+    def export(state_dict, **options):
+        torch.save(state_dict, tmp_path / 'file.pth')
+        export_checkpoint(tmp_path / 'file.pth', **{**dict(arch='sknet_atto', tag='x', out=tmp_path / 'x'), **options})
+
+    state_dict = trained.state_dict()
+    with pytest.raises(MismatchedCheckpointError, match='unexpected: extra'):
+        export({**state_dict, 'extra': torch.zeros(1)})
+    with pytest.raises(MismatchedCheckpointError, match=r'missing: bn1\.weight'):
+        export({key: tensor for key, tensor in state_dict.items() if key != 'bn1.weight'})
+    with pytest.raises(MismatchedCheckpointError, match=r'no tensor fc\.weight of 2 dimensions'):
+        export({key: tensor for key, tensor in state_dict.items() if key != 'fc.weight'})
+    with pytest.raises(MismatchedCheckpointError, match=r'no tensor conv1\.0\.weight of 4 dimensions'):
+        export({**state_dict, 'conv1.0.weight': 3})
+    with pytest.raises(ValueError, match='2 label names for 3 classes'):
+        export(state_dict, label_names=('a', 'b'))
+    with pytest.raises(UnknownModelError, match='no architecture "resnet18"'):
+        export(state_dict, arch='resnet18')
+    with pytest.raises(UnknownModelError, match=r'"sknet_atto\.gone" is no row of sknet_atto: .*sknet_atto\.shapes'):
+        export(state_dict, base='sknet_atto.gone')
+    with pytest.raises(UnloadableModelError, match='there is no such file'):
+        export_checkpoint(tmp_path / 'gone.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+    (tmp_path / 'torn.safetensors').write_bytes(b'torn')
+    with pytest.raises(UnloadableModelError, match=r'torn\.safetensors cannot be read: SafetensorError'):
+        export_checkpoint(tmp_path / 'torn.safetensors', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['file.pth', 'torn.safetensors']
+
+
+class Trap:
+    """A pickle of it would make a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def test_export_executes_nothing(tmp_path, trained):
+    torch.save(dict(state_dict=trained.state_dict(), args=Trap(tmp_path / 'sprung')), tmp_path / 'evil.pth')
+    with pytest.raises(UnloadableModelError, match=r'evil\.pth cannot be read'):
+        export_checkpoint(tmp_path / 'evil.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+    assert not (tmp_path / 'sprung').exists()

@@ -1,0 +1,142 @@
+"""`timm-sk bench`: measure our nets beside timm's; docs/bench.md says what and how."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from ..bench import COLUMNS, Case, Row, cases, measure
+from ..bench.machine import open_device, require_dtype, require_forms
+from ..bench.matrix import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
+from ..bench.plot import draw, require_matplotlib
+from ..bench.results import append, read, require_appendable
+from ..console import err, one_line_errors, out, say_error
+from ..inference.timing import require_rounds
+
+__all__ = ['COLUMNS', 'bench']
+
+
+def bench(
+    models: Annotated[list[str] | None, typer.Argument(metavar='MODEL', help='Architectures of this package.')] = None,
+    sides: Annotated[
+        str, typer.Option(help='Of ours, timm, plain: the backbone with no selection.')
+    ] = 'ours,timm,plain',
+    forms: Annotated[str | None, typer.Option(help=f'Of {", ".join(FORMS)}.')] = None,
+    dtypes: Annotated[str | None, typer.Option(help='Of float32, bfloat16, and float16 on CUDA.')] = None,
+    formats: Annotated[str | None, typer.Option(help='Of contiguous, channels_last.')] = None,
+    tasks: Annotated[str, typer.Option(help='Of inference, training: one step of SGD.')] = 'inference,training',
+    batch: Annotated[int | None, typer.Option(min=1, help='Pictures in a step; 8 if not given.')] = None,
+    size: Annotated[int | None, typer.Option(min=32, help='Their height and width; 224 if not given.')] = None,
+    rounds: Annotated[int, typer.Option(help='Timed rounds, 7 or more.')] = 7,
+    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:1.')] = 'cpu',
+    threads: Annotated[int | None, typer.Option(min=1, help='CPU threads; as torch chooses if not given.')] = None,
+    out_file: Annotated[Path | None, typer.Option('--out', metavar='CSV', help='Add the rows to this file.')] = None,
+    scaling: Annotated[str, typer.Option(help='Along batch, resolution, branches or depth.')] = '',
+    plot: Annotated[Path | None, typer.Option(metavar='PNG', help='Draw the ratios, or the scaling.')] = None,
+    from_file: Annotated[Path | None, typer.Option('--from', metavar='CSV', help='Measure nothing: plot this.')] = None,
+    smoke: Annotated[bool, typer.Option('--smoke', help='Agreement and memory of small pictures, no speeds.')] = False,
+) -> None:
+    """Time our models beside timm's and the plain backbones, where their numbers agree.
+
+    Lists are separated by commas. If not given: the forms up to compiled, float32 and bfloat16, both memory formats;
+    with --scaling or --smoke eager and reparameterized in channels_last, with --scaling in float32. The rows of each
+    form are written as soon as they are known.
+    """
+    few = bool(scaling or smoke)
+    with one_line_errors():
+        if plot:
+            require_matplotlib()
+        if from_file:
+            if not plot:
+                raise ValueError('--from needs --plot PNG, into which its rows are drawn.')
+            draw(read(from_file), plot)
+            return
+        where = open_device(device)
+        if not smoke:
+            require_rounds(rounds)
+        if out_file:
+            require_appendable(out_file)
+        if threads:
+            torch.set_num_threads(threads)
+        chosen = list(
+            cases(
+                models or (['skresnet18'] if smoke else DEPTHS if scaling == 'depth' else MODELS),
+                dtypes=_names(dtypes or ('float32' if scaling else 'float32,bfloat16')),
+                memory_formats=_names(formats or ','.join(['channels_last'] if few else MEMORY_FORMATS)),
+                tasks=_names(tasks),
+                batch=batch or (2 if smoke else 8),
+                size=size or (64 if smoke else 224),
+                scaling=scaling,
+            )
+        )
+        if not chosen:
+            raise ValueError('Nothing to measure: a training step takes at least 2 pictures.')
+        for case in chosen:
+            require_dtype(case.dtype, where)
+        wanted = _names(forms or ','.join(DEFAULT_FORMS[:2] if few else DEFAULT_FORMS))
+        require_forms(wanted, where)
+        rows = []
+        for case in chosen:
+            timed = None if smoke else rounds
+            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, say=_say):
+                rows += found
+                if out_file:
+                    append(out_file, found)
+                Console(width=max(out.width, 132)).print(_table(case, found))
+        if plot and not smoke:
+            draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
+    refused = [row for row in rows if row.status in ('disagrees', 'fails')]
+    for row in refused:
+        by = f': {row.compared} differs by {row.difference:.2g}, more than {row.bound:.2g}' if row.compared else ''
+        say_error(f'{row.arch} {row.side} {row.form} {row.task} {row.dtype} {row.memory_format} {row.status}{by}')
+    if refused:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(',') if name.strip()]
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _table(case: Case, rows: Sequence[Row]) -> Table:
+    """One form of a case: a line per variant."""
+    names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of floor', 'peak MB', 'saved MB', 'ratio', 'agreement')
+    lines = []
+    for row in rows:
+        line = (
+            _number(row.median_ms, '.1f'),
+            _range(row.min_ms, row.max_ms, '.1f'),
+            _number(row.images_per_s, '.1f'),
+            _number(row.ratio_median, '.2f'),
+            _range(row.ratio_min, row.ratio_max, '.2f'),
+            _number(row.of_floor_median, '.2f'),
+            _number(row.peak_bytes, '.1f', 1e6),
+            _number(row.saved_bytes_per_image, '.2f', 1e6),
+            _number(row.saved_ratio, '.2f'),
+            f'{row.status} {_number(row.difference, ".0e")}',
+        )
+        lines.append(line)
+    shown = [index for index in range(len(names)) if any(line[index] for line in lines)]
+    columns = (Column(names[index], justify='right', no_wrap=True) for index in shown)
+    variant = Column('variant', no_wrap=True)
+    table = Table(variant, *columns, title=escape(str(case)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row, line in zip(rows, lines, strict=True):
+        table.add_row(f'{row.side} {row.form}', *(line[index] for index in shown))
+    return table
+
+
+def _number(value: float | None, form: str, unit: float = 1) -> str:
+    return '' if value is None else format(value / unit, form)
+
+
+def _range(least: float | None, greatest: float | None, form: str) -> str:
+    return '' if least is None or greatest is None else f'{least:{form}}-{greatest:{form}}'

@@ -1,0 +1,168 @@
+"""The command line `timm-sk`. Commands parse, call the library, and print; errors become one line here."""
+
+import json
+import runpy
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import track
+from rich.table import Column, Table
+
+from .. import __version__
+from ..console import err, one_line_errors, out, say_error
+from ..data.images import find_images
+from ..factory import ready_model
+from ..inference.prediction import Prediction, example_images, predict
+from ..models.listing import COLUMNS, catalog, cells, markdown
+from . import bench, demo, explain, finetune, publish, validate, weights
+
+DEFAULT_MODEL = 'sknet_atto.digits'
+
+T = TypeVar('T')
+
+app = typer.Typer(
+    help='Selective-kernel networks for timm.',
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+weights.app.add_typer(publish.app)
+app.add_typer(weights.app, name='weights')
+app.command('bench')(bench.bench)
+app.command('demo')(demo.demo)
+app.command('explain')(explain.explain_selection)
+app.command('finetune')(finetune.command())
+app.command('validate')(validate.validate_models)
+
+
+def main() -> None:
+    """Run the command line."""
+    app(prog_name='timm-sk')
+
+
+@app.callback(invoke_without_command=True)
+def show_version(
+    version: Annotated[bool, typer.Option('--version', help='Show the version and exit.')] = False,
+) -> None:
+    """Selective-kernel networks for timm."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def _progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
+    """Pass items through; on a terminal with a bar that is gone when they are."""
+    return track(items, total=total, description=description, console=err, transient=True, disable=not err.is_terminal)
+
+
+@app.command('list')
+def list_models(
+    pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
+    as_markdown: Annotated[bool, typer.Option('--markdown', help="Print the README's table.")] = False,
+) -> None:
+    """List the models: size, cost, where the weights come from, accuracy."""
+    with one_line_errors():
+        entries = catalog(pattern)
+        if not entries:
+            raise ValueError(f'no model matches "{pattern}"; `timm-sk list` shows all.')
+    if as_markdown:
+        print(markdown(entries))
+        return
+    caption = 'GMACs: 10^9 multiply-adds at this input. top-1: percent.'
+    table = Table(*COLUMNS, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for entry in entries:
+        table.add_row(*cells(entry))
+    out.print(table)
+
+
+@app.command('predict')
+def predict_images(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; none for the shipped examples.'),
+    ] = None,
+    model_name: Annotated[str, typer.Option('--model', help='Model: architecture or arch.tag.')] = DEFAULT_MODEL,
+    topk: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, mps; the best one if not given.')] = None,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
+) -> None:
+    """Classify pictures. Without any, classify the examples that ship with the model."""
+    with one_line_errors():
+        paths = list(find_images(images)) if images else example_images(model_name)
+        if not paths:
+            raise ValueError(f'{model_name} ships with no examples: name pictures to classify.')
+        model = ready_model(model_name, device=device)
+        predictions = list(_progress(predict(model, paths, topk=topk), len(paths), 'Classifying'))
+    truths = None if images else [path.stem for path in paths]
+    if as_json:
+        print(json.dumps(_as_json(predictions, truths), indent=2))
+    elif not all(prediction.error for prediction in predictions):
+        out.print(_as_table(model_name, predictions, truths))
+    failures = [prediction.error for prediction in predictions if prediction.error]
+    for failure in failures:
+        say_error(failure)
+    if failures:
+        raise typer.Exit(1)
+
+
+def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[dict[str, Any]]:
+    documents: list[dict[str, Any]] = []
+    for index, prediction in enumerate(predictions):
+        document: dict[str, Any] = dict(file=str(prediction.path))
+        if truths:
+            document['truth'] = truths[index]
+        if prediction.error:
+            document['error'] = prediction.error
+        else:
+            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+            document['predictions'] = [dict(label=label, probability=probability) for label, probability in pairs]
+        documents.append(document)
+    return documents
+
+
+def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> Table:
+    table = Table(
+        Column('picture', overflow='fold'),
+        *(['truth'] if truths else []),
+        'prediction',
+        'then',
+        title=model_name,
+        box=box.SIMPLE_HEAD,
+    )
+    for index, prediction in enumerate(predictions):
+        if prediction.error:
+            continue
+        first, *others = [
+            f'{label} ({probability:.1%})'
+            for label, probability in zip(prediction.labels, prediction.probabilities, strict=True)
+        ]
+        name = prediction.path.name if truths else str(prediction.path)
+        texts = [name, *([truths[index]] if truths else []), first, ', '.join(others)]
+        table.add_row(*map(escape, texts))
+    return table
+
+
+@app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+def run_script(
+    script: Annotated[str, typer.Argument(metavar='SCRIPT', help='A Python file.')],
+    arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Its arguments.')] = None,
+) -> None:
+    """Run a Python script, such as timm's validate.py, with the models registered.
+
+    Processes that the script spawns must import timm_sk themselves; forked ones have it.
+    """
+    if not Path(script).is_file():
+        say_error(f'{script}: no such script.')
+        raise typer.Exit(1)
+    sys.argv = [script, *(arguments or [])]
+    sys.path.insert(0, str(Path(script).resolve().parent))
+    try:
+        runpy.run_path(script, run_name='__main__')
+    except EOFError as error:  # which the command line's framework would take for a user who gives up
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise SystemExit(1) from error

@@ -1,0 +1,230 @@
+"""`timm-sk validate`: judge models by a data set; docs/validate.md says what and how."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from ..console import err, one_line_errors, out, say_error
+from ..distributed import World, is_loss_of_peer, joined, together
+from ..evaluation.imagenet_labels import LABELS
+from ..evaluation.validation import AMP_DTYPES, COLUMNS, INTERPOLATIONS, Validation, validate
+from ..evaluation.validation_data import ValidationData, open_validation_data
+
+_FAILURES = (ValueError, OSError, RuntimeError, AssertionError)  # the last one is how timm refuses settings
+
+
+def validate_models(
+    data: Annotated[str, typer.Argument(metavar='DATA', help='Folder or tar, or torch/, hfds/, wds/, hfids/, tfds/…')],
+    models: Annotated[list[str], typer.Option('--model', help='Architecture or arch.tag; may be repeated.')],
+    split: Annotated[str, typer.Option(help='Split that judges.')] = 'validation',
+    data_dir: Annotated[str | None, typer.Option(help='Where a data set that has a name is kept.')] = None,
+    dataset_download: Annotated[bool, typer.Option('--dataset-download', help='Download it if it is missing.')] = False,
+    class_map: Annotated[str | None, typer.Option(help='File that lists the names of the classes.')] = None,
+    num_samples: Annotated[int | None, typer.Option(min=1, help='Pictures of a stream that does not say.')] = None,
+    max_bad_images: Annotated[int, typer.Option(min=0, help='Unreadable pictures to skip before it stops.')] = 0,
+    labels: Annotated[str | None, typer.Option(help=f"Labels of ImageNet's: {', '.join(LABELS)}.")] = None,
+    real_json: Annotated[str | None, typer.Option(help="File of ReaL labels instead of timm's.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help='File of weights for the model.')] = None,
+    use_ema: Annotated[bool, typer.Option('--use-ema', help="The file's averaged weights, if it has any.")] = False,
+    num_classes: Annotated[int | None, typer.Option(min=1, help='Of a model with --checkpoint.')] = None,
+    img_size: Annotated[int | None, typer.Option(min=1, help="Height and width; else the checkpoint's.")] = None,
+    crop_pct: Annotated[float | None, typer.Option(help='Share of the shorter side that the crop keeps.')] = None,
+    interpolation: Annotated[str | None, typer.Option(help=f'Of {", ".join(INTERPOLATIONS)}.')] = None,
+    use_train_size: Annotated[bool, typer.Option('--use-train-size', help='Size and crop of training.')] = False,
+    reparam: Annotated[bool, typer.Option('--reparam', help='Reparameterize the model.')] = False,
+    channels_last: Annotated[bool | None, typer.Option(help='Memory format; on CUDA by itself.')] = None,
+    amp: Annotated[bool, typer.Option('--amp', help='Mixed precision.')] = False,
+    amp_dtype: Annotated[str, typer.Option(help=f'{" or ".join(AMP_DTYPES)}.')] = AMP_DTYPES[0],
+    device: Annotated[str | None, typer.Option(help='cpu, cuda or cuda:1; the best one if not given.')] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help='Pictures in a batch of one process.')] = 64,
+    workers: Annotated[int, typer.Option(min=0, help='Processes that load, for each that judges.')] = 2,
+    retry: Annotated[bool, typer.Option('--retry', help='Smaller batches where memory lacks.')] = False,
+    results_file: Annotated[Path | None, typer.Option(metavar='CSV', help="Write timm's columns.")] = None,
+    per_class: Annotated[bool, typer.Option('--per-class', help='Accuracy of each class too.')] = False,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
+) -> None:
+    """Judge models by a data set: top-1, top-5, loss, calibration, accuracy of each class, images per second."""
+    settings: dict[str, Any] = dict(
+        checkpoint=checkpoint,
+        use_ema=use_ema,
+        num_classes=num_classes,
+        img_size=img_size,
+        crop_pct=crop_pct,
+        interpolation=interpolation,
+        use_train_size=use_train_size,
+        reparam=reparam,
+        channels_last=channels_last,
+        amp=amp,
+        amp_dtype=amp_dtype,
+        batch_size=batch_size,
+        workers=workers,
+        max_bad_images=max_bad_images,
+        retry=retry,
+    )
+    with one_line_errors(), joined(device) as world:
+        opened = partial(
+            _opened,
+            results_file,
+            data,
+            split=split,
+            labels=labels,
+            real_json=real_json,
+            data_dir=data_dir,
+            class_map=class_map,
+            download=dataset_download,
+            num_samples=num_samples,
+            batch_size=batch_size,
+        )
+        found, failures = _validated(models, opened, world, settings)
+        if world.is_first:
+            failures |= _report(found, failures, results_file, per_class=per_class, as_json=as_json)
+            for name, failure in failures.items():
+                say_error(f'{name}: {failure}' if name in models and len(models) > 1 else failure)
+        world.wait()  # torchrun ends the others as soon as one has failed
+    if failures:
+        raise typer.Exit(1)
+
+
+def _opened(results_file: Path | None, data: str, **options: Any) -> ValidationData:
+    if results_file and (results_file.is_dir() or not os.access(results_file.parent, os.W_OK)):
+        raise ValueError(f'{results_file}: no results can be written there. Name a file in a folder that can be.')
+    return open_validation_data(data, **options)
+
+
+def _validated(
+    models: Sequence[str], opened: Callable[[], ValidationData], world: World, settings: dict[str, Any]
+) -> tuple[list[Validation], dict[str, str]]:
+    """The results, the best first, and why others failed, by model or ''."""
+    found, failures = [], {}
+    try:
+        data = together(world, opened)
+    except _FAILURES as error:
+        if is_loss_of_peer(error):
+            raise
+        return [], {'': str(error)}
+    for name in dict.fromkeys(models):
+        try:
+            with _progress(name, data, world) as on_batch:
+                say = _say if world.is_first else None
+                found.append(validate(name, data, world=world, on_batch=on_batch, say=say, **settings))
+        except _FAILURES as error:
+            if is_loss_of_peer(error):
+                raise
+            failures[name] = str(error) or type(error).__name__
+    return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
+
+
+@contextmanager
+def _progress(name: str, data: ValidationData, world: World) -> Iterator[Callable[[int], None]]:
+    """On the first process's terminal a bar that is gone in the end."""
+    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True, disable=not (world.is_first and err.is_terminal)) as progress:
+        task = progress.add_task(escape(name), total=-(-data.pictures.total // world.size) or None)
+        yield lambda count: progress.advance(task, count)
+
+
+def _say(line: str) -> None:
+    err.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def _report(
+    found: Sequence[Validation], failures: dict[str, str], results_file: Path | None, *, per_class: bool, as_json: bool
+) -> dict[str, str]:
+    """Print and write the results; gives why they could not be written, if so."""
+    if as_json:
+        documents = [_document(result, per_class=per_class) for result in found]
+        documents += [dict(model=name, error=text) for name, text in failures.items() if name]
+        if documents:
+            print(json.dumps(documents, indent=2))
+    elif found:
+        wide = Console(width=max(out.width, 100))
+        wide.print(_table(found))
+        for result in found if per_class else ():
+            wide.print(_class_table(result))
+    for result in () if as_json else found:
+        for name in result.evaluation.bad:
+            _say(f'{result.model} did not see {name}')
+    if results_file and found:
+        try:
+            with results_file.open('w', newline='', encoding='utf-8') as file:
+                writer = csv.DictWriter(file, COLUMNS)
+                writer.writeheader()
+                writer.writerows(result.row() for result in found)
+        except OSError as error:
+            return {str(results_file): f'The results were not written: {error}'}
+    return {}
+
+
+def _document(result: Validation, *, per_class: bool) -> dict[str, Any]:
+    evaluation = result.evaluation
+    document: dict[str, Any] = dict(
+        result.row(),
+        count=evaluation.count,
+        loss=_number(evaluation.loss),
+        ece=_number(evaluation.ece),
+        images_per_second=round(evaluation.images_per_second, 1),
+        batch_size=result.batch_size,
+        bad=evaluation.bad,
+    )
+    if per_class:
+        names = _names(result)
+        totals = evaluation.confusion.sum(1).tolist()
+        rows = zip(names, evaluation.per_class, totals, strict=True)
+        document['per_class'] = [dict(name=name, top1=top1, count=total) for name, top1, total in rows]
+    return document
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it, which knows neither nan nor infinity."""
+    return value if abs(value) < float('inf') else None
+
+
+def _names(result: Validation) -> list[str]:
+    return result.class_names or [str(index) for index in range(len(result.evaluation.per_class))]
+
+
+def _table(found: Sequence[Validation]) -> Table:
+    columns = ('top-1', 'top-5', 'loss', 'ECE', 'images', 'size', 'crop', 'M params', 'images/s')
+    table = Table(
+        Column('model', overflow='fold'),
+        *(Column(name, justify='right', no_wrap=True) for name in columns),
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        caption='top-1, top-5: percent. ECE: expected calibration error.',
+    )
+    for result in found:
+        evaluation = result.evaluation
+        table.add_row(
+            escape(result.model),
+            f'{evaluation.top1:.3f}',
+            f'{evaluation.top5:.3f}',
+            f'{evaluation.loss:.4f}',
+            f'{evaluation.ece:.4f}',
+            str(evaluation.count),
+            str(result.img_size),
+            f'{result.crop_pct:g}',
+            f'{result.param_count / 1e6:.2f}',
+            f'{evaluation.images_per_second:.1f}',
+        )
+    return table
+
+
+def _class_table(result: Validation) -> Table:
+    numbers = (Column(name, justify='right', no_wrap=True) for name in ('top-1', 'images'))
+    table = Table(Column('class', overflow='fold'), *numbers, title=escape(result.model), box=box.SIMPLE_HEAD)
+    totals = result.evaluation.confusion.sum(1).tolist()
+    for name, top1, total in zip(_names(result), result.evaluation.per_class, totals, strict=True):
+        table.add_row(escape(name), '' if top1 is None else f'{top1:.2f}', str(total))
+    return table

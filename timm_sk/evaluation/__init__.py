@@ -1,0 +1,1 @@
+"""How well a model knows the pictures of a data set."""

@@ -1,0 +1,107 @@
+"""Models that are ready to call: created, loaded, moved and in eval mode."""
+
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import timm.data
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from . import registry
+from .data.images import to_rgb
+from .errors import UnloadableModelError
+from .inference.warmup import warm_up
+from .models.inputs import picture_size
+
+
+def pick_device(device: torch.device | str | None = None) -> torch.device:
+    """Turn a wish into a device that this machine has; None stands for the best one: cuda, then mps, then cpu.
+
+    Raises:
+        ValueError: If the device has no such form, or this machine does not have it.
+    """
+    available = ['cpu', *(['cuda'] if torch.cuda.is_available() else []), *(['mps'] if _has_mps() else [])]
+    if device is None:
+        return torch.device('cuda' if 'cuda' in available else available[-1])
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f'"{device}" is no device: use one of {", ".join(available)}.') from error
+    missing = picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count()
+    if missing or picked.type not in available:
+        raise ValueError(f'This machine has no device "{device}": use one of {", ".join(available)}.')
+    return picked
+
+
+def _has_mps() -> bool:
+    return torch.backends.mps.is_available()
+
+
+def ready_model(
+    name: str,
+    pretrained: bool = True,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    channels_last: bool | None = None,
+    **kwargs: Any,
+) -> nn.Module:
+    """Create a model that is ready to call, in eval mode.
+
+    On CUDA a net of this package is called beforehand on a blank picture of its checkpoint's size, so that its kernels
+    are loaded and compiled.
+
+    Args:
+        name: Architecture, `arch.tag`, or what else `timm.create_model` takes.
+        pretrained: Load weights.
+        device: Where to put it; None for the best device of this machine: cuda, then mps, then cpu.
+        dtype: Floating-point type of parameters and buffers; None for float32.
+        channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
+        **kwargs: Further arguments of `timm.create_model`, such as `num_classes`.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+        NoWeightsError: If `pretrained` and there are none.
+        UnloadableModelError: If its weights or its folder cannot be read.
+        ValueError: If this machine does not have the device.
+    """
+    registry.require_model(name)
+    target = pick_device(device)
+    try:
+        model = timm.create_model(name, pretrained=pretrained, **kwargs)
+    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        raise UnloadableModelError(f'{name} cannot be loaded: {type(error).__name__}: {error}') from error
+    if channels_last is None:
+        channels_last = target.type == 'cuda'
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    model = model.to(device=target, dtype=dtype, memory_format=memory_format).eval()
+    if target.type == 'cuda':
+        _warm_up_ours(model, memory_format)
+    return model
+
+
+def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
+    """Warm up a net of this package, all of which take pictures of their checkpoint's size whatever their arguments."""
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    size = picture_size(model)
+    if size is None or cfg.get('architecture') not in registry.architectures():
+        return
+    weight = next(model.parameters())
+    x = torch.zeros(1, *size, dtype=weight.dtype, device=weight.device)
+    warm_up(model, x.contiguous(memory_format=memory_format))
+
+
+def transforms(name: str) -> Callable[[Any], Any]:
+    """The preprocessing that a checkpoint was evaluated with: a PIL picture of any mode in, a tensor [3, H, W] out.
+
+    Args:
+        name: Architecture (its default checkpoint) or `arch.tag`.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+    """
+    cfg = registry.pretrained_cfg(name)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
+    return type(transform)([to_rgb, *transform.transforms])

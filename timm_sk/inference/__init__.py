@@ -1,0 +1,1 @@
+"""Models for inference: deployed, folded, tuned to the device, as CUDA graphs."""

@@ -1,0 +1,80 @@
+"""Parameters and multiply-adds of every architecture, counted beforehand into costs.csv beside this file.
+
+Counting all takes half a minute. `python -m timm_sk.models.costs` counts again, once there is a new architecture.
+"""
+
+import csv
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from ..checkpoints import CHECKPOINTS, Checkpoint
+
+FILE = Path(__file__).with_name('costs.csv')
+COLUMNS = ('arch', 'num_classes', 'input_size', 'params', 'macs')
+
+Cost = tuple[int, int]
+
+
+def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
+    """Multiply-adds of all convolutions and matrix products in one forward pass of a picture, in eval mode.
+
+    Args:
+        model: In eval mode; one on the meta device costs no arithmetic.
+        input_size: (channels, height, width).
+    """
+    parameter = next(model.parameters())
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(torch.empty(1, *input_size, device=parameter.device, dtype=parameter.dtype))
+    return counter.get_total_flops() // 2
+
+
+def cost(row: Checkpoint) -> Cost:
+    """Parameters and multiply-adds of a checkpoint's architecture; what the file lacks is counted."""
+    return counted().get(shape(row)) or count(*shape(row))
+
+
+@cache
+def counted() -> dict[tuple[str, int, tuple[int, ...]], Cost]:
+    """What is in the file, by `shape`."""
+    with FILE.open(newline='', encoding='utf-8') as file:
+        rows = list(csv.DictReader(file))
+    return {
+        (row['arch'], int(row['num_classes']), tuple(map(int, row['input_size'].split('x')))): (
+            int(row['params']),
+            int(row['macs']),
+        )
+        for row in rows
+    }
+
+
+@cache
+def count(arch: str, num_classes: int, input_size: tuple[int, ...]) -> Cost:
+    """Count on the meta device; a deep net takes a second."""
+    model = timm.create_model(arch, num_classes=num_classes, in_chans=input_size[0], device='meta').eval()
+    return sum(parameter.numel() for parameter in model.parameters()), count_macs(model, input_size)
+
+
+def shape(row: Checkpoint) -> tuple[str, int, tuple[int, ...]]:
+    """What decides the costs, and is shared by the checkpoints of an architecture: its classes and its input."""
+    return row.arch, row.num_classes, row.input_size
+
+
+def main() -> None:
+    """Count every architecture and write the file."""
+    with FILE.open('w', newline='', encoding='utf-8') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(COLUMNS)
+        for arch, num_classes, input_size in dict.fromkeys(map(shape, CHECKPOINTS.values())):
+            size = 'x'.join(map(str, input_size))
+            writer.writerow([arch, num_classes, size, *count(arch, num_classes, input_size)])
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,71 @@
+"""A model's inputs: their shape, and what becomes of pictures before the model sees them."""
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+import timm.data
+from torch import nn
+
+
+def picture_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] | None) -> list[int]:
+    """B, C, H and W of a model's input.
+
+    Args:
+        model: The model.
+        batch_size: Pictures in a batch.
+        input_size: Channels, height and width; None for those of the model's checkpoint with the channels that the
+            model has.
+
+    Raises:
+        ValueError: If the numbers are no positive integers, not three, or neither given nor known.
+    """
+    batch_size = _require_positive('batch_size', batch_size)
+    if input_size is None:
+        input_size = picture_size(model)
+        if input_size is None:
+            raise ValueError(f'{type(model).__name__} has no pretrained_cfg with an input size: pass input_size.')
+    if isinstance(input_size, str) or not isinstance(input_size, Sequence) or len(input_size) != 3:
+        raise ValueError(f'input_size must be channels, height and width, got {input_size!r}: pass (3, 224, 224).')
+    return [batch_size, *(_require_positive('input_size', number) for number in input_size)]
+
+
+def picture_size(model: nn.Module) -> list[int] | None:
+    """Channels, height and width of a model's pictures: its checkpoint's, with the channels that the model takes.
+
+    None if it has no `pretrained_cfg` that says so.
+    """
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    size = cfg.get('input_size')
+    if size is None:
+        return None
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    return [first.in_channels if first is not None else size[0], *size[1:]]
+
+
+def _require_positive(name: str, number: Any) -> int:
+    if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+        raise ValueError(f'{name} must be made of integers of at least 1, got {number!r}.')
+    return number
+
+
+def preprocessing(model: Any, *, use_test_size: bool = False, **wanted: Any) -> dict[str, Any]:
+    """What timm's validate.py makes of the checkpoint's cfg, for as many channels as the model takes.
+
+    Args:
+        model: A model of timm.
+        use_test_size: Take the checkpoint's size and crop of tests where it has such.
+        **wanted: What `timm.data.resolve_data_config` takes, to be preferred to the checkpoint's.
+
+    Raises:
+        ValueError: If the model takes pictures of neither 1 nor 3 channels.
+    """
+    channels = getattr(model, 'in_chans', 3)
+    if channels not in (1, 3):
+        raise ValueError(f'Pictures have 1 or 3 channels, the model takes {channels}.')
+    config = timm.data.resolve_data_config(dict(wanted, in_chans=channels), model=model, use_test_size=use_test_size)
+    config['input_size'] = (channels, *config['input_size'][1:])
+    for name in ('mean', 'std'):
+        values = tuple(config[name])
+        config[name] = values if len(values) == channels else (fmean(values),) * channels
+    return config

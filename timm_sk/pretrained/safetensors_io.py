@@ -1,0 +1,46 @@
+"""Writing files, of safetensors or else, that are there whole or not at all."""
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..atomic_io import whole_file
+
+# Names of the safetensors format for the types that state dicts hold.
+_DTYPE_NAMES = {
+    torch.float64: 'F64',
+    torch.float32: 'F32',
+    torch.float16: 'F16',
+    torch.bfloat16: 'BF16',
+    torch.int64: 'I64',
+    torch.int32: 'I32',
+    torch.uint8: 'U8',
+    torch.bool: 'BOOL',
+}
+
+
+def save_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file whose keys keep the mapping's order, which `safetensors` itself would sort.
+
+    The file gets the permissions of any new file, and appears whole or not at all, even if the power fails.
+
+    Args:
+        tensors: What to write, on any device; types as in a state dict.
+        path: The file; an existing one is replaced.
+        metadata: Strings for the header.
+    """
+    header: dict[str, object] = {'__metadata__': dict(metadata)} if metadata else {}
+    end = 0
+    for key, tensor in tensors.items():
+        begin, end = end, end + tensor.numel() * tensor.element_size()
+        header[key] = dict(dtype=_DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape), data_offsets=[begin, end])
+    encoded = json.dumps(header, separators=(',', ':')).encode()
+    encoded += b' ' * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
+    with whole_file(path) as file:
+        file.write(struct.pack('<Q', len(encoded)) + encoded)
+        for tensor in tensors.values():
+            file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

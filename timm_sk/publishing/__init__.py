@@ -1,0 +1,1 @@
+"""Checkpoints as folders and repositories that timm and transformers load."""
