@@ -1,8 +1,12 @@
 """What the guard of all shortcuts lets pass, and what it does not."""
 
+import copy
 import runpy
+from itertools import product
+from types import SimpleNamespace
 
 import pytest
+import timm.layers
 import torch
 from filling import fill_model, make_input
 from torch import nn
@@ -102,3 +106,43 @@ def test_forward_derivative_of_a_norms_weight(train, with_grad):
     with torch.no_grad():
         expected = (run(weight + 1e-6 * tangent) - run(weight - 1e-6 * tangent)) / 2e-6
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+ATTRIBUTES = dict(
+    track_running_stats=[True, False],
+    running=[True, False],
+    momentum=[0.1, 0.0, None],
+    affine=[True, False],
+    counted=[True, False],
+    training=[True, False],
+    with_grad=[True, False],
+)
+
+
+def run_with_attributes(unit: nn.Module, given: SimpleNamespace) -> list[torch.Tensor | None]:
+    """Output, buffers and gradients of a unit whose branches' norms have these attributes."""
+    for norm in (path.bn for path in unit.paths):
+        norm.track_running_stats, norm.momentum = given.track_running_stats, given.momentum
+        if not given.running:
+            norm.running_mean = norm.running_var = None
+        if not given.affine:
+            norm.weight = norm.bias = None
+        if not given.counted:
+            norm.num_batches_tracked = None
+    x = make_input((3, 8, 5, 4)).double().requires_grad_(given.with_grad)
+    with torch.set_grad_enabled(given.with_grad):
+        out = unit.train(given.training)(x)
+    gradients = torch.autograd.grad(out.sin().sum(), [x, *unit.parameters()]) if given.with_grad else ()
+    return [out.detach(), *unit.buffers(), *gradients]
+
+
+def test_every_combination_of_a_norms_attributes():
+    """As timm's unit, in train and eval mode, with and without gradients."""
+    originals = [make(8, rd_divisor=4).double() for make in (timm_sk.SelectiveKernel, timm.layers.SelectiveKernel)]
+    originals[1].load_state_dict(fill_model(originals[0]).state_dict())
+    for values in product(*ATTRIBUTES.values()):
+        given = SimpleNamespace(**dict(zip(ATTRIBUTES, values, strict=True)))
+        ours, theirs = (run_with_attributes(copy.deepcopy(unit), given) for unit in originals)
+        for found, expected in zip(ours, theirs, strict=True):
+            bound = 1e-10 * max(1.0, float(expected.abs().max()))
+            torch.testing.assert_close(found, expected, rtol=0, atol=bound, msg=str(given))
