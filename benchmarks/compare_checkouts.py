@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 
 from timm_sk.inference.autotune import processor
@@ -125,20 +126,18 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=2)
     parser.add_argument('--starts', type=int, default=4)
     parser.add_argument('--rounds', type=int, default=7)
-    parser.add_argument('--out', type=Path)
+    parser.add_argument('--out', type=Path, metavar='CSV', help='add each row to this file')
     options = parser.parse_args()
-    rows = []
-    for net in options.nets:
-        for form in options.forms:
-            for memory_format in options.formats:
-                row = measure([options.before.resolve(), options.after.resolve()], options, net, form, memory_format)
-                print(' '.join(str(value) for value in row.values()), flush=True)
-                rows.append(row)
-    if options.out:
-        with options.out.open('w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
+    for net, form, memory_format in product(options.nets, options.forms, options.formats):
+        row = measure([options.before.resolve(), options.after.resolve()], options, net, form, memory_format)
+        print(*row.values(), flush=True)
+        if options.out:
+            new = not options.out.exists()
+            with options.out.open('a', newline='') as file:
+                writer = csv.DictWriter(file, row)
+                if new:
+                    writer.writeheader()
+                writer.writerow(row)
 
 
 if __name__ == '__main__':
