@@ -317,3 +317,15 @@ def test_example_of_training():
 
 def test_the_document_has_examples():
     assert len(EXAMPLES) == 3
+
+
+@pytest.mark.deep
+@torch.no_grad()
+def test_deployed_model_is_one_graph_to_dynamo():
+    deployed = timm_sk.deploy(filled('sknet_atto'), input_size=(3, 32, 32), compile=False, merge_groups=False)
+    x = pictures(1, size=32)
+    expected = deployed(x)
+    exported = torch.export.export(deployed, (x,), strict=True).module()
+    compiled = torch.compile(deployed, backend='eager', fullgraph=True)
+    for run in (exported, compiled):
+        torch.testing.assert_close(run(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))

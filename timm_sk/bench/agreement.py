@@ -66,7 +66,7 @@ def observe(step: Step, first: int | None = None) -> dict[str, Tensor]:
 
     Args:
         step: The step.
-        first: Compare only so many pictures. Inference computes the whole batch, for which it was deployed.
+        first: Compare only this many images. Inference computes the whole batch, for which it was deployed.
     """
     with exact_float32():
         if isinstance(step, Inference):

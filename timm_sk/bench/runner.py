@@ -22,9 +22,9 @@ from .results import Row
 from .steps import Step, Training
 
 INPUT_SETS = 3
-CHECKED = 8  # pictures that are compared
+CHECKED = 8  # images that are compared
 DISTURBED = 1.5
-_CALIBRATION = (8, 128)  # pictures, and their size at most: enough for the running statistics
+_CALIBRATION = (8, 128)  # images, and their largest size: enough for the running statistics
 
 Say = Callable[[str], None]
 
