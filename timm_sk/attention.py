@@ -114,7 +114,7 @@ def _record(
     if isinstance(unit, SplitAttention):
         weights = attention(unit.by_branch(logits.flatten(1)), unit.gate)
     else:
-        weights = attention(logits).expand(-1, -1, unit.out_channels)
+        weights = attention(logits)
     name = unit_name(path, kind_of(unit))
     recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))  # [B, M, C]
 

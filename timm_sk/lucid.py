@@ -18,7 +18,7 @@ from timm.layers import LayerType
 from timm.models import ResNet
 from torch import nn
 
-from .layers import BareSelectiveKernel, RadixMajorSplitAttention
+from .models.lucid_units import BareSelectiveKernel, RadixMajorSplitAttention
 from .models.resnest_blocks import SplitAttentionBottleneck
 from .models.sknet_lucid import SKBasicBlock, SKBottleneck
 
@@ -107,8 +107,6 @@ class SelectiveKernel(BareSelectiveKernel):
 class _LucidResNet(ResNet):
     """What Lucid's nets share beyond timm's trunk: the deep stem, and their stages as `layers`."""
 
-    __jit_unused_properties__ = ['layers']  # noqa: RUF012  (TorchScript reads a list)
-
     def _bare_deep_stem(self) -> None:
         """Leave out the norm and the activation after the stem's last convolution, which Lucid has not.
 
@@ -137,7 +135,7 @@ class SKNet(_LucidResNet):
         **resnet_args: Lucid's `in_channels` (3), `stem_width` (64, of the deep stem), `stem_type` (None or 'deep'),
             `avg_down` (False), `channels` (64, 128, 256, 512) and `block_args`, and any keyword of
             `timm.models.ResNet`. `block_args['sk_kwargs']` takes further arguments of
-            `timm_sk.layers.BareSelectiveKernel`, such as `select` and `reduction`.
+            `timm_sk.models.lucid_units.BareSelectiveKernel`, such as `select` and `reduction`.
 
     Attributes:
         kernel_sizes: As given.

@@ -11,8 +11,9 @@ from variants import filled, pictures
 
 import timm_sk
 from timm_sk import explain
-from timm_sk.layers import BareSelectiveKernel, StackedSelectiveKernel
 from timm_sk.layers.kernel_extent import kernel_extents
+from timm_sk.models.lucid_units import BareSelectiveKernel
+from timm_sk.models.sknet import StackedSelectiveKernel
 
 PAPERS = ['SK_2_1', 'SK_2_2', 'SK_2_3', 'SK_3_1', 'SK_3_4', 'SK_4_6', 'SK_5_1', 'SK_5_3']
 

@@ -7,7 +7,7 @@ from filling import fill_model, make_input
 from torch import nn
 
 from timm_sk import SelectiveKernel
-from timm_sk.layers import StackedSelectiveKernel
+from timm_sk.models.sknet import StackedSelectiveKernel
 
 # Arguments that timm's layer takes as well.
 SHARED = [

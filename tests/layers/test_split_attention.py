@@ -7,7 +7,7 @@ from filling import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk
-from timm_sk.layers import RadixMajorSplitAttention
+from timm_sk.models.lucid_units import RadixMajorSplitAttention
 
 KINDS = [(radix, groups) for radix in (1, 2, 4) for groups in (1, 2, 4)]
 

@@ -11,8 +11,8 @@ from processes import ROOT
 from torch import nn
 from variants import pictures
 
-from timm_sk.layers import StackedSelectiveKernel
 from timm_sk.models.costs import count_macs
+from timm_sk.models.sknet import StackedSelectiveKernel
 
 
 def count_params(model: nn.Module) -> int:

@@ -45,11 +45,3 @@ def require_batch(fused: Tensor, norm: nn.Module) -> None:
             'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
             'train on several devices with SyncBatchNorm.'
         )
-
-
-def at_least_two(fused: Tensor) -> Tensor:
-    """Return the descriptor [B, C], twice where there is one picture: its batch statistics are then defined."""
-    return fused.repeat(2, 1) if fused.shape[0] == 1 else fused
-
-
-torch.fx.wrap('at_least_two')

@@ -15,8 +15,8 @@ from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
 
-from ..layers.depthwise import require_unit, selective_kernel, squeeze_excite
 from ..layers.folded_conv import fold_sequence, require_eval
+from .depthwise import require_unit, selective_kernel, squeeze_excite
 
 LEVELS = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
 STAGES = LEVELS[2:]

@@ -22,9 +22,9 @@ import timm.models
 from timm.layers import LayerType
 from torch import nn
 
-from ..layers.depthwise import require_unit, selective_kernel, squeeze_excite
 from ..registry import register
 from ._builder import build_model, family_cfgs
+from .depthwise import require_unit, selective_kernel, squeeze_excite
 from .shufflenetv2 import ShuffleNetV2
 
 __all__ = ['mobilenetv2']

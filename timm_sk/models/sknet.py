@@ -10,15 +10,36 @@ from typing import Any
 
 from torch import nn
 
+from ..layers import ConvNormAct, SelectiveKernel
 from ..registry import register
 from ._builder import family_cfgs
 from .pools import CeilPool
 from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
-__all__ = ['SelectiveKernelBasic', 'SelectiveKernelBottleneck']
+__all__ = ['SelectiveKernelBasic', 'SelectiveKernelBottleneck', 'StackedSelectiveKernel']
 
 default_cfgs = family_cfgs('sknet')
+
+
+class StackedSelectiveKernel(SelectiveKernel):
+    """Selective-kernel unit whose kernels above 3 are stacks of 3x3 convolutions: two for 5x5, three for 7x7.
+
+    Each convolution has its norm and activation, and the last has the stride, so that the receptive field is that of
+    the large kernel. `keep_3x3` has no effect.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, 'keep_3x3': False})
+
+    def make_path(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int, **conv_kwargs: Any
+    ) -> nn.Module:
+        path = nn.Sequential()
+        for _ in range((kernel_size - 1) // 2 - 1):
+            path.append(ConvNormAct(in_channels, out_channels, 3, **conv_kwargs))
+            in_channels = out_channels
+        return path.append(ConvNormAct(in_channels, out_channels, 3, stride=stride, **conv_kwargs))
 
 
 def _skresnet_basic(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:

@@ -1,8 +1,8 @@
 """The selective-kernel networks of the Lucid library (ChanLumerico/lucid, versions 1 and 2) on timm's ResNet trunk.
 
-They are not the paper's. The unit is `layers.BareSelectiveKernel`: true k x k branches without norm and activation,
-which follow the selection instead, and one weight per branch and picture. The 18 and 34 layer nets have 1x1, unit, 1x1
-in a block without expansion. Trunk and numbers are those of lucid/models/imgclf/sknet.py.
+They are not the paper's. The unit is `lucid_units.BareSelectiveKernel`: true k x k branches without norm and
+activation, which follow the selection instead, and one weight per branch and image. The blocks of the 18 and 34 layer
+nets are 1x1, unit, 1x1 without expansion. Trunk and numbers are those of lucid/models/imgclf/sknet.py.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,11 @@ import torch
 from timm.layers import LayerType, create_aa, create_act_layer, get_norm_layer
 from torch import Tensor, nn
 
-from ..layers import BareSelectiveKernel, ConvNormAct
+from ..layers import ConvNormAct
 from ..registry import register
 from ._builder import family_cfgs
 from .folded_blocks import FoldedBareBottleneck
+from .lucid_units import BareSelectiveKernel
 from .resnet import build_resnet
 from .sk_blocks import ResidualBlock, zero_weight
 
@@ -28,8 +29,8 @@ class SKBasicBlock(ResidualBlock):
     """Residual block of a 1x1 convolution, a bare selective-kernel unit and a 1x1 convolution, without expansion.
 
     Input [B, inplanes, H, W], output [B, expansion * planes, H / stride, W / stride]. Takes what `timm.models.ResNet`
-    passes to a block, and `sk_kwargs`: further arguments of `timm_sk.layers.BareSelectiveKernel`. DropBlock and
-    anti-aliasing, where they are given, follow the norm and the activation of the unit.
+    passes to a block, and `sk_kwargs`: further arguments of `BareSelectiveKernel`. DropBlock and anti-aliasing, where
+    they are given, follow the norm and the activation of the unit.
     """
 
     expansion = 1

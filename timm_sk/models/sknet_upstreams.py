@@ -5,9 +5,10 @@ Each is named after its source and says what differs; `timm_sk.pretrained.conver
 
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from ..layers import SigmoidSelectiveKernel
+from ..layers import SelectiveKernel, SelectiveKernelAttn
 from ..registry import register
 from ._builder import family_cfgs
 from .pools import SamePool
@@ -15,6 +16,28 @@ from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 
 default_cfgs = family_cfgs('sknet_upstreams')
+
+
+class SigmoidAttn(SelectiveKernelAttn):
+    """Attention whose last layer has a bias, and whose logits are sigmoids (Holocron's `SKAttention`).
+
+    Since a softmax over the branches follows, no branch can weigh more than e times another.
+    """
+
+    def __init__(self, channels: int, num_paths: int = 2, attn_channels: int = 32, **layers: Any) -> None:
+        super().__init__(channels, num_paths, attn_channels, **layers)
+        weight = self.fc_select.weight
+        self.fc_select.bias = nn.Parameter(torch.zeros(len(weight), device=weight.device, dtype=weight.dtype))
+
+    def forward(self, fused: Tensor) -> Tensor:
+        return super().forward(fused).sigmoid()
+
+
+class SigmoidSelectiveKernel(SelectiveKernel):
+    """Selective-kernel unit of Holocron, with `SigmoidAttn`."""
+
+    def make_attention(self, channels: int, num_paths: int, attn_channels: int, **layers: Any) -> nn.Module:
+        return SigmoidAttn(channels, num_paths, attn_channels, **layers)
 
 
 class LinearReduceBottleneck(SelectiveKernelBottleneck):

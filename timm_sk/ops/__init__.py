@@ -124,7 +124,8 @@ def _check_branches(branches: List[Tensor]) -> None:
         if branch.shape != first.shape:
             raise ValueError(
                 f'All branches must have one shape, got {list(branch.shape)} for branch {m} and {list(first.shape)} '
-                'for branch 0: give their convolutions the same stride, channels and "same" padding.'
+                'for branch 0: give their convolutions one stride and number of channels, and paddings that keep one '
+                'size, such as k // 2 for odd kernels.'
             )
 
 

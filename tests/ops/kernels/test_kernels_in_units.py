@@ -10,7 +10,8 @@ from kernel_cases import DEVICE, exact, launched
 from torch import nn
 
 import timm_sk
-from timm_sk.layers.variants import SigmoidSelectiveKernel, StackedSelectiveKernel
+from timm_sk.models.sknet import StackedSelectiveKernel
+from timm_sk.models.sknet_upstreams import SigmoidSelectiveKernel
 
 X = make_input((3, 8, 3, 5)).to(DEVICE)
 TRAINED = dict(fuse=1, select=1, select_backward=1, gate_backward=1)

@@ -17,9 +17,12 @@ from variants import filled, pictures
 import timm_sk
 from timm_sk.inference import tune_branches
 from timm_sk.inference.tune_branches import SEPARATE, replace_where_faster
-from timm_sk.layers import BareSelectiveKernel, SelectiveKernel, SigmoidSelectiveKernel, StackedSelectiveKernel
+from timm_sk.layers import SelectiveKernel
 from timm_sk.layers.folded_conv import FoldedConv
 from timm_sk.layers.fused_selective_kernel import FORMS, TwoBranchSelectiveKernel, can_replace, convolutions
+from timm_sk.models.lucid_units import BareSelectiveKernel
+from timm_sk.models.sknet import StackedSelectiveKernel
+from timm_sk.models.sknet_upstreams import SigmoidSelectiveKernel
 from timm_sk.ops import kernels
 from timm_sk.pretrained import store_root
 

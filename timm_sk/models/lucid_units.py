@@ -1,34 +1,46 @@
-"""A selective kernel with bare branches and one weight per branch, which is not in the paper.
+"""The units of the Lucid library (ChanLumerico/lucid, versions 1 and 2), which differ from the papers'.
 
-Lucid's `SelectiveKernel` (ChanLumerico/lucid, lucid/nn/fused.py, versions 1 and 2) differs from the paper's unit in
-this: a branch is a true k x k convolution without norm and activation, for any k; the attention gives each picture one
-weight per branch instead of one per branch and channel; its width is C // r without a lower bound.
+Lucid's `SelectiveKernel` (lucid/nn/fused.py) has true k x k branches without norm and activation, for any k; its
+attention gives each image one weight per branch instead of one per branch and channel, and its width is C // r without
+a lower bound. Lucid's split attention sorts channels by branch before group. Both accept a batch of 1 in train mode.
 """
 
 from collections.abc import Sequence
-from typing import Any, List
+from typing import Any
 
 import torch
 import torch.fx
 from timm.layers import LayerType
 from torch import Tensor, nn
 
-from .. import ops
-from . import pooled_norm
-from .bypass import can_bypass
-from .selective_kernel import SelectiveKernel, SelectiveKernelAttn
+from ..layers import SelectiveKernel, SelectiveKernelAttn, SplitAttention
 
 
-class BranchAttn(SelectiveKernelAttn):
-    """Attention with one logit per branch: [B, C] -> [B, M, 1].
+class LucidAttn(SelectiveKernelAttn):
+    """Attention of `BareSelectiveKernel`: [B, C] -> [B, M, C].
 
-    Takes the arguments of `SelectiveKernelAttn`; only `fc_select` is smaller.
+    Args:
+        channels: C, the channels of a branch.
+        num_paths: M, the number of branches.
+        attn_channels: Width of the hidden layer.
+        select: 'branch' for one logit per branch, which all channels share, or 'channel'.
+        single_image: Accept a batch of 1 in train mode.
+        **layers: Further arguments of `SelectiveKernelAttn`.
     """
 
-    def __init__(self, channels: int, num_paths: int = 2, attn_channels: int = 32, **layers: Any) -> None:
+    def __init__(
+        self, channels: int, num_paths: int, attn_channels: int, *, select: str, single_image: bool, **layers: Any
+    ) -> None:
         super().__init__(channels, num_paths, attn_channels, **layers)
-        factory: dict[str, Any] = dict(device=self.fc_select.weight.device, dtype=self.fc_select.weight.dtype)
-        self.fc_select = nn.Conv2d(attn_channels, num_paths, kernel_size=1, bias=False, **factory)
+        self.single_image = single_image
+        if select == 'branch':
+            factory: dict[str, Any] = dict(device=self.fc_select.weight.device, dtype=self.fc_select.weight.dtype)
+            self.fc_select = nn.Conv2d(attn_channels, num_paths, kernel_size=1, bias=False, **factory)
+
+    def forward(self, fused: Tensor) -> Tensor:
+        attended = at_least_two(fused) if self.training and self.single_image else fused
+        logits = super().forward(attended)[: fused.shape[0]]  # [B, M, 1] or [B, M, C]
+        return logits.expand(-1, -1, fused.shape[1])
 
 
 class BareSelectiveKernel(SelectiveKernel):
@@ -50,8 +62,8 @@ class BareSelectiveKernel(SelectiveKernel):
         groups: G, convolution groups of each branch.
         reduction: r; the attention's width is `out_channels // reduction`.
         select: 'branch' for one weight per branch, 'channel' for the paper's weight per branch and channel.
-        single_image: Accept a batch of 1 in train mode, where a BatchNorm of pooled values leaves nothing but its
-            bias, so that the weights do not depend on the picture.
+        single_image: Accept a batch of 1 in train mode. A BatchNorm of pooled values then leaves only its bias, so that
+            the weights do not depend on the image.
         act_layer: Activation class or timm's name for it, in the attention.
         norm_layer: Norm class or timm's name for it, in the attention.
         device: Where the parameters are made.
@@ -80,15 +92,12 @@ class BareSelectiveKernel(SelectiveKernel):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        super(SelectiveKernel, self).__init__()  # the parts are other ones; what is inherited is how they play together
+        super(SelectiveKernel, self).__init__()  # other branches and attention, the same forward pass
         _check_arguments(in_channels, out_channels, kernel_sizes, padding, groups, reduction, select)
         self.num_paths = len(kernel_sizes)
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.split_input = False
-        self.kernel_sizes = list(kernel_sizes)
-        self.padding = repr(padding)
-        self.single_image = single_image
         self.paths = nn.ModuleList(
             nn.Conv2d(
                 in_channels,
@@ -104,48 +113,39 @@ class BareSelectiveKernel(SelectiveKernel):
             )
             for size in kernel_sizes
         )
-        attention: type[SelectiveKernelAttn] = BranchAttn if select == 'branch' else SelectiveKernelAttn
-        self.attn: nn.Module = attention(
+        self.attn: nn.Module = LucidAttn(
             out_channels,
             self.num_paths,
             out_channels // reduction,
+            select=select,
+            single_image=single_image,
             act_layer=act_layer,
             norm_layer=norm_layer,
             device=device,
             dtype=dtype,
         )
 
-    def split(self, x: Tensor) -> List[Tensor]:
-        branches = require_one_size([path(x) for path in self.paths], self.kernel_sizes, self.padding)
-        if not torch.jit.is_scripting():
-            return ops.join([ops.Branches(branches, observed=not can_bypass(*self.paths))])
-        return branches
 
-    def forward(self, x: Tensor) -> Tensor:
-        branches = self.split(x)  # M x [B, C, H', W']
-        fused = ops.fuse(branches)
-        attended = pooled_norm.at_least_two(fused) if self.training and self.single_image else fused
-        logits = self.attn(attended)[: fused.shape[0]]  # [B, M, 1] or [B, M, C]
-        return ops.select(branches, logits.expand(-1, -1, fused.shape[1]))
+class RadixMajorSplitAttention(SplitAttention):
+    """Split attention whose last layer's channels are sorted by branch, whatever the cardinality.
 
+    So with groups, the weights of a branch come from other groups than its features.
+    """
 
-def require_one_size(branches: List[Tensor], kernel_sizes: List[int], padding: str) -> List[Tensor]:
-    """Return the branches unless their heights or widths differ."""
-    if torch.jit.is_tracing():
-        return branches
-    for branch in branches:
-        if branch.shape[-2:] != branches[0].shape[-2:]:
-            found = ''
-            for m, other in enumerate(branches):
-                found = found + f'{other.shape[-2]}x{other.shape[-1]} for kernel {kernel_sizes[m]}, '
-            raise ValueError(
-                f'All branches must have one size, got {found}with padding={padding}: use padding=None with kernel '
-                'sizes that are all odd or all even, or equal kernel sizes.'
-            )
-    return branches
+    def by_branch(self, expanded: Tensor) -> Tensor:
+        return expanded.unflatten(1, (self.radix, -1))
+
+    def logits(self, fused: Tensor) -> Tensor:
+        attended = at_least_two(fused) if self.training else fused
+        return super().logits(attended)[: fused.shape[0]]
 
 
-torch.fx.wrap('require_one_size')
+def at_least_two(fused: Tensor) -> Tensor:
+    """Return the descriptor [B, C], a single image twice: a BatchNorm's batch statistics are then defined."""
+    return fused.repeat(2, 1) if fused.shape[0] == 1 else fused
+
+
+torch.fx.wrap('at_least_two')
 
 
 def _padding_of(kernel_size: int, dilation: int, padding: int | str | None) -> int:

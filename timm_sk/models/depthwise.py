@@ -1,6 +1,6 @@
-"""Units that take the place of a depthwise convolution, or follow it.
+"""Units that replace a depthwise convolution, or follow it.
 
-What the SK unit is, by section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586):
+The SK unit is that of section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586):
 two depthwise branches, 3x3 and 3x3 with dilation 2, that see all channels. Its attention has the paper's width
 max(C / r, L) with the paper's defaults r = 16 and L = 32; most depthwise convolutions have fewer than 512 channels,
 so L decides and the width is 32.
@@ -9,7 +9,7 @@ so L decides and the width is 32.
 from timm.layers import LayerType, SqueezeExcite
 from torch import nn
 
-from .selective_kernel import SelectiveKernel
+from ..layers import SelectiveKernel
 
 UNITS = ('sk', 'se', 'plain')
 
@@ -54,7 +54,7 @@ def selective_kernel(
 
 
 def squeeze_excite(depthwise: nn.Conv2d, *, act_layer: LayerType) -> nn.Module:
-    """Make the SE twin's part, on the convolution's device and in its dtype."""
+    """Make squeeze-and-excitation of the same width, on the convolution's device and in its dtype."""
     return SqueezeExcite(
         depthwise.out_channels,
         rd_channels=_attention_width(depthwise.out_channels),
