@@ -21,7 +21,7 @@ from timm_sk import record_attention, shapes
 from timm_sk.bench.machine import describe, open_device
 from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
-from timm_sk.data import open_pictures
+from timm_sk.data import open_dataset
 from timm_sk.explain import Enlarging, study
 from timm_sk.explain.batches import data_batches
 from timm_sk.factory import ready_model
@@ -39,7 +39,7 @@ class StudyRow(Measurement):
     Attributes:
         what: 'plain' forward passes, 'recording' of attention in them, or the 'study'.
         pictures: 'ready' as batches, or 'files' that are loaded.
-        count: Pictures in a round.
+        count: ImageDataset in a round.
         scales: At how many each is seen.
         min_images_per_s: Of the slowest round, each picture counted once for all scales; median and max alike.
         min_of_plain: Least speed as a share of the plain passes' in the same round; median and max alike.
@@ -151,7 +151,7 @@ def main(
         enlarging = Enlarging(net)
         with tempfile.TemporaryDirectory() as folder:
             draw_folder(Path(folder), pictures, file_size)
-            opened = open_pictures(folder, split='validation')
+            opened = open_dataset(folder, split='validation')
             loading = partial(data_batches, opened, enlarging, device=where, batch_size=batch_size)
             ready = list(loading(workers=0))
             sources: dict[str, Source] = {'ready': lambda: ready, 'files': partial(loading, workers=workers)}

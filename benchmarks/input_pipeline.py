@@ -25,8 +25,8 @@ from timm_sk import shapes
 from timm_sk.bench.machine import describe, open_device
 from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
-from timm_sk.data import Batch, Loader, Pictures, normalizer, open_pictures, train_loader
-from timm_sk.distributed import World
+from timm_sk.data import Batch, ImageDataset, Loader, normalizer, open_dataset, train_loader
+from timm_sk.distributed import DistributedContext
 from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarise
 
 AHEAD = 2  # batches that a worker loads ahead: so many come before the clock starts, and after it stops
@@ -42,7 +42,7 @@ class PipelineRow(Measurement):
     Attributes:
         what: 'step' on a batch that is there already, 'loading' alone, or 'both'.
         workers: Processes that load; none in a step.
-        batch: Pictures in a batch.
+        batch: ImageDataset in a batch.
         size: Height and width that the net gets.
         file_size: Height and width of the JPEG files.
         augmentation: timm's name of the policy, after a random crop and flip.
@@ -138,7 +138,7 @@ def stepping(step: Step, batch: Batch, batches: int) -> Taken:
 
 
 def measure(
-    pictures: Pictures,
+    pictures: ImageDataset,
     *,
     model: str,
     workers: list[int],
@@ -163,7 +163,9 @@ def measure(
 
     def loader(count: int, steps: int) -> Loader:
         few = pictures.subset(range(batch_size * (steps + 2 * AHEAD * max(count, 1))))
-        return train_loader(few, transform, batch_size=batch_size, world=World(device=device), seed=0, workers=count)
+        return train_loader(
+            few, transform, batch_size=batch_size, context=DistributedContext(device=device), seed=0, workers=count
+        )
 
     alone = {count: loader(count, ALONE * batches) for count in workers}
     together = {count: loader(count, batches) for count in with_step}
@@ -232,7 +234,7 @@ def main(
         setting = dict(model=model, size=size, augmentation=augmentation)
         with tempfile.TemporaryDirectory() as folder:
             draw_folder(Path(folder), pictures, file_size)
-            opened = open_pictures(folder, split='train')
+            opened = open_dataset(folder, split='train')
             found = measure(
                 opened,
                 **setting,

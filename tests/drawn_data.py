@@ -18,40 +18,40 @@ CLASSES = ('circle', 'ring', 'star')
 def drawn(
     each: int, *, classes: Sequence[str] = CLASSES, seed: int = 0, size: int = 16
 ) -> dict[str, list[Image.Image]]:
-    """So many pictures of each class."""
+    """So many images of each class."""
     found: dict[str, list[Image.Image]] = {name: [] for name in classes}
     pixels, labels = shapes.draw(30 * each, seed=seed, size=size)
-    for picture, label in zip(pixels, labels, strict=True):
-        pictures = found.get(shapes.CLASS_NAMES[label])
-        if pictures is not None and len(pictures) < each:
-            pictures.append(Image.fromarray(picture))
-    assert all(len(pictures) == each for pictures in found.values())
+    for image, label in zip(pixels, labels, strict=True):
+        images = found.get(shapes.CLASS_NAMES[label])
+        if images is not None and len(images) < each:
+            images.append(Image.fromarray(image))
+    assert all(len(images) == each for images in found.values())
     return found
 
 
-def write_folder(root: Path, pictures: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
+def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
     """A folder with a folder of files for each class."""
-    for name, members in pictures.items():
+    for name, members in images.items():
         (root / name).mkdir(parents=True)
-        for index, picture in enumerate(members):
-            picture.save(root / name / f'{index:03}.{suffix}')
+        for index, image in enumerate(members):
+            image.save(root / name / f'{index:03}.{suffix}')
     return root
 
 
-def write_tar(file: Path, pictures: Mapping[str, Sequence[Image.Image]]) -> Path:
+def write_tar(file: Path, images: Mapping[str, Sequence[Image.Image]]) -> Path:
     """A tar of such a folder."""
     with tarfile.open(file, 'w') as archive:
-        archive.add(write_folder(file.with_suffix(''), pictures), arcname='pictures')
+        archive.add(write_folder(file.with_suffix(''), images), arcname='images')
     return file
 
 
 def write_mnist(root: Path, parts: Mapping[str, Sequence[Image.Image]]) -> Path:
-    """Grey pictures of 28x28, as torchvision keeps MNIST: the k-th has the label k modulo 10."""
+    """Grey images of 28x28, as torchvision keeps MNIST: the k-th has the label k modulo 10."""
     raw = root / 'MNIST' / 'raw'
     raw.mkdir(parents=True)
-    for part, pictures in parts.items():
-        pixels = np.stack([np.asarray(picture.convert('L')) for picture in pictures])
-        labels = np.arange(len(pictures), dtype=np.uint8) % 10
+    for part, images in parts.items():
+        pixels = np.stack([np.asarray(image.convert('L')) for image in images])
+        labels = np.arange(len(images), dtype=np.uint8) % 10
         for kind, array in ((f'{part}-images-idx3', pixels), (f'{part}-labels-idx1', labels)):
             header = np.array([0x800 + array.ndim, *array.shape], dtype='>i4')
             (raw / f'{kind}-ubyte').write_bytes(header.tobytes() + array.tobytes())
@@ -62,11 +62,9 @@ def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Im
     """A data set of Hugging Face's library, by its parts."""
     datasets = pytest.importorskip('datasets')
 
-    for part, pictures in parts.items():
-        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*pictures]))
-        rows = [
-            dict(image=picture, label=label) for label, members in enumerate(pictures.values()) for picture in members
-        ]
+    for part, images in parts.items():
+        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*images]))
+        rows = [dict(image=image, label=label) for label, members in enumerate(images.values()) for image in members]
         table = datasets.Dataset.from_list(rows, features=features)
         (root / 'data').mkdir(parents=True, exist_ok=True)
         table.to_parquet(root / 'data' / f'{part}-00000-of-00001.parquet')
@@ -81,9 +79,9 @@ def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.I
         names = [f'{part}-{number:04}.tar' for number in range(len(shards))]
         for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
             with tarfile.open(root / name, 'w') as archive:
-                for index, (picture, label) in enumerate(shard):
+                for index, (image, label) in enumerate(shard):
                     encoded = io.BytesIO()
-                    picture.save(encoded, 'PNG')
+                    image.save(encoded, 'PNG')
                     for suffix, content in (('png', encoded.getvalue()), ('cls', str(label).encode())):
                         member = tarfile.TarInfo(f'{number:04}-{index:04}.{suffix}')
                         member.size = len(content)

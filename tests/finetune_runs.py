@@ -27,13 +27,13 @@ _FORKS.set_forkserver_preload(['timm_sk.finetune.run', 'torchmetrics', 'matplotl
 
 
 def draw_folder(root: Path, *, train: int = 48, validation: int = 40, size: int = 32) -> Path:
-    """A folder of drawn pictures, one folder per class, in two parts."""
+    """A folder of drawn images, one folder per class, in two parts."""
     for part, count, seed in (('train', train, 1), ('validation', validation, 2)):
-        pictures, labels = shapes.draw(count, seed=seed, size=size)
+        images, labels = shapes.draw(count, seed=seed, size=size)
         for name in shapes.CLASS_NAMES:
             (root / part / name).mkdir(parents=True, exist_ok=True)
-        for index, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
-            Image.fromarray(picture).save(root / part / shapes.CLASS_NAMES[label] / f'{index:04}.png')
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            Image.fromarray(image).save(root / part / shapes.CLASS_NAMES[label] / f'{index:04}.png')
     return root
 
 
@@ -89,12 +89,14 @@ def is_same(value: Any, other: Any) -> bool:
     return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
 
 
-def run_ranks(config: Config, world: int = 1, *, kill_after: float | None = None, disk: float = 0) -> list[int | None]:
+def run_ranks(
+    config: Config, count: int = 1, *, kill_after: float | None = None, disk: float = 0
+) -> list[int | None]:
     """Run in as many processes as there are ranks, and kill all of them after a time if it is given.
 
     Args:
         config: The settings.
-        world: Processes.
+        count: Processes.
         kill_after: Seconds.
         disk: Seconds that a file takes to reach the disk.
 
@@ -102,12 +104,12 @@ def run_ranks(config: Config, world: int = 1, *, kill_after: float | None = None
         Their exit codes; -9 for those that were killed.
     """
     port = free_port()
-    ranks = [_FORKS.Process(target=be_rank, args=(config, rank, world, port, disk)) for rank in range(world)]
+    ranks = [_FORKS.Process(target=be_rank, args=(config, rank, count, port, disk)) for rank in range(count)]
     for process in ranks:
         process.start()
     if kill_after is not None:
         time.sleep(kill_after)
-        for process in random.sample(ranks, world):
+        for process in random.sample(ranks, count):
             process.kill()
     for process in ranks:
         process.join(PATIENCE)
@@ -136,9 +138,9 @@ def wait_for_step(folder: Path, step: int) -> None:
     raise TimeoutError(f'{folder} has not reached step {step}')
 
 
-def be_rank(config: Config, rank: int, world: int, port: int, disk: float) -> None:
+def be_rank(config: Config, rank: int, count: int, port: int, disk: float) -> None:
     """Be one rank of a run."""
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world))
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
     reach_disk = os.fsync
@@ -157,12 +159,12 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
-def kill_and_resume(config: Config, world: int, kills: int, seconds: float, stream: random.Random) -> list[str]:
+def kill_and_resume(config: Config, count: int, kills: int, seconds: float, stream: random.Random) -> list[str]:
     """Run to the end through kills at random moments; says where each of them struck.
 
     Args:
         config: The settings; the folder begins empty.
-        world: Processes.
+        count: Processes.
         kills: How many kills.
         seconds: What a whole run takes.
         stream: Of the moments.
@@ -172,13 +174,13 @@ def kill_and_resume(config: Config, world: int, kills: int, seconds: float, stre
     moments: list[str] = []
     while len(moments) < kills:
         after = stream.uniform(0.05, 1) * seconds
-        codes = run_ranks(config.changed(resume='auto'), world, kill_after=after, disk=DISK)
+        codes = run_ranks(config.changed(resume='auto'), count, kill_after=after, disk=DISK)
         assert {*codes} <= {0, -signal.SIGKILL}, codes
         if 0 in codes:  # the kill came too late: begin again
             shutil.rmtree(folder)
         else:
             moments.append(describe(folder))
-    assert run_ranks(config.changed(resume='auto'), world) == [0] * world
+    assert run_ranks(config.changed(resume='auto'), count) == [0] * count
     return moments
 
 

@@ -19,18 +19,18 @@ from finetune_runs import DISK, draw_folder, kill_and_resume, require_equal, run
 def main(kills: int, worlds: tuple[int, ...]) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = draw_folder(Path(scratch) / 'data')
-        for world in worlds:
-            whole = small(data, Path(scratch) / f'whole{world}', batch_size=8 // world)
+        for count in worlds:
+            whole = small(data, Path(scratch) / f'whole{count}', batch_size=8 // count)
             run_ranks(
-                small(data, Path(scratch) / f'first{world}', epochs=1, warmup_epochs=0), world
+                small(data, Path(scratch) / f'first{count}', epochs=1, warmup_epochs=0), count
             )  # starts the forks' server
             began = time.perf_counter()
-            assert run_ranks(whole, world, disk=DISK) == [0] * world
+            assert run_ranks(whole, count, disk=DISK) == [0] * count
             seconds = time.perf_counter() - began
-            killed = whole.changed(output=str(Path(scratch) / f'killed{world}'))
-            moments = kill_and_resume(killed, world, kills, seconds, random.Random(world))
+            killed = whole.changed(output=str(Path(scratch) / f'killed{count}'))
+            moments = kill_and_resume(killed, count, kills, seconds, random.Random(count))
             require_equal(state_of(Path(str(killed.output))), state_of(Path(str(whole.output))))
-            print(f'{world} at a time: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
+            print(f'{count} at a time: {kills} kills in runs of {seconds:.1f} s, the end is bit-identical')
             for moment, count in sorted(Counter(moments).items()):
                 print(f'  {count} x {moment}')
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import ROOT
+from subprocesses import ROOT
 
 tomllib = pytest.importorskip('tomllib', reason='Python 3.11')
 

@@ -24,8 +24,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from processes import run_python
 from safetensors.torch import save_file
+from subprocesses import run_python
 
 pytestmark = pytest.mark.deep
 

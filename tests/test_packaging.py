@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 
 import pytest
-from processes import ROOT, run_python
+from subprocesses import ROOT, run_python
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS

@@ -7,7 +7,7 @@ import timm
 import timm.models
 import timm.models.resnest
 import timm.models.sknet
-from processes import run_python
+from subprocesses import run_python
 from variants import ARCHITECTURES, TIMM_NAMES, TIMM_SKNETS
 
 from timm_sk.checkpoints import CHECKPOINTS

@@ -8,7 +8,7 @@ import timm.data
 import torch
 import torch.hub
 from PIL import Image
-from processes import ROOT, run_python
+from subprocesses import ROOT, run_python
 from variants import ARCHITECTURES
 
 import timm_sk

@@ -8,9 +8,9 @@ import timm
 import timm.data
 import torch
 from PIL import Image
-from processes import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file
+from subprocesses import ROOT
 
 from timm_sk import shapes
 from timm_sk.checkpoints import CHECKPOINTS

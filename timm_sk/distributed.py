@@ -18,7 +18,7 @@ _PATIENCE = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
+class DistributedContext:
     """This process among others.
 
     Attributes:
@@ -34,7 +34,7 @@ class World:
     restarts: int = 0
 
     @property
-    def is_first(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     def any(self, flag: bool) -> bool:
@@ -55,12 +55,12 @@ class World:
         dist.all_gather_object(values, value)
         return values  # type: ignore[return-value]
 
-    def first_alone(self, work: Callable[[], T]) -> T:
+    def main_process_first(self, work: Callable[[], T]) -> T:
         """Do work that leaves files behind in the first process, and when it is done in the others."""
-        if not self.is_first:
+        if not self.is_main:
             self.wait()
         result = work()
-        if self.is_first:
+        if self.is_main:
             self.wait()
         return result
 
@@ -70,15 +70,15 @@ class World:
             dist.barrier()
 
     @torch.no_grad()
-    def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers: each has running statistics of its own pictures."""
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Give every process the first one's buffers: each has running statistics of its own images."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
 
 @contextmanager
-def joined(device: str | None = None) -> Iterator[World]:
+def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
     """Join the other processes, if torchrun started some, and leave them in the end.
 
     Args:
@@ -100,7 +100,7 @@ def joined(device: str | None = None) -> Iterator[World]:
             raise ValueError(f'There is no device {place} here: torch sees {torch.cuda.device_count()} CUDA GPUs.')
         torch.cuda.set_device(place)
     if size == 1:
-        yield World(device=place)
+        yield DistributedContext(device=place)
         return
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
     store, rank, size = next(dist.rendezvous('env://', timeout=_PATIENCE))
@@ -112,21 +112,21 @@ def joined(device: str | None = None) -> Iterator[World]:
     backend = 'cpu:gloo,cuda:nccl' if place.type == 'cuda' else 'gloo'
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
-        yield World(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
+        yield DistributedContext(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
     except RuntimeError as error:
-        if is_loss_of_peer(error):
+        if is_peer_failure(error):
             raise PeerStoppedError("Another process stopped: see its message, or torchrun's summary.") from error
         raise
     finally:
         dist.destroy_process_group()
 
 
-def is_loss_of_peer(error: BaseException) -> bool:
+def is_peer_failure(error: BaseException) -> bool:
     """Whether an error is how torch says that another process does not answer any more."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and 'gloo' in str(error).lower())
 
 
-def together(world: World, work: Callable[[], T]) -> T:
+def fail_together(context: DistributedContext, work: Callable[[], T]) -> T:
     """Do work in every process, and fail in all of them if it fails in one, so that none waits for another in vain.
 
     Raises:
@@ -139,11 +139,11 @@ def together(world: World, work: Callable[[], T]) -> T:
     except Exception as error:
         failure = error
     kind = RuntimeError if isinstance(failure, RuntimeError) else ValueError
-    failures = world.gather(None if failure is None else (kind, str(failure) or type(failure).__name__))
+    failures = context.gather(None if failure is None else (kind, str(failure) or type(failure).__name__))
     first = next((rank for rank, found in enumerate(failures) if found), None)
     if first is None:
         return result
-    if first == world.rank and failure:
+    if first == context.rank and failure:
         raise failure
     echoed, message = failures[first] or (ValueError, '')
     raise echoed(message) from failure

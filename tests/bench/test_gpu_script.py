@@ -11,8 +11,8 @@ import bandwidth
 import pytest
 import torch
 from bandwidth import StageRow, difference, measure_stages
-from processes import ROOT
 from stages import operations, unit_stages
+from subprocesses import ROOT
 
 from benchmarks import kernels
 from timm_sk.bench import cases

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import timm
 import timm.models
-from processes import ROOT
+from subprocesses import ROOT
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
 from timm_sk.checkpoints.describe import markdown

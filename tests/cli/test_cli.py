@@ -8,7 +8,7 @@ import pytest
 import timm
 import timm.models
 from PIL import Image
-from processes import ROOT, run_python
+from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 from variants import ARCHITECTURES
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import ROOT
+from subprocesses import ROOT
 from typer.testing import CliRunner
 
 from timm_sk.cli import app

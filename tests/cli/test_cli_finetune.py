@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from finetune_runs import PATIENCE, draw_folder, require_equal, small, state_of
-from processes import ROOT, run_python
 from safetensors.torch import load_file
+from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
@@ -114,8 +114,8 @@ def test_features_of_both_parts_and_of_a_whole(tmp_path: Path, data: Path) -> No
 
 def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> None:
     (tmp_path / 'data' / 'ring').mkdir(parents=True)
-    picture = next((data / 'train' / 'ring').iterdir())
-    shutil.copy(picture, tmp_path / 'data' / 'ring')
+    image = next((data / 'train' / 'ring').iterdir())
+    shutil.copy(image, tmp_path / 'data' / 'ring')
     extract(small(tmp_path / 'data', tmp_path, features=str(tmp_path / 'features')))
     index = json.loads((tmp_path / 'features' / 'all' / 'index.json').read_text())
     assert index['count'] == 1

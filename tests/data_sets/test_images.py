@@ -1,4 +1,4 @@
-"""Every kind of picture file becomes the same 8-bit RGB, and every broken one a sentence."""
+"""Every kind of image file becomes the same 8-bit RGB, and every broken one a sentence."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from PIL import Image
 from timm_sk.data.images import find_images, read_image
 from timm_sk.errors import UnreadableImageError
 
-# A 24x16 picture whose left half is dark and right half bright, in red.
+# A 24x16 image whose left half is dark and right half bright, in red.
 RGB = np.zeros((16, 24, 3), np.uint8)
 RGB[:, :12] = (40, 0, 0)
 RGB[:, 12:] = (220, 0, 0)
 GREY = RGB[..., 0]
 
 
-def halves(picture: Image.Image) -> list[list[int]]:
-    pixels = np.asarray(picture)
-    assert picture.mode == 'RGB'
+def halves(image: Image.Image) -> list[list[int]]:
+    pixels = np.asarray(image)
+    assert image.mode == 'RGB'
     return [
         pixels[:, : pixels.shape[1] // 2].mean((0, 1)).round().tolist(),
         pixels[:, -10:].mean((0, 1)).round().tolist(),
@@ -91,7 +91,7 @@ def write_broken(folder, kind):
     if kind == 'empty':
         path.touch()
     elif kind == 'text':
-        path.write_text('not a picture')
+        path.write_text('not an image')
     elif kind == 'folder':
         path.mkdir()
     elif kind in ('truncated', 'garbled'):
@@ -113,8 +113,8 @@ def write_broken(folder, kind):
     [
         ('missing', 'no such file'),
         ('empty', 'the file is empty'),
-        ('text', 'not a picture that can be read'),
-        ('folder', 'a folder without pictures'),
+        ('text', 'not an image that can be read'),
+        ('folder', 'a folder without images'),
         ('truncated', 'cannot be decoded: .*truncated'),
         ('garbled', 'cannot be decoded'),
         ('float', 'cannot be decoded: floating-point pixels'),

@@ -1,4 +1,4 @@
-"""The loaders: which pictures are in which batch, and that their pixels follow from the place in the run alone."""
+"""The loaders: which images are in which batch, and that their pixels follow from the place in the run alone."""
 
 import os
 import signal
@@ -12,8 +12,8 @@ from drawn_data import drawn, write_folder, write_shards, write_tar
 from timm.data import create_transform
 from torchvision.transforms.v2.functional import normalize
 
-from timm_sk.data import Pictures, SyntheticPictures, eval_loader, normalizer, open_pictures, seed_of, train_loader
-from timm_sk.distributed import World
+from timm_sk.data import ImageDataset, SyntheticImages, eval_loader, normalizer, open_dataset, seed_of, train_loader
+from timm_sk.distributed import DistributedContext
 
 COUNT, BATCH = 22, 4
 AUGMENTED = create_transform(
@@ -23,16 +23,18 @@ PLAIN = create_transform((3, 24, 24), is_training=False, use_prefetcher=True)
 
 
 @pytest.fixture(scope='module')
-def pictures():
-    return SyntheticPictures(COUNT, seed=0)
+def images():
+    return SyntheticImages(COUNT, seed=0)
 
 
-def training(pictures, *, batch_size=BATCH, world=None, seed=1, workers=0, transform=AUGMENTED):
-    return train_loader(pictures, transform, batch_size=batch_size, world=world or World(), seed=seed, workers=workers)
+def training(images, *, batch_size=BATCH, context=None, seed=1, workers=0, transform=AUGMENTED):
+    return train_loader(
+        images, transform, batch_size=batch_size, context=context or DistributedContext(), seed=seed, workers=workers
+    )
 
 
-def judging(pictures, *, batch_size=BATCH, world=None, **settings):
-    return eval_loader(pictures, PLAIN, batch_size=batch_size, world=world or World(), **settings)
+def judging(images, *, batch_size=BATCH, context=None, **settings):
+    return eval_loader(images, PLAIN, batch_size=batch_size, context=context or DistributedContext(), **settings)
 
 
 def same(batches, others):
@@ -44,13 +46,13 @@ def same(batches, others):
     )
 
 
-def test_an_epoch_has_each_picture_at_most_once_and_full_batches(pictures):
-    loader = training(pictures)
+def test_an_epoch_has_each_image_at_most_once_and_full_batches(images):
+    loader = training(images)
     batches = [*loader.epoch(0)]
     assert len(batches) == len(loader) == COUNT // BATCH
     for batch in batches:
         assert (batch.images.shape, batch.images.dtype) == ((BATCH, 3, 24, 24), torch.uint8)
-        assert batch.targets.tolist() == [pictures.targets()[index] for index in batch.indices]
+        assert batch.targets.tolist() == [images.targets()[index] for index in batch.indices]
         assert batch.bad == []
     seen = torch.cat([batch.indices for batch in batches]).tolist()
     assert len({*seen}) == len(seen)
@@ -60,17 +62,17 @@ def test_an_epoch_has_each_picture_at_most_once_and_full_batches(pictures):
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_the_number_of_workers_changes_nothing(workers, pictures):
-    alone, several = training(pictures), training(pictures, workers=workers)
+def test_the_number_of_workers_changes_nothing(workers, images):
+    alone, several = training(images), training(images, workers=workers)
     for epoch in (0, 1):
         torch.manual_seed(epoch + workers)  # whatever state the run's generators are in
         assert same(several.epoch(epoch), alone.epoch(epoch))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_an_epoch_goes_on_from_its_middle(workers, pictures):
-    whole = [*training(pictures).epoch(3)]
-    loader = training(pictures, workers=workers)
+def test_an_epoch_goes_on_from_its_middle(workers, images):
+    whole = [*training(images).epoch(3)]
+    loader = training(images, workers=workers)
     assert same(loader.epoch(3, 2), whole[2:])
     left = loader.epoch(3)
     assert same(islice(left, 1), whole[:1])
@@ -79,10 +81,13 @@ def test_an_epoch_goes_on_from_its_middle(workers, pictures):
     assert [*loader.epoch(3, len(loader))] == []
 
 
-def test_processes_share_the_batch_of_one(pictures):
+def test_processes_share_the_batch_of_one(images):
     for epoch in (0, 1):
-        whole = [*training(pictures, batch_size=6).epoch(epoch)]
-        shares = [training(pictures, batch_size=3, world=World(rank=rank, size=2)).epoch(epoch) for rank in range(2)]
+        whole = [*training(images, batch_size=6).epoch(epoch)]
+        shares = [
+            training(images, batch_size=3, context=DistributedContext(rank=rank, size=2)).epoch(epoch)
+            for rank in range(2)
+        ]
         pairs = [*zip(*shares, strict=True)]
         assert len(pairs) == len(whole) == COUNT // 6
         for batch, (first, second) in zip(whole, pairs, strict=True):
@@ -90,7 +95,7 @@ def test_processes_share_the_batch_of_one(pictures):
             assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
 
 
-def test_another_epoch_or_seed_has_another_order_and_other_pixels(pictures):
+def test_another_epoch_or_seed_has_another_order_and_other_pixels(images):
     def by_index(batches):
         return {
             index: pixels
@@ -98,9 +103,9 @@ def test_another_epoch_or_seed_has_another_order_and_other_pixels(pictures):
             for index, pixels in zip(batch.indices.tolist(), batch.images, strict=True)
         }
 
-    loader = training(pictures)
+    loader = training(images)
     first, second, again = (by_index(loader.epoch(epoch)) for epoch in (0, 1, 0))
-    other = by_index(training(pictures, seed=2).epoch(0))
+    other = by_index(training(images, seed=2).epoch(0))
     assert [*first] == [*again]
     assert all(torch.equal(first[index], again[index]) for index in first)
     for changed in (second, other):
@@ -109,25 +114,28 @@ def test_another_epoch_or_seed_has_another_order_and_other_pixels(pictures):
         assert sum(torch.equal(first[index], changed[index]) for index in both) < len(both) / 4
 
 
-def test_one_picture_is_augmented_differently_at_each_place():
+def test_one_image_is_augmented_differently_at_each_place():
     one = drawn(1)['star'][0]
-    loader = training(Pictures([(one, 0)] * 8), batch_size=8)
+    loader = training(ImageDataset([(one, 0)] * 8), batch_size=8)
     assert len({*content(loader.epoch(0)), *content(loader.epoch(1))}) > 12
 
 
-def test_a_batch_is_no_larger_than_the_data_set(pictures):
-    few = pictures.subset(range(5))
+def test_a_batch_is_no_larger_than_the_data_set(images):
+    few = images.subset(range(5))
     assert [len(batch.targets) for batch in training(few, batch_size=64).epoch(0)] == [5]
-    assert [len(batch.targets) for batch in training(few, batch_size=64, world=World(rank=1, size=2)).epoch(0)] == [2]
-    with pytest.raises(ValueError, match=r'^5 pictures for 6 processes: start fewer processes\.$'):
-        training(few, world=World(size=6))
+    assert [
+        len(batch.targets)
+        for batch in training(few, batch_size=64, context=DistributedContext(rank=1, size=2)).epoch(0)
+    ] == [2]
+    with pytest.raises(ValueError, match=r'^5 images for 6 processes: start fewer processes\.$'):
+        training(few, context=DistributedContext(size=6))
 
 
 @pytest.mark.parametrize('size', [1, 2, 3])
 @pytest.mark.parametrize('count', [1, 2, 7, 22])
-def test_each_picture_is_judged_once(count, size, pictures):
-    few = pictures.subset(range(count))
-    loaders = [judging(few, world=World(rank=rank, size=size)) for rank in range(size)]
+def test_each_image_is_judged_once(count, size, images):
+    few = images.subset(range(count))
+    loaders = [judging(few, context=DistributedContext(rank=rank, size=size)) for rank in range(size)]
     batches = [[*loader.epoch()] for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(found) for found in batches]
     shares = [[index for batch in found for index in batch.indices.tolist()] for found in batches]
@@ -140,29 +148,31 @@ def test_each_picture_is_judged_once(count, size, pictures):
 
 
 @pytest.mark.parametrize('size', [1, 2])
-def test_judging_begins_at_the_first_that_is_wanted(size, pictures):
-    loaders = [judging(pictures, world=World(rank=rank, size=size), first=15, workers=1) for rank in range(size)]
+def test_judging_begins_at_the_first_that_is_wanted(size, images):
+    loaders = [
+        judging(images, context=DistributedContext(rank=rank, size=size), first=15, workers=1) for rank in range(size)
+    ]
     found = [index for loader in loaders for batch in loader.epoch() for index in batch.indices.tolist()]
     assert sorted(found) == [*range(15, COUNT)]
-    assert [*judging(pictures, first=COUNT).epoch()] == []
+    assert [*judging(images, first=COUNT).epoch()] == []
 
 
 def damaged(tmp_path):
-    """A folder of 9 pictures of which the 4th and 5th cannot be read, and the names of those."""
-    folder = write_folder(tmp_path / 'pictures', drawn(3))
+    """A folder of 9 images of which the 4th and 5th cannot be read, and the names of those."""
+    folder = write_folder(tmp_path / 'images', drawn(3))
     files = sorted(folder.glob('*/*.png'))
-    files[3].write_bytes(b'no picture')
+    files[3].write_bytes(b'no image')
     files[4].write_bytes(files[4].read_bytes()[:-100])
-    return open_pictures(str(folder), split='train'), [str(file) for file in files[3:5]]
+    return open_dataset(str(folder), split='train'), [str(file) for file in files[3:5]]
 
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_a_neighbour_takes_the_place_of_what_cannot_be_trained_on(workers, tmp_path):
-    pictures, names = damaged(tmp_path)
-    batches = [*training(pictures, batch_size=3, workers=workers).epoch(0)]
+    images, names = damaged(tmp_path)
+    batches = [*training(images, batch_size=3, workers=workers).epoch(0)]
     indices = torch.cat([batch.indices for batch in batches]).tolist()
     assert Counter(indices) == {0: 1, 1: 1, 2: 1, 5: 3, 6: 1, 7: 1, 8: 1}
-    assert torch.cat([batch.targets for batch in batches]).tolist() == [pictures.targets()[index] for index in indices]
+    assert torch.cat([batch.targets for batch in batches]).tolist() == [images.targets()[index] for index in indices]
     bad = [line for batch in batches for line in batch.bad]
     assert Counter(line.split(': ')[0] for line in bad) == {names[0]: 1, names[1]: 2}  # the 2nd is tried for the 1st
     assert all('cannot identify' in line or 'truncated' in line for line in bad)
@@ -170,16 +180,16 @@ def test_a_neighbour_takes_the_place_of_what_cannot_be_trained_on(workers, tmp_p
 
 @pytest.mark.parametrize('workers', [0, 1])
 def test_what_cannot_be_judged_is_left_out(workers, tmp_path):
-    pictures, names = damaged(tmp_path)
-    batches = [*judging(pictures, batch_size=3, workers=workers).epoch()]
+    images, names = damaged(tmp_path)
+    batches = [*judging(images, batch_size=3, workers=workers).epoch()]
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2], [5], [6, 7, 8]]
     assert [batch.images.shape[0] for batch in batches] == [3, 1, 3]
     assert [[line.split(': ')[0] for line in batch.bad] for batch in batches] == [[], names, []]
 
 
 def test_a_batch_of_which_nothing_can_be_read(tmp_path):
-    pictures, names = damaged(tmp_path)
-    none = pictures.subset([3, 4])
+    images, names = damaged(tmp_path)
+    none = images.subset([3, 4])
     for loader, tries in ((judging(none), 1), (training(none), 2)):
         (batch,) = loader.epoch()
         assert (batch.images.numel(), batch.targets.tolist(), batch.indices.tolist()) == (0, [], [])
@@ -187,18 +197,17 @@ def test_a_batch_of_which_nothing_can_be_read(tmp_path):
 
 
 def test_a_tar_that_was_read_before_its_workers_began(tmp_path):
-    pictures = open_pictures(str(write_tar(tmp_path / 'pictures.tar', drawn(20, size=32))), split='train')
-    assert pictures.read(0)[1] == 0  # an open file would be every worker's
-    assert same(judging(pictures, workers=2).epoch(), judging(pictures).epoch())
+    images = open_dataset(str(write_tar(tmp_path / 'images.tar', drawn(20, size=32))), split='train')
+    assert images.read(0)[1] == 0  # an open file would be every worker's
+    assert same(judging(images, workers=2).epoch(), judging(images).epoch())
 
 
 def in_shards(tmp_path, lengths=(5, 7, 6), val_lengths=(4, 3)):
-    members = [(picture, label) for label, found in enumerate(drawn(9).values()) for picture in found]
+    members = [(image, label) for label, found in enumerate(drawn(9).values()) for image in found]
     shards = [[members.pop() for _ in range(length)] for length in (*lengths, *val_lengths)]
     folder = write_shards(tmp_path / 'shards', dict(train=shards[: len(lengths)], validation=shards[len(lengths) :]))
     pixels = [
-        {PLAIN(picture).numpy().tobytes() for shard in part for picture, _ in shard}
-        for part in (shards[:3], shards[3:])
+        {PLAIN(image).numpy().tobytes() for shard in part for image, _ in shard} for part in (shards[:3], shards[3:])
     ]
     return f'wds/{folder}', *pixels
 
@@ -210,7 +219,7 @@ def content(batches):
 @pytest.mark.parametrize('workers', [0, 1, 2])
 def test_workers_share_the_shards_that_are_trained_on(workers, tmp_path):
     data, train, _ = in_shards(tmp_path, lengths=(6, 6, 6, 6), val_lengths=(1,))
-    stream = open_pictures(data, split='train', is_training=True)
+    stream = open_dataset(data, split='train', is_training=True)
     loader = training(stream, batch_size=3, workers=workers, transform=PLAIN)
     epochs = [content(loader.epoch(epoch)) for epoch in (0, 1)]
     for found in epochs:
@@ -224,7 +233,7 @@ def test_a_stream_goes_on_where_it_was(workers, tmp_path):
     data, *_ = in_shards(tmp_path)
 
     def batches(epoch, first=0, before=()):
-        loader = training(open_pictures(data, split='train', is_training=True), workers=workers)
+        loader = training(open_dataset(data, split='train', is_training=True), workers=workers)
         for earlier in before:
             assert len([*loader.epoch(earlier)]) == len(loader) == 4
         return [*loader.epoch(epoch, first)]
@@ -242,7 +251,11 @@ def test_ranks_augment_a_stream_differently(tmp_path):
     star = drawn(1)['star'][0]
     folder = write_shards(tmp_path / 'shards', dict(train=[[(star, 0)] * 4] * 2))
     first, second = (
-        content(training(open_pictures(f'wds/{folder}', split='train'), world=World(rank=rank, size=2)).epoch(0))
+        content(
+            training(open_dataset(f'wds/{folder}', split='train'), context=DistributedContext(rank=rank, size=2)).epoch(
+                0
+            )
+        )
         for rank in range(2)
     )
     assert not {*first} & {*second}
@@ -250,16 +263,16 @@ def test_ranks_augment_a_stream_differently(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('size', [1, 2, 3])
-def test_each_picture_of_a_stream_is_judged_once(size, workers, tmp_path, monkeypatch):
+def test_each_image_of_a_stream_is_judged_once(size, workers, tmp_path, monkeypatch):
     """Two shards for up to three processes, as torch.distributed tells timm of them."""
     data, _, val = in_shards(tmp_path)
     found = []
     for rank in range(size):
         for name, value in (('is_initialized', True), ('get_world_size', size), ('get_rank', rank)):
             monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-        stream = open_pictures(data, split='validation')
+        stream = open_dataset(data, split='validation')
         monkeypatch.undo()
-        loader = judging(stream, batch_size=2, world=World(rank=rank, size=size), workers=workers)
+        loader = judging(stream, batch_size=2, context=DistributedContext(rank=rank, size=size), workers=workers)
         share = content(loader.epoch())
         assert content(loader.epoch()) == share
         assert len(loader) == -(-len(share) // 2)
@@ -272,36 +285,42 @@ def test_a_distributed_epoch_of_a_stream_has_the_batches_of_a_process(tmp_path, 
     data, *_ = in_shards(tmp_path, lengths=(8, 8), val_lengths=(1,))
     for name, value in (('is_initialized', True), ('get_world_size', 2), ('get_rank', 1)):
         monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    stream = open_pictures(data, split='train', is_training=True)
+    stream = open_dataset(data, split='train', is_training=True)
     monkeypatch.undo()
-    loader = training(stream, world=World(rank=1, size=2))
+    loader = training(stream, context=DistributedContext(rank=1, size=2))
     assert len([*loader.epoch(0)]) == len(loader) == 8 // BATCH
 
 
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (dict(world=World(size=2), workers=2), '3 shards for 2 processes with 2 workers each: every worker needs a s'),
-        (dict(world=World(size=4)), '3 shards for 4 processes with 1 workers each: every worker needs a shard'),
-        (dict(batch_size=10, workers=2), '9 pictures of each worker fill no batch of 10: pass fewer workers or a'),
+        (
+            dict(context=DistributedContext(size=2), workers=2),
+            '3 shards for 2 processes with 2 workers each: every worker needs a s',
+        ),
+        (
+            dict(context=DistributedContext(size=4)),
+            '3 shards for 4 processes with 1 workers each: every worker needs a shard',
+        ),
+        (dict(batch_size=10, workers=2), '9 images of each worker fill no batch of 10: pass fewer workers or a'),
     ],
 )
 def test_a_stream_that_does_not_suffice(settings, message, tmp_path):
     data, *_ = in_shards(tmp_path)
     with pytest.raises(ValueError, match=f'^{message}'):
-        training(open_pictures(data, split='train', is_training=True), **settings)
+        training(open_dataset(data, split='train', is_training=True), **settings)
 
 
 def test_a_stream_is_read_from_its_beginning(tmp_path):
     data, *_ = in_shards(tmp_path)
     with pytest.raises(ValueError, match='A stream is read from its beginning, got first=2'):
-        judging(open_pictures(data, split='validation'), first=2)
+        judging(open_dataset(data, split='validation'), first=2)
 
 
 @pytest.mark.parametrize('kind', [training, judging])
-def test_signals_to_all_processes_leave_the_workers_alone(kind, pictures):
+def test_signals_to_all_processes_leave_the_workers_alone(kind, images):
     before = {*active_children()}
-    loader = kind(pictures, batch_size=1, workers=2)
+    loader = kind(images, batch_size=1, workers=2)
     batches = loader.epoch()
     next(batches), next(batches)  # one of each worker, which has begun then
     workers = {*active_children()} - before
@@ -328,7 +347,7 @@ def test_seeds_are_of_32_bits_and_differ():
     assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
 
 
-def test_another_error_is_not_taken_for_an_unreadable_picture():
+def test_another_error_is_not_taken_for_an_unreadable_image():
     class Broken:
         def __len__(self):
             return 4
@@ -337,4 +356,4 @@ def test_another_error_is_not_taken_for_an_unreadable_picture():
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        next(training(Pictures(Broken())).epoch())
+        next(training(ImageDataset(Broken())).epoch())

@@ -1,4 +1,4 @@
-"""The shape pictures: what a seed stands for, and that the objects are where and as large as they should be."""
+"""The shape images: what a seed stands for, and that the objects are where and as large as they should be."""
 
 import hashlib
 
@@ -30,22 +30,22 @@ def longer_sides(box):
 
 
 def test_a_seed_stands_for_the_same_bytes():
-    pictures, labels = draw(16, seed=0)
-    assert (pictures.shape, pictures.dtype, labels.shape, labels.dtype) == ((16, 32, 32, 3), np.uint8, (16,), np.int64)
+    images, labels = draw(16, seed=0)
+    assert (images.shape, images.dtype, labels.shape, labels.dtype) == ((16, 32, 32, 3), np.uint8, (16,), np.int64)
     assert [CLASS_NAMES[label] for label in labels[:4]] == ['square', 'cross', 'circle', 'circle']
     assert (
-        hashlib.sha256(pictures.tobytes()).hexdigest()
+        hashlib.sha256(images.tobytes()).hexdigest()
         == 'b1ded59dff2d41b1284b9071916e3639094ebc3279ca00e1ce0720d048a5b434'
     )
     again, labels_again = draw(16, seed=0)
-    assert np.array_equal(pictures, again)
+    assert np.array_equal(images, again)
     assert np.array_equal(labels, labels_again)
 
 
 def test_another_seed_is_another_draw():
-    (pictures, labels), (others, other_labels) = draw(64, seed=0), draw(64, seed=1)
+    (images, labels), (others, other_labels) = draw(64, seed=0), draw(64, seed=1)
     assert not np.array_equal(labels, other_labels)
-    assert not any(np.array_equal(*pair) for pair in zip(pictures, others, strict=True))
+    assert not any(np.array_equal(*pair) for pair in zip(images, others, strict=True))
 
 
 def test_a_longer_draw_begins_like_a_shorter_one():
@@ -55,9 +55,9 @@ def test_a_longer_draw_begins_like_a_shorter_one():
 
 
 def test_the_test_set_has_about_as_many_of_each_class():
-    pictures, labels = draw(TEST_COUNT, seed=TEST_SEED)
+    images, labels = draw(TEST_COUNT, seed=TEST_SEED)
     counts = np.bincount(labels, minlength=len(CLASS_NAMES))
-    assert len(pictures) == counts.sum() == 2000
+    assert len(images) == counts.sum() == 2000
     assert len(counts) == 8
     assert 210 <= counts.min() <= counts.max() <= 290
 

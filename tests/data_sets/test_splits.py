@@ -1,4 +1,4 @@
-"""The parts of a data set: which pictures judge, and what is refused before anything is trained."""
+"""The parts of a data set: which images judge, and what is refused before anything is trained."""
 
 from collections import Counter
 
@@ -53,8 +53,8 @@ def test_a_fraction_is_between_none_and_all(fraction):
         cut(TARGETS, fraction, seed=0)
 
 
-@pytest.mark.parametrize(('targets', 'beginning'), [([0], '1 picture, '), ([0, 1, 2], '3 pictures, ')])
-def test_one_picture_of_a_class_cannot_be_cut(targets, beginning):
+@pytest.mark.parametrize(('targets', 'beginning'), [([0], '1 image, '), ([0, 1, 2], '3 images, ')])
+def test_one_image_of_a_class_cannot_be_cut(targets, beginning):
     with pytest.raises(ValueError, match=f'^{beginning}no more than one of a class, cannot be cut into a part to'):
         cut(targets, 0.5, seed=0)
 
@@ -64,8 +64,8 @@ def pixels(part):
 
 
 def in_folder(tmp_path, parts):
-    for part, pictures in parts.items():
-        write_folder(tmp_path / 'data' / part, pictures)
+    for part, images in parts.items():
+        write_folder(tmp_path / 'data' / part, images)
     return dict(data=str(tmp_path / 'data'))
 
 
@@ -74,7 +74,7 @@ def in_torchvision_folder(tmp_path, parts):
 
 
 def in_parquet(tmp_path, parts):
-    parts = {name or 'train': pictures for name, pictures in parts.items()}
+    parts = {name or 'train': images for name, images in parts.items()}
     return dict(data=f'hfds/{write_parquet(tmp_path / "data", parts)}', data_dir=str(tmp_path / 'cache'))
 
 
@@ -88,8 +88,8 @@ def test_the_validation_part_that_is_there(kind, tmp_path):
     splits = open_splits(**kind(tmp_path, dict(train=train, validation=val)))
     assert (splits.class_names, splits.num_classes, splits.was_cut) == ([*CLASSES], 3, False)
     assert splits.train.targets() == [0] * 4 + [1] * 4 + [2] * 4
-    for part, pictures in ((splits.train, train), (splits.val, val)):
-        assert {*pixels(part)} == {picture.tobytes() for members in pictures.values() for picture in members}
+    for part, images in ((splits.train, train), (splits.val, val)):
+        assert {*pixels(part)} == {image.tobytes() for members in images.values() for image in members}
 
 
 @pytest.mark.parametrize(
@@ -100,12 +100,12 @@ def test_the_validation_part_that_is_there(kind, tmp_path):
     ],
 )
 def test_a_validation_part_that_is_cut_off(kind, part, tmp_path):
-    pictures = drawn(5)
-    settings = kind(tmp_path, {part: pictures})
+    images = drawn(5)
+    settings = kind(tmp_path, {part: images})
     splits = open_splits(**settings, val_fraction=0.4, seed=3)
     assert (splits.class_names, splits.num_classes, splits.was_cut) == ([*CLASSES], 3, True)
     assert (splits.train.targets(), splits.val.targets()) == ([0] * 3 + [1] * 3 + [2] * 3, [0] * 2 + [1] * 2 + [2] * 2)
-    everything = {picture.tobytes() for members in pictures.values() for picture in members}
+    everything = {image.tobytes() for members in images.values() for image in members}
     assert {*pixels(splits.train)} | {*pixels(splits.val)} == everything
     assert not {*pixels(splits.train)} & {*pixels(splits.val)}
     again, other = (open_splits(**settings, val_fraction=0.4, seed=seed) for seed in (3, 4))
@@ -120,7 +120,7 @@ def test_parts_of_a_set_of_torchvision(tmp_path):
 
 
 def test_parts_in_shards(tmp_path):
-    pairs = [(picture, label) for label, members in enumerate(drawn(4).values()) for picture in members]
+    pairs = [(image, label) for label, members in enumerate(drawn(4).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], test=[pairs[::3]]))
     splits = open_splits(f'wds/{folder}', val_split='test', num_classes=3)
     assert (len(splits.train), len(splits.val), splits.num_classes, splits.class_names) == (12, 4, 3, None)
@@ -141,16 +141,16 @@ def refusal(data, **settings):
     return str(caught.value)
 
 
-def test_a_class_without_pictures(tmp_path):
+def test_a_class_without_images(tmp_path):
     root = tmp_path / 'data'
     in_folder(tmp_path, dict(train=drawn(2), val=drawn(1)))
     for folder in (root / 'train' / 'square', root / 'val' / 'square'):
         folder.mkdir()
         assert refusal(root) == (
-            f'{folder}: the class has no pictures (.png, .jpg, .jpeg). Add some, or remove the folder.'
+            f'{folder}: the class has no images (.png, .jpg, .jpeg). Add some, or remove the folder.'
         )
-        (folder / 'Thumbs.db').write_bytes(b'no picture')
-        assert refusal(root).startswith(f'{folder}: the class has no pictures')
+        (folder / 'Thumbs.db').write_bytes(b'no image')
+        assert refusal(root).startswith(f'{folder}: the class has no images')
         (folder / 'Thumbs.db').unlink()
         folder.rmdir()
     (root / 'train' / '.cache').mkdir()
@@ -159,10 +159,10 @@ def test_a_class_without_pictures(tmp_path):
     assert refusal('torch/folder', data_dir=str(root)).startswith('torch/folder, split train, cannot be opened: Found')
 
 
-def test_a_class_without_pictures_where_there_are_no_parts(tmp_path):
+def test_a_class_without_images_where_there_are_no_parts(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(2))
     (root / 'square').mkdir()
-    assert refusal(root).startswith(f'{root}/square: the class has no pictures')
+    assert refusal(root).startswith(f'{root}/square: the class has no images')
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])
@@ -187,13 +187,13 @@ def test_other_than_the_expected_number_of_classes(tmp_path):
     )
 
 
-def test_one_picture(tmp_path):
+def test_one_image(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(1, classes=['star']))
-    assert refusal(root).startswith('1 picture, no more than one of a class, cannot be cut')
+    assert refusal(root).startswith('1 image, no more than one of a class, cannot be cut')
 
 
 def test_no_folder_and_an_empty_one(tmp_path):
-    assert refusal(tmp_path / 'none').startswith(f'{tmp_path}/none: no such folder or tar of pictures.')
+    assert refusal(tmp_path / 'none').startswith(f'{tmp_path}/none: no such folder or tar of images.')
     (tmp_path / 'data').mkdir()
     assert refusal(tmp_path / 'data').startswith(f'{tmp_path}/data: the folder is empty.')
     (tmp_path / 'data' / 'train').mkdir()

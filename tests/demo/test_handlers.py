@@ -8,7 +8,7 @@ import timm
 import torch
 from demo.pictures import RING, SEVEN, photo, png
 from PIL import Image
-from processes import ROOT
+from subprocesses import ROOT
 
 from timm_sk import attention_weights
 from timm_sk.checkpoints import CHECKPOINTS

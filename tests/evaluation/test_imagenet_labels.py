@@ -5,11 +5,11 @@ import json
 import pytest
 import timm.data
 import torch
-from indexed_pictures import Answers, chosen, picture_of, pixels
+from indexed_images import Answers, chosen, image_of, pixels
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
 from timm_sk.data import eval_loader
-from timm_sk.distributed import World
+from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation.imagenet_labels import folder_classes, label_map
 from timm_sk.evaluation.metrics import evaluate
 from timm_sk.evaluation.validation_data import open_validation_data
@@ -19,20 +19,20 @@ TIMM_INFO = timm.data.__path__[0] + '/_info'
 
 
 def folder_of(root, folders, name='{}.png'):
-    """A picture for each folder, in this order of numbers."""
+    """An image for each folder, in this order of numbers."""
     for number, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        picture_of(number).save(root / folder / name.format(number))
+        image_of(number).save(root / folder / name.format(number))
     return str(root)
 
 
 def judged(data, logits):
-    loader = eval_loader(data.pictures, pixels, batch_size=3, world=World())
+    loader = eval_loader(data.images, pixels, batch_size=3, context=DistributedContext())
     return evaluate(
         Answers(logits),
         loader,
         num_classes=data.label_map.num_classes,
-        world=World(),
+        context=DistributedContext(),
         prepare=torch.Tensor.float,
         label_map=data.label_map,
     )
@@ -51,7 +51,7 @@ def test_subset_is_timms(labels):
 
 @pytest.mark.parametrize('labels', ['a', 'r'])
 def test_subset_chooses_among_its_classes_alone(labels, tmp_path):
-    """With most of the folders missing, each picture has its class's place among the 200."""
+    """With most of the folders missing, each image has its class's place among the 200."""
     columns = label_map(labels).columns.tolist()
     places = [3, 57, 199]
     data = open_validation_data(folder_of(tmp_path, [SYNSETS[columns[place]] for place in places]), labels=labels)
@@ -76,14 +76,14 @@ def test_v2_folders_are_indices(tmp_path):
 
 
 def real_case(tmp_path):
-    """Five pictures: label and a second one, the wrong label, a label alone, none, and two that are not guessed."""
+    """Five images: label and a second one, the wrong label, a label alone, none, and two that are not guessed."""
     guesses = [7, 2, 5, 1, 0]
     real = [[3, 7], [2], [9], [], [4, 6]]
     folders = [SYNSETS[index] for index in (3, 1, 5, 1, 4)]
     (tmp_path / 'real.json').write_text(json.dumps(real))
     for number, folder in enumerate(folders):
         (tmp_path / 'data' / folder).mkdir(parents=True, exist_ok=True)
-        picture_of(number).save(tmp_path / 'data' / folder / f'ILSVRC2012_val_{number + 1:08d}.JPEG', 'png')
+        image_of(number).save(tmp_path / 'data' / folder / f'ILSVRC2012_val_{number + 1:08d}.JPEG', 'png')
     names = tmp_path / 'names.txt'
     names.write_text('\n'.join(SYNSETS))
     data = open_validation_data(
@@ -101,13 +101,13 @@ def test_real_labels_by_hand(tmp_path):
     assert (found.top1, found.top5) == (50, 75)
     assert found.confusion.nonzero().tolist() == [[2, 2], [4, 0], [7, 7], [9, 5]]
     assert found.per_class[2:10] == [100, None, 0, None, None, 100, None, 0]
-    labels = torch.tensor([3, 1, 5, 1, 4])  # the loss stays that of the data set's labels, of all pictures
+    labels = torch.tensor([3, 1, 5, 1, 4])  # the loss stays that of the data set's labels, of all images
     assert found.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-6)
 
 
 def test_real_labels_are_timms(tmp_path):
     data, logits = real_case(tmp_path)
-    names = [data.pictures.name(index) for index in range(5)]
+    names = [data.images.name(index) for index in range(5)]
     order = [int(name[-13:-5]) - 1 for name in names]
     theirs = RealLabelsImagenet([name.rpartition('/')[2] for name in names], str(tmp_path / 'real.json'))
     theirs.add_result(logits[order])
@@ -135,5 +135,5 @@ def test_real_labels_of_other_names(tmp_path):
     (tmp_path / 'real.json').write_text('[[1]]')
     with pytest.raises(ValueError, match=r'0\.png: no ReaL label has this name'):
         open_validation_data(folder_of(tmp_path / 'data', ['a']), labels='real', real_json=str(tmp_path / 'real.json'))
-    with pytest.raises(ValueError, match="need the names of ImageNet's pictures"):
+    with pytest.raises(ValueError, match="need the names of ImageNet's images"):
         label_map('real')

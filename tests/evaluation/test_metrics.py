@@ -11,10 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from indexed_pictures import Answers, chosen, indexed_pictures, pixels
+from indexed_images import Answers, chosen, indexed_images, pixels
 
 from timm_sk.data import UnreadableSampleError, eval_loader
-from timm_sk.distributed import World, together
+from timm_sk.distributed import DistributedContext, fail_together
 from timm_sk.evaluation.imagenet_labels import label_map
 from timm_sk.evaluation.metrics import evaluate
 
@@ -22,19 +22,19 @@ LABELS = [0, 1, 2, 0, 1, 2, 0, 6]
 GUESSES = [0, 1, 1, 0, 2, 2, 1, 6]  # 5 of 8 are right
 
 
-def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), world=None, model=None, **kwargs):
-    pictures = indexed_pictures(labels)
-    read = pictures.read
+def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), context=None, model=None, **kwargs):
+    images = indexed_images(labels)
+    read = images.read
 
     def fail_or_read(index):
         if index in broken:
             raise UnreadableSampleError(f'{index}.png: broken')
         return read(index)
 
-    pictures.read = fail_or_read
-    world = world or World()
-    loader = eval_loader(pictures, pixels, batch_size=batch_size, world=world)
-    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, world=world) | kwargs
+    images.read = fail_or_read
+    context = context or DistributedContext()
+    loader = eval_loader(images, pixels, batch_size=batch_size, context=context)
+    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, context=context) | kwargs
     return evaluate(model or Answers(logits), loader, **settings)
 
 
@@ -67,7 +67,7 @@ def test_with_three_classes_all_are_among_the_five_likeliest():
 
 
 def test_calibration_error_by_hand():
-    """Two pictures at confidence 0.9 (one right), four at 0.7 (all right): (2 x 0.4 + 4 x 0.3) / 6."""
+    """Two images at confidence 0.9 (one right), four at 0.7 (all right): (2 x 0.4 + 4 x 0.3) / 6."""
     odds = [math.log(9)] * 2 + [math.log(7 / 3)] * 4
     logits = torch.tensor([[odd, 0.0] for odd in odds])
     found = evaluated(logits, [0, 1, 0, 0, 0, 0])
@@ -94,15 +94,15 @@ def test_ties_fall_as_in_timms_accuracy():
     assert sum((row == row.max()).sum() > 1 for row in logits) > 5
 
 
-def test_bad_pictures_are_left_out_named_and_limited():
+def test_bad_images_are_left_out_named_and_limited():
     found = evaluated(chosen(GUESSES, 7), broken=(2, 5))
     assert (found.count, found.top1) == (6, pytest.approx(100 * 4 / 6))
     assert found.bad == ['2.png: broken', '5.png: broken']
     assert evaluated(chosen(GUESSES, 7), broken=(3, 4, 5)).count == 5  # a batch of none
     assert evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=2).count == 6
-    with pytest.raises(ValueError, match=r'2 pictures cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
+    with pytest.raises(ValueError, match=r'2 images cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
         evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=1)
-    with pytest.raises(ValueError, match=r'no picture to judge by: 0.png: broken; .* and 5 more'):
+    with pytest.raises(ValueError, match=r'no image to judge by: 0.png: broken; .* and 5 more'):
         evaluated(chosen(GUESSES, 7), broken=range(8))
 
 
@@ -137,7 +137,7 @@ def test_autocast_is_around_the_model_alone():
 @pytest.mark.parametrize(
     ('labels', 'kwargs', 'message'),
     [
-        ([0, 1, -1], {}, 'pictures without a label'),
+        ([0, 1, -1], {}, 'images without a label'),
         ([0, 1, 7], {}, 'has a label 7, but there are 7 classes'),
         ([0, 1, 2], dict(num_classes=9), 'The model has 7 classes, the labels 9'),
         ([0, 1, 2], dict(label_map=label_map('v2'), num_classes=1000), "models of ImageNet's 1000 classes, this one"),
@@ -162,11 +162,11 @@ def test_alone_a_failure_is_itself():
         raise OwnError
 
     with pytest.raises(OwnError):
-        together(World(), fail)
-    assert together(World(), lambda: 5) == 5
+        fail_together(DistributedContext(), fail)
+    assert fail_together(DistributedContext(), lambda: 5) == 5
 
 
-SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and pictures that are broken
+SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and images that are broken
 FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # what is wrong only the second process sees
 
 
@@ -175,14 +175,14 @@ def be_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
     try:
-        world = World(rank=rank, size=2)
+        context = DistributedContext(rank=rank, size=2)
         lines: list = []
         for labels, broken in SHARED:
-            found = evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2)
+            found = evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2)
             lines.append({**vars(found), 'confusion': found.confusion.tolist()})
         for labels, broken in FAILING:
-            with pytest.raises(ValueError, match='picture') as error:
-                evaluated(chosen(GUESSES, 7), labels, broken=broken, world=world, batch_size=2, max_bad=0)
+            with pytest.raises(ValueError, match='image') as error:
+                evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2, max_bad=0)
             lines.append(str(error.value))
         Path(folder, f'{rank}.json').write_text(json.dumps(lines))
     finally:
@@ -191,7 +191,7 @@ def be_rank(rank: int, folder: str) -> None:
 
 @pytest.mark.deep
 def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monkeypatch):
-    """Of 7 pictures, of 8 of which one is broken, and of 1, so that the second process has none."""
+    """Of 7 images, of 8 of which one is broken, and of 1, so that the second process has none."""
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
     other = multiprocessing.get_context('spawn').Process(target=be_rank, args=(1, str(tmp_path)), daemon=True)
     other.start()
@@ -205,5 +205,5 @@ def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monke
             assert line[name] == getattr(expected, name)
         assert line['confusion'] == expected.confusion.tolist()
         assert [line['loss'], line['ece']] == pytest.approx([expected.loss, expected.ece], abs=1e-7)
-    assert first[3].startswith('The data set has pictures without a label')
-    assert first[4].startswith('1 picture cannot be read, 0 may be: 1.png: broken.')
+    assert first[3].startswith('The data set has images without a label')
+    assert first[4].startswith('1 image cannot be read, 0 may be: 1.png: broken.')

@@ -12,14 +12,14 @@ import timm
 import timm.data
 import torch
 from PIL import Image
-from processes import ROOT, run_python
 from safetensors.torch import load_file
+from subprocesses import ROOT, run_python
 from timm.utils import AverageMeter, accuracy
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
-from timm_sk.distributed import World
+from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation import validation as validate_module
 from timm_sk.evaluation.validation import COLUMNS, validate
 from timm_sk.evaluation.validation_data import open_validation_data
@@ -34,9 +34,9 @@ def write_digits(root, count, turned=3):
     for number, (pixels, label) in enumerate(zip(data['images'][:count], data['labels'].tolist(), strict=False)):
         folder = root / str(label)
         folder.mkdir(parents=True, exist_ok=True)
-        picture = Image.fromarray(pixels.numpy())
-        picture = picture.rotate(90) if number % turned == 0 else picture
-        picture.save(folder / f'{number:03d}.png')
+        image = Image.fromarray(pixels.numpy())
+        image = image.rotate(90) if number % turned == 0 else image
+        image.save(folder / f'{number:03d}.png')
     return root
 
 
@@ -207,11 +207,11 @@ def write_shards(folder, files, lengths):
 
 
 def test_a_stream_says_what_is_damaged_or_missing(tmp_path):
-    """A shard of ten pictures of which one is damaged, and one that lacks two."""
+    """A shard of ten images of which one is damaged, and one that lacks two."""
     pytest.importorskip('webdataset')
     files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
     lacking = open_validation_data(write_shards(tmp_path / 'short', files[:8], [10]))
-    with pytest.raises(ValueError, match='2 of 10 pictures are missing from the shards or damaged, 1 may be'):
+    with pytest.raises(ValueError, match='2 of 10 images are missing from the shards or damaged, 1 may be'):
         validate(MODEL, lacking, workers=0, max_bad_images=1)
     files[4].write_bytes(b'broken')
     data = open_validation_data(write_shards(tmp_path / 'shards', files, [10]))
@@ -220,15 +220,15 @@ def test_a_stream_says_what_is_damaged_or_missing(tmp_path):
     assert found.bad == [
         f'{tmp_path}/shards/digits-0.tar: {files[4].stem}: cannot identify image file <_io.BytesIO object>'
     ]
-    with pytest.raises(ValueError, match=f'1 picture cannot be read, 0 may be: .*digits-0.tar: {files[4].stem}'):
+    with pytest.raises(ValueError, match=f'1 image cannot be read, 0 may be: .*digits-0.tar: {files[4].stem}'):
         validate(MODEL, data, workers=0)
-    data.pictures.shards = None  # as those of other libraries
+    data.images.shards = None  # as those of other libraries
     with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not share .* validate in one process'):
-        validate(MODEL, data, world=World(size=2))
+        validate(MODEL, data, context=DistributedContext(size=2))
 
 
 def test_retry_goes_on_with_smaller_batches(digits, monkeypatch):
-    """A model that has memory for 30 pictures, and one that has none."""
+    """A model that has memory for 30 images, and one that has none."""
     data = open_validation_data(str(digits))
     expected = validate(MODEL, data, workers=0).evaluation.confusion
     create = validate_module.ready_model
@@ -303,13 +303,13 @@ def test_json_and_classes(digits):
     assert all(f'{top1:.2f}' in shown for top1 in found.per_class)
 
 
-def test_corrupt_pictures_stop_it_or_are_named(tmp_path):
+def test_corrupt_images_stop_it_or_are_named(tmp_path):
     root = write_digits(tmp_path / 'data', 40)
     broken = root / '7' / 'broken.png'
     broken.write_bytes(next((root / '7').iterdir()).read_bytes()[:60])
     done = command(root, '--model', MODEL)
     assert (done.exit_code, done.stdout) == (1, '')
-    assert done.stderr.startswith(f'timm-sk: 1 picture cannot be read, 0 may be: {broken}')
+    assert done.stderr.startswith(f'timm-sk: 1 image cannot be read, 0 may be: {broken}')
     assert done.stderr.count('\n') == 1
     done = command(root, '--model', MODEL, '--max-bad-images', 1, '--json')
     (document,) = json.loads(done.stdout)
@@ -321,8 +321,8 @@ def test_corrupt_pictures_stop_it_or_are_named(tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['gone'], 'gone: no such folder or tar of pictures.'),
-        (['hollow'], 'hollow/7: the class has no pictures.'),
+        (['gone'], 'gone: no such folder or tar of images.'),
+        (['hollow'], 'hollow/7: the class has no images.'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
         (['ten', '--labels', 'r3'], 'There are no labels "r3"'),
@@ -352,7 +352,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
 
 @pytest.mark.deep
 def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
-    """Of 9 pictures in 3 shards, which two do not share evenly; beside them a model that fails in both."""
+    """Of 9 images in 3 shards, which two do not share evenly; beside them a model that fails in both."""
     pytest.importorskip('webdataset')
     files, file = sorted(write_digits(tmp_path / 'data', 9).glob('*/*.png')), tmp_path / 'results.csv'
     source = write_shards(tmp_path / 'shards', files, [4, 3, 2])

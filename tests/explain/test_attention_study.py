@@ -5,7 +5,7 @@ import csv
 import pytest
 import torch
 import typer
-from processes import ROOT
+from subprocesses import ROOT
 from typer.testing import CliRunner
 
 from benchmarks import attention_study

@@ -9,11 +9,11 @@ import pytest
 import timm
 import torch
 from drawn_data import drawn, write_folder, write_shards
-from processes import ROOT
+from subprocesses import ROOT
 
 import timm_sk
 from timm_sk import explain, shapes
-from timm_sk.data import open_pictures
+from timm_sk.data import open_dataset
 from timm_sk.explain.batches import data_batches, shape_batches
 from timm_sk.explain.bootstrap import Means, PoissonBootstrap, estimate
 
@@ -120,7 +120,7 @@ def test_memory_does_not_grow_with_the_pictures(model):
 def test_files_are_read_once_for_all_scales(model, tmp_path, workers):
     folder = write_folder(tmp_path / 'data', drawn(3, size=48))
     enlarging = explain.Enlarging(model, SCALES)
-    pictures = open_pictures(str(folder), split='validation')
+    pictures = open_dataset(str(folder), split='validation')
     batches = list(data_batches(pictures, enlarging, device=CPU, batch_size=4, workers=workers))
     assert [len(labels) for _, labels in batches] == [4, 4, 1]
     x = torch.cat([torch.stack(at_scales) for at_scales, _ in batches], dim=1)
@@ -132,7 +132,7 @@ def test_files_are_read_once_for_all_scales(model, tmp_path, workers):
 def test_small_pictures_are_named_and_left_out_or_refused(model, tmp_path):
     folder = write_folder(tmp_path / 'data', {'circle': drawn(2, size=48)['circle'], 'ring': drawn(1, size=16)['ring']})
     enlarging = explain.Enlarging(model, SCALES)
-    pictures = open_pictures(str(folder), split='validation')
+    pictures = open_dataset(str(folder), split='validation')
     with pytest.raises(ValueError, match=r'ring/000.png: 16x16 pixels are fewer than'):
         list(data_batches(pictures, enlarging, device=CPU, workers=0))
     bad = []
@@ -146,7 +146,7 @@ def test_streams_are_studied_and_small_pictures_in_them_refused(model, tmp_path,
     shards = {}
     for name, size in (('large', 48), ('small', 16)):
         folder = write_shards(tmp_path / name, {'validation': [[(ring, 1) for ring in drawn(2, size=size)['ring']]]})
-        stream = open_pictures(f'wds/{folder}', split='validation', num_samples=2)
+        stream = open_dataset(f'wds/{folder}', split='validation', num_samples=2)
         shards[name] = data_batches(stream, explain.Enlarging(model, SCALES), device=CPU, workers=workers)
     ((pictures, labels),) = shards['large']
     assert [at_scale.shape for at_scale in pictures] == [(2, 3, 32, 32)] * 2

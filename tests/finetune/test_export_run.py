@@ -113,7 +113,7 @@ def test_the_next_generation_names_its_parent(tmp_path):
     assert yaml.safe_load((folder / 'config.yaml').read_text())['model'] == 'local-dir:first'
 
 
-def test_grey_pictures_and_another_pooling(tmp_path):
+def test_grey_images_and_another_pooling(tmp_path):
     options = dict(in_chans=1, global_pool='catavgmax')
     model = trained(**options)
     data_config = dict(mean=[0.4], std=[0.2], interpolation='bicubic', crop_pct=0.9)

@@ -1,4 +1,4 @@
-"""The learning rate follows from the settings and the number of pictures in a step, as in timm's train.py."""
+"""The learning rate follows from the settings and the number of images in a step, as in timm's train.py."""
 
 import pytest
 
@@ -20,7 +20,7 @@ def test_a_base_grows_in_proportion(global_batch, lr):
     assert resolve_lr(Config(opt='momentum', lr_base=0.1), global_batch) == pytest.approx(lr)
 
 
-def test_a_base_is_for_so_many_pictures():
+def test_a_base_is_for_so_many_images():
     assert resolve_lr(Config(opt='sgd', lr_base=0.18, lr_base_size=384), 768) == pytest.approx(0.36)
 
 
@@ -34,6 +34,6 @@ def test_how_it_grows_can_be_chosen():
     assert resolve_lr(Config(opt='sgd', lr_base=0.1, lr_base_scale='sqrt'), 1024) == pytest.approx(0.2)
 
 
-def test_no_pictures_make_no_step():
+def test_no_images_make_no_step():
     with pytest.raises(ValueError, match=r'global_batch must be at least 1, got 0\.'):
         resolve_lr(Config(), 0)

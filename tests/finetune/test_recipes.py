@@ -19,7 +19,7 @@ OURS_ALONE: set[str] = set()  # keys that timm's script would warn about and ign
 # None in timm's script means the same as here: as many as the data has, and top1.
 SAME_ANYWAY = {'num_classes', 'eval_metric'}
 SCHEDULES_OWN = {'decay_epochs': 'step', 'decay_milestones': 'multistep'}
-# Pictures in a step that the source had, and the learning rate by epoch, counted from 0.
+# Images in a step that the source had, and the learning rate by epoch, counted from 0.
 SOURCES = {
     'sknet50_imagenet': (256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4, 99: 1e-4}),
     'sk_shufflenetv2_imagenet': (256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}),

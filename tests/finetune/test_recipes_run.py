@@ -1,4 +1,4 @@
-"""Every recipe runs for an epoch on drawn pictures."""
+"""Every recipe runs for an epoch on drawn images."""
 
 import csv
 import math
@@ -8,7 +8,7 @@ import pytest
 from timm_sk.finetune.config import Config, read_settings
 from timm_sk.finetune.recipes import recipe_names
 
-# One epoch of a large net takes minutes on two cores, and 64 pictures fill none of its batches: so the smallest net
+# One epoch of a large net takes minutes on two cores, and 64 images fill none of its batches: so the smallest net
 # stands in for it, and for its size and batch. All that the recipe sets besides, how it trains and augments, stays.
 STAND_IN = dict(model='sknet_atto', pretrained=False, img_size=32)
 TRY = dict(synthetic=64, epochs=1, warmup_epochs=0, batch_size=16, workers=0, device='cpu')

@@ -1,4 +1,4 @@
-"""What a run shows: lines or a bar, metrics.csv, TensorBoard's events, and the pictures at its end."""
+"""What a run shows: lines or a bar, metrics.csv, TensorBoard's events, and the images at its end."""
 
 import csv
 import io

@@ -14,7 +14,7 @@ import timm
 import torch
 import yaml
 from finetune_runs import draw_folder, require_equal, small, state_of
-from processes import run_python
+from subprocesses import run_python
 
 from timm_sk import shapes
 from timm_sk.finetune import Config, Stopped, finetune, loop
@@ -165,11 +165,11 @@ def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path) -
         assert all(tensor.isfinite().all() for tensor in saved.values())
 
 
-def test_pictures_that_cannot_be_read_stop_it_or_are_skipped(tmp_path: Path) -> None:
+def test_images_that_cannot_be_read_stop_it_or_are_skipped(tmp_path: Path) -> None:
     data = draw_folder(tmp_path / 'data')
     victim = next((data / 'train' / 'ring').iterdir())
     victim.write_bytes(victim.read_bytes()[:60])
-    with pytest.raises(ValueError, match=rf'1 picture cannot be read, more than --max-bad-images 0: .*{victim.name}'):
+    with pytest.raises(ValueError, match=rf'1 image cannot be read, more than --max-bad-images 0: .*{victim.name}'):
         finetune(small(data, tmp_path / 'strict', epochs=1, warmup_epochs=0))
     finetune(small(data, tmp_path / 'lenient', epochs=1, warmup_epochs=0, max_bad_images=1))
     (line,) = read(tmp_path / 'lenient' / LAST, torch.device('cpu'))['progress']['bad']
@@ -217,7 +217,7 @@ def test_early_stopping(data: Path, tmp_path: Path) -> None:
 
 def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
     for settings, message in (
-        (dict(data=''), 'Name the data: a folder of pictures'),
+        (dict(data=''), 'Name the data: a folder of images'),
         (dict(data=str(tmp_path / 'nowhere')), 'no such folder'),
         (dict(model='sknet_atto.shape'), 'sknet_atto'),
         (dict(freeze='layer9'), 'freeze must be "head" or one of'),

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from halves import CONFIG, Gradients, pictures, require_halves_equal_the_whole, step, trainee_of
+from ddp_equivalence import CONFIG, Gradients, batch, require_halves_equal_the_whole, step, trainee_of
 from torch import nn
 
-from timm_sk.distributed import World
+from timm_sk.distributed import DistributedContext
 from timm_sk.finetune.model import build_model, freeze
 
 
@@ -17,9 +17,9 @@ def test_two_halves_equal_the_whole(tmp_path: Path) -> None:
 
 
 def test_parts_in_turn_equal_the_whole() -> None:
-    whole, parts = trainee_of(CONFIG, World()), trainee_of(CONFIG, World())
-    step(whole, *pictures())
-    images, targets = pictures()
+    whole, parts = trainee_of(CONFIG, DistributedContext()), trainee_of(CONFIG, DistributedContext())
+    step(whole, *batch())
+    images, targets = batch()
     before = [parameter.clone() for parameter in parts.model.parameters()]
     step(parts, images[:4], targets[:4], batches=2, is_last=False)
     assert all(map(torch.equal, before, parts.model.parameters()))
@@ -32,9 +32,9 @@ def test_parts_in_turn_equal_the_whole() -> None:
 @pytest.mark.parametrize('start', ['head', 'layer3'])
 def test_what_is_frozen_stays(start: str) -> None:
     config = CONFIG.changed(freeze=start, freeze_bn=False)
-    trainee = trainee_of(config, World())
+    trainee = trainee_of(config, DistributedContext())
     before = {name: tensor.clone() for name, tensor in trainee.model.state_dict().items()}
-    step(trainee, *pictures())
+    step(trainee, *batch())
 
     first = 'fc' if start == 'head' else start
     names = [name for name, _ in trainee.model.named_children()]
@@ -52,15 +52,15 @@ def test_a_part_that_is_not_there() -> None:
 
 
 def test_clipping_bounds_the_gradients() -> None:
-    trainee = trainee_of(CONFIG, World())
+    trainee = trainee_of(CONFIG, DistributedContext())
     gradients = Gradients(trainee)
-    step(trainee, *pictures(), config=CONFIG.changed(clip_grad=0.01))
+    step(trainee, *batch(), config=CONFIG.changed(clip_grad=0.01))
     norm = torch.stack([gradient.norm() for gradient in gradients.found.values()]).norm()
     assert norm.item() == pytest.approx(0.01, rel=1e-3)
 
 
 def test_the_layers_below_learn_more_slowly() -> None:
-    trainee = trainee_of(CONFIG.changed(layer_decay=0.5), World())
+    trainee = trainee_of(CONFIG.changed(layer_decay=0.5), DistributedContext())
     rates = {
         name: group['lr']
         for group in trainee.optimizer.param_groups
@@ -73,9 +73,9 @@ def test_the_layers_below_learn_more_slowly() -> None:
 
 
 def test_averaged_weights_follow() -> None:
-    trainee = trainee_of(CONFIG.changed(model_ema=True, model_ema_decay=0.9), World())
+    trainee = trainee_of(CONFIG.changed(model_ema=True, model_ema_decay=0.9), DistributedContext())
     begin = trainee.model.fc.weight.detach().clone()
-    step(trainee, *pictures(), updates=5)
+    step(trainee, *batch(), updates=5)
     now, averaged = trainee.model.fc.weight.detach(), trainee.judged.fc.weight
     share = ((averaged - begin).norm() / (now - begin).norm()).item()
     assert 0 < share < 1
@@ -83,4 +83,4 @@ def test_averaged_weights_follow() -> None:
 
 def test_sync_bn_on_a_cpu_says_so() -> None:
     with pytest.raises(ValueError, match='--sync-bn needs CUDA'):
-        trainee_of(CONFIG.changed(sync_bn=True), World())
+        trainee_of(CONFIG.changed(sync_bn=True), DistributedContext())

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from finetune_runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
-from processes import ROOT
+from subprocesses import ROOT
 
-from timm_sk.data import TrainBatches, open_pictures
-from timm_sk.distributed import World
+from timm_sk.data import TrainBatches, open_dataset
+from timm_sk.distributed import DistributedContext
 from timm_sk.finetune import Config
 
 pytestmark = pytest.mark.deep
@@ -77,17 +77,17 @@ def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
 def test_the_process_with_the_error_says_it_and_the_other_ends_quietly(
     tmp_path: Path, whole: tuple[Path, Config]
 ) -> None:
-    """A picture that cannot be read, among those of the second process."""
+    """An image that cannot be read, among those of the second process."""
     config = whole[1].changed(data=str(tmp_path / 'data'), output=str(tmp_path / 'run'))
-    pictures = open_pictures(str(draw_folder(tmp_path / 'data')), split='train')
-    order = TrainBatches(len(pictures), config.batch_size, World(rank=1, size=2), config.seed)
+    images = open_dataset(str(draw_folder(tmp_path / 'data')), split='train')
+    order = TrainBatches(len(images), config.batch_size, DistributedContext(rank=1, size=2), config.seed)
     order.begin(0)
-    victim = Path(pictures.name(next(iter(order))[0].which))
+    victim = Path(images.name(next(iter(order))[0].which))
     victim.write_bytes(victim.read_bytes()[:60])
 
     assert finish(torchrun(config, tmp_path, '--standalone', '--nproc-per-node=2')) == [1]
     log = (tmp_path / 'log0').read_text()
     lines = [line for line in log.splitlines() if line.startswith('timm-sk: ')]
     assert len(lines) == 1, log[:3000]
-    assert f'1 picture cannot be read, more than --max-bad-images 0: {victim}' in lines[0]
+    assert f'1 image cannot be read, more than --max-bad-images 0: {victim}' in lines[0]
     assert log.count('Traceback') == 1, log[:3000]  # torchrun's own

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import distributed
 import pytest
 import torch
-from processes import run_python
+from subprocesses import run_python
 from torch import nn
 from variants import filled, pictures
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from halves import CONFIG, require_halves_equal_the_whole
+from ddp_equivalence import CONFIG, require_halves_equal_the_whole
 
 pytestmark = [
     pytest.mark.gpu,

@@ -6,8 +6,8 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from processes import ROOT, run_python
 from safetensors.torch import load_file
+from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 
 from timm_sk.cli import app

@@ -15,7 +15,7 @@ import torch
 from filling import fill_model
 from hub_repos import File
 from huggingface_hub import constants, get_hf_file_metadata
-from processes import run_python
+from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.publishing.package import export_checkpoint

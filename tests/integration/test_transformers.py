@@ -7,7 +7,7 @@ import timm
 import torch
 from filling import fill_model
 from hub_server import Hub
-from processes import run_python
+from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.finetune import Config

@@ -9,7 +9,7 @@ import timm.models
 import torch
 from filling import fill_model
 from hub_server import serve
-from processes import run_python
+from subprocesses import run_python
 from tiers import deep_except
 from torch import nn
 from variants import pictures

@@ -10,7 +10,7 @@ import timm.models.resnest
 import torch
 from filling import fill_model, make_input
 from oracles import load_oracle
-from processes import ROOT
+from subprocesses import ROOT
 from torch import nn
 from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
 

@@ -7,7 +7,7 @@ import torch
 from filling import fill_model
 from hub_server import serve
 from oracles import load_oracle
-from processes import run_python
+from subprocesses import run_python
 from variants import TIMM_RESNESTS, filled, shallow, upstream
 
 from timm_sk.checkpoints import CHECKPOINTS

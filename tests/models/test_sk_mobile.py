@@ -14,7 +14,7 @@ import torch.fx
 import torch.nn.functional as F
 import torchvision.models
 from filling import fill_model
-from processes import ROOT
+from subprocesses import ROOT
 from torch import nn
 from variants import filled, pictures
 

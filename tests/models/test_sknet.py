@@ -7,7 +7,7 @@ import timm.models
 import torch
 from ablations import CONTROLS, TABLE_6, TABLE_7, table
 from filling import fill_model
-from processes import ROOT
+from subprocesses import ROOT
 from torch import nn
 from variants import pictures
 

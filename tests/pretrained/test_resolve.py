@@ -10,9 +10,9 @@ import timm
 import torch
 from filling import fill_model
 from huggingface_hub import constants
-from processes import run_python
 from safetensors.torch import load_file
 from small_net import NAME, assert_loaded, create, sha256
+from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError

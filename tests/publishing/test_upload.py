@@ -19,8 +19,8 @@ from filling import fill_model
 from hub_repos import File
 from hub_server import Fault
 from huggingface_hub import HfApi
-from processes import ROOT, run_python
 from safetensors.torch import load, save
+from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 
 from timm_sk.checkpoints import CHECKPOINTS, Source

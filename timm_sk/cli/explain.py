@@ -80,8 +80,8 @@ def explain_selection(
             else:
                 opened = open_validation_data(str(data), split=split, data_dir=data_dir, batch_size=batch_size)
                 names, title = opened.class_names or class_names(model), Path(str(data)).name
-                skip, total = _Skips(max_bad_images), len(opened.pictures)
-                batches = data_batches(opened.pictures, enlarging, workers=workers, on_bad=skip, **where)
+                skip, total = _Skips(max_bad_images), len(opened.images)
+                batches = data_batches(opened.images, enlarging, workers=workers, on_bad=skip, **where)
             with _progress(model_name, total) as advance:
                 found = study(
                     model, batches, scales=enlarging.scales, class_names=names, units=wanted, on_batch=advance

@@ -19,7 +19,7 @@ def command() -> Callable[..., None]:
     """The command's function, with a parameter for each setting."""
 
     def run(context: typer.Context, config: str | None, **settings: Any) -> None:
-        """Fine-tune a model on pictures, into a folder that timm, transformers and a hub take.
+        """Fine-tune a model on images, into a folder that timm, transformers and a hub take.
 
         Several processes: torchrun --nproc-per-node=N -m timm_sk finetune … Settings come from the flags, then from
         --config, a YAML file or a recipe's name, then from the defaults shown here.

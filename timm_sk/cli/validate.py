@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 
 from ..console import err, one_line_errors, out, say_error
-from ..distributed import World, is_loss_of_peer, joined, together
+from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
 from ..evaluation.imagenet_labels import LABELS
 from ..evaluation.validation import AMP_DTYPES, COLUMNS, INTERPOLATIONS, Validation, validate
 from ..evaluation.validation_data import ValidationData, open_validation_data
@@ -32,8 +32,8 @@ def validate_models(
     data_dir: Annotated[str | None, typer.Option(help='Where a data set that has a name is kept.')] = None,
     dataset_download: Annotated[bool, typer.Option('--dataset-download', help='Download it if it is missing.')] = False,
     class_map: Annotated[str | None, typer.Option(help='File that lists the names of the classes.')] = None,
-    num_samples: Annotated[int | None, typer.Option(min=1, help='Pictures of a stream that does not say.')] = None,
-    max_bad_images: Annotated[int, typer.Option(min=0, help='Unreadable pictures to skip before it stops.')] = 0,
+    num_samples: Annotated[int | None, typer.Option(min=1, help='Images of a stream that does not say.')] = None,
+    max_bad_images: Annotated[int, typer.Option(min=0, help='Unreadable images to skip before it stops.')] = 0,
     labels: Annotated[str | None, typer.Option(help=f"Labels of ImageNet's: {', '.join(LABELS)}.")] = None,
     real_json: Annotated[str | None, typer.Option(help="File of ReaL labels instead of timm's.")] = None,
     checkpoint: Annotated[str | None, typer.Option(help='File of weights for the model.')] = None,
@@ -48,7 +48,7 @@ def validate_models(
     amp: Annotated[bool, typer.Option('--amp', help='Mixed precision.')] = False,
     amp_dtype: Annotated[str, typer.Option(help=f'{" or ".join(AMP_DTYPES)}.')] = AMP_DTYPES[0],
     device: Annotated[str | None, typer.Option(help='cpu, cuda or cuda:1; the best one if not given.')] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help='Pictures in a batch of one process.')] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help='Images in a batch of one process.')] = 64,
     workers: Annotated[int, typer.Option(min=0, help='Processes that load, for each that judges.')] = 2,
     retry: Annotated[bool, typer.Option('--retry', help='Smaller batches where memory lacks.')] = False,
     results_file: Annotated[Path | None, typer.Option(metavar='CSV', help="Write timm's columns.")] = None,
@@ -73,7 +73,7 @@ def validate_models(
         max_bad_images=max_bad_images,
         retry=retry,
     )
-    with one_line_errors(), joined(device) as world:
+    with one_line_errors(), init_distributed(device) as context:
         opened = partial(
             _opened,
             results_file,
@@ -87,12 +87,12 @@ def validate_models(
             num_samples=num_samples,
             batch_size=batch_size,
         )
-        found, failures = _validated(models, opened, world, settings)
-        if world.is_first:
+        found, failures = _validated(models, opened, context, settings)
+        if context.is_main:
             failures |= _report(found, failures, results_file, per_class=per_class, as_json=as_json)
             for name, failure in failures.items():
                 say_error(f'{name}: {failure}' if name in models and len(models) > 1 else failure)
-        world.wait()  # torchrun ends the others as soon as one has failed
+        context.wait()  # torchrun ends the others as soon as one has failed
     if failures:
         raise typer.Exit(1)
 
@@ -104,34 +104,34 @@ def _opened(results_file: Path | None, data: str, **options: Any) -> ValidationD
 
 
 def _validated(
-    models: Sequence[str], opened: Callable[[], ValidationData], world: World, settings: dict[str, Any]
+    models: Sequence[str], opened: Callable[[], ValidationData], context: DistributedContext, settings: dict[str, Any]
 ) -> tuple[list[Validation], dict[str, str]]:
     """The results, the best first, and why others failed, by model or ''."""
     found, failures = [], {}
     try:
-        data = together(world, opened)
+        data = fail_together(context, opened)
     except _FAILURES as error:
-        if is_loss_of_peer(error):
+        if is_peer_failure(error):
             raise
         return [], {'': str(error)}
     for name in dict.fromkeys(models):
         try:
-            with _progress(name, data, world) as on_batch:
-                say = _say if world.is_first else None
-                found.append(validate(name, data, world=world, on_batch=on_batch, say=say, **settings))
+            with _progress(name, data, context) as on_batch:
+                say = _say if context.is_main else None
+                found.append(validate(name, data, context=context, on_batch=on_batch, say=say, **settings))
         except _FAILURES as error:
-            if is_loss_of_peer(error):
+            if is_peer_failure(error):
                 raise
             failures[name] = str(error) or type(error).__name__
     return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
 
 
 @contextmanager
-def _progress(name: str, data: ValidationData, world: World) -> Iterator[Callable[[int], None]]:
+def _progress(name: str, data: ValidationData, context: DistributedContext) -> Iterator[Callable[[int], None]]:
     """On the first process's terminal a bar that is gone in the end."""
     columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not (world.is_first and err.is_terminal)) as progress:
-        task = progress.add_task(escape(name), total=-(-data.pictures.total // world.size) or None)
+    with Progress(*columns, console=err, transient=True, disable=not (context.is_main and err.is_terminal)) as progress:
+        task = progress.add_task(escape(name), total=-(-data.images.total // context.size) or None)
         yield lambda count: progress.advance(task, count)
 
 

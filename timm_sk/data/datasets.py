@@ -1,6 +1,6 @@
-"""A data set of pictures with labels, opened by `timm.data.create_dataset`, read one picture at a time.
+"""A data set of images with labels, opened by `timm.data.create_dataset`, read one image at a time.
 
-timm's own reading replaces a picture that cannot be decoded by its neighbour and says so in a log. Here reading raises,
+timm's own reading replaces an image that cannot be decoded by its neighbour and says so in a log. Here reading raises,
 so that the loader decides: in training a neighbour takes its place, in validation it is left out, and both are counted.
 """
 
@@ -15,7 +15,7 @@ import timm.data
 from PIL import Image
 from timm.data import IterableImageDataset
 
-from ..distributed import World
+from ..distributed import DistributedContext
 from . import shapes
 from .images import DECODING_ERRORS, UnreadableSampleError, reason
 from .shards import name_the_undecodable
@@ -24,13 +24,13 @@ MAP_PREFIXES = ('torch', 'hfds')
 STREAM_PREFIXES = ('wds', 'hfids', 'tfds')
 
 
-class Pictures:
-    """Pictures with labels, by index.
+class ImageDataset:
+    """Images with labels, by index.
 
     Args:
         dataset: What `timm.data.create_dataset` gives for a data set that has a length and can be indexed.
-        indices: Which of its pictures; all of them if not given.
-        mode: Pillow's mode of the pictures, 'RGB' or 'L'.
+        indices: Which of its images; all of them if not given.
+        mode: Pillow's mode of the images, 'RGB' or 'L'.
     """
 
     def __init__(self, dataset: Any, *, indices: Sequence[int] | None = None, mode: str = 'RGB') -> None:
@@ -47,7 +47,7 @@ class Pictures:
         return len(self)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode one picture in full; gives it and its label.
+        """Decode one image in full; gives it and its label.
 
         Raises:
             UnreadableSampleError: If it cannot be read or decoded.
@@ -56,29 +56,29 @@ class Pictures:
         reader = getattr(self.dataset, 'reader', None)
         try:
             if reader is None:  # torchvision's data sets decode by themselves
-                picture, label = self.dataset[there]
-                return picture.convert(self.mode), int(label)
+                image, label = self.dataset[there]
+                return image.convert(self.mode), int(label)
             file, label = reader[there]
-            with file, Image.open(file) as picture:
-                return picture.convert(self.mode), -1 if label is None else int(label)
+            with file, Image.open(file) as image:
+                return image.convert(self.mode), -1 if label is None else int(label)
         except DECODING_ERRORS as error:
             raise UnreadableSampleError(f'{self.name(index)}: {reason(error)}') from error
 
     def name(self, index: int) -> str:
-        """The file that a picture is from, inside the data set, or its number where it is from none."""
+        """The file that an image is from, inside the data set, or its number where it is from none."""
         there = self._there(index)
         reader = getattr(self.dataset, 'reader', None)
         if reader is not None:
             name = reader.filename(there, absolute=True)
         else:  # torchvision's folders list theirs
             name = self.dataset.samples[there][0] if hasattr(self.dataset, 'samples') else None
-        return str(name) if name else f'picture {there}'
+        return str(name) if name else f'image {there}'
 
     def targets(self) -> list[int]:
-        """The label of every picture, read without decoding any.
+        """The label of every image, read without decoding any.
 
         Raises:
-            ValueError: If the data set does not tell them without its pictures.
+            ValueError: If the data set does not tell them without its images.
         """
         reader = getattr(self.dataset, 'reader', self.dataset)
         if hasattr(reader, 'targets'):
@@ -88,7 +88,7 @@ class Pictures:
         elif hasattr(reader, 'samples'):
             found = [label for _, label in reader.samples]
         else:
-            raise ValueError('This data set does not tell its labels without its pictures: name a validation split.')
+            raise ValueError('This data set does not tell its labels without its images: name a validation split.')
         labels = [int(label) for label in found]
         return labels if self.indices is None else [labels[index] for index in self.indices]
 
@@ -96,34 +96,34 @@ class Pictures:
         """The names of the classes by their index; None where the data set has none."""
         return _class_names(self.dataset)
 
-    def subset(self, indices: Sequence[int]) -> 'Pictures':
-        """Some of these pictures, in the order given."""
-        return Pictures(self.dataset, indices=[self._there(index) for index in indices], mode=self.mode)
+    def subset(self, indices: Sequence[int]) -> 'ImageDataset':
+        """Some of these images, in the order given."""
+        return ImageDataset(self.dataset, indices=[self._there(index) for index in indices], mode=self.mode)
 
     def _there(self, index: int) -> int:
         return index if self.indices is None else self.indices[index]
 
 
-class SyntheticPictures(Pictures):
-    """Pictures drawn by `timm_sk.shapes`, the same for a seed: to try a run with no data.
+class SyntheticImages(ImageDataset):
+    """Images drawn by `timm_sk.shapes`, the same for a seed: to try a run with no data.
 
     Args:
         count: How many.
         seed: Of the drawing.
         size: Height and width in pixels.
-        mode: Pillow's mode of the pictures.
+        mode: Pillow's mode of the images.
     """
 
     def __init__(self, count: int, *, seed: int, size: int = 32, mode: str = 'RGB') -> None:
         pixels, labels = shapes.draw(count, seed=seed, size=size)
         super().__init__(
-            _Drawn((Image.fromarray(picture), int(label)) for picture, label in zip(pixels, labels, strict=True)),
+            _Drawn((Image.fromarray(image), int(label)) for image, label in zip(pixels, labels, strict=True)),
             mode=mode,
         )
 
 
 class _Drawn(list[tuple[Image.Image, int]]):
-    """Pictures in memory, which tell labels and classes as torchvision's data sets do."""
+    """Images in memory, which tell labels and classes as torchvision's data sets do."""
 
     class_to_idx: ClassVar = {name: index for index, name in enumerate(shapes.CLASS_NAMES)}
 
@@ -132,8 +132,8 @@ class _Drawn(list[tuple[Image.Image, int]]):
         return [label for _, label in self]
 
 
-class PictureStream:
-    """Pictures with labels, one after the other: a data set of shards, which timm shares among ranks and workers.
+class ImageStream:
+    """Images with labels, one after the other: a data set of shards, which timm shares among ranks and workers.
 
     Args:
         dataset: What `timm.data.create_dataset` gives for such a data set.
@@ -153,18 +153,18 @@ class PictureStream:
         return len(self) if self.shards is None else self.dataset.reader.num_samples
 
     def __iter__(self) -> Iterator[tuple[Image.Image | None, int, list[str]]]:
-        """Read; gives a picture, its label, and what could not be read before it.
+        """Read; gives an image, its label, and what could not be read before it.
 
-        Shards of webdataset may end with such; then the last picture is None.
+        Shards of webdataset may end with such; then the last image is None.
         """
         reader = copy.copy(self.dataset.reader)  # a reader shuffles on from where it was left
         if self.shards is None:
-            for picture, label in reader:
-                yield picture, int(label), []
+            for image, label in reader:
+                yield image, int(label), []
         elif self.shards:
             decoder = name_the_undecodable(reader)
-            for picture, label in reader:
-                yield picture, int(label), decoder.bad()
+            for image, label in reader:
+                yield image, int(label), decoder.bad()
             if bad := decoder.bad():
                 yield None, -1, bad
 
@@ -173,28 +173,28 @@ class PictureStream:
         self.dataset.set_epoch(epoch)
         self.dataset.reader.worker_seed = seed  # where there are workers, each has one from torch instead
 
-    def share(self, world: World) -> 'PictureStream':
-        """The part of one process; those of all processes together have every picture once.
+    def share(self, context: DistributedContext) -> 'ImageStream':
+        """The part of one process; those of all processes together have every image once.
 
-        timm gives each process the same count instead, for which some pictures are left out and others come twice.
+        timm gives each process the same count instead, for which some images are left out and others come twice.
         """
         if self.shards is None:
             return self
         dataset = copy.copy(self.dataset)
         dataset.reader = reader = copy.copy(self.dataset.reader)
-        info, own = reader.split_info, tuple(self.shards[world.rank :: world.size])
+        info, own = reader.split_info, tuple(self.shards[context.rank :: context.size])
         lengths = dict(zip(info.filenames, info.shard_lengths, strict=False))  # a list of shards may have none
         reader.split_info = replace(info, filenames=own)
         reader.num_samples = sum(lengths.get(name, 0) for name in own)
         reader.dist_rank, reader.dist_num_replicas = 0, 1
-        return PictureStream(dataset, shards=own)
+        return ImageStream(dataset, shards=own)
 
     def class_names(self) -> list[str] | None:
         """The names of the classes by their index; None where the data set has none."""
         return _class_names(self.dataset)
 
 
-def open_pictures(
+def open_dataset(
     data: str,
     *,
     split: str,
@@ -206,7 +206,7 @@ def open_pictures(
     batch_size: int = 1,
     num_samples: int | None = None,
     seed: int = 0,
-) -> Pictures | PictureStream:
+) -> ImageDataset | ImageStream:
     """Open one split of a data set.
 
     Args:
@@ -214,12 +214,12 @@ def open_pictures(
             or `tfds/NAME` as in `timm.data.create_dataset`.
         split: Name of the split; for a folder, one inside it if there is such a one.
         data_dir: Where a data set that has a name is kept; the working directory, or the library's own cache.
-        mode: Pillow's mode of the pictures, 'RGB' or 'L'.
+        mode: Pillow's mode of the images, 'RGB' or 'L'.
         class_map: Class indices by name, or a file that lists the names.
         download: Whether the data set may be downloaded.
         is_training: Whether shards are shuffled.
-        batch_size: Pictures in a batch, which some streams need to know.
-        num_samples: Pictures in the split, for a stream that does not say so.
+        batch_size: ImageDataset in a batch, which some streams need to know.
+        num_samples: ImageDataset in the split, for a stream that does not say so.
         seed: Of the order of shards.
 
     Raises:
@@ -233,7 +233,7 @@ def open_pictures(
     if prefix == 'torch':
         root = data_dir or '.'
     if not prefix:
-        _require_pictures(Path(data))
+        _require_images(Path(data))
     # An open tar would be shared by all workers, each of which moves its place.
     tar_options = dict(cache_tarfiles=False) if not prefix and Path(data).is_file() else {}
     options: dict[str, Any] = dict(class_map=class_map or None, num_samples=num_samples)
@@ -250,21 +250,19 @@ def open_pictures(
     except Exception as error:  # each of the libraries that read data sets has errors of its own
         raise ValueError(f'{data}, split {split}, cannot be opened: {_first_line(error)}') from error
     if prefix in STREAM_PREFIXES:
-        return PictureStream(dataset, shards=dataset.reader.split_info.filenames if prefix == 'wds' else None)
+        return ImageStream(dataset, shards=dataset.reader.split_info.filenames if prefix == 'wds' else None)
     if not len(dataset):
-        raise ValueError(f'{data}, split {split}, has no pictures.')
-    return Pictures(dataset, mode=mode)
+        raise ValueError(f'{data}, split {split}, has no images.')
+    return ImageDataset(dataset, mode=mode)
 
 
-def _require_pictures(root: Path) -> None:
+def _require_images(root: Path) -> None:
     if not root.exists():
-        raise ValueError(
-            f'{root}: no such folder or tar of pictures. Other data sets begin with hfds/, wds/ or torch/.'
-        )
+        raise ValueError(f'{root}: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/.')
     if root.is_file() and root.suffix != '.tar':
-        raise ValueError(f'{root}: not a folder, nor a .tar of pictures.')
+        raise ValueError(f'{root}: not a folder, nor a .tar of images.')
     if root.is_dir() and not os.listdir(root):
-        raise ValueError(f'{root}: the folder is empty. It should hold a folder of pictures for each class.')
+        raise ValueError(f'{root}: the folder is empty. It should hold a folder of images for each class.')
 
 
 def _class_names(dataset: Any) -> list[str] | None:

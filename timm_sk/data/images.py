@@ -1,4 +1,4 @@
-"""Pictures from files: finding them, and reading each as 8-bit RGB, whatever it was saved as."""
+"""Images from files: finding them, and reading each as 8-bit RGB, whatever it was saved as."""
 
 import glob
 import os
@@ -15,8 +15,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UnreadableImageError
 
 _LEVELS_16_TO_8 = 257  # 65535 / 255
-# What is taken for a picture in a folder; a file that is named may have any ending.
-PICTURE_ENDINGS = frozenset(
+# What is taken for an image in a folder; a file that is named may have any ending.
+IMAGE_ENDINGS = frozenset(
     ['.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
 DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
@@ -25,7 +25,7 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zli
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
     """Turn files, folders and glob patterns into files.
 
-    Folders are walked for `PICTURE_ENDINGS`, in alphabetical order. What is no file, holds none or matches
+    Folders are walked for `IMAGE_ENDINGS`, in alphabetical order. What is no file, holds none or matches
     none is passed on as it is, for `read_image` to say what is wrong with it.
     """
     for argument in arguments:
@@ -39,63 +39,63 @@ def find_images(arguments: Iterable[str]) -> Iterator[Path]:
 def _walk(path: Path) -> list[Path]:
     if not os.path.isdir(path):
         return [path]
-    found = [file for file in path.rglob('*') if file.suffix.lower() in PICTURE_ENDINGS and file.is_file()]
+    found = [file for file in path.rglob('*') if file.suffix.lower() in IMAGE_ENDINGS and file.is_file()]
     return sorted(found) or [path]
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read a picture in full, as 8-bit RGB, upright as its EXIF orientation says.
+    """Read an image in full, as 8-bit RGB, upright as its EXIF orientation says.
 
-    Transparent parts become white (but for a transparent shade of a 16-bit grey picture), 16-bit greys are scaled to 8
+    Transparent parts become white (but for a transparent shade of a 16-bit grey image), 16-bit greys are scaled to 8
     bits, CMYK and palettes are converted; of an animation the first frame is taken.
 
     Raises:
-        UnreadableImageError: If the file is missing, empty, truncated, too large, or no picture that Pillow reads.
+        UnreadableImageError: If the file is missing, empty, truncated, too large, or no image that Pillow reads.
     """
     try:
         if path.is_dir():
-            raise UnreadableImageError(f'{path}: a folder without pictures.')
+            raise UnreadableImageError(f'{path}: a folder without images.')
         if path.is_file() and path.stat().st_size == 0:
             raise UnreadableImageError(f'{path}: the file is empty.')
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice that size is refused
-            picture = Image.open(path)
-        with picture:
-            picture.load()
-            return to_rgb(ImageOps.exif_transpose(picture))
+            image = Image.open(path)
+        with image:
+            image.load()
+            return to_rgb(ImageOps.exif_transpose(image))
     except UnreadableImageError:
         raise
     except FileNotFoundError as error:
         raise UnreadableImageError(f'{path}: no such file.') from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(f'{path}: not a picture that can be read.') from error
+        raise UnreadableImageError(f'{path}: not an image that can be read.') from error
     except DECODING_ERRORS as error:
         raise UnreadableImageError(f'{path}: cannot be decoded: {error}') from error
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """Convert a picture of any mode to 8-bit RGB, as `read_image` says.
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image of any mode to 8-bit RGB, as `read_image` says.
 
     Raises:
         ValueError: If the pixels are floating-point or 32-bit numbers, whose range nothing says.
     """
-    if picture.mode == 'F':
+    if image.mode == 'F':
         raise ValueError('floating-point pixels have no agreed range; save it with 8 or 16 bits.')
-    if picture.mode.startswith('I'):
-        greys = np.asarray(picture)
+    if image.mode.startswith('I'):
+        greys = np.asarray(image)
         if greys.min() < 0 or greys.max() > np.iinfo(np.uint16).max:
             raise ValueError('32-bit pixels have no agreed range; save it with 8 or 16 bits.')
         return Image.fromarray(np.round(greys / _LEVELS_16_TO_8).astype(np.uint8)).convert('RGB')
-    if picture.has_transparency_data:
-        picture = picture.convert('RGBA')
-        return Image.alpha_composite(Image.new('RGBA', picture.size, 'white'), picture).convert('RGB')
-    return picture.convert('RGB')
+    if image.has_transparency_data:
+        image = image.convert('RGBA')
+        return Image.alpha_composite(Image.new('RGBA', image.size, 'white'), image).convert('RGB')
+    return image.convert('RGB')
 
 
 class UnreadableSampleError(ValueError):
-    """Raised when one picture of a data set cannot be decoded; names it, and says why."""
+    """Raised when one image of a data set cannot be decoded; names it, and says why."""
 
 
 def reason(error: Exception) -> str:
-    """Why a picture cannot be decoded, the same words each time: Pillow's have the place in memory that it was in."""
+    """Why an image cannot be decoded, the same words each time: Pillow's have the place in memory that it was in."""
     return re.sub(r' at 0x[0-9a-f]+', '', str(error)) or type(error).__name__

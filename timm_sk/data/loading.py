@@ -1,7 +1,7 @@
-"""Batches of pictures, of which every random number follows from a seed and a place in the run.
+"""Batches of images, of which every random number follows from a seed and a place in the run.
 
-What augments a picture is drawn from the seed, the epoch and the picture's position in it, and nothing else: so a run
-that was stopped goes on with the same pictures, however many workers or processes load them.
+What augments an image is drawn from the seed, the epoch and the image's position in it, and nothing else: so a run
+that was stopped goes on with the same images, however many workers or processes load them.
 """
 
 import random
@@ -18,23 +18,23 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
-from ..distributed import World
-from .datasets import Pictures, PictureStream
+from ..distributed import DistributedContext
+from .datasets import ImageDataset, ImageStream
 from .images import UnreadableSampleError
 
 Transform = Callable[[Image.Image], Any]  # to 8-bit pixels [C, H, W], as an array of numpy or torch
 
-MOST_SKIPPED = 100  # neighbours of a picture that cannot be read that are tried in its place
+MOST_SKIPPED = 100  # neighbours of an image that cannot be read that are tried in its place
 
 
 class Batch(NamedTuple):
-    """Pictures as they are loaded.
+    """Images as they are loaded.
 
     Attributes:
         images: [B, C, H, W], 8-bit; all sizes are 0 if none of them could be read.
         targets: Their labels [B].
         indices: Their indices in the data set [B]; -1 in a stream.
-        bad: Names of pictures that could not be read, each with the reason.
+        bad: Names of images that could not be read, each with the reason.
     """
 
     images: Tensor
@@ -44,7 +44,7 @@ class Batch(NamedTuple):
 
 
 class _Place(NamedTuple):
-    """One picture of an epoch: where it comes in its order, and which one it is."""
+    """One image of an epoch: where it comes in its order, and which one it is."""
 
     epoch: int
     position: int
@@ -71,24 +71,24 @@ def seed_everything(seed: int) -> None:
 
 
 class TrainBatches(Sampler[list[_Place]]):
-    """The batches of one process and epoch: a new order of all pictures in each epoch, shared among the processes.
+    """The batches of one process and epoch: a new order of all images in each epoch, shared among the processes.
 
-    The k-th batches of all processes together are the k-th batch of a single process with as many pictures. What does
+    The k-th batches of all processes together are the k-th batch of a single process with as many images. What does
     not fill a batch of all is left out until another epoch's order.
 
     Args:
-        count: Pictures in the data set.
-        batch_size: Pictures in a batch of one process; fewer if there are not so many.
-        world: The processes.
+        count: ImageDataset in the data set.
+        batch_size: ImageDataset in a batch of one process; fewer if there are not so many.
+        context: The processes.
         seed: Of the orders.
     """
 
-    def __init__(self, count: int, batch_size: int, world: World, seed: int) -> None:
-        if count < world.size:
-            raise ValueError(f'{count} pictures for {world.size} processes: start fewer processes.')
+    def __init__(self, count: int, batch_size: int, context: DistributedContext, seed: int) -> None:
+        if count < context.size:
+            raise ValueError(f'{count} images for {context.size} processes: start fewer processes.')
         self.count = count
-        self.batch_size = min(batch_size, count // world.size)
-        self.world = world
+        self.batch_size = min(batch_size, count // context.size)
+        self.context = context
         self.seed = seed
         self.epoch = self.first = 0
 
@@ -97,22 +97,22 @@ class TrainBatches(Sampler[list[_Place]]):
         self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
-        return self.count // (self.batch_size * self.world.size)
+        return self.count // (self.batch_size * self.context.size)
 
     def __iter__(self) -> Iterator[list[_Place]]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         order = torch.randperm(self.count, generator=generator).tolist()
         for batch in range(self.first, len(self)):
-            start = (batch * self.world.size + self.world.rank) * self.batch_size
+            start = (batch * self.context.size + self.context.rank) * self.batch_size
             positions = range(start, start + self.batch_size)
             yield [_Place(self.epoch, position, order[position]) for position in positions]
 
 
 class _Shard(Sampler[int]):
-    """Every so many-th picture, so that all processes together have each picture once."""
+    """Every so many-th image, so that all processes together have each image once."""
 
-    def __init__(self, count: int, world: World, first: int = 0) -> None:
-        self.indices = range(first + world.rank, count, world.size)
+    def __init__(self, count: int, context: DistributedContext, first: int = 0) -> None:
+        self.indices = range(first + context.rank, count, context.size)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -122,37 +122,37 @@ class _Shard(Sampler[int]):
 
 
 class _TrainSamples(Dataset[_Sample]):
-    def __init__(self, pictures: Pictures, transform: Transform, seed: int) -> None:
-        self.pictures, self.transform, self.seed = pictures, transform, seed
+    def __init__(self, images: ImageDataset, transform: Transform, seed: int) -> None:
+        self.images, self.transform, self.seed = images, transform, seed
 
     def __getitem__(self, place: _Place) -> _Sample:
         bad: list[str] = []
-        for skipped in range(min(len(self.pictures), MOST_SKIPPED)):
-            index = (place.which + skipped) % len(self.pictures)
+        for skipped in range(min(len(self.images), MOST_SKIPPED)):
+            index = (place.which + skipped) % len(self.images)
             try:
-                picture, target = self.pictures.read(index)
+                image, target = self.images.read(index)
             except UnreadableSampleError as error:
                 bad.append(str(error))
                 continue
             seed_everything(seed_of(self.seed, place.epoch, place.position))
-            return _Sample(_pixels(self.transform(picture)), target, index, bad)
+            return _Sample(_pixels(self.transform(image)), target, index, bad)
         return _Sample(None, -1, -1, bad)
 
 
 class _EvalSamples(Dataset[_Sample]):
-    def __init__(self, pictures: Pictures, transform: Transform) -> None:
-        self.pictures, self.transform = pictures, transform
+    def __init__(self, images: ImageDataset, transform: Transform) -> None:
+        self.images, self.transform = images, transform
 
     def __getitem__(self, index: int) -> _Sample:
         try:
-            picture, target = self.pictures.read(index)
+            image, target = self.images.read(index)
         except UnreadableSampleError as error:
             return _Sample(None, -1, index, [str(error)])
-        return _Sample(_pixels(self.transform(picture)), target, index, [])
+        return _Sample(_pixels(self.transform(image)), target, index, [])
 
 
 class _StreamSamples(IterableDataset[_Sample]):
-    def __init__(self, stream: PictureStream, transform: Transform, seed: tuple[int, int] | None = None) -> None:
+    def __init__(self, stream: ImageStream, transform: Transform, seed: tuple[int, int] | None = None) -> None:
         self.stream, self.transform = stream, transform
         self.seed = seed  # the run's and the rank; None where nothing is drawn
         self.epoch = 0
@@ -163,13 +163,13 @@ class _StreamSamples(IterableDataset[_Sample]):
 
     def __iter__(self) -> Iterator[_Sample]:
         worker = get_worker_info()
-        for position, (picture, target, bad) in enumerate(self.stream):
-            if picture is None:
+        for position, (image, target, bad) in enumerate(self.stream):
+            if image is None:
                 yield _Sample(None, -1, -1, bad)
                 continue
             if self.seed is not None:
                 seed_everything(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
-            yield _Sample(_pixels(self.transform(picture)), target, -1, bad)
+            yield _Sample(_pixels(self.transform(image)), target, -1, bad)
 
 
 @dataclass
@@ -179,7 +179,7 @@ class Loader:
     Attributes:
         loader: torch's loader.
         length: Batches in an epoch.
-        batch_size: Pictures in a batch of this process; the last one of an epoch may have fewer in validation.
+        batch_size: ImageDataset in a batch of this process; the last one of an epoch may have fewer in validation.
         batches: The sampler of the batches; None in validation and for a stream.
         stream: What is read, if it is a stream.
     """
@@ -216,79 +216,79 @@ class Loader:
 
 
 def train_loader(
-    pictures: Pictures | PictureStream,
+    images: ImageDataset | ImageStream,
     transform: Transform,
     *,
     batch_size: int,
-    world: World,
+    context: DistributedContext,
     seed: int,
     workers: int = 0,
 ) -> Loader:
     """Batches to train on, all of one size.
 
     Args:
-        pictures: The training pictures.
-        transform: What makes 8-bit pixels [C, H, W] of a picture, augmented.
-        batch_size: Pictures in a batch of this process.
-        world: The processes.
+        images: The training images.
+        transform: What makes 8-bit pixels [C, H, W] of an image, augmented.
+        batch_size: ImageDataset in a batch of this process.
+        context: The processes.
         seed: Of the order and of what the transform draws.
         workers: Processes that load; 0 to load in this one.
 
     Raises:
-        ValueError: If there are fewer pictures than processes, or a stream has not enough for each of its workers.
+        ValueError: If there are fewer images than processes, or a stream has not enough for each of its workers.
     """
-    settings: dict[str, Any] = dict(_settings(world, workers), persistent_workers=workers > 0)
-    if isinstance(pictures, PictureStream):
-        samples = _StreamSamples(pictures, transform, (seed, world.rank))
+    settings: dict[str, Any] = dict(_settings(context, workers), persistent_workers=workers > 0)
+    if isinstance(images, ImageStream):
+        samples = _StreamSamples(images, transform, (seed, context.rank))
         settings['persistent_workers'] = False  # workers keep the epoch that they were started with
         loader = DataLoader(samples, batch_size=batch_size, drop_last=True, **settings)
-        return Loader(loader, _stream_batches(pictures, batch_size, world, workers), batch_size, stream=samples)
-    batches = TrainBatches(len(pictures), batch_size, world, seed)
-    loader = DataLoader(_TrainSamples(pictures, transform, seed), batch_sampler=batches, **settings)
+        return Loader(loader, _stream_batches(images, batch_size, context, workers), batch_size, stream=samples)
+    batches = TrainBatches(len(images), batch_size, context, seed)
+    loader = DataLoader(_TrainSamples(images, transform, seed), batch_sampler=batches, **settings)
     return Loader(loader, len(batches), batches.batch_size, batches=batches)
 
 
 def eval_loader(
-    pictures: Pictures | PictureStream,
+    images: ImageDataset | ImageStream,
     transform: Transform,
     *,
     batch_size: int,
-    world: World,
+    context: DistributedContext,
     workers: int = 0,
     first: int = 0,
 ) -> Loader:
-    """Batches to judge by: every picture once in all processes together, also where the count does not divide.
+    """Batches to judge by: every image once in all processes together, also where the count does not divide.
 
     Args:
-        pictures: The pictures.
-        transform: What makes 8-bit pixels [C, H, W] of a picture.
-        batch_size: Pictures in a batch of this process; the last may have fewer, and pictures that cannot be read are
+        images: The images.
+        transform: What makes 8-bit pixels [C, H, W] of an image.
+        batch_size: ImageDataset in a batch of this process; the last may have fewer, and images that cannot be read are
             missing from theirs.
-        world: The processes.
+        context: The processes.
         workers: Processes that load; 0 to load in this one.
-        first: Index of the first picture that is wanted.
+        first: Index of the first image that is wanted.
 
     Raises:
-        ValueError: If a later picture of a stream than the first is wanted.
+        ValueError: If a later image of a stream than the first is wanted.
     """
-    settings = _settings(world, workers)
-    if isinstance(pictures, PictureStream):
+    settings = _settings(context, workers)
+    if isinstance(images, ImageStream):
         if first:
             raise ValueError(f'A stream is read from its beginning, got first={first}: open a data set with indices.')
-        own = pictures.share(world)
+        own = images.share(context)
         length = -(-len(own) // batch_size)  # of one worker; of several, each may have a last batch that is smaller
         own.dataset.set_loader_cfg(num_workers=workers)
         loader = DataLoader(_StreamSamples(own, transform), batch_size=batch_size, **settings)
         return Loader(loader, length, batch_size)
-    shard = _Shard(len(pictures), world, first)
-    loader = DataLoader(_EvalSamples(pictures, transform), sampler=shard, batch_size=batch_size, **settings)
+    shard = _Shard(len(images), context, first)
+    loader = DataLoader(_EvalSamples(images, transform), sampler=shard, batch_size=batch_size, **settings)
     return Loader(loader, -(-len(shard) // batch_size), batch_size)
 
 
 def normalizer(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device, *, channels_last: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """What makes float32 pictures on a device of 8-bit ones, [B, C, H, W], as timm's prefetching loader does.
+    """What makes float32 images on a device of 8-bit ones, [B, C, H, W], as timm's prefetching loader does.
 
     Args:
         mean: Of each channel, 0 to 1.
@@ -306,28 +306,28 @@ def normalizer(
     return normalize
 
 
-def _stream_batches(stream: PictureStream, batch_size: int, world: World, workers: int) -> int:
-    """Full batches of a process in an epoch: each worker makes its own, of as many pictures as the others have."""
+def _stream_batches(stream: ImageStream, batch_size: int, context: DistributedContext, workers: int) -> int:
+    """Full batches of a process in an epoch: each worker makes its own, of as many images as the others have."""
     loading = max(workers, 1)
-    if stream.shards is not None and len(stream.shards) < world.size * loading:
+    if stream.shards is not None and len(stream.shards) < context.size * loading:
         raise ValueError(
-            f'{len(stream.shards)} shards for {world.size} processes with {loading} workers each: '
+            f'{len(stream.shards)} shards for {context.size} processes with {loading} workers each: '
             'every worker needs a shard, so pass fewer workers.'
         )
     stream.dataset.set_loader_cfg(num_workers=workers)
     of_worker = len(stream) // loading  # timm's length is of this process
     if of_worker < batch_size:
         raise ValueError(
-            f'{of_worker} pictures of each worker fill no batch of {batch_size}: pass fewer workers or a smaller batch.'
+            f'{of_worker} images of each worker fill no batch of {batch_size}: pass fewer workers or a smaller batch.'
         )
     return loading * (of_worker // batch_size)
 
 
-def _settings(world: World, workers: int) -> dict[str, Any]:
+def _settings(context: DistributedContext, workers: int) -> dict[str, Any]:
     return dict(
         num_workers=workers,
         collate_fn=_collate,
-        pin_memory=world.device.type == 'cuda',
+        pin_memory=context.device.type == 'cuda',
         worker_init_fn=_ignore_interrupts if workers else None,
     )
 

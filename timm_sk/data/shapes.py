@@ -1,8 +1,8 @@
-"""Pictures of single shapes on textured clutter, drawn from a seed: the data of the `shapes` checkpoints.
+"""Images of single shapes on textured clutter, drawn from a seed: the data of the `shapes` checkpoints.
 
-The object's extent, position, rotation and colour vary, and so do clutter and noise. A picture can be drawn again with
+The object's extent, position, rotation and colour vary, and so do clutter and noise. An image can be drawn again with
 another extent and all else equal, which shows what a network does about scale. The random stream is numpy's frozen one
-(`RandomState`), and pictures are computed elementwise, so that a seed stands for the same bytes everywhere.
+(`RandomState`), and images are computed elementwise, so that a seed stands for the same bytes everywhere.
 """
 
 import math
@@ -15,11 +15,11 @@ __all__ = ['CLASS_NAMES', 'MAX_SCALE', 'MIN_SCALE', 'TEST_COUNT', 'TEST_SEED', '
 
 CLASS_NAMES = ('circle', 'crescent', 'cross', 'hourglass', 'ring', 'square', 'star', 'triangle')
 MIN_SCALE, MAX_SCALE = 0.3, 0.9
-TEST_SEED, TEST_COUNT = 190306586, 2000  # the held-out pictures: they train nothing and choose nothing
+TEST_SEED, TEST_COUNT = 190306586, 2000  # the held-out images: they train nothing and choose nothing
 
 Floats = NDArray[np.floating]  # of 32 bits throughout
 
-_CHUNK = 50  # pictures whose random numbers are drawn together; also keeps the arrays in the processor's cache
+_CHUNK = 50  # images whose random numbers are drawn together; also keeps the arrays in the processor's cache
 _TEXTURE_CELLS = (2, 4, 8, 16)  # per side, coarse to fine
 _OUTLINE_POINTS = 64
 _FAR_SIDE = 0.5  # the crescent is a disc of radius 1 without the disc of radius 0.8 around this point of the x axis
@@ -34,27 +34,27 @@ _CORNERS = [(-math.sin(k * math.tau / 3), math.cos(k * math.tau / 3)) for k in r
 def draw(
     count: int, *, seed: int, scale: float | None = None, size: int = 32
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw pictures, one shape in each.
+    """Draw images, one shape in each.
 
-    The first pictures of a longer draw are those of a shorter one. Another `scale` changes neither class, clutter,
+    The first images of a longer draw are those of a shorter one. Another `scale` changes neither class, clutter,
     colour, rotation nor noise, and moves the object's centre only as far as it must to keep the object inside. Another
     `size` shows the same scenes with other noise.
 
     Args:
-        count: Pictures to draw.
+        count: ImageDataset to draw.
         seed: Anything from 0; the same one gives the same bytes.
         scale: Extent of every object, the longer side of its upright bounding box as a share of the frame, above 0 and
             at most 1; None draws each evenly from `MIN_SCALE` to `MAX_SCALE`.
         size: Width and height in pixels.
 
     Returns:
-        Pictures [count, size, size, 3] in 8-bit RGB and labels [count], indices of `CLASS_NAMES`.
+        Images [count, size, size, 3] in 8-bit RGB and labels [count], indices of `CLASS_NAMES`.
 
     Raises:
         ValueError: If `count`, `seed`, `scale` or `size` are outside these limits, or `size` is below 8.
     """
     if count < 1:
-        raise ValueError(f'count must be at least 1, got {count}: say how many pictures to draw.')
+        raise ValueError(f'count must be at least 1, got {count}: say how many images to draw.')
     if seed < 0:
         raise ValueError(f'seed must not be negative, got {seed}: pass 0 or more.')
     if scale is not None and not 0 < scale <= 1:
@@ -67,14 +67,14 @@ def draw(
     generator = np.random.PCG64(seed)
     stream, noise_stream = np.random.RandomState(generator), np.random.RandomState(generator.jumped())
     chunks = [_draw_chunk(stream, noise_stream, scale, size) for _ in range(math.ceil(count / _CHUNK))]
-    pictures, labels = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))
-    return pictures, labels
+    images, labels = (np.concatenate(parts)[:count] for parts in zip(*chunks, strict=True))
+    return images, labels
 
 
 def _draw_chunk(
     stream: np.random.RandomState, noise_stream: np.random.RandomState, scale: float | None, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw `_CHUNK` pictures; how many numbers the first stream gives depends neither on `scale` nor on `size`."""
+    """Draw `_CHUNK` images; how many numbers the first stream gives depends neither on `scale` nor on `size`."""
     labels = (stream.random_sample(_CHUNK) * len(CLASS_NAMES)).astype(np.int64)
     angles = stream.random_sample(_CHUNK) * math.tau
     scales = MIN_SCALE + (MAX_SCALE - MIN_SCALE) * stream.random_sample(_CHUNK)
@@ -135,7 +135,7 @@ def _cover(
     Args:
         labels: Classes [B].
         angles: Rotations [B] in radians.
-        scales: Extents [B] that the pictures have by themselves.
+        scales: Extents [B] that the images have by themselves.
         places: Where the object lies between the left and right, and the top and bottom borders, 0 to 1, [B, 2].
         scale: The extent of all objects instead, or None.
         size: Pixels per side.

@@ -1,4 +1,4 @@
-"""Names for the pictures in shards of webdataset that cannot be decoded, which timm's reader leaves out unnamed."""
+"""Names for the images in shards of webdataset that cannot be decoded, which timm's reader leaves out unnamed."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any

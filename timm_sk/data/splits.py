@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from timm.data import get_img_extensions
 
-from .datasets import MAP_PREFIXES, STREAM_PREFIXES, Pictures, PictureStream, open_pictures
+from .datasets import MAP_PREFIXES, STREAM_PREFIXES, ImageDataset, ImageStream, open_dataset
 
 _TRAIN_FOLDERS = ('train', 'training')  # as `timm.data.create_dataset` looks for them
 _VAL_FOLDERS = ('val', 'valid', 'validation', 'eval', 'evaluation')
@@ -22,15 +22,15 @@ class Splits:
     """What is trained on, what judges it, and their classes.
 
     Attributes:
-        train: The training pictures.
-        val: The validation pictures; none of them is among the former.
+        train: The training images.
+        val: The validation images; none of them is among the former.
         class_names: By index; None where the data set has no names.
         num_classes: How many.
-        was_cut: Whether the data set had one part only, from which the validation pictures were cut.
+        was_cut: Whether the data set had one part only, from which the validation images were cut.
     """
 
-    train: Pictures | PictureStream
-    val: Pictures | PictureStream
+    train: ImageDataset | ImageStream
+    val: ImageDataset | ImageStream
     class_names: list[str] | None
     num_classes: int
     was_cut: bool
@@ -49,17 +49,17 @@ def open_splits(
     """Open the training and the validation part of a data set; where it has one part only, cut it.
 
     Args:
-        data: As for `open_pictures`.
+        data: As for `open_dataset`.
         train_split: Name of the former.
         val_split: Name of the latter.
-        val_fraction: Share of the pictures that judge, where a part has to be cut off.
+        val_fraction: Share of the images that judge, where a part has to be cut off.
         num_classes: How many classes there should be; as many as there are if not given.
         seed: Of the cut, and of the order of shards.
-        **options: Further ones of `open_pictures`.
+        **options: Further ones of `open_dataset`.
 
     Raises:
-        ValueError: If a part cannot be opened, a class has no pictures, the classes of the two differ, or there are
-            too few pictures to cut.
+        ValueError: If a part cannot be opened, a class has no images, the classes of the two differ, or there are
+            too few images to cut.
     """
     train, val = open_parts(data, train_split=train_split, val_split=val_split, seed=seed, **options)
     was_cut = val is None
@@ -80,21 +80,21 @@ def open_splits(
 
 def open_parts(
     data: str, *, train_split: str = 'train', val_split: str = 'validation', seed: int = 0, **options: Any
-) -> tuple[Pictures | PictureStream, Pictures | PictureStream | None]:
+) -> tuple[ImageDataset | ImageStream, ImageDataset | ImageStream | None]:
     """Open the parts that a data set has: the training one, or all of it, and the validation one.
 
     Args:
-        data: As for `open_pictures`.
+        data: As for `open_dataset`.
         train_split: Name of the former.
         val_split: Name of the latter.
         seed: Of the order of shards.
-        **options: Further ones of `open_pictures`.
+        **options: Further ones of `open_dataset`.
 
     Returns:
-        Both; the second is None where the data set has one part only, which has numbered pictures.
+        Both; the second is None where the data set has one part only, which has numbered images.
 
     Raises:
-        ValueError: If a part cannot be opened, a class has no pictures, or the classes of the two differ.
+        ValueError: If a part cannot be opened, a class has no images, or the classes of the two differ.
     """
     root = _root(data, options.get('data_dir'))
     if train_split == val_split:
@@ -103,7 +103,7 @@ def open_parts(
         parts = _require_two_parts(root, train_split, val_split)
         if root == Path(data):  # torchvision checks its own
             _require_filled_classes(parts)
-    train = open_pictures(data, split=train_split, seed=seed, is_training=True, **options)
+    train = open_dataset(data, split=train_split, seed=seed, is_training=True, **options)
     val = _open_val(data, train, val_split, seed, root, options)
     names, val_names = train.class_names(), None if val is None else val.class_names()
     if names is not None and val_names is not None and names != val_names:
@@ -115,12 +115,12 @@ def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], 
     """Cut indices in two so that each class has the same share in both, as near as its count allows.
 
     Args:
-        targets: The label of each picture.
+        targets: The label of each image.
         fraction: Share of the second part, above 0 and below 1.
         seed: Of the choice.
 
     Returns:
-        Ascending indices of the first and of the second part. A class with one picture has it in the first.
+        Ascending indices of the first and of the second part. A class with one image has it in the first.
 
     Raises:
         ValueError: If the fraction is no such share, or the second part would be empty.
@@ -138,8 +138,8 @@ def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], 
         judging += [members[position] for position in stream.permutation(len(members))[:count]]
     if not judging:
         raise ValueError(
-            f'{len(targets)} picture{"s" * (len(targets) != 1)}, no more than one of a class, cannot be cut into a '
-            'part to train on and one to judge by: add pictures, or name a validation split.'
+            f'{len(targets)} image{"s" * (len(targets) != 1)}, no more than one of a class, cannot be cut into a '
+            'part to train on and one to judge by: add images, or name a validation split.'
         )
     held = set(judging)
     return [index for index in range(len(targets)) if index not in held], sorted(held)
@@ -155,20 +155,20 @@ def _root(data: str, data_dir: str | None) -> Path | None:
 
 def _open_val(
     data: str,
-    train: Pictures | PictureStream,
+    train: ImageDataset | ImageStream,
     split: str,
     seed: int,
     root: Path | None,
     options: dict[str, Any],
-) -> Pictures | PictureStream | None:
+) -> ImageDataset | ImageStream | None:
     """The validation part; None if it would have to be cut off."""
     missing: Exception | None = None
     if root is None or _part(root, split, _VAL_FOLDERS):
         try:
-            return open_pictures(data, split=split, seed=seed, **options)
+            return open_dataset(data, split=split, seed=seed, **options)
         except ValueError as error:
             missing = error
-    if isinstance(train, PictureStream) or (root is not None and missing):
+    if isinstance(train, ImageStream) or (root is not None and missing):
         raise missing or ValueError(f'{data} has no split {split}.')
     return None
 
@@ -180,9 +180,9 @@ def _part(root: Path, split: str, synonyms: Sequence[str]) -> Path | None:
 
 
 def _require_two_parts(root: Path, train_split: str, val_split: str) -> list[Path]:
-    """Check that no picture is in both parts; gives the folders of the parts that are there, or the whole."""
+    """Check that no image is in both parts; gives the folders of the parts that are there, or the whole."""
     train, val = _part(root, train_split, _TRAIN_FOLDERS), _part(root, val_split, _VAL_FOLDERS)
-    if val is not None and train is None:  # timm would take the whole folder instead, the validation pictures too
+    if val is not None and train is None:  # timm would take the whole folder instead, the validation images too
         raise ValueError(f'{root} has a folder {val.name}, but none called {train_split}: name what to train on.')
     if val is not None and val == train:
         raise ValueError(f'{val} cannot both be trained on and judge: name another validation split.')
@@ -196,12 +196,12 @@ def _require_filled_classes(parts: Sequence[Path]) -> None:
             files = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
             if not any(Path(name).suffix.lower() in known for name in files):
                 raise ValueError(
-                    f'{folder}: the class has no pictures ({", ".join(known)}). Add some, or remove the folder.'
+                    f'{folder}: the class has no images ({", ".join(known)}). Add some, or remove the folder.'
                 )
 
 
-def _highest(*parts: Pictures | PictureStream) -> int | None:
-    if any(isinstance(part, PictureStream) for part in parts):
+def _highest(*parts: ImageDataset | ImageStream) -> int | None:
+    if any(isinstance(part, ImageStream) for part in parts):
         return None
     return max(max(part.targets()) for part in parts) + 1  # type: ignore[union-attr]
 

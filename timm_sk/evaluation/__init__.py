@@ -1,1 +1,1 @@
-"""How well a model knows the pictures of a data set."""
+"""How well a model knows the images of a data set."""

@@ -1,6 +1,6 @@
-"""Other labels of ImageNet's pictures, and other pictures of its classes, for models of the 1000 classes.
+"""Other labels of ImageNet's images, and other images of its classes, for models of the 1000 classes.
 
-    real    ReaL: every class that is in a picture of the validation set; some have none (https://arxiv.org/abs/2006.07159)
+    real    ReaL: every class that is in an image of the validation set; some have none (https://arxiv.org/abs/2006.07159)
     v2      ImageNet-V2: class folders 0 to 999, each named by the index of its class (https://arxiv.org/abs/1902.10811)
     a, r    ImageNet-A and -R: 200 of the classes each, among which alone a model chooses
             (https://arxiv.org/abs/1907.07174, https://arxiv.org/abs/2006.16241)
@@ -16,7 +16,7 @@ import torch
 from timm.data import ImageNetInfo, RealLabelsImagenet
 from torch import Tensor
 
-from ..data import Pictures
+from ..data import ImageDataset
 
 LABELS = ('real', 'v2', 'a', 'r')
 MODEL_CLASSES = 1000
@@ -31,8 +31,8 @@ class LabelMap:
         num_classes: Classes among which the model chooses, K.
         class_names: What they show [K].
         columns: Which of the model's classes they are [K]; None for all.
-        accepted: Right classes of each picture of the data set [N, M], the rest of a row filled up with -1; None where
-            a picture's label is the one that it has in the data set.
+        accepted: Right classes of each image of the data set [N, M], the rest of a row filled up with -1; None where
+            an image's label is the one that it has in the data set.
     """
 
     labels: str
@@ -55,7 +55,7 @@ class LabelMap:
         return logits if self.columns is None else logits[:, self.columns.to(logits.device)]
 
     def right_classes(self, targets: Tensor, indices: Tensor) -> Tensor:
-        """The right classes of a batch's pictures [B, M], the rest of a row filled up with -1.
+        """The right classes of a batch's images [B, M], the rest of a row filled up with -1.
 
         Args:
             targets: Their labels in the data set [B].
@@ -84,17 +84,17 @@ def folder_classes(labels: str) -> dict[str, int] | None:
     return {synset: index for index, synset in enumerate(_synsets(labels))} if labels in ('a', 'r') else None
 
 
-def label_map(labels: str, pictures: Pictures | None = None, *, real_json: str | None = None) -> LabelMap:
+def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str | None = None) -> LabelMap:
     """How labels are to be matched with a model's outputs.
 
     Args:
         labels: One of `LABELS`.
-        pictures: The data set; needed for 'real'.
-        real_json: A file of ReaL labels instead of timm's: for each picture of ImageNet's validation set, by its
+        images: The data set; needed for 'real'.
+        real_json: A file of ReaL labels instead of timm's: for each image of ImageNet's validation set, by its
             number, a list of classes.
 
     Raises:
-        ValueError: If there are no such labels, or the pictures are not those that they belong to.
+        ValueError: If there are no such labels, or the images are not those that they belong to.
     """
     require_labels(labels)
     info = ImageNetInfo()
@@ -104,7 +104,7 @@ def label_map(labels: str, pictures: Pictures | None = None, *, real_json: str |
         columns = torch.tensor([index_of[synset] for synset in _synsets(labels)])
         chosen = [names[column] for column in columns.tolist()]
         return LabelMap(labels=labels, num_classes=len(chosen), class_names=chosen, columns=columns)
-    accepted = _real_labels(pictures, real_json) if labels == 'real' else None
+    accepted = _real_labels(images, real_json) if labels == 'real' else None
     return LabelMap(labels=labels, num_classes=MODEL_CLASSES, class_names=names, accepted=accepted)
 
 
@@ -113,16 +113,16 @@ def _synsets(labels: str) -> list[str]:
     return (files('timm.data') / '_info' / f'imagenet_{labels}_synsets.txt').read_text(encoding='utf-8').split()
 
 
-def _real_labels(pictures: Pictures | None, real_json: str | None) -> Tensor:
-    """ReaL labels [N, M] by the picture's index, filled up with -1."""
-    if not isinstance(pictures, Pictures):
-        raise ValueError("ReaL labels need the names of ImageNet's pictures: give a folder or a tar of them.")
-    names = [Path(pictures.name(index)).name for index in range(len(pictures))]
+def _real_labels(images: ImageDataset | None, real_json: str | None) -> Tensor:
+    """ReaL labels [N, M] by the image's index, filled up with -1."""
+    if not isinstance(images, ImageDataset):
+        raise ValueError("ReaL labels need the names of ImageNet's images: give a folder or a tar of them.")
+    names = [Path(images.name(index)).name for index in range(len(images))]
     try:
         classes = RealLabelsImagenet(names, real_json).real_labels
     except AssertionError as error:
         raise ValueError(
-            f"ReaL labels are for all pictures of ImageNet's validation set, this data set has {len(names)}."
+            f"ReaL labels are for all images of ImageNet's validation set, this data set has {len(names)}."
         ) from error
     stranger = next((name for name in names if name not in classes), None)
     if stranger is not None:

@@ -1,4 +1,4 @@
-"""How well a model knows the pictures of a data set, over all processes together."""
+"""How well a model knows the images of a data set, over all processes together."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, Loader
-from ..distributed import World, together
+from ..distributed import DistributedContext, fail_together
 from ..models.modes import eval_mode
 from .imagenet_labels import LabelMap
 
@@ -25,16 +25,16 @@ class Evaluation:
     """What was found, the same in every process.
 
     Attributes:
-        count: Pictures that were judged.
+        count: ImageDataset that were judged.
         top1: Percent of them whose likeliest class is right.
         top5: Percent of them with a right class among the five likeliest, or among all if there are fewer.
         loss: Mean cross-entropy in nats.
         ece: Expected calibration error, 0 to 1: how far the confidence is from the accuracy, on average over 15 bins
             of confidence; nan where a confidence is no number.
-        per_class: Percent of the pictures of each class whose likeliest class is right; None for one with no pictures.
-        confusion: Pictures by their true class (row) and their likeliest one (column), int64 [K, K].
+        per_class: Percent of the images of each class whose likeliest class is right; None for one with no images.
+        confusion: ImageDataset by their true class (row) and their likeliest one (column), int64 [K, K].
         images_per_second: Of all processes together, loading included.
-        bad: Pictures that could not be read, each with the reason.
+        bad: ImageDataset that could not be read, each with the reason.
     """
 
     count: int
@@ -53,7 +53,7 @@ class _Verdicts:
 
     def __init__(self) -> None:
         self.bad: list[str] = []
-        self.pictures = 0
+        self.images = 0
         self.losses: list[Tensor] = []  # each [B], and so are the following
         self.predictions: list[Tensor] = []
         self.truths: list[Tensor] = []
@@ -66,7 +66,7 @@ class _Verdicts:
         best = logits.topk(min(5, logits.shape[1])).indices  # as timm's accuracy does, so ties fall the same way
         is_right = (best[:, :, None] == right[:, None, :]).any(2)  # [B, 5]
         has_label = right[:, 0] >= 0
-        self.pictures += len(targets)
+        self.images += len(targets)
         self.losses.append(F.cross_entropy(logits.float(), targets, reduction='none'))
         self.predictions.append(best[has_label, 0])
         self.truths.append(torch.where(is_right[:, 0], best[:, 0], right[:, 0])[has_label])
@@ -79,31 +79,31 @@ def evaluate(
     loader: Loader,
     *,
     num_classes: int,
-    world: World,
+    context: DistributedContext,
     prepare: Callable[[Tensor], Tensor],
     autocast: Callable[[], ContextManager] = nullcontext,
     label_map: LabelMap | None = None,
     on_batch: Callable[[int], None] | None = None,
     max_bad: int | None = None,
 ) -> Evaluation:
-    """Judge a model by all pictures of a data set, each once.
+    """Judge a model by all images of a data set, each once.
 
     All processes must call it. They may have different numbers of batches: they meet in the end.
 
     Args:
         model: A classifier. It is in eval mode meanwhile, afterwards in the mode that it was in.
-        loader: This process's share of the pictures, by `timm_sk.data.eval_loader`.
+        loader: This process's share of the images, by `timm_sk.data.eval_loader`.
         num_classes: Of the labels, K.
-        world: The processes.
-        prepare: What makes the model's input of 8-bit pictures [B, C, H, W], such as `timm_sk.data.normalizer`.
+        context: The processes.
+        prepare: What makes the model's input of 8-bit images [B, C, H, W], such as `timm_sk.data.normalizer`.
         autocast: What gives the context that the model runs in.
-        label_map: Other labels than the data set's. Pictures that have none of them count for the loss alone.
-        on_batch: Called after each batch with the number of this process's pictures in it.
-        max_bad: Pictures that cannot be read before it stops; None for never.
+        label_map: Other labels than the data set's. Images that have none of them count for the loss alone.
+        on_batch: Called after each batch with the number of this process's images in it.
+        max_bad: ImageDataset that cannot be read before it stops; None for never.
 
     Raises:
-        ValueError: If a picture has no label, or one that is none of the K classes; if the model has another number of
-            classes; if more than `max_bad` pictures cannot be read, or none can; if torchmetrics is not installed.
+        ValueError: If an image has no label, or one that is none of the K classes; if the model has another number of
+            classes; if more than `max_bad` images cannot be read, or none can; if torchmetrics is not installed.
         RuntimeError: If the model fails, in any of the processes.
     """
     require_torchmetrics()
@@ -131,28 +131,30 @@ def evaluate(
         with eval_mode(model), torch.no_grad():
             for batch in loader.epoch():
                 judge(batch)
-            if world.device.type == 'cuda':
-                torch.cuda.synchronize(world.device)
+            if context.device.type == 'cuda':
+                torch.cuda.synchronize(context.device)
         return time.perf_counter() - start
 
-    seconds = together(world, judge_all)
-    return _summed(verdicts, num_classes, max(world.gather(seconds)), world, max_bad)
+    seconds = fail_together(context, judge_all)
+    return _summed(verdicts, num_classes, max(context.gather(seconds)), context, max_bad)
 
 
-def _summed(verdicts: _Verdicts, num_classes: int, seconds: float, world: World, max_bad: int | None) -> Evaluation:
+def _summed(
+    verdicts: _Verdicts, num_classes: int, seconds: float, context: DistributedContext, max_bad: int | None
+) -> Evaluation:
     from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
-    bad = [name for names in world.gather(verdicts.bad) for name in names]
+    bad = [name for names in context.gather(verdicts.bad) for name in names]
     _require_readable(bad, max_bad)
     predictions, truths = _joined(verdicts.predictions, torch.int64), _joined(verdicts.truths, torch.int64)
-    confusion = world.sum(multiclass_confusion_matrix(predictions, truths, num_classes, validate_args=False))
+    confusion = context.sum(multiclass_confusion_matrix(predictions, truths, num_classes, validate_args=False))
     losses, are_in_top5 = _joined(verdicts.losses, torch.float64), _joined(verdicts.are_in_top5, torch.int64)
-    loss = float(world.sum(losses.sum()))
-    pictures, in_top5 = world.sum(torch.stack([torch.tensor(verdicts.pictures), are_in_top5.sum()])).tolist()
+    loss = float(context.sum(losses.sum()))
+    images, in_top5 = context.sum(torch.stack([torch.tensor(verdicts.images), are_in_top5.sum()])).tolist()
     count = int(confusion.sum())
     if not count:
-        raise ValueError(f'There is no picture to judge by: {_few(bad) or "none has a label"}.')
-    shares = world.gather((_joined(verdicts.confidences, torch.float32), predictions == truths))
+        raise ValueError(f'There is no image to judge by: {_few(bad) or "none has a label"}.')
+    shares = context.gather((_joined(verdicts.confidences, torch.float32), predictions == truths))
     confidences, are_right = (torch.cat(parts) for parts in zip(*shares, strict=True))
     ece = (  # of a class's confidence and whether it is right; rounding must not make a probability exceed 1
         float(binary_calibration_error(confidences.clamp(max=1), are_right.long(), _BINS))
@@ -164,17 +166,17 @@ def _summed(verdicts: _Verdicts, num_classes: int, seconds: float, world: World,
         count=count,
         top1=100 * sum(hits) / count,
         top5=100 * in_top5 / count,
-        loss=loss / pictures,
+        loss=loss / images,
         ece=ece,
         per_class=[100 * hit / total if total else None for hit, total in zip(hits, totals, strict=True)],
         confusion=confusion,
-        images_per_second=pictures / seconds,
+        images_per_second=images / seconds,
         bad=bad,
     )
 
 
 def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Tensors on the CPU in one; this process may have had no pictures."""
+    """Tensors on the CPU in one; this process may have had no images."""
     return torch.cat(parts).cpu().to(dtype) if parts else torch.empty(0, dtype=dtype)
 
 
@@ -193,7 +195,7 @@ def require_torchmetrics() -> None:
 def _require_readable(bad: list[str], most: int | None) -> None:
     if most is not None and len(bad) > most:
         raise ValueError(
-            f'{len(bad)} picture{"s" * (len(bad) != 1)} cannot be read, {most} may be: {_few(bad)}. '
+            f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, {most} may be: {_few(bad)}. '
             'Mend or remove what is damaged, or allow more with --max-bad-images.'
         )
 
@@ -201,7 +203,7 @@ def _require_readable(bad: list[str], most: int | None) -> None:
 def _require_labels(targets: Tensor, num_classes: int) -> None:
     least, greatest = int(targets.min()), int(targets.max())
     if least < 0:
-        raise ValueError('The data set has pictures without a label: put each into the folder of its class.')
+        raise ValueError('The data set has images without a label: put each into the folder of its class.')
     if greatest >= num_classes:
         raise ValueError(f'The data set has a label {greatest}, but there are {num_classes} classes, from 0 on.')
 

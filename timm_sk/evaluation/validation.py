@@ -13,8 +13,8 @@ from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_
 from torch import nn
 from torchvision.transforms import Grayscale
 
-from ..data import Pictures, PictureStream, eval_loader, normalizer
-from ..distributed import World, together
+from ..data import ImageDataset, ImageStream, eval_loader, normalizer
+from ..distributed import DistributedContext, fail_together
 from ..factory import ready_model
 from ..models.inputs import preprocessing
 from ..pretrained import check_state_dict, read_checkpoint
@@ -37,10 +37,10 @@ class Validation:
         evaluation: What was found.
         class_names: Of the classes that were judged; None where nothing names them.
         param_count: Parameters, after reparameterization if that was asked for.
-        img_size: Width of its pictures in pixels.
-        crop_pct: Share of a picture's shorter side that the crop keeps.
-        interpolation: How pictures were resized.
-        batch_size: Pictures in a batch, after retries.
+        img_size: Width of its images in pixels.
+        crop_pct: Share of an image's shorter side that the crop keeps.
+        interpolation: How images were resized.
+        batch_size: ImageDataset in a batch, after retries.
     """
 
     model: str
@@ -72,7 +72,7 @@ def validate(
     model: str,
     data: ValidationData,
     *,
-    world: World | None = None,
+    context: DistributedContext | None = None,
     checkpoint: str | None = None,
     use_ema: bool = False,
     num_classes: int | None = None,
@@ -96,45 +96,45 @@ def validate(
     Args:
         model: Architecture, `arch.tag`, or what else `timm.create_model` takes.
         data: By `timm_sk.evaluation.validation_data.open_validation_data`.
-        world: The processes; if not given this one alone, on the CPU.
+        context: The processes; if not given this one alone, on the CPU.
         checkpoint: A file of weights instead of the model's own.
         use_ema: Take the averaged weights that training has saved in that file, if it has any.
         num_classes: Of a model whose weights are in such a file; the architecture's if not given.
-        img_size: Height and width of its pictures; the checkpoint's for tests if not given, and so are the next two.
-        crop_pct: Share of a picture's shorter side that the crop keeps.
+        img_size: Height and width of its images; the checkpoint's for tests if not given, and so are the next two.
+        crop_pct: Share of an image's shorter side that the crop keeps.
         interpolation: One of `INTERPOLATIONS`.
         use_train_size: Take the checkpoint's size and crop of training.
         reparam: Reparameterize the model, by timm.
         channels_last: Memory format; channels last on CUDA and contiguous elsewhere if not given.
         amp: Mixed precision.
         amp_dtype: One of `AMP_DTYPES`.
-        batch_size: Pictures in a batch of one process.
-        workers: Processes that load pictures, for each of the world's.
-        max_bad_images: Pictures that cannot be read to leave out before it stops.
+        batch_size: ImageDataset in a batch of one process.
+        workers: Processes that load images, for each of the context's.
+        max_bad_images: ImageDataset that cannot be read to leave out before it stops.
         retry: On lack of memory go on with smaller batches.
         say: Called with a line on each of these.
-        on_batch: Called after each batch with the number of this process's pictures in it.
+        on_batch: Called after each batch with the number of this process's images in it.
 
     Raises:
         ValueError: If a setting is none, the model or its weights are not to be had, it has other classes than the
-            data, pictures cannot be read, or there is no memory for a batch.
+            data, images cannot be read, or there is no memory for a batch.
         RuntimeError: If the model fails.
     """
-    world = world or World()
+    context = context or DistributedContext()
     _require_settings(interpolation, crop_pct, amp_dtype, batch_size)
-    if world.size > 1 and isinstance(data.pictures, PictureStream) and data.pictures.shards is None:
-        raise ValueError('hfids/ and tfds/ do not share pictures so that each comes once: validate in one process.')
+    if context.size > 1 and isinstance(data.images, ImageStream) and data.images.shards is None:
+        raise ValueError('hfids/ and tfds/ do not share images so that each comes once: validate in one process.')
     created = partial(
         _created,
         model,
-        world=world,
+        context=context,
         checkpoint=checkpoint,
         use_ema=use_ema,
         num_classes=num_classes,
         img_size=img_size,
         channels_last=channels_last,
     )
-    net = together(world, created)
+    net = fail_together(context, created)
     classes = _judged_classes(model, net, data)
     if reparam:
         net = reparameterize_model(net)
@@ -148,17 +148,17 @@ def validate(
     transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
     if config['input_size'][0] == 1:
         transform = type(transform)([Grayscale(), *transform.transforms])
-    is_channels_last = world.device.type == 'cuda' if channels_last is None else channels_last
-    prepare = normalizer(config['mean'], config['std'], world.device, channels_last=is_channels_last)
-    autocast = partial(torch.autocast, world.device.type, dtype=getattr(torch, amp_dtype)) if amp else nullcontext
+    is_channels_last = context.device.type == 'cuda' if channels_last is None else channels_last
+    prepare = normalizer(config['mean'], config['std'], context.device, channels_last=is_channels_last)
+    autocast = partial(torch.autocast, context.device.type, dtype=getattr(torch, amp_dtype)) if amp else nullcontext
     while True:
-        loader = eval_loader(data.pictures, transform, batch_size=batch_size, world=world, workers=workers)
+        loader = eval_loader(data.images, transform, batch_size=batch_size, context=context, workers=workers)
         try:
             evaluation = evaluate(
                 net,
                 loader,
                 num_classes=classes,
-                world=world,
+                context=context,
                 prepare=prepare,
                 autocast=autocast,
                 label_map=data.label_map,
@@ -175,9 +175,9 @@ def validate(
         if say:
             say(f'{model}: no memory for batches of {batch_size}, trying {smaller}.')
         batch_size = smaller
-        if world.device.type == 'cuda':
+        if context.device.type == 'cuda':
             torch.cuda.empty_cache()
-    _require_whole(data.pictures, evaluation, max_bad_images)
+    _require_whole(data.images, evaluation, max_bad_images)
     return Validation(
         model=model,
         evaluation=evaluation,
@@ -193,7 +193,7 @@ def validate(
 def _created(
     name: str,
     *,
-    world: World,
+    context: DistributedContext,
     checkpoint: str | None,
     use_ema: bool,
     num_classes: int | None,
@@ -211,7 +211,7 @@ def _created(
     cfg = None if ':' in name else timm.models.get_pretrained_cfg(name)
     if img_size is not None and cfg and cfg.fixed_input_size:
         arguments['img_size'] = img_size
-    model = ready_model(name, checkpoint is None, device=world.device, channels_last=channels_last, **arguments)
+    model = ready_model(name, checkpoint is None, device=context.device, channels_last=channels_last, **arguments)
     if weights is not None:
         check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
         model.load_state_dict(weights, strict=False)  # all but num_batches_tracked are there
@@ -241,12 +241,12 @@ def _judged_classes(name: str, model: Any, data: ValidationData) -> int:
     return data.label_map.num_classes if data.label_map else count
 
 
-def _require_whole(pictures: Pictures | PictureStream, evaluation: Evaluation, max_bad_images: int) -> None:
-    """Check that no picture of a stream, whose reader skips a shard's end that is damaged, is missing."""
-    missing = pictures.total - evaluation.count
-    if isinstance(pictures, PictureStream) and missing > max_bad_images:
+def _require_whole(images: ImageDataset | ImageStream, evaluation: Evaluation, max_bad_images: int) -> None:
+    """Check that no image of a stream, whose reader skips a shard's end that is damaged, is missing."""
+    missing = images.total - evaluation.count
+    if isinstance(images, ImageStream) and missing > max_bad_images:
         raise ValueError(
-            f'{missing} of {pictures.total} pictures are missing from the shards or damaged, {max_bad_images} may be.'
+            f'{missing} of {images.total} images are missing from the shards or damaged, {max_bad_images} may be.'
         )
 
 

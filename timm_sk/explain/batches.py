@@ -6,15 +6,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data import Batch, Pictures, PictureStream, UnreadableSampleError, eval_loader, normalizer, shapes
-from ..distributed import World
+from ..data import Batch, ImageDataset, ImageStream, UnreadableSampleError, eval_loader, normalizer, shapes
+from ..distributed import DistributedContext
 from .zoom import Enlarging
 
 Batches = Iterator[tuple[Sequence[Tensor], Tensor]]
 
 
 def data_batches(
-    pictures: Pictures | PictureStream,
+    pictures: ImageDataset | ImageStream,
     enlarging: Enlarging,
     *,
     device: torch.device,
@@ -26,11 +26,11 @@ def data_batches(
     """Batches of a data set, each picture read once for all scales.
 
     Args:
-        pictures: By `timm_sk.data.open_pictures`.
+        pictures: By `timm_sk.data.open_dataset`.
         enlarging: Of the model.
         device: The model's.
         dtype: The model's.
-        batch_size: Pictures in a batch.
+        batch_size: ImageDataset in a batch.
         workers: Processes that load; 0 to load in this one.
         on_bad: Called with a line for each picture that cannot be read or is smaller than the model's input, which is
             then left out; if not given, it raises. In a stream a picture that is too small always does.
@@ -41,11 +41,13 @@ def data_batches(
     Raises:
         ValueError: If a picture cannot be used.
     """
-    if isinstance(pictures, Pictures):
+    if isinstance(pictures, ImageDataset):
         pictures = _LargeEnough(pictures, enlarging)
     prepare = normalizer(enlarging.mean, enlarging.std, device)
-    loader = eval_loader(pictures, enlarging, batch_size=batch_size, world=World(device=device), workers=workers)
-    for batch in _of_stream(loader.epoch()) if isinstance(pictures, PictureStream) else loader.epoch():
+    loader = eval_loader(
+        pictures, enlarging, batch_size=batch_size, context=DistributedContext(device=device), workers=workers
+    )
+    for batch in _of_stream(loader.epoch()) if isinstance(pictures, ImageStream) else loader.epoch():
         for line in batch.bad:
             if on_bad is None:
                 raise ValueError(line)
@@ -70,11 +72,11 @@ def shape_batches(
     picture, which is what a crop would leave, may miss it.
 
     Args:
-        count: Pictures.
+        count: ImageDataset.
         enlarging: Of the model; its scales are those of the objects.
         device: The model's.
         dtype: The model's.
-        batch_size: Pictures in a batch.
+        batch_size: ImageDataset in a batch.
         seed: Of the drawing.
 
     Yields:
@@ -109,10 +111,10 @@ def _of_stream(batches: Iterator[Batch]) -> Iterator[Batch]:
         raise ValueError(str(error).strip().splitlines()[-1].removeprefix('ValueError: ')) from error
 
 
-class _LargeEnough(Pictures):
+class _LargeEnough(ImageDataset):
     """The same pictures, of which one that is smaller than the model's input counts as unreadable."""
 
-    def __init__(self, pictures: Pictures, enlarging: Enlarging) -> None:
+    def __init__(self, pictures: ImageDataset, enlarging: Enlarging) -> None:
         super().__init__(pictures.dataset, indices=pictures.indices, mode=pictures.mode)
         self.enlarging = enlarging
 

@@ -1,4 +1,4 @@
-"""The pictures of a run, curves and confusion, readable in black and white. Needs matplotlib, the extra `finetune`."""
+"""The images of a run, curves and confusion, readable in black and white. Needs matplotlib, the extra `finetune`."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ _STYLES = {
 
 
 def require_matplotlib() -> None:
-    """Check that pictures can be drawn.
+    """Check that images can be drawn.
 
     Raises:
         ValueError: If matplotlib is not installed; it says how to install it.
@@ -92,7 +92,7 @@ def draw_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> None:
     """Draw which classes are taken for which.
 
     Args:
-        confusion: How many pictures of each true class (rows) were predicted as each class (columns), [K, K].
+        confusion: How many images of each true class (rows) were predicted as each class (columns), [K, K].
         names: Of the classes.
         path: Where to, with an ending that matplotlib knows, such as .png; it is written whole or not at all.
 
@@ -156,11 +156,11 @@ def _list_pairs(axes: Any, counts: Tensor, shares: Tensor, names: Sequence[str])
     figures = [f'{counts[pair]:.0f} ({shares[pair]:.0%})' for pair in pairs]
     text = dict(va='top', fontsize=8, linespacing=1.5, transform=axes.transAxes)
     axes.text(0, 1, '\n'.join(['Most confused', *lines] if lines else ['None is confused']), **text)
-    axes.text(1, 1, '\n'.join(['pictures (share)', *figures] if lines else []), ha='right', **text)
+    axes.text(1, 1, '\n'.join(['images (share)', *figures] if lines else []), ha='right', **text)
 
 
 def most_confused(counts: Tensor, shares: Tensor, most: int = MOST_PAIRS) -> list[tuple[int, int]]:
-    """The pairs of a true and another, predicted class with the most pictures, the most first.
+    """The pairs of a true and another, predicted class with the most images, the most first.
 
     Args:
         counts: As `draw_confusion` takes them, [K, K].

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from ..data import Pictures, PictureStream, Splits, SyntheticPictures, cut, open_parts, open_splits, shapes
+from ..data import ImageDataset, ImageStream, Splits, SyntheticImages, cut, open_parts, open_splits, shapes
 from .config import Config
 
-_LEAST_JUDGING = 0.25  # of drawn pictures, of which there are few
+_LEAST_JUDGING = 0.25  # of drawn images, of which there are few
 
 
 def open_data(config: Config) -> Splits:
@@ -21,7 +21,7 @@ def open_data(config: Config) -> Splits:
     )
 
 
-def open_uncut(config: Config) -> dict[str, Pictures | PictureStream]:
+def open_uncut(config: Config) -> dict[str, ImageDataset | ImageStream]:
     """Open the parts that the data set has: `train` and `validation`, or `all`.
 
     Raises:
@@ -35,7 +35,7 @@ def open_uncut(config: Config) -> dict[str, Pictures | PictureStream]:
 
 def _named(config: Config) -> str:
     if not config.data:
-        raise ValueError('Name the data: a folder of pictures, hfds/NAME, … or --synthetic 64 to try a run.')
+        raise ValueError('Name the data: a folder of images, hfds/NAME, … or --synthetic 64 to try a run.')
     return config.data
 
 
@@ -57,11 +57,11 @@ def _mode(config: Config) -> str:
     return 'L' if config.in_chans == 1 else 'RGB'
 
 
-def _drawn(config: Config) -> SyntheticPictures:
-    return SyntheticPictures(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=_mode(config))
+def _drawn(config: Config) -> SyntheticImages:
+    return SyntheticImages(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=_mode(config))
 
 
-def _halves(drawn: SyntheticPictures, config: Config) -> Splits:
+def _halves(drawn: SyntheticImages, config: Config) -> Splits:
     names = [*shapes.CLASS_NAMES]
     train, val = cut(drawn.targets(), max(config.val_fraction, _LEAST_JUDGING), config.seed)
     return Splits(

@@ -51,7 +51,7 @@ def export_run(
         metrics: What the model reached on the validation part; `top1` and `top5`, or `val_top1` and `val_top5`, are
             accuracies in percent.
         dataset: What to call the data; of a path that is there the last part.
-        input_size: (channels, height, width) of the pictures.
+        input_size: (channels, height, width) of the images.
         data_config: The preprocessing: `mean`, `std`, `interpolation`, `crop_pct`, as timm resolves them.
 
     Returns:

@@ -17,9 +17,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..atomic_io import whole_file
-from ..data import Pictures, eval_loader, normalizer
+from ..data import ImageDataset, eval_loader, normalizer
 from ..data.loading import Transform
-from ..distributed import World, joined
+from ..distributed import DistributedContext, init_distributed
 from ..pretrained import save_safetensors
 from .config import Config
 from .dataset import open_uncut
@@ -34,7 +34,7 @@ _LAST = {'safetensors': 'features', 'npy': 'names'}  # the file of a chunk with 
 
 @dataclass
 class _Chunk:
-    """What one chunk holds: of each picture that could be read its embedding, label and name; why of the others."""
+    """What one chunk holds: of each image that could be read its embedding, label and name; why of the others."""
 
     number: int
     embeddings: Tensor
@@ -55,11 +55,11 @@ class _Facts:
 
 def write_features(
     model: nn.Module,
-    pictures: Pictures,
+    images: ImageDataset,
     transform: Transform,
     *,
     folder: Path,
-    world: World,
+    context: DistributedContext,
     prepare: Callable[[Tensor], Tensor],
     batch_size: int,
     workers: int,
@@ -70,55 +70,59 @@ def write_features(
     max_bad: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> Path:
-    """Write the embeddings of all pictures, in their order, with their labels and file names.
+    """Write the embeddings of all images, in their order, with their labels and file names.
 
-    Chunk k has the pictures from k * `chunk` on and is written by process k modulo the number of processes, whole or
+    Chunk k has the images from k * `chunk` on and is written by process k modulo the number of processes, whole or
     not at all. A chunk that is there is not computed again, so the same call continues what was stopped, and its files
     are the same byte for byte. `index.json` is written last.
 
     Args:
         model: Of timm's kind, on the processes' device; it is called in eval mode and left as it was.
-        pictures: The pictures.
-        transform: What makes 8-bit pixels [C, H, W] of a picture, the same each time.
+        images: The images.
+        transform: What makes 8-bit pixels [C, H, W] of an image, the same each time.
         folder: Where to; new, empty, or begun by the same call.
-        world: The processes.
-        prepare: What makes the model's input of 8-bit pictures [B, C, H, W].
-        batch_size: Pictures in a batch.
+        context: The processes.
+        prepare: What makes the model's input of 8-bit images [B, C, H, W].
+        batch_size: ImageDataset in a batch.
         workers: Processes that load, for each that computes.
         form: 'safetensors' (`embeddings` [n, D] in float32, `labels` [n], and in the header the JSON list `names`) or
             'npy' (`embeddings-….npy`, `labels-….npy`, `names-….txt` with a line for each, and in `bad-….json` why
             others are missing).
-        chunk: Pictures in a chunk.
+        chunk: ImageDataset in a chunk.
         autocast: The context of a forward pass.
         source: What to call the data.
-        max_bad: Pictures that cannot be read to leave out before it fails.
-        on_batch: Called after each batch of this process with the number of its pictures.
+        max_bad: ImageDataset that cannot be read to leave out before it fails.
+        on_batch: Called after each batch of this process with the number of its images.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the folder holds something else, or more pictures than allowed cannot be read.
+        ValueError: If the folder holds something else, or more images than allowed cannot be read.
     """
     if form not in FORMS:
         raise ValueError(f'form must be {" or ".join(FORMS)}, got {form!r}.')
     if chunk < 1:
         raise ValueError(f'chunk must be above 0, got {chunk}.')
-    wanted = _identity(model, pictures, transform, source=source, form=form, chunk=chunk)
-    problems = world.gather(_begin(folder, wanted) if world.is_first else None)
+    wanted = _identity(model, images, transform, source=source, form=form, chunk=chunk)
+    problems = context.gather(_begin(folder, wanted) if context.is_main else None)
     if problems[0]:
         raise ValueError(problems[0])
     mine: list[_Facts] = []
     was_training = model.training
     model.eval()
     try:
-        for number in range(world.rank, -(-len(pictures) // chunk), world.size):
-            size = min(chunk, len(pictures) - number * chunk)
+        for number in range(context.rank, -(-len(images) // chunk), context.size):
+            size = min(chunk, len(images) - number * chunk)
             facts = _read_facts(folder, number, form, size)
             if facts is None:
-                part = pictures.subset(range(number * chunk, number * chunk + size))
+                part = images.subset(range(number * chunk, number * chunk + size))
                 loader = eval_loader(
-                    part, transform, batch_size=batch_size, world=World(device=world.device), workers=workers
+                    part,
+                    transform,
+                    batch_size=batch_size,
+                    context=DistributedContext(device=context.device),
+                    workers=workers,
                 )
                 embed = _embedder(model, prepare, autocast)
                 found = _compute(number, part, loader.epoch(), embed, transform, on_batch)
@@ -129,26 +133,24 @@ def write_features(
                 break
     finally:
         model.train(was_training)
-    chunks = sorted((facts for part in world.gather(mine) for facts in part), key=lambda facts: facts.number)
+    chunks = sorted((facts for part in context.gather(mine) for facts in part), key=lambda facts: facts.number)
     bad = [line for facts in chunks for line in facts.bad]
     if len(bad) > max_bad:
         for facts in mine:
-            if facts.bad:  # so that they are computed again once the pictures are mended
+            if facts.bad:  # so that they are computed again once the images are mended
                 _paths(folder, facts.number, form)[_LAST[form]].unlink()
         more = f' and {len(bad) - 1} more' if len(bad) > 1 else ''
-        raise ValueError(
-            f'A picture cannot be read: {bad[0]}{more}. {max_bad} may be left out: mend it, or allow more.'
-        )
-    if world.is_first:
+        raise ValueError(f'An image cannot be read: {bad[0]}{more}. {max_bad} may be left out: mend it, or allow more.')
+    if context.is_main:
         _write_index(folder, wanted, chunks, bad)
-    world.wait()
+    context.wait()
     return folder
 
 
 def _embedder(
     model: nn.Module, prepare: Callable[[Tensor], Tensor], autocast: Callable[[], AbstractContextManager[Any]]
 ) -> Callable[[Tensor], Tensor]:
-    """What makes pooled features [B, D] in float32 of 8-bit pictures [B, C, H, W]."""
+    """What makes pooled features [B, D] in float32 of 8-bit images [B, C, H, W]."""
 
     def embed(images: Tensor) -> Tensor:
         with torch.inference_mode(), autocast():
@@ -160,7 +162,7 @@ def _embedder(
 
 def _compute(
     number: int,
-    part: Pictures,
+    part: ImageDataset,
     batches: Any,
     embed: Callable[[Tensor], Tensor],
     transform: Transform,
@@ -176,7 +178,7 @@ def _compute(
         found.bad += batch.bad
         if on_batch is not None:
             on_batch(len(batch.targets) + len(batch.bad))
-    if not embeddings:  # a chunk without a readable picture has the same width as the others
+    if not embeddings:  # a chunk without a readable image has the same width as the others
         pixels = torch.as_tensor(np.asarray(transform(Image.new(part.mode, (64, 64)))))
         embeddings = [embed(pixels[None])[:0]]
     found.embeddings = torch.cat(embeddings)
@@ -199,7 +201,7 @@ def _write(folder: Path, chunk: _Chunk, form: str) -> None:
 
 
 def _read_facts(folder: Path, number: int, form: str, size: int) -> _Facts | None:
-    """What a chunk that is there says of itself; None if it is not there, or is not one of so many pictures."""
+    """What a chunk that is there says of itself; None if it is not there, or is not one of so many images."""
     paths = _paths(folder, number, form)
     try:
         if form == 'safetensors':
@@ -242,7 +244,7 @@ def _write_index(folder: Path, wanted: dict[str, Any], chunks: list[_Facts], bad
 
 
 def _identity(
-    model: nn.Module, pictures: Pictures, transform: Transform, *, source: str, form: str, chunk: int
+    model: nn.Module, images: ImageDataset, transform: Transform, *, source: str, form: str, chunk: int
 ) -> dict[str, Any]:
     """What must be the same for two calls to write the same files."""
     cfg = getattr(model, 'pretrained_cfg', None) or {}
@@ -254,9 +256,9 @@ def _identity(
         model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__,
         weights=digest.hexdigest(),
         source=source,
-        pictures=len(pictures),
-        first=pictures.name(0),
-        last=pictures.name(len(pictures) - 1),
+        images=len(images),
+        first=images.name(0),
+        last=images.name(len(images) - 1),
         preprocessing=re.sub(r' at 0x[0-9a-f]+', '', ' '.join(repr(transform).split())),
         form=form,
         chunk=chunk,
@@ -286,7 +288,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 def extract(config: Config) -> Path:
-    """Write the embeddings of all pictures; under torchrun its processes share them.
+    """Write the embeddings of all images; under torchrun its processes share them.
 
     A data set with two parts gives two folders, `train` and `validation`; one with no validation part gives one,
     `all`. What an earlier call has written is not computed again.
@@ -302,27 +304,27 @@ def extract(config: Config) -> Path:
         OSError: If it cannot be written.
     """
     root = Path(config.features or '')
-    with joined(config.device) as world:
+    with init_distributed(config.device) as context:
         opening = partial(open_uncut, config)
-        parts = world.first_alone(opening) if config.dataset_download else opening()
+        parts = context.main_process_first(opening) if config.dataset_download else opening()
         model = build_model(config, 0)
         data_config = data_config_of(config, model)
         judging = transforms_of(config, data_config)[1]
-        model.to(world.device).eval()
-        for name, pictures in parts.items():
-            if not isinstance(pictures, Pictures):
-                raise ValueError('Embeddings are written of pictures that have numbers; a stream of shards has none.')
+        model.to(context.device).eval()
+        for name, images in parts.items():
+            if not isinstance(images, ImageDataset):
+                raise ValueError('Embeddings are written of images that have numbers; a stream of shards has none.')
             write_features(
                 model,
-                pictures,
+                images,
                 judging,
                 folder=root / name,
-                world=world,
-                prepare=normalizer(data_config['mean'], data_config['std'], world.device),
+                context=context,
+                prepare=normalizer(data_config['mean'], data_config['std'], context.device),
                 batch_size=config.batch_size,
                 workers=config.workers,
                 form=config.features_format,
-                autocast=autocast_of(config, world.device),
+                autocast=autocast_of(config, context.device),
                 source=f'{config.data or "synthetic"} {name}' + (f' in {config.amp_dtype}' if config.amp else ''),
                 max_bad=config.max_bad_images,
             )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, Loader, seed_everything, seed_of
-from ..distributed import World
+from ..distributed import DistributedContext
 from ..evaluation.metrics import Evaluation
 from .config import Config
 from .progress import Progress
@@ -24,7 +24,7 @@ from .signals import Stop
 from .train_state import Trainee
 
 _STEPS_BETWEEN_LOOKS = 10  # on a GPU, where looking at a loss waits for it
-_OF_STEPS = 1  # keeps the seeds of steps apart from those of pictures
+_OF_STEPS = 1  # keeps the seeds of steps apart from those of images
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run goes on another time
@@ -37,12 +37,12 @@ class Run:
 
     Attributes:
         config: The settings.
-        world: The processes.
+        context: The processes.
         folder: Where checkpoints and reports go.
         trainee: What trains.
-        loader: Its pictures.
-        transform: What makes a training batch of 8-bit pictures, labels and the epoch.
-        evaluate: Judges a model on the validation pictures.
+        loader: Its images.
+        transform: What makes a training batch of 8-bit images, labels and the epoch.
+        evaluate: Judges a model on the validation images.
         report: What a person sees.
         progress: Where the run is.
         data: What tells this data from other.
@@ -50,7 +50,7 @@ class Run:
     """
 
     config: Config
-    world: World
+    context: DistributedContext
     folder: Path
     trainee: Trainee
     loader: Loader
@@ -63,11 +63,11 @@ class Run:
 
     def save(self) -> None:
         """Write the checkpoint of now."""
-        save(self.folder, self.trainee, self.progress, self.config, self.world, data=self.data)
+        save(self.folder, self.trainee, self.progress, self.config, self.context, data=self.data)
 
     def stop_if_asked(self) -> None:
         """Leave the run, which is saved, if any process was asked to stop."""
-        if self.world.any(self.stop.asked):
+        if self.context.any(self.stop.asked):
             raise Stopped(f'Stopped after epoch {self.progress.epoch}, step {self.progress.updates}.')
 
 
@@ -76,7 +76,7 @@ def fit(run: Run) -> None:
 
     Raises:
         Stopped: If it was asked to stop; it is saved.
-        ValueError: If the loss is not finite, or too many pictures cannot be read.
+        ValueError: If the loss is not finite, or too many images cannot be read.
         OSError: If a checkpoint cannot be written.
     """
     progress, scheduler = run.progress, run.trainee.scheduler
@@ -86,7 +86,7 @@ def fit(run: Run) -> None:
         progress.history.append(judged)
         if progress.best is None or _is_better(judged, progress.best, run.config.eval_metric):
             progress.best = judged
-            if run.world.is_first:
+            if run.context.is_main:
                 require_finite(run.trainee.judged.state_dict(), progress)
                 save_best(run.folder, run.trainee, run.config, judged)
         progress.begin_epoch(progress.epoch + 1)
@@ -98,20 +98,20 @@ def fit(run: Run) -> None:
 
 
 def train_epoch(run: Run) -> None:
-    """Train on every picture once, from where the epoch is."""
-    config, progress, trainee, world = run.config, run.progress, run.trainee, run.world
+    """Train on every image once, from where the epoch is."""
+    config, progress, trainee, context = run.config, run.progress, run.trainee, run.context
     trainee.train()
     trainee.optimizer.zero_grad()
-    whole = run.loader.batch_size * world.size
-    first, count, steps = progress.pictures // whole, len(run.loader), config.grad_accum_steps
-    watch = LossWatch(world.device)
+    whole = run.loader.batch_size * context.size
+    first, count, steps = progress.images // whole, len(run.loader), config.grad_accum_steps
+    watch = LossWatch(context.device)
     shown: dict[str, float] = {}
     with run.report.epoch(progress.epoch, trainee.epochs, count, first) as show:
         for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
             note_bad(progress, batch.bad, config.max_bad_images)
             if not len(batch.targets):
-                raise ValueError(f'No picture of a batch can be read: {"; ".join(batch.bad[:3])}')
-            seed_everything(seed_of(config.seed, _OF_STEPS, progress.epoch, number, world.rank))
+                raise ValueError(f'No image of a batch can be read: {"; ".join(batch.bad[:3])}')
+            seed_everything(seed_of(config.seed, _OF_STEPS, progress.epoch, number, context.rank))
             images, targets = run.transform(batch.images, batch.targets, progress.epoch)
             is_last = number % steps == steps - 1 or number == count - 1
             batches = min(steps, count - (number - number % steps))
@@ -120,7 +120,7 @@ def train_epoch(run: Run) -> None:
             )
             progress.tally(loss, logits, batch.targets)
             watch.note(progress.updates, trainee.lr, loss)
-            progress.pictures += whole
+            progress.images += whole
             if is_last:
                 progress.updates += 1
             if watch.looks(number):
@@ -134,7 +134,7 @@ def train_epoch(run: Run) -> None:
 
 def save_within_epoch(run: Run, watch: 'LossWatch') -> None:
     """Write a checkpoint where one is due after this step, or the run was asked to stop, which it does then."""
-    asked = run.world.any(run.stop.asked)
+    asked = run.context.any(run.stop.asked)
     every = run.config.save_every
     if asked or (every and run.progress.updates % every == 0):
         watch.require_finite()
@@ -145,9 +145,9 @@ def save_within_epoch(run: Run, watch: 'LossWatch') -> None:
 
 def judge(run: Run) -> dict[str, float]:
     """The row of a finished epoch: training and validation, the same in all processes."""
-    trained = run.progress.summed(run.world)
-    run.world.share_buffers(run.trainee.model)
-    run.world.share_buffers(run.trainee.judged)
+    trained = run.progress.summed(run.context)
+    run.context.broadcast_buffers(run.trainee.model)
+    run.context.broadcast_buffers(run.trainee.judged)
     found = run.evaluate(run.trainee.judged)
     tell_bad(run, found.bad)
     return dict(
@@ -165,9 +165,9 @@ def judge(run: Run) -> dict[str, float]:
 
 
 def tell_bad(run: Run, judging: list[str]) -> None:
-    """Count the pictures that could not be read in all processes, and name new ones."""
+    """Count the images that could not be read in all processes, and name new ones."""
     progress = run.progress
-    training = {name for names in run.world.gather(progress.bad) for name in names}
+    training = {name for names in run.context.gather(progress.bad) for name in names}
     progress.bad = []
     note_bad(progress, sorted({*training, *judging}), run.config.max_bad_images)
     for line in progress.bad:
@@ -227,7 +227,7 @@ def timed(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
 
 
 def note_bad(progress: Progress, bad: list[str], most: int) -> None:
-    """Remember pictures that could not be read.
+    """Remember images that could not be read.
 
     Raises:
         ValueError: If they are more than may be.
@@ -236,7 +236,7 @@ def note_bad(progress: Progress, bad: list[str], most: int) -> None:
     progress.bad = progress.bad + fresh
     if fresh and len(progress.bad) > most:
         raise ValueError(
-            f'{len(progress.bad)} picture{"s" * (len(progress.bad) > 1)} cannot be read, more than --max-bad-images '
+            f'{len(progress.bad)} image{"s" * (len(progress.bad) > 1)} cannot be read, more than --max-bad-images '
             f'{most}: {"; ".join(progress.bad[:3])}'
         )
 
@@ -253,7 +253,7 @@ def train_step(
 
     Args:
         trainee: What trains.
-        images: Pictures [B, C, H, W] as the model takes them.
+        images: ImageDataset [B, C, H, W] as the model takes them.
         targets: Labels [B], or shares of the classes [B, K].
         config: The settings.
         batches: Batches whose gradients make this step.

@@ -1,4 +1,4 @@
-"""What becomes of pictures before a model sees them."""
+"""What becomes of images before a model sees them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ def data_config_of(config: Config, model: nn.Module) -> dict[str, Any]:
 
 
 def transforms_of(config: Config, data_config: dict[str, Any]) -> tuple[Any, Any]:
-    """What makes 8-bit pixels [C, H, W] of a picture: for training, augmented, and for validation."""
+    """What makes 8-bit pixels [C, H, W] of an image: for training, augmented, and for validation."""
     judging = create_transform(
         data_config['input_size'],
         interpolation=data_config['interpolation'],
@@ -57,9 +57,9 @@ def transforms_of(config: Config, data_config: dict[str, Any]) -> tuple[Any, Any
 def batch_transform(
     config: Config, data_config: dict[str, Any], num_classes: int, device: torch.device
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """What makes a training batch of 8-bit pictures [B, C, H, W] and labels [B]: normalised, erased, mixed.
+    """What makes a training batch of 8-bit images [B, C, H, W] and labels [B]: normalised, erased, mixed.
 
-    It is called with the epoch too, and gives pictures in float32 and labels [B], or shares [B, K] where it mixes.
+    It is called with the epoch too, and gives images in float32 and labels [B], or shares [B, K] where it mixes.
     """
     prepare = normalizer(data_config['mean'], data_config['std'], device, channels_last=config.channels_last)
     augments = not (config.no_aug or config.linear_probe)
@@ -82,7 +82,7 @@ def batch_transform(
         images, targets = prepare(images), targets.to(device, non_blocking=True)
         if erase is not None:
             images = erase(images)
-        if mixes and len(images) % 2 == 0:  # pictures are mixed in pairs
+        if mixes and len(images) % 2 == 0:  # images are mixed in pairs
             mix.mixup_enabled = not config.mixup_off_epoch or epoch < config.mixup_off_epoch
             images, targets = mix(images, targets)
         return images, targets

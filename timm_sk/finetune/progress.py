@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..distributed import World
+from ..distributed import DistributedContext
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """An epoch of training over all processes: mean loss, top-1 in percent, pictures and share of waiting."""
+    """An epoch of training over all processes: mean loss, top-1 in percent, images and share of waiting."""
 
     loss: float
     top1: float
@@ -26,19 +26,19 @@ class Progress:
 
     Attributes:
         epoch: Finished epochs.
-        pictures: Pictures of the next epoch that all processes together have trained on already.
+        images: ImageDataset of the next epoch that all processes together have trained on already.
         updates: Steps of the optimizer so far.
-        sums: Of the epoch so far in this process: loss times pictures, right ones, pictures; on the model's device.
+        sums: Of the epoch so far in this process: loss times images, right ones, images; on the model's device.
         seconds: Time of the epoch so far in this process.
-        waiting: What of it was spent waiting for pictures.
+        waiting: What of it was spent waiting for images.
         history: A row of numbers for each finished epoch.
         best: The best epoch's row; None before the first.
-        bad: Pictures that could not be read, with the reasons.
+        bad: ImageDataset that could not be read, with the reasons.
         told: Those of them that the person knows of.
     """
 
     epoch: int = 0
-    pictures: int = 0
+    images: int = 0
     updates: int = 0
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
     seconds: float = 0.0
@@ -50,7 +50,7 @@ class Progress:
 
     def begin_epoch(self, epoch: int) -> None:
         """Go to the beginning of an epoch."""
-        self.epoch, self.pictures = epoch, 0
+        self.epoch, self.images = epoch, 0
         self.forget_sums()
 
     def forget_sums(self) -> None:
@@ -70,25 +70,25 @@ class Progress:
         values = dict(loss=loss / count, top1=100 * right / count)
         return values | dict(images_per_s=count / self.seconds) if self.seconds else values
 
-    def summed(self, world: World) -> Trained:
+    def summed(self, context: DistributedContext) -> Trained:
         """The epoch so far over all processes."""
-        loss, right, count, seconds, waiting = self._totals(world).tolist()
+        loss, right, count, seconds, waiting = self._totals(context).tolist()
         count, seconds = max(count, 1.0), max(seconds, 1e-9)
         return Trained(
             loss=loss / count,
             top1=100 * right / count,
-            images_per_s=world.size * count / seconds,
+            images_per_s=context.size * count / seconds,
             wait_share=waiting / seconds,
-            seconds=seconds / world.size,
+            seconds=seconds / context.size,
         )
 
-    def as_saved(self, world: World) -> dict[str, Any]:
+    def as_saved(self, context: DistributedContext) -> dict[str, Any]:
         """What a checkpoint keeps, over all processes; each has to take part."""
-        totals = self._totals(world)
-        bad = sorted({name for names in world.gather(self.bad) for name in names})
+        totals = self._totals(context)
+        bad = sorted({name for names in context.gather(self.bad) for name in names})
         seconds, waiting = totals[3:].tolist()
         return asdict(self) | dict(sums=totals[:3], seconds=seconds, waiting=waiting, bad=bad)
 
-    def _totals(self, world: World) -> Tensor:
+    def _totals(self, context: DistributedContext) -> Tensor:
         own = [*self.sums.tolist(), self.seconds, self.waiting]
-        return world.sum(torch.tensor(own, dtype=torch.float64))
+        return context.sum(torch.tensor(own, dtype=torch.float64))

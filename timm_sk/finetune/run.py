@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..data import Pictures, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
-from ..distributed import World, joined
+from ..data import ImageDataset, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
+from ..distributed import DistributedContext, init_distributed
 from ..evaluation.metrics import Evaluation, evaluate, require_torchmetrics
 from ..publishing.hub_folder import require_tag
 from .config import Config
@@ -26,7 +26,7 @@ from .progress import Progress
 from .run_checkpoint import BEST, LAST, read, restore, write_atomically
 from .run_report import Report
 from .signals import stop_requests
-from .train_state import build_trainee, pictures_per_step, resolve_lr
+from .train_state import build_trainee, images_per_step, resolve_lr
 
 CONFIG, EXPORT = 'config.yaml', 'export'
 CLAIM = '.run'  # says that a folder is a run's, and by which start of torchrun
@@ -64,10 +64,10 @@ def finetune(config: Config) -> Finished:
     """
     require_tag(config.tag)
     require_torchmetrics()
-    with joined(config.device) as world, stop_requests() as stop:
+    with init_distributed(config.device) as context, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
         opening = partial(open_data, config)
-        splits = world.first_alone(opening) if config.dataset_download else opening()
+        splits = context.main_process_first(opening) if config.dataset_download else opening()
         seed_everything(seed_of(config.seed))  # what the weights are drawn from that no checkpoint gives
         model = build_model(config, splits.num_classes)
         data_config = data_config_of(config, model)
@@ -76,40 +76,46 @@ def finetune(config: Config) -> Finished:
             splits.train,
             training,
             batch_size=config.batch_size,
-            world=world,
+            context=context,
             seed=config.seed,
             workers=config.workers,
         )
         if not len(loader):
-            raise ValueError(f'{len(splits.train)} pictures do not fill a batch of each process: lower --batch-size.')
-        trainee = build_trainee(config, model, world, -(-len(loader) // config.grad_accum_steps))
-        prepare = normalizer(data_config['mean'], data_config['std'], world.device, channels_last=config.channels_last)
+            raise ValueError(f'{len(splits.train)} images do not fill a batch of each process: lower --batch-size.')
+        trainee = build_trainee(config, model, context, -(-len(loader) // config.grad_accum_steps))
+        prepare = normalizer(
+            data_config['mean'], data_config['std'], context.device, channels_last=config.channels_last
+        )
         validation = eval_loader(
-            splits.val, judging, batch_size=_JUDGED_TOGETHER * config.batch_size, world=world, workers=config.workers
+            splits.val,
+            judging,
+            batch_size=_JUDGED_TOGETHER * config.batch_size,
+            context=context,
+            workers=config.workers,
         )
         judge = partial(
             evaluate,
             loader=validation,
             num_classes=splits.num_classes,
-            world=world,
+            context=context,
             prepare=prepare,
             autocast=trainee.autocast,
             max_bad=config.max_bad_images,
         )
         data = fingerprint(splits)
-        resumes = _claim(folder, config, world)
-        report = Report(folder, active=world.is_first, tensorboard=config.tensorboard)
+        resumes = _claim(folder, config, context)
+        report = Report(folder, active=context.is_main, tensorboard=config.tensorboard)
         try:
-            progress = restore(folder, trainee, config, world, data=data) if resumes else Progress()
-            _tell(report, config, splits, progress, world)
+            progress = restore(folder, trainee, config, context, data=data) if resumes else Progress()
+            _tell(report, config, splits, progress, context)
             fit(
                 Run(
                     config=config,
-                    world=world,
+                    context=context,
                     folder=folder,
                     trainee=trainee,
                     loader=loader,
-                    transform=batch_transform(config, data_config, splits.num_classes, world.device),
+                    transform=batch_transform(config, data_config, splits.num_classes, context.device),
                     evaluate=judge,
                     report=report,
                     progress=progress,
@@ -117,7 +123,7 @@ def finetune(config: Config) -> Finished:
                     stop=stop,
                 )
             )
-            return _finish(folder, config, splits, data_config, progress, judge, world, report)
+            return _finish(folder, config, splits, data_config, progress, judge, context, report)
         finally:
             report.close()
 
@@ -129,25 +135,25 @@ def default_folder(config: Config) -> Path:
 
 
 def fingerprint(splits: Splits) -> str:
-    """What tells data from other data: the numbers of pictures, and a hash of their labels and the classes."""
+    """What tells data from other data: the numbers of images, and a hash of their labels and the classes."""
     known = hashlib.sha256(repr(splits.class_names).encode())
     for part in (splits.train, splits.val):
-        known.update(repr(part.targets() if isinstance(part, Pictures) else len(part)).encode())
-    return f'{len(splits.train)}+{len(splits.val)} pictures, {splits.num_classes} classes, {known.hexdigest()[:12]}'
+        known.update(repr(part.targets() if isinstance(part, ImageDataset) else len(part)).encode())
+    return f'{len(splits.train)}+{len(splits.val)} images, {splits.num_classes} classes, {known.hexdigest()[:12]}'
 
 
-def _claim(folder: Path, config: Config, world: World) -> bool:
+def _claim(folder: Path, config: Config, context: DistributedContext) -> bool:
     """Make the folder of a run, or find one to go on with; gives whether there is one.
 
     The first process looks, and all hear what it found: looking by themselves, they would see each other's files.
     """
     found: str | bool = False
-    if world.is_first:
+    if context.is_main:
         try:
-            found = _claim_alone(folder, config, restarted=world.restarts > 0)
+            found = _claim_alone(folder, config, restarted=context.restarts > 0)
         except (OSError, ValueError) as error:
             found = str(error)
-    found = world.gather(found)[0]
+    found = context.gather(found)[0]
     if isinstance(found, str):
         raise ValueError(found)
     return found
@@ -177,12 +183,12 @@ def _claim_alone(folder: Path, config: Config, *, restarted: bool) -> bool:
     return False
 
 
-def _tell(report: Report, config: Config, splits: Splits, progress: Progress, world: World) -> None:
+def _tell(report: Report, config: Config, splits: Splits, progress: Progress, context: DistributedContext) -> None:
     cut_off = f', {config.val_fraction:.0%} of each class, cut off' if splits.was_cut else ''
-    processes = f' in {world.size} processes' if world.size > 1 else ''
+    processes = f' in {context.size} processes' if context.size > 1 else ''
     report.say(
-        f'{config.model}: {len(splits.train)} pictures of {splits.num_classes} classes to train on, {len(splits.val)} '
-        f'to judge by{cut_off}; on {world.device.type}{processes}.'
+        f'{config.model}: {len(splits.train)} images of {splits.num_classes} classes to train on, {len(splits.val)} '
+        f'to judge by{cut_off}; on {context.device.type}{processes}.'
     )
     if progress.updates:
         report.say(f'Going on after epoch {progress.epoch}, step {progress.updates}.')
@@ -195,23 +201,23 @@ def _finish(
     data_config: dict[str, Any],
     progress: Progress,
     judge: Callable[[nn.Module], Evaluation],
-    world: World,
+    context: DistributedContext,
     report: Report,
 ) -> Finished:
-    """Judge the best weights once more, and write the pictures and the folder for a hub."""
+    """Judge the best weights once more, and write the images and the folder for a hub."""
     best = build_model(config, splits.num_classes, pretrained=False, checkpoint_path='')
-    best.load_state_dict(read(folder / BEST, world.device)['state_dict'])
-    best.to(world.device)
+    best.load_state_dict(read(folder / BEST, context.device)['state_dict'])
+    best.to(context.device)
     found = judge(best)
     metrics = progress.best or {}
-    if world.is_first:
+    if context.is_main:
         names = splits.class_names or [str(index) for index in range(splits.num_classes)]
         draw_curves(progress.history, folder / 'curves.png')
         draw_confusion(found.confusion, names, folder / 'confusion.png')
         export_run(
             folder / EXPORT,
             best.cpu(),
-            config=config.changed(lr=resolve_lr(config, pictures_per_step(config, world))),
+            config=config.changed(lr=resolve_lr(config, images_per_step(config, context))),
             class_names=splits.class_names,
             metrics=dict(metrics, ece=found.ece),
             dataset='synthetic' if config.synthetic else config.data,
@@ -222,5 +228,5 @@ def _finish(
             f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %. {folder / EXPORT} loads'
         )
         report.say(f'with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')
-    world.wait()
+    context.wait()
     return Finished(folder=folder, export=folder / EXPORT, metrics=metrics)

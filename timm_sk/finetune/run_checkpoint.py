@@ -12,7 +12,7 @@ from timm.scheduler.scheduler import Scheduler
 from torch import Tensor
 
 from ..atomic_io import whole_file
-from ..distributed import World
+from ..distributed import DistributedContext
 from ..errors import TimmSkError
 from .config import MACHINE, RUN, Config
 from .progress import Progress
@@ -43,7 +43,9 @@ def write_atomically(path: Path, content: bytes) -> None:
         ) from error
 
 
-def save(folder: Path, trainee: Trainee, progress: Progress, config: Config, world: World, *, data: str) -> None:
+def save(
+    folder: Path, trainee: Trainee, progress: Progress, config: Config, context: DistributedContext, *, data: str
+) -> None:
     """Write a run's checkpoint.
 
     Args:
@@ -51,15 +53,15 @@ def save(folder: Path, trainee: Trainee, progress: Progress, config: Config, wor
         trainee: What trains.
         progress: Where it is.
         config: The settings.
-        world: The processes; all take part, the first one writes.
+        context: The processes; all take part, the first one writes.
         data: What tells this data from other.
 
     Raises:
         ValueError: If a weight is not finite.
         OSError: If it cannot be written.
     """
-    together = progress.as_saved(world)
-    if not world.is_first:
+    together = progress.as_saved(context)
+    if not context.is_main:
         return
     require_finite(trainee.model.state_dict(), progress)
     content = dict(
@@ -87,14 +89,14 @@ def _serialized(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, data: str) -> Progress:
+def restore(folder: Path, trainee: Trainee, config: Config, context: DistributedContext, *, data: str) -> Progress:
     """Bring a run to where its last checkpoint was.
 
     Args:
         folder: The run's.
         trainee: What trains, as it began.
         config: The settings.
-        world: The processes.
+        context: The processes.
         data: What tells this data from other.
 
     Returns:
@@ -118,7 +120,7 @@ def restore(folder: Path, trainee: Trainee, config: Config, world: World, *, dat
         progress = Progress(**content['progress'])
     except (KeyError, TypeError, RuntimeError) as error:
         raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {error}.') from error
-    if not world.is_first:  # they are sums over all
+    if not context.is_main:  # they are sums over all
         progress.forget_sums()
     return progress
 

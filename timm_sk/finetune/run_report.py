@@ -46,7 +46,7 @@ class Report:
         tensorboard: Whether to write TensorBoard's events too, into a folder of that name.
 
     Raises:
-        ValueError: If matplotlib, which draws the pictures at a run's end, or tensorboard is needed and missing.
+        ValueError: If matplotlib, which draws the images at a run's end, or tensorboard is needed and missing.
     """
 
     def __init__(self, folder: Path, *, active: bool, tensorboard: bool = False) -> None:

@@ -15,7 +15,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..distributed import World
+from ..distributed import DistributedContext
 from .config import Config
 from .model import freeze
 
@@ -69,29 +69,31 @@ class Trainee:
             module.eval()
 
 
-def build_trainee(config: Config, model: nn.Module, world: World, updates_per_epoch: int) -> Trainee:
+def build_trainee(config: Config, model: nn.Module, context: DistributedContext, updates_per_epoch: int) -> Trainee:
     """Put a model into training.
 
     Args:
         config: The settings.
         model: As `build_model` gives it.
-        world: The processes.
+        context: The processes.
         updates_per_epoch: Steps of the optimizer in an epoch.
 
     Raises:
         ValueError: If the settings ask for what the model, the device or timm's factories lack.
     """
     if config.sync_bn:
-        if world.device.type != 'cuda':
-            raise ValueError(f'--sync-bn needs CUDA: torch has no SyncBatchNorm on {world.device.type}. Leave it out.')
+        if context.device.type != 'cuda':
+            raise ValueError(
+                f'--sync-bn needs CUDA: torch has no SyncBatchNorm on {context.device.type}. Leave it out.'
+            )
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
-    model.to(world.device, memory_format=memory_format)  # type: ignore[call-overload]
+    model.to(context.device, memory_format=memory_format)  # type: ignore[call-overload]
     if config.grad_checkpointing:
         model.set_grad_checkpointing(True)  # type: ignore[operator]
     frozen = freeze(model, 'head' if config.linear_probe else config.freeze, all_norms=config.freeze_bn)
     ema = ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
-    lr = resolve_lr(config, pictures_per_step(config, world))
+    lr = resolve_lr(config, images_per_step(config, context))
     try:
         optimizer = create_optimizer_v2(
             model,
@@ -120,8 +122,8 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(f'opt {config.opt} with sched {config.sched} cannot be made: {error}') from error
     net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
-    if world.size > 1:
-        on = [world.device.index] if world.device.type == 'cuda' else None
+    if context.size > 1:
+        on = [context.device.index] if context.device.type == 'cuda' else None
         net = DistributedDataParallel(net, device_ids=on, find_unused_parameters=False)
     in_float16 = config.amp and config.amp_dtype == 'float16'
     return Trainee(
@@ -132,9 +134,9 @@ def build_trainee(config: Config, model: nn.Module, world: World, updates_per_ep
         optimizer=optimizer,
         scheduler=scheduler,
         epochs=epochs,
-        scaler=torch.amp.GradScaler(world.device.type, enabled=in_float16),
+        scaler=torch.amp.GradScaler(context.device.type, enabled=in_float16),
         ema=ema,
-        autocast=autocast_of(config, world.device),
+        autocast=autocast_of(config, context.device),
     )
 
 
@@ -166,16 +168,16 @@ def _loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
 def resolve_lr(config: Config, global_batch: int) -> float:
     """The learning rate at its highest, as timm's `train.py` resolves it.
 
-    `lr` where it is given. Else `lr_base` times the number of pictures in a step over `lr_base_size`, or times the
+    `lr` where it is given. Else `lr_base` times the number of images in a step over `lr_base_size`, or times the
     root of that ratio. 0.001 where neither is given.
 
     Args:
         config: The settings.
-        global_batch: Pictures that make one step of the optimizer: a batch, times the processes, times the batches
+        global_batch: ImageDataset that make one step of the optimizer: a batch, times the processes, times the batches
             whose gradients are accumulated.
 
     Raises:
-        ValueError: If no picture makes a step.
+        ValueError: If no image makes a step.
     """
     if global_batch < 1:
         raise ValueError(f'global_batch must be at least 1, got {global_batch}.')
@@ -189,6 +191,6 @@ def resolve_lr(config: Config, global_batch: int) -> float:
     return config.lr_base * (ratio**0.5 if scale == 'sqrt' else ratio)
 
 
-def pictures_per_step(config: Config, world: World) -> int:
-    """Pictures that make one step of the optimizer, in all processes together."""
-    return config.batch_size * world.size * config.grad_accum_steps
+def images_per_step(config: Config, context: DistributedContext) -> int:
+    """Images that make one step of the optimizer, in all processes together."""
+    return config.batch_size * context.size * config.grad_accum_steps

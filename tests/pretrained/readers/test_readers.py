@@ -21,8 +21,8 @@ from checkpoint_files import (
     valid_files,
     zip_bytes,
 )
-from processes import run_python
 from safetensors.torch import save_file
+from subprocesses import run_python
 
 from timm_sk.errors import TimmSkError, UnreadableCheckpointError
 from timm_sk.pretrained.readers import detect_format, read_checkpoint

@@ -10,7 +10,7 @@ import pytest
 from checkpoint_files import GIB, SAMPLES, described, safetensors_bytes
 from hostile_files import hostile_files
 from hostile_torch import running
-from processes import run_python
+from subprocesses import run_python
 
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import read_checkpoint

@@ -1,4 +1,4 @@
-"""Pictures whose pixels tell their number, and a model that looks its answer up by it: all results are known."""
+"""Images whose pixels tell their number, and a model that looks its answer up by it: all results are known."""
 
 from collections.abc import Sequence
 
@@ -7,24 +7,24 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from timm_sk.data import Pictures
+from timm_sk.data import ImageDataset
 
 
-def picture_of(number: int) -> Image.Image:
+def image_of(number: int) -> Image.Image:
     return Image.new('RGB', (2, 2), (number // 256, number % 256, 0))
 
 
-def indexed_pictures(labels: Sequence[int]) -> Pictures:
-    return Pictures([(picture_of(number), label) for number, label in enumerate(labels)])
+def indexed_images(labels: Sequence[int]) -> ImageDataset:
+    return ImageDataset([(image_of(number), label) for number, label in enumerate(labels)])
 
 
-def pixels(picture: Image.Image) -> Tensor:
+def pixels(image: Image.Image) -> Tensor:
     """The transform: 8-bit pixels [3, 2, 2]."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 class Answers(nn.Module):
-    """A classifier that gives for picture i the i-th row of its logits [N, K]."""
+    """A classifier that gives for image i the i-th row of its logits [N, K]."""
 
     def __init__(self, logits: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Answers(nn.Module):
 
 
 def chosen(classes: Sequence[int], num_classes: int, by: float = 1.0) -> Tensor:
-    """Logits [N, K] that are 0 but for one class of each picture."""
+    """Logits [N, K] that are 0 but for one class of each image."""
     logits = torch.zeros(len(classes), num_classes)
     logits[torch.arange(len(classes)), torch.tensor(classes)] = by
     return logits

@@ -1,4 +1,4 @@
-"""A step of fine-tuning on pictures in one process, and on half of them in each of two."""
+"""A step of fine-tuning on images in one process, and on half of them in each of two."""
 
 import datetime
 import multiprocessing
@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from timm_sk.bench.agreement import exact_float32
-from timm_sk.distributed import World
+from timm_sk.distributed import DistributedContext
 from timm_sk.finetune.config import Config
 from timm_sk.finetune.loop import train_step
 from timm_sk.finetune.model import build_model
@@ -20,13 +20,13 @@ PATIENCE = datetime.timedelta(seconds=100)
 CONFIG = Config(model='sknet_atto.shapes', freeze_bn=True, opt='sgd', lr=0.1, smoothing=0.1, channels_last=False)
 
 
-def trainee_of(config: Config, world: World) -> Trainee:
-    trainee = build_trainee(config, build_model(config, 8), world, updates_per_epoch=1)
+def trainee_of(config: Config, context: DistributedContext) -> Trainee:
+    trainee = build_trainee(config, build_model(config, 8), context, updates_per_epoch=1)
     trainee.train()
     return trainee
 
 
-def pictures(count: int = 8) -> tuple[Tensor, Tensor]:
+def batch(count: int = 8) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     return torch.randn(count, 3, 32, 32, generator=generator), torch.arange(count) % 8
 
@@ -50,7 +50,7 @@ class Gradients:
 
 
 def run_half(rank: int, backend: str, devices: list[str], config: Config, folder: str) -> None:
-    """Be one of two processes: take a step on half of the pictures, and save the loss and the gradients."""
+    """Be one of two processes: take a step on half of the images, and save the loss and the gradients."""
     torch.set_num_threads(1)
     device = torch.device(devices[rank])
     if device.type == 'cuda':
@@ -58,21 +58,21 @@ def run_half(rank: int, backend: str, devices: list[str], config: Config, folder
     meeting = f'file://{folder}/rendezvous'
     dist.init_process_group(backend, init_method=meeting, rank=rank, world_size=2, timeout=PATIENCE)
     try:
-        images, targets = (part.chunk(2)[rank] for part in pictures())
-        found = loss_and_gradients(config, World(rank=rank, size=2, device=device), images, targets)
+        images, targets = (part.chunk(2)[rank] for part in batch())
+        found = loss_and_gradients(config, DistributedContext(rank=rank, size=2, device=device), images, targets)
         torch.save(found, Path(folder) / f'{rank}.pt')
     finally:
         dist.destroy_process_group()
 
 
 def loss_and_gradients(
-    config: Config, world: World, images: Tensor, targets: Tensor
+    config: Config, context: DistributedContext, images: Tensor, targets: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The loss of a step and the gradients that its optimizer sees, on the CPU."""
-    trainee = trainee_of(config, world)
+    trainee = trainee_of(config, context)
     gradients = Gradients(trainee)
     with exact_float32():
-        loss = step(trainee, images.to(world.device), targets.to(world.device), config=config)
+        loss = step(trainee, images.to(context.device), targets.to(context.device), config=config)
     return loss.detach().cpu(), {name: gradient.cpu() for name, gradient in gradients.found.items()}
 
 
@@ -88,7 +88,7 @@ def require_halves_equal_the_whole(
         config: The settings of both.
         whole: Those of the one, on the first device.
     """
-    loss, gradients = loss_and_gradients(whole, World(device=torch.device(devices[0])), *pictures())
+    loss, gradients = loss_and_gradients(whole, DistributedContext(device=torch.device(devices[0])), *batch())
     spawning = multiprocessing.get_context('spawn')
     ranks = [
         spawning.Process(target=run_half, args=(rank, backend, devices, config, str(folder)), daemon=True)

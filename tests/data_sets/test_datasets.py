@@ -1,4 +1,4 @@
-"""What opens as a data set of pictures: every picture with its label and its name, or one line that says why not."""
+"""What opens as a data set of images: every image with its label and its name, or one line that says why not."""
 
 import io
 import sys
@@ -9,32 +9,32 @@ import pytest
 from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet, write_shards, write_tar
 from PIL import Image
 
-from timm_sk.data import Pictures, PictureStream, SyntheticPictures, UnreadableSampleError, open_pictures
+from timm_sk.data import ImageDataset, ImageStream, SyntheticImages, UnreadableSampleError, open_dataset
 from timm_sk.data.shapes import CLASS_NAMES, draw
 
 EACH = 3
 
 
-def in_folder(tmp_path, pictures):
-    return dict(data=str(write_folder(tmp_path / 'pictures', pictures)))
+def in_folder(tmp_path, images):
+    return dict(data=str(write_folder(tmp_path / 'images', images)))
 
 
-def in_part_of_folder(tmp_path, pictures):
-    write_folder(tmp_path / 'parts' / 'train', pictures)
+def in_part_of_folder(tmp_path, images):
+    write_folder(tmp_path / 'parts' / 'train', images)
     write_folder(tmp_path / 'parts' / 'val', drawn(1, seed=9))
     return dict(data=str(tmp_path / 'parts'))
 
 
-def in_tar(tmp_path, pictures):
-    return dict(data=str(write_tar(tmp_path / 'pictures.tar', pictures)))
+def in_tar(tmp_path, images):
+    return dict(data=str(write_tar(tmp_path / 'images.tar', images)))
 
 
-def in_torchvision_folder(tmp_path, pictures):
-    return dict(data='torch/image_folder', data_dir=str(write_folder(tmp_path / 'pictures', pictures)))
+def in_torchvision_folder(tmp_path, images):
+    return dict(data='torch/image_folder', data_dir=str(write_folder(tmp_path / 'images', images)))
 
 
-def in_parquet(tmp_path, pictures):
-    folder = write_parquet(tmp_path / 'parquet', dict(train=pictures))
+def in_parquet(tmp_path, images):
+    folder = write_parquet(tmp_path / 'parquet', dict(train=images))
     return dict(data=f'hfds/{folder}', data_dir=str(tmp_path / 'cache'))
 
 
@@ -42,50 +42,50 @@ KINDS = (in_folder, in_part_of_folder, in_tar, in_torchvision_folder, in_parquet
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_picture_with_its_label(kind, tmp_path):
+def test_every_image_with_its_label(kind, tmp_path):
     expected = drawn(EACH)
-    pictures = open_pictures(**kind(tmp_path, expected), split='train')
-    assert isinstance(pictures, Pictures)
-    assert pictures.class_names() == [*CLASSES]
-    found = [pictures.read(index) for index in range(len(pictures))]
-    assert pictures.targets() == [label for _, label in found] == [0] * EACH + [1] * EACH + [2] * EACH
+    images = open_dataset(**kind(tmp_path, expected), split='train')
+    assert isinstance(images, ImageDataset)
+    assert images.class_names() == [*CLASSES]
+    found = [images.read(index) for index in range(len(images))]
+    assert images.targets() == [label for _, label in found] == [0] * EACH + [1] * EACH + [2] * EACH
     for label, name in enumerate(CLASSES):
-        assert {picture.tobytes() for picture, at in found if at == label} == {p.tobytes() for p in expected[name]}
-    assert {picture.mode for picture, _ in found} == {'RGB'}
+        assert {image.tobytes() for image, at in found if at == label} == {p.tobytes() for p in expected[name]}
+    assert {image.mode for image, _ in found} == {'RGB'}
 
 
 @pytest.mark.parametrize('kind', KINDS)
 def test_a_subset_is_in_the_order_given(kind, tmp_path):
-    pictures = open_pictures(**kind(tmp_path, drawn(EACH)), split='train')
-    few = pictures.subset([7, 0, 4]).subset([0, 2])
+    images = open_dataset(**kind(tmp_path, drawn(EACH)), split='train')
+    few = images.subset([7, 0, 4]).subset([0, 2])
     assert (len(few), few.targets(), few.class_names()) == (2, [2, 1], [*CLASSES])
-    assert few.read(1)[0].tobytes() == pictures.read(4)[0].tobytes()
-    assert few.name(1) == pictures.name(4)
+    assert few.read(1)[0].tobytes() == images.read(4)[0].tobytes()
+    assert few.name(1) == images.name(4)
 
 
 def test_files_are_named(tmp_path):
-    folder = tmp_path / 'pictures'
+    folder = tmp_path / 'images'
     for settings in (in_folder(tmp_path, drawn(2)), dict(data='torch/folder', data_dir=str(folder))):
-        assert open_pictures(**settings, split='train').name(3) == str(folder / 'ring' / '001.png')
-    assert open_pictures(**in_tar(tmp_path / 'pictures', drawn(2)), split='train').name(3) == 'pictures/ring/001.png'
-    assert open_pictures(**in_parquet(tmp_path, drawn(2)), split='train').name(3) == 'picture 3'
+        assert open_dataset(**settings, split='train').name(3) == str(folder / 'ring' / '001.png')
+    assert open_dataset(**in_tar(tmp_path / 'images', drawn(2)), split='train').name(3) == 'images/ring/001.png'
+    assert open_dataset(**in_parquet(tmp_path, drawn(2)), split='train').name(3) == 'image 3'
 
 
 def test_torchvisions_data_set_with_a_name(tmp_path):
     train, test = [drawn(6, seed=seed, size=28)['star'] for seed in (0, 1)]
     write_mnist(tmp_path, {'train': train, 't10k': test})
     for split, expected in (('train', train), ('validation', test)):
-        pictures = open_pictures('torch/mnist', split=split, data_dir=str(tmp_path), mode='L')
-        assert pictures.targets() == [0, 1, 2, 3, 4, 5]
-        assert pictures.class_names()[:2] == ['0 - zero', '1 - one']
-        for index, picture in enumerate(expected):
-            found, label = pictures.read(index)
-            assert (found.tobytes(), label) == (picture.convert('L').tobytes(), index)
+        images = open_dataset('torch/mnist', split=split, data_dir=str(tmp_path), mode='L')
+        assert images.targets() == [0, 1, 2, 3, 4, 5]
+        assert images.class_names()[:2] == ['0 - zero', '1 - one']
+        for index, image in enumerate(expected):
+            found, label = images.read(index)
+            assert (found.tobytes(), label) == (image.convert('L').tobytes(), index)
 
 
-def test_grey_pictures(tmp_path):
-    pictures = open_pictures(**in_folder(tmp_path, drawn(1)), split='train', mode='L')
-    assert pictures.read(0)[0].tobytes() == drawn(1)['circle'][0].convert('L').tobytes()
+def test_grey_images(tmp_path):
+    images = open_dataset(**in_folder(tmp_path, drawn(1)), split='train', mode='L')
+    assert images.read(0)[0].tobytes() == drawn(1)['circle'][0].convert('L').tobytes()
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_tar, in_parquet])
@@ -94,31 +94,31 @@ def test_class_map(kind, in_file, tmp_path):
     class_map = dict(star=0, circle=1, ring=2)
     if in_file:
         (tmp_path / 'classes.txt').write_text('star\ncircle\nring\n')
-    pictures = open_pictures(
+    images = open_dataset(
         **kind(tmp_path, drawn(2)), split='train', class_map=str(tmp_path / 'classes.txt') if in_file else class_map
     )
-    assert pictures.class_names() == ['star', 'circle', 'ring']
-    assert pictures.targets() == [1, 1, 2, 2, 0, 0]
-    assert [pictures.read(index)[1] for index in (0, 2, 4)] == [1, 2, 0]
+    assert images.class_names() == ['star', 'circle', 'ring']
+    assert images.targets() == [1, 1, 2, 2, 0, 0]
+    assert [images.read(index)[1] for index in (0, 2, 4)] == [1, 2, 0]
 
 
 @pytest.mark.parametrize('class_map', [None, {0: 1, 1: 0, 2: 2}])
 def test_shards(class_map, tmp_path):
-    pairs = [(picture, label) for label, members in enumerate(drawn(4).values()) for picture in members]
+    pairs = [(image, label) for label, members in enumerate(drawn(4).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], validation=[pairs[::2]]))
-    stream = open_pictures(f'wds/{folder}', split='validation', class_map=class_map)
-    assert isinstance(stream, PictureStream)
+    stream = open_dataset(f'wds/{folder}', split='validation', class_map=class_map)
+    assert isinstance(stream, ImageStream)
     assert len(stream) == 6
-    expected = [(picture.tobytes(), (class_map or {}).get(label, label)) for picture, label in pairs[::2]]
+    expected = [(image.tobytes(), (class_map or {}).get(label, label)) for image, label in pairs[::2]]
     for _ in range(2):
-        assert [(picture.tobytes(), label) for picture, label, _ in stream] == expected
+        assert [(image.tobytes(), label) for image, label, _ in stream] == expected
     assert stream.class_names() == (['1', '0', '2'] if class_map else None)
-    assert len(open_pictures(f'wds/{folder}', split='train', is_training=True)) == 12
+    assert len(open_dataset(f'wds/{folder}', split='train', is_training=True)) == 12
 
 
-def test_pictures_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
-    """The second of two shards has a picture whose end is missing, and its last one has no label."""
-    pairs = [(picture, label) for label, members in enumerate(drawn(2).values()) for picture in members]
+def test_images_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
+    """The second of two shards has an image whose end is missing, and its last one has no label."""
+    pairs = [(image, label) for label, members in enumerate(drawn(2).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(validation=[pairs[:3], pairs[3:]]))
     shard = folder / 'validation-0001.tar'
     with tarfile.open(shard) as archive:
@@ -132,29 +132,29 @@ def test_pictures_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    found = [*open_pictures(f'wds/{folder}', split='validation')]
+    found = [*open_dataset(f'wds/{folder}', split='validation')]
     assert [label for _, label, _ in found] == [0, 0, 1, 2, -1]
-    assert [picture is None for picture, *_ in found] == [False] * 4 + [True]
+    assert [image is None for image, *_ in found] == [False] * 4 + [True]
     truncated, unlabelled = [line for *_, bad in found for line in bad]
     assert truncated.startswith(f'{shard}: 0001-0000: image file is truncated')
     assert unlabelled == f"{shard}: 0001-0002: 'cls'"
     assert not caplog.records
 
 
-def test_drawn_pictures():
+def test_drawn_images():
     pixels, labels = draw(20, seed=3)
-    pictures = SyntheticPictures(20, seed=3)
-    assert (len(pictures), pictures.class_names()) == (20, [*CLASS_NAMES])
-    assert pictures.targets() == labels.tolist()
-    few = pictures.subset([11, 5])
+    images = SyntheticImages(20, seed=3)
+    assert (len(images), images.class_names()) == (20, [*CLASS_NAMES])
+    assert images.targets() == labels.tolist()
+    few = images.subset([11, 5])
     assert (few.targets(), few.class_names()) == (labels[[11, 5]].tolist(), [*CLASS_NAMES])
     assert np.array_equal(np.asarray(few.read(0)[0]), pixels[11])
 
 
 def damaged(folder):
-    """Damage four of six pictures, each in another way; the names of those."""
+    """Damage four of six images, each in another way; the names of those."""
     files = sorted(folder.glob('*/*.png'))
-    files[0].write_bytes(b'no picture at all')
+    files[0].write_bytes(b'no image at all')
     files[1].write_bytes(files[1].read_bytes()[:-200])
     files[2].write_bytes(b'')
     files[3].unlink()
@@ -162,30 +162,30 @@ def damaged(folder):
 
 
 @pytest.mark.parametrize('torchvisions', [False, True])
-def test_a_picture_that_cannot_be_read_is_named(torchvisions, tmp_path):
-    folder = write_folder(tmp_path / 'pictures', drawn(2))
+def test_a_image_that_cannot_be_read_is_named(torchvisions, tmp_path):
+    folder = write_folder(tmp_path / 'images', drawn(2))
     settings = dict(data='torch/folder', data_dir=str(folder)) if torchvisions else dict(data=str(folder))
-    pictures = open_pictures(**settings, split='train')
+    images = open_dataset(**settings, split='train')
     reasons = ('cannot identify image file', 'truncated', 'cannot identify image file', 'No such file')
     for index, (file, reason) in enumerate(zip(damaged(folder), reasons, strict=True)):
         with pytest.raises(UnreadableSampleError) as caught:
-            pictures.read(index)
+            images.read(index)
         assert str(caught.value).startswith(f'{file}: ')
         assert reason in str(caught.value)
-    assert pictures.read(5)[1] == 2
+    assert images.read(5)[1] == 2
 
 
 def test_a_corrupt_member_of_a_tar_is_named(tmp_path):
-    file = write_tar(tmp_path / 'pictures.tar', drawn(2))
+    file = write_tar(tmp_path / 'images.tar', drawn(2))
     with tarfile.open(file) as archive:
-        start = archive.getmember('pictures/ring/001.png').offset_data
+        start = archive.getmember('images/ring/001.png').offset_data
     content = bytearray(file.read_bytes())
     content[start : start + 8] = b'damaged!'
     file.write_bytes(content)
-    pictures = open_pictures(str(file), split='train')
-    with pytest.raises(UnreadableSampleError, match=r'^pictures/ring/001\.png: cannot identify image file'):
-        pictures.read(3)
-    assert [pictures.read(index)[1] for index in (2, 4)] == [1, 2]
+    images = open_dataset(str(file), split='train')
+    with pytest.raises(UnreadableSampleError, match=r'^images/ring/001\.png: cannot identify image file'):
+        images.read(3)
+    assert [images.read(index)[1] for index in (2, 4)] == [1, 2]
 
 
 def test_a_corrupt_row_of_a_table_is_named(tmp_path):
@@ -196,29 +196,29 @@ def test_a_corrupt_row_of_a_table_is_named(tmp_path):
     rows = [dict(image=dict(bytes=content, path=None), label=0) for content in (encoded.getvalue(), b'none')]
     features = datasets.Features(image=datasets.Image(decode=False), label=datasets.ClassLabel(names=['one']))
     datasets.Dataset.from_list(rows, features=features).to_parquet(tmp_path / 'train.parquet')
-    pictures = open_pictures(f'hfds/{tmp_path}', split='train', data_dir=str(tmp_path / 'cache'))
-    assert pictures.read(0)[0].size == (8, 8)
-    with pytest.raises(UnreadableSampleError, match=r'^picture 1: cannot identify image file'):
-        pictures.read(1)
+    images = open_dataset(f'hfds/{tmp_path}', split='train', data_dir=str(tmp_path / 'cache'))
+    assert images.read(0)[0].size == (8, 8)
+    with pytest.raises(UnreadableSampleError, match=r'^image 1: cannot identify image file'):
+        images.read(1)
 
 
 def refusal(data, **settings):
     with pytest.raises(ValueError, match=r'\.|:') as caught:
-        open_pictures(str(data), **dict(split='train') | settings)
+        open_dataset(str(data), **dict(split='train') | settings)
     assert str(caught.value).count('\n') == 0
     return str(caught.value)
 
 
 def test_what_is_no_data_set_is_one_line(tmp_path):
     assert refusal(tmp_path / 'none') == (
-        f'{tmp_path}/none: no such folder or tar of pictures. Other data sets begin with hfds/, wds/ or torch/.'
+        f'{tmp_path}/none: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/.'
     )
     (tmp_path / 'empty').mkdir()
     assert refusal(tmp_path / 'empty') == (
-        f'{tmp_path}/empty: the folder is empty. It should hold a folder of pictures for each class.'
+        f'{tmp_path}/empty: the folder is empty. It should hold a folder of images for each class.'
     )
-    (tmp_path / 'notes.txt').write_text('no pictures')
-    assert refusal(tmp_path / 'notes.txt') == f'{tmp_path}/notes.txt: not a folder, nor a .tar of pictures.'
+    (tmp_path / 'notes.txt').write_text('no images')
+    assert refusal(tmp_path / 'notes.txt') == f'{tmp_path}/notes.txt: not a folder, nor a .tar of images.'
     assert 'cannot be opened: Found 0 images in subfolders of' in refusal(tmp_path)
     with tarfile.open(tmp_path / 'none.tar', 'w'):
         pass
