@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from filling import fill_model
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk import lucid
@@ -32,7 +32,7 @@ UNITS = (timm_sk.SelectiveKernel, timm_sk.SplitAttention)
 @torch.inference_mode()
 def test_weights_are_those_of_the_selection(name):
     model = filled(name)
-    x = pictures(size=32)
+    x = images(size=32)
     expected = model(x)
     units = timm_sk.attention_weights(model, x)
     modules = dict(model.named_modules())
@@ -55,13 +55,13 @@ def test_weights_are_those_of_the_selection(name):
 
 
 def test_names_are_the_papers():
-    units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), pictures(size=32))
+    units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), images(size=32))
     names = [unit.name for unit in units]
     assert names[:4] == ['SK_2_1', 'SK_2_2', 'SK_2_3', 'SK_3_1']
     assert names[-1] == 'SK_5_3'
     assert len(names) == 16
     assert {'SK_2_3', 'SK_3_4', 'SK_5_3'} <= set(names)
-    assert timm_sk.attention_weights(filled('resnest14d'), pictures())[0].name == 'SA_2_1'
+    assert timm_sk.attention_weights(filled('resnest14d'), images())[0].name == 'SA_2_1'
     assert unit_name('stage3.1.branch2.sk') == 'SK_3_2'
     assert unit_name('stage3.0.branch1.sk') == 'SK_3_1_shortcut'
     assert unit_name('blocks.1.0.conv_dw') == 'SK_2_1'
@@ -71,14 +71,14 @@ def test_names_are_the_papers():
 def test_context_records_every_pass_and_leaves_the_model_as_it_was():
     model = fill_model(timm.create_model('sknet_atto')).train()
     with timm_sk.record_attention(model) as units:
-        loss = model(pictures(size=32)).sum()
-        model(pictures(size=32))
+        loss = model(images(size=32)).sum()
+        model(images(size=32))
     loss.backward()
     assert len(units) == 8
     assert model.training
     assert model.layer1[0].conv2.attn.fc_select.weight.grad.abs().max() > 0
     assert not any(module._forward_hooks for module in model.modules())
-    model(pictures(size=32))
+    model(images(size=32))
     assert len(units) == 8
 
 
@@ -86,7 +86,7 @@ def test_training_models_keep_their_mode_and_statistics():
     model = fill_model(timm.create_model('sknet_atto')).train()
     model.bn1.eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    (first, *_) = timm_sk.attention_weights(model, pictures(1, size=32))
+    (first, *_) = timm_sk.attention_weights(model, images(1, size=32))
     assert first.weights.shape[0] == 1
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert model.training
@@ -98,11 +98,11 @@ def test_training_models_keep_their_mode_and_statistics():
 def test_one_picture_in_train_mode_of_lucids_nets_is_recorded_once(make):
     model = make(3, channels=[16] * 4).train()
     with timm_sk.record_attention(model) as units:
-        model(pictures(1))
+        model(images(1))
     assert {unit.weights.shape[:2] for unit in units} == {(1, 2)}
 
 
 def test_a_model_without_selection_is_refused():
     for model in (timm.create_model('resnet18'), timm.create_model('sknet26', sk_kwargs=dict(attention=False))):
         with pytest.raises(ValueError, match='has no unit that selects'):
-            timm_sk.attention_weights(model, pictures())
+            timm_sk.attention_weights(model, images())

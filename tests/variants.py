@@ -68,6 +68,6 @@ def filled(name: str, **kwargs: object) -> nn.Module:
     return fill_model(shallow(name, **kwargs)).eval()
 
 
-def pictures(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:
+def images(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:
     """A random batch [count, channels, size, size]."""
     return make_input((count, channels, size, size)).to(dtype)

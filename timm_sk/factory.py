@@ -13,7 +13,7 @@ from . import registry
 from .data.images import to_rgb
 from .errors import UnloadableModelError
 from .inference.warmup import warm_up
-from .models.inputs import picture_size
+from .models.inputs import image_size
 
 
 def pick_device(device: torch.device | str | None = None) -> torch.device:
@@ -85,7 +85,7 @@ def ready_model(
 def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
     """Warm up a net of this package, all of which take pictures of their checkpoint's size whatever their arguments."""
     cfg = getattr(model, 'pretrained_cfg', None) or {}
-    size = picture_size(model)
+    size = image_size(model)
     if size is None or cfg.get('architecture') not in registry.architectures():
         return
     weight = next(model.parameters())

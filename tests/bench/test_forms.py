@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from variants import pictures
+from variants import images
 
 import timm_sk
 from timm_sk.bench import Case, Variant, forms, measure, runner
@@ -46,7 +46,7 @@ def captured(monkeypatch):
 
 def step_of(side, form, task='inference'):
     case = replace(CASE, task=task)
-    return prepare(Variant(side, form), case, build('ours', 'sknet_atto').eval(), [pictures(size=32)], torch.arange(2))
+    return prepare(Variant(side, form), case, build('ours', 'sknet_atto').eval(), [images(size=32)], torch.arange(2))
 
 
 @pytest.mark.deep

@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from torch import nn
-from variants import pictures
+from variants import images
 
 import timm_sk
 from timm_sk.explain import receptive_fields
@@ -62,7 +62,7 @@ def test_pictures_do_not_touch_each_other_and_the_model_stays_as_it_was():
     model = timm.create_model('sknet_atto.shapes', pretrained=True).train()
     model.bn1.eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    x = pictures(3, size=32)
+    x = images(3, size=32)
     with torch.inference_mode():
         found = receptive_fields(model, x)
     for index in range(3):

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.utils import reparameterize_model
 from torch import nn
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk import explain
@@ -46,7 +46,7 @@ def test_a_units_numbers_are_those_of_its_softmax():
     layer = model.layer1[0].conv2
     seen = {}
     layer.register_forward_hook(lambda unit, inputs, output: seen.update(branches=unit.split(inputs[0])))
-    x = pictures(size=64)
+    x = images(size=64)
     first = timm_sk.attention_weights(model, x)[0]
     attn = layer.attn
     descriptor = sum(seen['branches']).mean((2, 3), keepdim=True)
@@ -72,7 +72,7 @@ def test_extents_are_read_from_the_convolutions():
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest14d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'])
 def test_folded_models_have_the_same_units(name):
-    model, x = filled(name), pictures(size=64)
+    model, x = filled(name), images(size=64)
     expected = timm_sk.attention_weights(model, x)
     folded = [reparameterize_model(model), timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=2, compile=False)]
     for other in folded:
@@ -110,4 +110,4 @@ def test_units_that_do_not_exist_are_refused_with_those_that_do():
 def test_models_without_selection_are_refused():
     for model in (timm.create_model('resnet18'), nn.Linear(2, 2)):
         with pytest.raises(ValueError, match='has no unit that selects'):
-            explain.receptive_fields(model, pictures())
+            explain.receptive_fields(model, images())

@@ -7,7 +7,7 @@ import pytest
 import torch
 from subprocesses import run_python
 from torch import nn
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk import factory
@@ -64,26 +64,26 @@ def deployed_on(device: str, name: str = 'skresnet18', batch: int = 2, **kwargs:
 @pytest.mark.parametrize('form', list(FORMS))
 def test_the_first_call_is_right_and_the_tenth_the_same(form, dtype):
     deployed = deployed_on('cuda', dtype=dtype, **FORMS[form])
-    x = pictures(2, size=64)
+    x = images(2, size=64)
     expected = expected_of(filled('skresnet18'), x)
     calls = [deployed(x.cuda()) for _ in range(10)]
     for found in calls:
         assert_near(found, expected)
         assert torch.equal(found, calls[0])
-    other = pictures(3, size=96)
+    other = images(3, size=96)
     assert_near(deployed(other.cuda()), expected_of(filled('skresnet18'), other))
 
 
 @pytest.mark.parametrize('name', NETS)
 def test_groups_are_merged_by_measurement(name):
     deployed = deployed_on('cuda', name, merge_groups=True, cuda_graph=True)
-    x = pictures(2, size=64)
+    x = images(2, size=64)
     assert_near(deployed(x.cuda()), expected_of(filled(name), x))
 
 
 @pytest.mark.parametrize('form', FEWER)
 def test_forward_passes_do_not_wait_for_the_device(form, request):
-    deployed, x = deployed_on('cuda', **FORMS[form]), pictures(2, size=64).cuda()
+    deployed, x = deployed_on('cuda', **FORMS[form]), images(2, size=64).cuda()
     request.getfixturevalue('no_synchronisation')
     for _ in range(3):
         deployed(x)
@@ -93,7 +93,7 @@ def test_forward_passes_do_not_wait_for_the_device(form, request):
 @pytest.mark.parametrize('train', [False, True])
 def test_models_do_not_wait_for_the_device(name, train, request):
     model = filled(name).cuda().train(train)
-    x = pictures(4, size=64).cuda()
+    x = images(4, size=64).cuda()
 
     def step() -> None:
         with torch.autocast('cuda', torch.bfloat16, enabled=train):
@@ -112,7 +112,7 @@ def test_hub_models_are_called_before_they_are_handed_out(monkeypatch, request):
     model = factory.ready_model('sknet_atto', device='cuda', dtype=torch.bfloat16)
     (given,) = inputs
     assert (given.shape, given.dtype, given.device.type) == ((1, 3, 32, 32), torch.bfloat16, 'cuda')
-    x = pictures(1, size=32).cuda().bfloat16()
+    x = images(1, size=32).cuda().bfloat16()
     request.getfixturevalue('no_synchronisation')
     with torch.no_grad():
         calls = [model(x) for _ in range(10)]
@@ -125,7 +125,7 @@ def test_hub_models_are_called_before_they_are_handed_out(monkeypatch, request):
 def test_streams_do_not_disturb_each_other(form):
     deployed = deployed_on('cuda', batch=8, **FORMS[form])
     streams = [torch.cuda.Stream() for _ in range(2)]
-    batches = [pictures(8, size=64).roll(shift, 3).cuda() for shift in range(8)]
+    batches = [images(8, size=64).roll(shift, 3).cuda() for shift in range(8)]
     expected = [deployed(x) for x in batches]
     torch.cuda.synchronize()
     found = []
@@ -140,7 +140,7 @@ def test_streams_do_not_disturb_each_other(form):
 
 
 def test_a_model_made_on_one_stream_is_right_on_another():
-    x = pictures(2, size=64).cuda()
+    x = images(2, size=64).cuda()
     expected = expected_of(filled('skresnet18'), x)
     for _ in range(5):
         deployed = deployed_on('cuda', cuda_graph=True)
@@ -153,7 +153,7 @@ def test_a_model_made_on_one_stream_is_right_on_another():
 @pytest.mark.parametrize('form', FEWER)
 def test_threads_do_not_disturb_each_other(form):
     deployed = deployed_on('cuda', **FORMS[form])
-    batches = [pictures(2, size=64).roll(shift, 3).cuda() for shift in range(4)]
+    batches = [images(2, size=64).roll(shift, 3).cuda() for shift in range(4)]
     expected = [deployed(x) for x in batches]
 
     def call(index: int) -> list[torch.Tensor]:
@@ -170,7 +170,7 @@ def test_threads_do_not_disturb_each_other(form):
 
 
 def test_graphs_return_the_callers_tensors_and_run_no_pass_of_the_host():
-    deployed, x = deployed_on('cuda', cuda_graph=True), pictures(2, size=64).cuda()
+    deployed, x = deployed_on('cuda', cuda_graph=True), images(2, size=64).cuda()
     calls = []
     deployed.model.register_forward_hook(lambda *_: calls.append(1))
     first = deployed(x)
@@ -179,12 +179,12 @@ def test_graphs_return_the_callers_tensors_and_run_no_pass_of_the_host():
     assert not calls
     assert torch.equal(first, kept)
     assert not torch.equal(first, second)
-    deployed(pictures(3, size=64).cuda())
+    deployed(images(3, size=64).cuda())
     assert len(calls) == 1
 
 
 def test_a_graph_around_a_graphed_model():
-    deployed, x = deployed_on('cuda', cuda_graph=True), pictures(2, size=64).cuda()
+    deployed, x = deployed_on('cuda', cuda_graph=True), images(2, size=64).cuda()
     expected = deployed(x)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -214,7 +214,7 @@ except ValueError as error:
 
 @pytest.mark.parametrize('name', NETS)
 def test_inference_mode(name):
-    x = pictures(2, size=64)
+    x = images(2, size=64)
     expected = expected_of(filled(name), x)
     model, deployed = filled(name).cuda(), deployed_on('cuda', name, cuda_graph=True)
     with torch.inference_mode():
@@ -225,7 +225,7 @@ def test_inference_mode(name):
 def test_data_parallel():
     devices = list(range(torch.cuda.device_count()))
     model = filled('skresnet18').cuda()
-    x = pictures(2 * len(devices), size=64)
+    x = images(2 * len(devices), size=64)
     parallel = nn.DataParallel(model, device_ids=devices)
     with torch.no_grad():
         assert_near(parallel(x.cuda()), expected_of(filled('skresnet18'), x))
@@ -247,7 +247,7 @@ def test_distributed_data_parallel(world, tmp_path, monkeypatch):
 @TWO
 @pytest.mark.parametrize('form', FEWER)
 def test_the_second_device_while_the_first_is_the_current_one(form, request):
-    deployed, x = deployed_on('cuda:1', **FORMS[form]), pictures(2, size=64)
+    deployed, x = deployed_on('cuda:1', **FORMS[form]), images(2, size=64)
     assert torch.cuda.current_device() == 0
     found = deployed(x.to('cuda:1'))
     assert found.device == torch.device('cuda', 1)

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk.inference.cuda_graph import Recording
@@ -65,18 +65,18 @@ def test_one_shape_is_replayed_and_others_are_not(channels_last):
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert captures.given.shape == (2, 3, 32, 32)
     assert captures.given.is_contiguous(memory_format=layout)
-    first, second = pictures(size=32), pictures(size=32).flip(0, 3)
+    first, second = images(size=32), images(size=32).flip(0, 3)
     for x in (first, second, first.contiguous(memory_format=torch.channels_last), first.double(), second.bfloat16()):
         assert torch.equal(deployed(x), plain(x.float()))
     assert captures.replays == 5
-    for x in (pictures(3, size=32), pictures(size=40), pictures(1, size=32)):
+    for x in (images(3, size=32), images(size=40), images(1, size=32)):
         assert torch.equal(deployed(x), plain(x))
     assert captures.replays == 5
 
 
 def test_outputs_are_the_callers():
     deployed, _ = captured(filled('sknet_atto'))
-    x = pictures(size=32)
+    x = images(size=32)
     first = deployed(x)
     kept = first.clone()
     deployed(x.flip(3))
@@ -84,14 +84,14 @@ def test_outputs_are_the_callers():
     first.zero_()
     assert torch.equal(deployed(x), kept)
     with torch.inference_mode():
-        assert torch.equal(deployed(pictures(size=32)), kept)
+        assert torch.equal(deployed(images(size=32)), kept)
     assert torch.equal(deployed(x.requires_grad_()), kept)
     assert not deployed(x).requires_grad
 
 
 def test_lists_of_features_keep_their_form():
     deployed, captures = captured(filled('sknet_atto', features_only=True))
-    x = pictures(size=32)
+    x = images(size=32)
     found, kept = deployed(x), [features.clone() for features in deployed(x)]
     assert isinstance(found, list)
     deployed(x.flip(3))
@@ -101,7 +101,7 @@ def test_lists_of_features_keep_their_form():
 
 def test_copies_are_not_captured():
     deployed, captures = captured(filled('sknet_atto'))
-    x = pictures(size=32)
+    x = images(size=32)
     assert torch.equal(copy.deepcopy(deployed)(x), deployed(x))
     assert captures.replays == 1
 
@@ -113,10 +113,10 @@ def test_what_is_compiled_is_what_is_captured():
     captures = Captures()
     deployed.capture_forward(capture=captures)
     assert seen == [(2, 3, 32, 32)]
-    deployed(pictures(size=32))
+    deployed(images(size=32))
     assert captures.replays == 1
     assert len(seen) == 2
-    deployed(pictures(3, size=32))
+    deployed(images(3, size=32))
     assert len(seen) == 2
 
 
@@ -128,7 +128,7 @@ def test_what_cannot_be_captured_says_so():
 
     with pytest.raises(ValueError, match=r'cannot be captured .*\(operation not permitted.*pass cuda_graph=False'):
         deployed.capture_forward(capture=refuse)
-    assert deployed(pictures(size=32)).shape == (2, 10)
+    assert deployed(images(size=32)).shape == (2, 10)
 
 
 def test_graphs_are_for_cuda():
@@ -140,5 +140,5 @@ def test_graphs_are_for_cuda():
 def test_tracers_and_compilers_see_the_forward_pass_and_not_the_graph(monkeypatch, asked):
     deployed, captures = captured(filled('sknet_atto'))
     monkeypatch.setattr(asked, lambda: True)
-    deployed(pictures(size=32))
+    deployed(images(size=32))
     assert captures.replays == 0

@@ -11,7 +11,7 @@ import timm
 import torch
 from filling import fill_model
 from torch import Tensor, nn
-from variants import filled, pictures, shallow
+from variants import filled, images, shallow
 
 import timm_sk
 from timm_sk.inference import autotune, timing, tune_groups
@@ -38,7 +38,7 @@ def test_outputs_are_the_models_for_any_shape(name):
     model = filled(name)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     deployed = deploy(model)
-    for x in (pictures(size=32), pictures(5, size=32), pictures(1, size=64), pictures()[..., :40]):
+    for x in (images(size=32), images(5, size=32), images(1, size=64), images()[..., :40]):
         assert distance(deployed(x), model(x).detach()) <= 2e-5
     assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d) and name != 'sk_resnext_50_32x4d']
     assert all(convolution.packed is not None for convolution in convolutions(deployed))
@@ -55,14 +55,14 @@ def test_light_nets_are_folded_whole():
         norms = [m for m in deploy(filled(name)).modules() if isinstance(m, nn.BatchNorm2d)]
         assert not norms
     model = filled('sk_shufflenetv2_x0_5').double()
-    x = pictures(size=32, dtype=torch.float64)
+    x = images(size=32, dtype=torch.float64)
     assert distance(deploy(model)(x), model(x).detach()) <= 1e-11
 
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
 def test_merged_groups_change_nothing_but_the_computation(name):
     model = filled(name).double()
-    x, deployed = pictures(size=32, dtype=torch.float64), deploy(model)
+    x, deployed = images(size=32, dtype=torch.float64), deploy(model)
     keys = {key: tensor.clone() for key, tensor in deployed.state_dict().items()}
     merged = [convolution for convolution in convolutions(deployed) if convolution.groups > 1]
     assert merged
@@ -86,7 +86,7 @@ def test_choices_are_measured_once_and_a_damaged_file_is_measured_anew():
     assert len(found) == 10  # two branches in five units
     assert all('torch 2' in key and 'groups 8' in key for key in found)
     path.write_text(json.dumps(dict.fromkeys(found, 2)))  # what another machine might have found
-    x, merged = pictures(size=32), deploy(model, merge_groups=True)
+    x, merged = images(size=32), deploy(model, merge_groups=True)
     assert [convolution.wide_groups for convolution in convolutions(merged) if convolution.groups > 1] == [2] * 10
     assert distance(merged(x), model(x).detach()) <= 1e-5
     assert all(convolution.wide is None for convolution in convolutions(deploy(model, merge_groups=False)))
@@ -107,7 +107,7 @@ def test_a_store_that_cannot_be_written_does_not_matter(monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('')
     monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'file' / 'store'))
     model = filled('sknet_atto')
-    assert distance(deploy(model, merge_groups=True)(pictures(size=32)), model(pictures(size=32)).detach()) <= 1e-5
+    assert distance(deploy(model, merge_groups=True)(images(size=32)), model(images(size=32)).detach()) <= 1e-5
 
 
 def test_the_fastest_number_of_groups_must_win_by_a_margin():
@@ -168,21 +168,21 @@ def test_replays_of_a_graph_are_measured_and_not_launches(clock):
 def test_compiled():
     model = filled('sknet_atto')
     deployed = deploy(model, compile=True)
-    expected = model(pictures(size=32)).detach()
-    found = deployed(pictures(size=32).requires_grad_())
+    expected = model(images(size=32)).detach()
+    found = deployed(images(size=32).requires_grad_())
     assert distance(found, expected) <= 1e-5
     assert not found.requires_grad
     with torch.inference_mode():
-        assert distance(deployed(pictures(size=32)), expected) <= 1e-5
-    assert distance(deployed(pictures(3, size=64)), model(pictures(3, size=64)).detach()) <= 1e-5
+        assert distance(deployed(images(size=32)), expected) <= 1e-5
+    assert distance(deployed(images(3, size=64)), model(images(3, size=64)).detach()) <= 1e-5
     for twin in (copy.deepcopy(deployed), pickle.loads(pickle.dumps(deployed))):
-        assert distance(twin(pictures(size=32)), expected) <= 1e-5
+        assert distance(twin(images(size=32)), expected) <= 1e-5
 
 
 def test_what_users_ask_of_a_model_is_there():
     model = filled('sknet_atto', num_classes=7)
     deployed = deploy(model, dtype=torch.bfloat16)
-    x = pictures(size=32)
+    x = images(size=32)
     assert deployed(x).dtype == deployed.dtype == torch.bfloat16
     assert distance(deployed(x), model(x).detach()) <= 0.05
     assert (deployed.num_classes, deployed.pretrained_cfg) == (7, model.pretrained_cfg)
@@ -202,7 +202,7 @@ def test_features(name, channels_last):
     model = fill_model(shallow(name, features_only=True)).eval()
     deployed = deploy(model, channels_last=channels_last)
     assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)]
-    x = pictures(size=32)
+    x = images(size=32)
     exact = copy.deepcopy(model).double()(x.double())
     for found, expected, wanted in zip(deployed(x), model(x), exact, strict=True):
         own = distance(expected.detach(), wanted.detach())  # ShuffleNet with random norms is ill-conditioned
@@ -212,7 +212,7 @@ def test_features(name, channels_last):
 
 def test_any_module_in_eval_mode_can_be_deployed():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()).eval()
-    assert distance(deploy(model)(pictures(size=32)), model(pictures(size=32)).detach()) <= 1e-5
+    assert distance(deploy(model)(images(size=32)), model(images(size=32)).detach()) <= 1e-5
 
 
 def on_meta() -> nn.Module:
@@ -271,7 +271,7 @@ def test_a_deployed_model_stays_what_it_is():
 def test_examples_of_the_document(example):
     before: dict[str, nn.Module] = {}
     exec(example, before)
-    fast, x = before.get('deployed') or before['folded'], pictures(8, size=32)
+    fast, x = before.get('deployed') or before['folded'], images(8, size=32)
     assert distance(fast(x).detach(), before['model'](x).detach()) <= 1e-5
     assert not torch.equal(fast(x), before['model'](x))
 
@@ -289,7 +289,7 @@ def test_every_model_of_a_class_is_compiled(monkeypatch):
         for channels in (1, 2, 3, 4):
             model = filled('sknet_atto', in_chans=channels)
             deployed = deploy(model, input_size=(channels, 32, 32), compile=True)
-            x = pictures(channels=channels, size=32)
+            x = images(channels=channels, size=32)
             assert distance(deployed(x), model(x).detach()) <= 1e-5
     assert len(graphs) == 4
 
@@ -302,9 +302,9 @@ def test_it_stays_where_it_is_and_out_of_autocast():
         with pytest.raises(ValueError, match=r'stays on its device and in torch\.float32'):
             deployed.to(elsewhere)
     with torch.autocast('cpu', torch.bfloat16):
-        found = deployed(pictures(size=32))
+        found = deployed(images(size=32))
     assert found.dtype is torch.float32
-    assert distance(found, model(pictures(size=32)).detach()) <= 1e-5
+    assert distance(found, model(images(size=32)).detach()) <= 1e-5
 
 
 @pytest.mark.deep
@@ -323,7 +323,7 @@ def test_the_document_has_examples():
 @torch.no_grad()
 def test_deployed_model_is_one_graph_to_dynamo():
     deployed = timm_sk.deploy(filled('sknet_atto'), input_size=(3, 32, 32), compile=False, merge_groups=False)
-    x = pictures(1, size=32)
+    x = images(1, size=32)
     expected = deployed(x)
     exported = torch.export.export(deployed, (x,), strict=True).module()
     compiled = torch.compile(deployed, backend='eager', fullgraph=True)

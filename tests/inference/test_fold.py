@@ -13,7 +13,7 @@ import torch.fx
 from filling import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, pictures, shallow
+from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, images, shallow
 
 import timm_sk
 from timm_sk import lucid
@@ -46,7 +46,7 @@ def norms(model: nn.Module) -> list[str]:
 @torch.inference_mode()
 def test_outputs_are_the_unfolded_models(name):
     model = small(name)
-    x, x64 = pictures(size=32), pictures(size=32, dtype=torch.float64)
+    x, x64 = images(size=32), images(size=32, dtype=torch.float64)
     found, twin = model(x), folded(model)
     found_folded, exact = twin(x), model.double()
     expected = exact(x64)
@@ -63,9 +63,9 @@ def test_outputs_are_the_unfolded_models(name):
 @pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
 @torch.inference_mode()
 def test_bfloat16_is_no_farther_from_float32(name):
-    expected = small(name).double()(pictures(size=32, dtype=torch.float64))
+    expected = small(name).double()(images(size=32, dtype=torch.float64))
     model = small(name).bfloat16()
-    x = pictures(size=32, dtype=torch.bfloat16)
+    x = images(size=32, dtype=torch.bfloat16)
     twin = folded(model)
     assert {parameter.dtype for parameter in twin.parameters()} == {torch.bfloat16}
     assert distance(twin(x), expected) <= 2 * distance(model(x), expected)
@@ -74,7 +74,7 @@ def test_bfloat16_is_no_farther_from_float32(name):
 
 @pytest.mark.parametrize('name', deep_except(BRIEFLY, ONE_PER_BLOCK))
 def test_gradients_flow_as_through_the_unfolded_model(name):
-    x = pictures(size=32, dtype=torch.float64)
+    x = images(size=32, dtype=torch.float64)
     gradients = []
     for model in (small(name).double(), folded(small(name).double())):
         leaf = x.clone().requires_grad_()
@@ -89,33 +89,33 @@ def test_gradients_flow_as_through_the_unfolded_model(name):
 def test_compilers_and_tracers_take_folded_models(name):
     model = folded(small(name))
     with torch.no_grad():
-        expected = model(pictures(size=32))
-        assert distance(torch.jit.script(model)(pictures(size=32)), expected) <= 1e-5
-        assert distance(torch.jit.trace(model, pictures(size=32))(pictures(size=32)), expected) <= 1e-5
+        expected = model(images(size=32))
+        assert distance(torch.jit.script(model)(images(size=32)), expected) <= 1e-5
+        assert distance(torch.jit.trace(model, images(size=32))(images(size=32)), expected) <= 1e-5
         traced = torch.fx.symbolic_trace(model)
         called = [node.target.__name__ for node in traced.graph.nodes if node.op == 'call_function']
         assert called.count('convolve') == sum(isinstance(module, FoldedConv) for module in model.modules())
-        assert distance(traced(pictures(size=32)), expected) <= 1e-5
+        assert distance(traced(images(size=32)), expected) <= 1e-5
         exported = torch.export.export(
-            model, (pictures(size=32),), dynamic_shapes=({0: torch.export.Dim('batch')},)
+            model, (images(size=32),), dynamic_shapes=({0: torch.export.Dim('batch')},)
         ).module()
-        assert distance(exported(pictures(5, size=32)), model(pictures(5, size=32))) <= 1e-5
+        assert distance(exported(images(5, size=32)), model(images(5, size=32))) <= 1e-5
         compiled = torch.compile(model, fullgraph=True, backend='eager')
-        assert distance(compiled(pictures(size=32)), expected) <= 1e-5
+        assert distance(compiled(images(size=32)), expected) <= 1e-5
 
 
 @pytest.mark.parametrize('name', ONE_PER_BLOCK)
 @torch.inference_mode()
 def test_copies_formats_and_state_dicts(name):
     model = folded(small(name))
-    expected = model(pictures(size=32))
+    expected = model(images(size=32))
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(pictures(size=32)), expected)
+        assert torch.equal(twin(images(size=32)), expected)
     other = folded(fill_model(small(name), seed=1))
-    assert distance(other(pictures(size=32)), expected) > 1e-3
+    assert distance(other(images(size=32)), expected) > 1e-3
     other.load_state_dict(model.state_dict())
-    assert torch.equal(other(pictures(size=32)), expected)
-    features = model.to(memory_format=torch.channels_last).forward_features(pictures(size=32))
+    assert torch.equal(other(images(size=32)), expected)
+    features = model.to(memory_format=torch.channels_last).forward_features(images(size=32))
     assert features.is_contiguous(memory_format=torch.channels_last)
     assert distance(model.forward_head(features), expected) <= 1e-5
 
@@ -143,8 +143,8 @@ def test_train_mode_is_refused_and_changes_nothing(name):
 @torch.inference_mode()
 def test_selection_stays_visible(name):
     model = small(name)
-    expected = timm_sk.attention_weights(model, pictures(size=32))
-    found = timm_sk.attention_weights(folded(model), pictures(size=32))
+    expected = timm_sk.attention_weights(model, images(size=32))
+    found = timm_sk.attention_weights(folded(model), images(size=32))
     assert [(unit.name, unit.path) for unit in found] == [(unit.name, unit.path) for unit in expected]
     assert all(distance(a.weights, b.weights) <= 1e-5 for a, b in zip(found, expected, strict=True))
 
@@ -167,7 +167,7 @@ def test_selection_stays_visible(name):
 def test_other_layers(name, kwargs):
     model = small(name, **kwargs)
     twin = folded(model)
-    assert distance(twin(pictures(size=32)), model(pictures(size=32))) <= 1e-5
+    assert distance(twin(images(size=32)), model(images(size=32))) <= 1e-5
     in_one_pass = 'block_args' not in kwargs and 'norm_layer' not in kwargs
     assert any(isinstance(module, FoldedBlock) for module in twin.modules()) == in_one_pass
 
@@ -175,33 +175,33 @@ def test_other_layers(name, kwargs):
 @torch.inference_mode()
 def test_anti_aliasing_and_frozen_and_converted_norms():
     blurred = small('skresnet18', aa_layer=timm.layers.BlurPool2d)
-    assert distance(folded(blurred)(pictures(size=32)), blurred(pictures(size=32))) <= 1e-5
-    expected = small('sknet_atto')(pictures(size=32))
+    assert distance(folded(blurred)(images(size=32)), blurred(images(size=32))) <= 1e-5
+    expected = small('sknet_atto')(images(size=32))
     for convert in (timm.layers.freeze_batch_norm_2d, timm.layers.convert_sync_batchnorm):
         twin = folded(convert(small('sknet_atto')).eval())
         kept = [module for module in twin.modules() if 'BatchNorm' in type(module).__name__]
         assert len(kept) == 3  # of the stem
-        assert distance(twin(pictures(size=32)), expected) <= 1e-5
+        assert distance(twin(images(size=32)), expected) <= 1e-5
 
 
 @pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14])
 @torch.inference_mode()
 def test_lucids_classes(make):
     model = make(10, channels=[16] * 4).eval()
-    x = pictures(1, size=32)
+    x = images(1, size=32)
     assert distance(folded(model)(x), model(x)) <= 1e-5
 
 
 @torch.inference_mode()
 def test_inputs_and_features_are_left_alone():
     model = folded(small('skresnet18'))
-    levels = model.forward_intermediates(pictures(size=32), intermediates_only=True)
+    levels = model.forward_intermediates(images(size=32), intermediates_only=True)
     expected = [level.clone() for level in levels]
     x = levels[2].clone()
     model.layer2[1](x)  # adds x itself
     assert torch.equal(x, expected[2])
     backbone = folded(small('skresnet18', features_only=True))
-    assert all(distance(a, b) <= 1e-6 for a, b in zip(backbone(pictures(size=32)), expected, strict=True))
+    assert all(distance(a, b) <= 1e-6 for a, b in zip(backbone(images(size=32)), expected, strict=True))
 
 
 def test_deeper_nets_have_the_folded_blocks_of_their_kind():
@@ -267,11 +267,11 @@ CHANGES = [
 @torch.no_grad()
 def test_models_whose_parts_are_shared_or_run_otherwise(change, form):
     model = fill_model(timm.create_model('skresnet18', layers=[3, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
-    plain = model(pictures(size=32))
+    plain = model(images(size=32))
     change(model)
-    expected = model(pictures(size=32))
+    expected = model(images(size=32))
     assert distance(expected, plain) > 1e-3
-    assert distance(form(model)(pictures(size=32)), expected) <= 1e-5
+    assert distance(form(model)(images(size=32)), expected) <= 1e-5
 
 
 @torch.no_grad()
@@ -279,6 +279,6 @@ def test_modules_used_twice_in_a_stem():
     model = fill_model(timm.create_model('skresnet18', layers=[1, 1, 1, 1], channels=(32, 32, 64, 64))).eval()
     first, act, second = nn.Conv2d(3, 64, 3, 2, 1), nn.ReLU(), nn.Conv2d(64, 64, 3, 1, 1)
     model.conv1 = nn.Sequential(first, act, second, act).eval()
-    expected = model(pictures(size=32))
+    expected = model(images(size=32))
     deployed = timm_sk.deploy(model, input_size=(3, 32, 32), compile=False)
-    assert distance(deployed(pictures(size=32)), expected) <= 1e-5
+    assert distance(deployed(images(size=32)), expected) <= 1e-5

@@ -8,7 +8,7 @@ import pytest
 import torch
 from filling import fill_model, make_input
 from torch import Tensor, nn
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk.inference import tune_groups
@@ -67,7 +67,7 @@ def test_a_merged_model_trains_alike(name, fewest):
     assert {path: conv.wide_groups for path, conv in convs.items()} == groups
     assert all(conv.wide_groups < conv.groups for conv in convs.values())
     assert list(merged.state_dict()) == list(plain.state_dict())
-    x = pictures(4, dtype=torch.float64)
+    x = images(4, dtype=torch.float64)
     for found, expected in zip(step(merged, x), step(plain, x), strict=True):
         assert (found - expected).abs().max() <= 1e-9 * expected.abs().max().clamp(min=1)
     before = {path: conv.weight.detach().clone() for path, conv in convs.items()}
@@ -141,14 +141,14 @@ def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
 
 def test_a_merged_model_is_deployed_copied_and_compiled(fewest):
     model = filled('sknet_atto')
-    expected = model(pictures(size=32)).detach()
+    expected = model(images(size=32)).detach()
     timm_sk.merge_groups_for_training(model, **SMALL)
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.compile(model, backend='eager')):
-        torch.testing.assert_close(twin(pictures(size=32)).detach(), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(twin(images(size=32)).detach(), expected, rtol=0, atol=1e-4)
     deployed = timm_sk.deploy(model, **SMALL, compile=False, merge_groups=False)
     assert not [module for module in deployed.modules() if isinstance(module, MergedConv)]
     assert [module for module in deployed.modules() if isinstance(module, FoldedConv) and module.groups > 1]
-    torch.testing.assert_close(deployed(pictures(size=32)), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(deployed(images(size=32)), expected, rtol=0, atol=1e-4)
 
 
 def test_what_looks_at_a_convolution_keeps_it(fewest):

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from tiers import deep_except
 from torch import nn
-from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, STAGES, filled, pictures, shallow
+from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, STAGES, filled, images, shallow
 
 from timm_sk.pretrained import save_safetensors
 
@@ -51,16 +51,16 @@ def test_deeper_names_are_the_same_nets_but_for_their_depth(name, kind):
 @torch.inference_mode()
 def test_head(name):
     model = filled(name, num_classes=10)
-    features = model.forward_features(pictures())
+    features = model.forward_features(images())
     pooled = features.mean((2, 3))
-    assert torch.equal(features, stage_outputs(model, pictures())[-1])
+    assert torch.equal(features, stage_outputs(model, images())[-1])
     assert close(model.forward_head(features, pre_logits=True), pooled)
-    assert close(model(pictures()), pooled @ model.fc.weight.T + model.fc.bias)
+    assert close(model(images()), pooled @ model.fc.weight.T + model.fc.bias)
     assert model.get_classifier() is model.fc
     assert model.get_classifier(name_only=True) == 'fc' == model.pretrained_cfg['classifier']
     assert model.fc.out_features == model.num_classes == 10
     assert model.num_features == model.head_hidden_size == features.shape[1]
-    assert torch.equal(filled(name, num_classes=0)(pictures()), model.forward_head(features, pre_logits=True))
+    assert torch.equal(filled(name, num_classes=0)(images()), model.forward_head(features, pre_logits=True))
 
 
 @each_architecture
@@ -69,13 +69,13 @@ def test_reset_classifier_keeps_device_and_dtype(name):
     model = shallow(name, dtype=torch.bfloat16, device='meta')
     model.reset_classifier(7, 'max')
     assert (model.fc.weight.dtype, model.fc.weight.device.type) == (torch.bfloat16, 'meta')
-    assert model(pictures(dtype=torch.bfloat16).to('meta')).shape == (2, 7)
+    assert model(images(dtype=torch.bfloat16).to('meta')).shape == (2, 7)
     model = filled(name)
-    features = model.forward_features(pictures())
+    features = model.forward_features(images())
     model.reset_classifier(0)
-    assert close(model(pictures()), features.mean((2, 3)))
+    assert close(model(images()), features.mean((2, 3)))
     model.reset_classifier(7, 'max')
-    assert close(model(pictures()), features.amax((2, 3)) @ model.fc.weight.T + model.fc.bias)
+    assert close(model(images()), features.amax((2, 3)) @ model.fc.weight.T + model.fc.bias)
 
 
 @each_architecture
@@ -83,7 +83,7 @@ def test_reset_classifier_keeps_device_and_dtype(name):
 @torch.inference_mode()
 def test_global_pool(name, global_pool):
     model = filled(name, num_classes=0, global_pool=global_pool)
-    features = model.forward_features(pictures())
+    features = model.forward_features(images())
     average, largest = features.mean((2, 3)), features.amax((2, 3))
     expected = {
         'avg': average,
@@ -92,7 +92,7 @@ def test_global_pool(name, global_pool):
         'catavgmax': torch.cat([average, largest], dim=1),
         '': features,
     }
-    assert close(model(pictures()), expected[global_pool])
+    assert close(model(images()), expected[global_pool])
 
 
 @each_architecture
@@ -102,7 +102,7 @@ def test_in_chans(name, in_chans):
     model = filled(name, in_chans=in_chans, num_classes=5)
     first_conv = model.get_submodule(model.pretrained_cfg['first_conv'])
     assert first_conv.in_channels == in_chans
-    x = pictures(channels=in_chans)
+    x = images(channels=in_chans)
     without_last = torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], dim=1)
     assert not close(model(x), model(without_last), 1e-3)
 
@@ -113,7 +113,7 @@ def test_in_chans(name, in_chans):
 @torch.inference_mode()
 def test_features_only(name, feature_cls, tmp_path):
     model = filled(name)
-    expected = stage_outputs(model, pictures())
+    expected = stage_outputs(model, images())
     save_safetensors(model.state_dict(), tmp_path / 'model.safetensors')
     backbone = shallow(
         name,
@@ -123,7 +123,7 @@ def test_features_only(name, feature_cls, tmp_path):
         feature_cls=feature_cls,
         out_indices=(1, 4),
     ).eval()
-    found = backbone(pictures())
+    found = backbone(images())
     found = list(found.values()) if isinstance(found, dict) else found
     assert len(found) == 2
     assert all(close(f, e) for f, e in zip(found, [expected[1], expected[4]], strict=True))
@@ -135,11 +135,11 @@ def test_features_only(name, feature_cls, tmp_path):
 @torch.inference_mode()
 def test_forward_intermediates(name):
     model = filled(name)
-    expected = stage_outputs(model, pictures())
-    last, intermediates = model.forward_intermediates(pictures())
+    expected = stage_outputs(model, images())
+    last, intermediates = model.forward_intermediates(images())
     assert torch.equal(last, expected[-1])
     assert all(torch.equal(i, e) for i, e in zip(intermediates, expected, strict=True))
-    taken = model.forward_intermediates(pictures(), indices=[1, 3], intermediates_only=True, stop_early=True)
+    taken = model.forward_intermediates(images(), indices=[1, 3], intermediates_only=True, stop_early=True)
     assert len(taken) == 2
     assert torch.equal(taken[0], expected[1])
     assert torch.equal(taken[1], expected[3])
@@ -149,11 +149,11 @@ def test_forward_intermediates(name):
 @torch.inference_mode()
 def test_prune_intermediate_layers(name):
     model = filled(name)
-    expected = stage_outputs(model, pictures())[2]
+    expected = stage_outputs(model, images())[2]
     assert model.prune_intermediate_layers([2]) == [2]
     assert not list(model.layer3.parameters())
     assert not list(model.fc.parameters())
-    assert torch.equal(model(pictures()), expected)
+    assert torch.equal(model(images()), expected)
 
 
 @each_architecture
@@ -174,7 +174,7 @@ def test_grad_checkpointing_changes_nothing(name):
     for enable in (False, True):
         model = filled(name, num_classes=10).double().train()
         model.set_grad_checkpointing(enable)
-        loss = F.cross_entropy(model(pictures(dtype=torch.float64)), torch.tensor([1, 2]))
+        loss = F.cross_entropy(model(images(dtype=torch.float64)), torch.tensor([1, 2]))
         loss.backward()
         results.append([loss, *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
@@ -185,7 +185,7 @@ def test_grad_checkpointing_changes_nothing(name):
 @torch.inference_mode()
 def test_output_stride(name, output_stride):
     model = filled(name, output_stride=output_stride)
-    outputs = stage_outputs(model, pictures())
+    outputs = stage_outputs(model, images())
     reductions = [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
     assert [64 // output.shape[-1] for output in outputs] == reductions
     assert [info['reduction'] for info in model.feature_info] == reductions
@@ -206,7 +206,7 @@ def unit_dilations(unit: nn.Module) -> list[int]:
 def test_drop_rates(name):
     model = filled(name, num_classes=10, drop_path_rate=0.3, drop_rate=0.4, drop_block_rate=0.1)
     plain = filled(name, num_classes=10)
-    assert torch.equal(model(pictures()), plain(pictures()))
+    assert torch.equal(model(images()), plain(images()))
     blocks = [block for stage in STAGES for block in getattr(model, stage)]
     rates = [block.drop_path.drop_prob if block.drop_path else 0.0 for block in blocks]
     assert rates == pytest.approx([0.3 * i / (len(blocks) - 1) for i in range(len(blocks))])
@@ -226,7 +226,7 @@ def test_act_and_norm_layer_reach_everything(name):
     model = shallow(name, act_layer='silu', norm_layer='groupnorm1')
     kinds = {type(module) for module in model.modules()}
     assert not kinds & {nn.ReLU, nn.BatchNorm2d}
-    assert model(pictures(count=1)).isfinite().all()
+    assert model(images(count=1)).isfinite().all()
     unit = model.layer1[0].get_submodule(SK_UNIT[name])
     act, norm = (unit.act1, unit.bn1) if name in RESNESTS else (unit.attn.act, unit.attn.bn)
     assert type(act) is timm.layers.get_act_layer('silu')
@@ -240,10 +240,10 @@ def test_aa_layer(name):
     blurs = [key for key, module in model.named_modules() if isinstance(module, timm.layers.BlurPool2d)]
     per_block = 1 if name in ONE_LAYER_FOR_ALL_BRANCHES else model.layer2[0].get_submodule(SK_UNIT[name]).num_paths
     assert len([key for key in blurs if key.startswith('layer')]) == 3 * per_block  # the first block of three stages
-    assert [output.shape for output in stage_outputs(model, pictures())] == [
-        output.shape for output in stage_outputs(filled(name), pictures())
+    assert [output.shape for output in stage_outputs(model, images())] == [
+        output.shape for output in stage_outputs(filled(name), images())
     ]
-    assert not close(model(pictures()), filled(name)(pictures()), 1e-3)
+    assert not close(model(images()), filled(name)(images()), 1e-3)
 
 
 @each_architecture
@@ -259,9 +259,9 @@ def test_zero_init_last(name):
 def test_batch_of_one_in_train_mode(name):
     model = shallow(name).train()
     with pytest.raises(ValueError, match='at least 2 images in train mode'):
-        model(pictures(count=1, size=128))
+        model(images(count=1, size=128))
     frozen = timm.layers.freeze_batch_norm_2d(model)
-    assert frozen(pictures(count=1)).isfinite().all()
+    assert frozen(images(count=1)).isfinite().all()
 
 
 @each_architecture
@@ -274,16 +274,16 @@ def test_device_and_dtype(name):
     model = model.float().to_empty(device='cpu').eval()
     model.load_state_dict(expected.state_dict())
     with torch.inference_mode():
-        assert torch.equal(model(pictures()), expected(pictures()))
+        assert torch.equal(model(images()), expected(images()))
 
 
 @each_architecture
 @torch.inference_mode()
 def test_channels_last(name):
     model = filled(name)
-    expected = model(pictures())
+    expected = model(images())
     features = model.to(memory_format=torch.channels_last).forward_features(
-        pictures().to(memory_format=torch.channels_last)
+        images().to(memory_format=torch.channels_last)
     )
     strides = features.stride()
     assert strides[1] == 1
@@ -294,9 +294,9 @@ def test_channels_last(name):
 def test_copies(name):
     model = filled(name)
     with torch.inference_mode():
-        expected = model(pictures())
+        expected = model(images())
         for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(twin(pictures()), expected)
+            assert torch.equal(twin(images()), expected)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)
@@ -316,7 +316,7 @@ def test_copies(name):
 )
 @torch.inference_mode()
 def test_sync_batchnorm_conversion_changes_nothing(name, convert):
-    expected = filled(name)(pictures())
+    expected = filled(name)(images())
     converted = convert(filled(name))
     assert not any(type(module) is nn.BatchNorm2d for module in converted.modules())
-    assert torch.equal(converted(pictures()), expected)
+    assert torch.equal(converted(images()), expected)

@@ -12,7 +12,7 @@ from hub_server import serve
 from subprocesses import run_python
 from tiers import deep_except
 from torch import nn
-from variants import pictures
+from variants import images
 
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
 from timm_sk.pretrained import bundled_folder, save_safetensors
@@ -83,17 +83,17 @@ def test_hub_sources_through_the_real_client(tmp_path):
     model = fill_model(timm.create_model('skresnet18')).eval()
     for repo in ('timm/skresnet18.ra_in1k', 'somebody/finetuned'):
         timm.models.save_for_hf(model, str(tmp_path / 'hub' / repo), safe_serialization=True)
-    save_safetensors(dict(logits=model(pictures())), tmp_path / 'expected.safetensors')
+    save_safetensors(dict(logits=model(images())), tmp_path / 'expected.safetensors')
     code = """
 import sys, timm, torch, timm_sk
 from safetensors.torch import load_file
 sys.path.insert(0, sys.argv[2])
-from variants import pictures
+from variants import images
 for name in ('skresnet18', 'skresnet18.ra_in1k', 'hf-hub:somebody/finetuned'):
     model = timm.create_model(name, pretrained=True).eval()
     assert type(model.layer1[0]).__module__.startswith('timm_sk.')
     with torch.no_grad():
-        torch.testing.assert_close(model(pictures()), load_file(sys.argv[1])['logits'])
+        torch.testing.assert_close(model(images()), load_file(sys.argv[1])['logits'])
     print(model.pretrained_cfg['hf_hub_id'], end=' ')
 """
     with serve(tmp_path / 'hub') as endpoint:

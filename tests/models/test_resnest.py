@@ -12,7 +12,7 @@ from filling import fill_model, make_input
 from oracles import load_oracle
 from subprocesses import ROOT
 from torch import nn
-from variants import RESNESTS, TIMM_RESNESTS, pictures, shallow, upstream
+from variants import RESNESTS, TIMM_RESNESTS, images, shallow, upstream
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.models.costs import count_macs
@@ -82,7 +82,7 @@ def test_dilated_stages_are_the_authors(name, output_stride, dilated):
     """timm's net, mended by hand: no pool in the shortcut of a dilated stage, a pool of stride 1 in its first block."""
     options = dict(layers=[1, 2, 2, 2], channels=(32, 64, 96, 160), output_stride=output_stride)
     ours, theirs = (fill_model(make(name, **options)).double().eval() for make in (timm.create_model, upstream))
-    x = pictures(dtype=torch.float64)
+    x = images(dtype=torch.float64)
     assert not torch.allclose(ours(x), theirs(x), rtol=1e-3)
     for stage in dilated:
         first = getattr(theirs, stage)[0]
@@ -127,7 +127,7 @@ def test_ablation_nets_are_timms_class_with_other_numbers(radix, cardinality, ba
     assert [(k, v.shape) for k, v in ours.state_dict().items()] == [
         (k, v.shape) for k, v in theirs.state_dict().items()
     ]
-    x = pictures(1)
+    x = images(1)
     expected = fill_model(theirs).eval()(x)
     torch.testing.assert_close(fill_model(ours).eval()(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 

@@ -16,7 +16,7 @@ import torchvision.models
 from filling import fill_model
 from subprocesses import ROOT
 from torch import nn
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk.errors import NoWeightsError
@@ -86,9 +86,9 @@ def test_plain_twin_is_the_original(name):
     for training in (False, True):
         model.train(training), original.train(training)
         torch.manual_seed(0)
-        expected = original(pictures())
+        expected = original(images())
         torch.manual_seed(0)
-        assert close(model(pictures()), expected, 1e-6)
+        assert close(model(images()), expected, 1e-6)
 
 
 @each_name
@@ -113,7 +113,7 @@ def test_a_unit_is_the_core_layer(name):
     calls = {}
     for path, unit in sk_units(model).items():
         unit.register_forward_hook(lambda _, x, y, path=path: calls.update({path: (x[0].clone(), y.clone())}))
-    model(pictures())
+    model(images())
     for path, unit in sk_units(model).items():
         channels, (x, found) = unit.out_channels, calls[path]
         core = timm_sk.SelectiveKernel(
@@ -141,14 +141,14 @@ def test_a_unit_is_the_core_layer(name):
 @torch.inference_mode()
 def test_every_branch_and_attention_changes_the_output(name):
     model = filled(name, num_classes=10)
-    expected = model(pictures())
+    expected = model(images())
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             weight = module.weight.clone()
             module.weight.neg_()
-            assert not torch.equal(model(pictures()), expected)
+            assert not torch.equal(model(images()), expected)
             module.weight.copy_(weight)
-    assert torch.equal(model(pictures()), expected)
+    assert torch.equal(model(images()), expected)
 
 
 @each_name
@@ -156,15 +156,15 @@ def test_every_branch_and_attention_changes_the_output(name):
 def test_head(name):
     model = filled(name, num_classes=10)
     classifier = model.get_classifier()
-    features = model.forward_features(pictures())
+    features = model.forward_features(images())
     pooled = features.mean((2, 3))
-    assert torch.equal(features, level_outputs(model, pictures())[-1])
+    assert torch.equal(features, level_outputs(model, images())[-1])
     assert close(model.forward_head(features, pre_logits=True), pooled)
-    assert close(model(pictures()), pooled @ classifier.weight.T + classifier.bias)
+    assert close(model(images()), pooled @ classifier.weight.T + classifier.bias)
     assert model.get_submodule(model.pretrained_cfg['classifier']) is classifier
     assert classifier.out_features == model.num_classes == 10
     assert model.num_features == model.head_hidden_size == features.shape[1]
-    assert torch.equal(filled(name, num_classes=0)(pictures()), model.forward_head(features, pre_logits=True))
+    assert torch.equal(filled(name, num_classes=0)(images()), model.forward_head(features, pre_logits=True))
 
 
 @each_trunk
@@ -175,17 +175,17 @@ def test_reset_classifier_keeps_device_and_dtype(name):
     weight = model.get_classifier().weight
     assert (weight.dtype, weight.device.type) == (torch.bfloat16, 'meta')
     assert model.head_hidden_size == weight.shape[1] == 2 * model.num_features
-    assert model(pictures(dtype=torch.bfloat16).to('meta')).shape == (2, 7)
+    assert model(images(dtype=torch.bfloat16).to('meta')).shape == (2, 7)
     model = filled(name)
     model.reset_classifier(0)
-    assert close(model(pictures()), model.forward_features(pictures()).mean((2, 3)))
+    assert close(model(images()), model.forward_features(images()).mean((2, 3)))
 
 
 @pytest.mark.parametrize('global_pool', ['avg', 'max', 'avgmax', 'catavgmax', ''])
 @torch.inference_mode()
 def test_global_pool(global_pool):
     model = filled(SHUFFLE, num_classes=0, global_pool=global_pool)
-    features = model.forward_features(pictures())
+    features = model.forward_features(images())
     average, largest = features.mean((2, 3)), features.amax((2, 3))
     expected = {
         'avg': average,
@@ -194,7 +194,7 @@ def test_global_pool(global_pool):
         'catavgmax': torch.cat([average, largest], dim=1),
         '': features,
     }
-    assert close(model(pictures()), expected[global_pool])
+    assert close(model(images()), expected[global_pool])
 
 
 @each_trunk
@@ -206,10 +206,10 @@ def test_in_chans(name, in_chans, tmp_path):
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, in_chans=in_chans).eval()
     assert model.get_submodule(model.pretrained_cfg['first_conv']).in_channels == in_chans
     if in_chans == 1:  # timm sums the weights over the colours
-        grey = pictures(channels=1)
+        grey = images(channels=1)
         assert close(model(grey), filled(name)(grey.expand(-1, 3, -1, -1)), 1e-4)
     else:
-        x = pictures(channels=in_chans)
+        x = images(channels=in_chans)
         without_last = torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], dim=1)
         assert not close(model(x), model(without_last), 1e-3)
 
@@ -220,7 +220,7 @@ def test_in_chans(name, in_chans, tmp_path):
 @torch.inference_mode()
 def test_features_only(name, feature_cls, tmp_path):
     model = filled(name)
-    expected = level_outputs(model, pictures())
+    expected = level_outputs(model, images())
     save_safetensors(model.state_dict(), tmp_path / 'model.safetensors')
     options = dict(
         pretrained=True,
@@ -230,7 +230,7 @@ def test_features_only(name, feature_cls, tmp_path):
     )
     for levels in ((0, 1, 2, 3, 4), (1, 3)):
         backbone = timm.create_model(name, out_indices=levels, **options).eval()
-        found = backbone(pictures())
+        found = backbone(images())
         found = list(found.values()) if isinstance(found, dict) else found
         assert all(close(f, expected[level]) for f, level in zip(found, levels, strict=True))
         assert backbone.feature_info.channels() == [expected[level].shape[1] for level in levels]
@@ -248,16 +248,16 @@ def test_features_only_by_default(name):
 @torch.inference_mode()
 def test_forward_intermediates(name):
     model = filled(name)
-    *expected, features = level_outputs(model, pictures())
-    last, intermediates = model.forward_intermediates(pictures())
+    *expected, features = level_outputs(model, images())
+    last, intermediates = model.forward_intermediates(images())
     assert torch.equal(last, features)
     assert all(torch.equal(i, e) for i, e in zip(intermediates, expected, strict=True))
-    taken = model.forward_intermediates(pictures(), indices=[1, -2], intermediates_only=True, stop_early=True)
+    taken = model.forward_intermediates(images(), indices=[1, -2], intermediates_only=True, stop_early=True)
     assert len(taken) == 2
     assert torch.equal(taken[0], expected[1])
     assert torch.equal(taken[1], expected[3])
-    assert torch.equal(model.forward_intermediates(pictures(), indices=2, intermediates_only=True)[0], expected[3])
-    stopped, _ = model.forward_intermediates(pictures(), indices=[2], stop_early=True)
+    assert torch.equal(model.forward_intermediates(images(), indices=2, intermediates_only=True)[0], expected[3])
+    stopped, _ = model.forward_intermediates(images(), indices=[2], stop_early=True)
     assert torch.equal(stopped, expected[2])
 
 
@@ -265,24 +265,24 @@ def test_forward_intermediates_refuses_what_there_is_not():
     model = timm.create_model(SHUFFLE)
     for indices in (0, 6, [5], [-6], []):
         with pytest.raises(ValueError, match='indices must name some of the 5 levels'):
-            model.forward_intermediates(pictures(), indices=indices)
+            model.forward_intermediates(images(), indices=indices)
     with pytest.raises(ValueError, match='output_fmt must be "NCHW", got "NLC"'):
-        model.forward_intermediates(pictures(), output_fmt='NLC')
+        model.forward_intermediates(images(), output_fmt='NLC')
 
 
 @each_trunk
 @torch.inference_mode()
 def test_prune_intermediate_layers(name):
     model = filled(name)
-    expected = level_outputs(model, pictures())
+    expected = level_outputs(model, images())
     assert model.prune_intermediate_layers([-3]) == [2]
     assert not list(model.get_classifier().parameters())
-    assert torch.equal(model(pictures()), expected[2])
+    assert torch.equal(model(images()), expected[2])
     assert model.num_features == model.head_hidden_size == expected[2].shape[1]
     kept = filled(name, num_classes=10)
-    whole = kept(pictures())
+    whole = kept(images())
     assert kept.prune_intermediate_layers([4], prune_head=False) == [4]
-    assert torch.equal(kept(pictures()), whole)
+    assert torch.equal(kept(images()), whole)
 
 
 @each_trunk
@@ -308,12 +308,12 @@ def test_grad_checkpointing_changes_nothing(name):
         model = filled(name, num_classes=10).double().train()
         model.set_grad_checkpointing(enable)
         torch.manual_seed(0)
-        loss = F.cross_entropy(model(pictures(dtype=torch.float64)), torch.tensor([1, 2]))
+        loss = F.cross_entropy(model(images(dtype=torch.float64)), torch.tensor([1, 2]))
         loss.backward()
         # the statistics of the norms, which recomputing updates twice, are no part of these
         fresh = filled(name).train()
         fresh.set_grad_checkpointing(enable)
-        intermediates = fresh.forward_intermediates(pictures(), intermediates_only=True)
+        intermediates = fresh.forward_intermediates(images(), intermediates_only=True)
         results.append([loss, *intermediates, *(parameter.grad for parameter in model.parameters())])
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
@@ -323,7 +323,7 @@ def test_grad_checkpointing_changes_nothing(name):
 def test_output_stride_of_mobilenetv2(output_stride):
     reductions = [min(stride, output_stride) for stride in (2, 4, 8, 16, 32)]
     model = filled(MOBILE, output_stride=output_stride)
-    assert [64 // output.shape[-1] for output in level_outputs(model, pictures())[:5]] == reductions
+    assert [64 // output.shape[-1] for output in level_outputs(model, images())[:5]] == reductions
     backbone = timm.create_model(MOBILE, features_only=True, output_stride=output_stride)
     assert backbone.feature_info.reduction() == reductions
     original = timm.models.mobilenetv2_100(output_stride=output_stride)
@@ -364,7 +364,7 @@ def test_act_and_norm_layer_reach_everything(name, unit):
     model = timm.create_model(name, unit=unit, act_layer='silu', norm_layer='groupnorm1').eval()
     kinds = {type(module) for module in model.modules()}
     assert not kinds & {nn.ReLU, nn.ReLU6, nn.BatchNorm2d, timm.layers.BatchNormAct2d}
-    assert model(pictures(count=1)).isfinite().all()
+    assert model(images(count=1)).isfinite().all()
     for selective in sk_units(model).values():
         assert type(selective.attn.act) is timm.layers.get_act_layer('silu')
         assert type(selective.attn.bn) is type(selective.paths[1].bn) is timm.layers.GroupNorm1
@@ -380,9 +380,9 @@ def test_batchnorm_arguments_of_timm_reach_the_units():
 def test_batch_of_one_in_train_mode(name):
     model = timm.create_model(name).train()
     with pytest.raises(ValueError, match='at least 2 images in train mode'):
-        model(pictures(count=1, size=128))
+        model(images(count=1, size=128))
     frozen = timm.layers.freeze_batch_norm_2d(model)
-    assert frozen(pictures(count=1)).isfinite().all()
+    assert frozen(images(count=1)).isfinite().all()
 
 
 @each_trunk
@@ -396,13 +396,13 @@ def test_device_and_dtype(name, unit):
     model = model.float().to_empty(device='cpu').eval()
     model.load_state_dict(expected.state_dict())
     with torch.inference_mode():
-        assert torch.equal(model(pictures()), expected(pictures()))
+        assert torch.equal(model(images()), expected(images()))
 
 
 @each_trunk
 @torch.inference_mode()
 def test_channels_last(name):
-    model, x = filled(name).double(), pictures(dtype=torch.float64)
+    model, x = filled(name).double(), images(dtype=torch.float64)
     expected = model(x)
     model = model.to(memory_format=torch.channels_last)
     assert close(model(x.to(memory_format=torch.channels_last)), expected, 1e-12)
@@ -412,9 +412,9 @@ def test_channels_last(name):
 @torch.inference_mode()
 def test_copies(name):
     model = filled(name)
-    expected = model(pictures())
+    expected = model(images())
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-        assert torch.equal(twin(pictures()), expected)
+        assert torch.equal(twin(images()), expected)
 
 
 @pytest.mark.parametrize(
@@ -428,17 +428,17 @@ def test_copies(name):
 )
 @torch.inference_mode()
 def test_sync_batchnorm_conversion_changes_nothing(name, convert):
-    expected = filled(name)(pictures())
+    expected = filled(name)(images())
     converted = convert(filled(name))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in converted.modules())
-    assert torch.equal(converted(pictures()), expected)
+    assert torch.equal(converted(images()), expected)
 
 
 @pytest.mark.deep
 @each_trunk
 def test_compile_takes_the_whole_graph(name):
     model = filled(name).double()
-    x = pictures().double()
+    x = images().double()
     compiled = torch.compile(model, fullgraph=True, backend='eager')
     with torch.inference_mode():
         assert close(compiled(x), model(x), 1e-11)
@@ -452,9 +452,9 @@ def test_compile_takes_the_whole_graph(name):
 def test_export_with_dynamic_batch(name):
     model = filled(name).double()
     dynamic = ({0: torch.export.Dim('batch')},)
-    exported = torch.export.export(model, (pictures().double(),), dynamic_shapes=dynamic).module()
+    exported = torch.export.export(model, (images().double(),), dynamic_shapes=dynamic).module()
     for count in (1, 2, 5):
-        x = pictures(count).double()
+        x = images(count).double()
         with torch.inference_mode():
             assert close(exported(x), model(x), 1e-11)
 
@@ -465,8 +465,8 @@ def test_export_with_dynamic_batch(name):
 @torch.no_grad()
 def test_script_and_trace(name):
     model = filled(name).double()
-    x = pictures(3).double()
-    for converted in (torch.jit.script(model), torch.jit.trace(model, pictures().double())):
+    x = images(3).double()
+    for converted in (torch.jit.script(model), torch.jit.trace(model, images().double())):
         assert close(converted(x), model(x), 1e-11)
 
 
@@ -477,7 +477,7 @@ def test_fx(name):
     traced = torch.fx.symbolic_trace(model)
     called = [node.target.__name__ for node in traced.graph.nodes if node.op == 'call_function']
     assert called.count('fuse') == called.count('select') == len(sk_units(model))
-    x = pictures().double()
+    x = images().double()
     assert close(traced(x), model(x), 1e-11)
 
 

@@ -9,7 +9,7 @@ from ablations import CONTROLS, TABLE_6, TABLE_7, table
 from filling import fill_model
 from subprocesses import ROOT
 from torch import nn
-from variants import pictures
+from variants import images
 
 from timm_sk.models.costs import count_macs
 from timm_sk.models.sknet import StackedSelectiveKernel
@@ -32,7 +32,7 @@ def test_sizes(name, params, gigamacs):
 @torch.inference_mode()
 def test_skresnext50_is_sknet50_except_for_the_stems_pool():
     ours, timms = (fill_model(timm.create_model(name)).eval() for name in ('sknet50', 'skresnext50_32x4d'))
-    x = pictures(size=64)
+    x = images(size=64)
     assert not torch.equal(ours(x), timms(x))
     timms.maxpool = ours.maxpool
     assert torch.equal(ours(x), timms(x))
@@ -79,7 +79,7 @@ def test_rows_of_the_papers_ablations(row):
     found = [(path[0].kernel_size[0], path[0].dilation[0], path[0].groups) for path in convs]
     assert found == row.branches
     assert (unit.attn is not None) == row.selects
-    assert model(pictures()).isfinite().all()
+    assert model(images()).isfinite().all()
 
 
 def test_table_7_has_every_subset_with_and_without_selection():
@@ -91,7 +91,7 @@ def test_stacks_in_a_net():
     sk_kwargs = dict(layer=StackedSelectiveKernel, kernel_size=[3, 5, 7])
     model = timm.create_model('sknet26', layers=[1, 1, 1, 1], sk_kwargs=sk_kwargs).eval()
     assert [len(path) for path in model.layer2[0].conv2.paths] == [1, 2, 3]
-    assert model(pictures()).isfinite().all()
+    assert model(images()).isfinite().all()
 
 
 def test_controls_are_timms():
@@ -110,7 +110,7 @@ def test_the_documents_tables_are_generated():
 def test_small_and_odd_pictures():
     model = timm.create_model('sknet26', layers=[1, 1, 1, 1]).eval()
     for size in (3, 5, 31, 33):
-        assert model(pictures(size=size)).isfinite().all()
+        assert model(images(size=size)).isfinite().all()
     for size in (1, 2):
         with pytest.raises(ValueError, match='needs 2x2 features, got 1x1: use pictures of at least 3x3 pixels'):
-            model(pictures(size=size))
+            model(images(size=size))

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from filling import fill_model
 from torch import nn
-from variants import pictures
+from variants import images
 
 from timm_sk.pretrained import save_safetensors
 
@@ -33,7 +33,7 @@ def close(found, expected, tolerance=1e-5):
     return bool((found - expected).abs().max() <= tolerance * expected.abs().max())
 
 
-X = pictures(size=32)
+X = images(size=32)
 
 
 def test_size():
@@ -148,7 +148,7 @@ def test_tracers_and_copies():
 def test_in_chans_act_and_norm_layer():
     model = small(in_chans=1, act_layer='silu', norm_layer='groupnorm1', drop_path_rate=0.3)
     assert not {nn.ReLU, nn.BatchNorm2d} & {type(module) for module in model.modules()}
-    assert model.train()(pictures(1, channels=1, size=32)).isfinite().all()
+    assert model.train()(images(1, channels=1, size=32)).isfinite().all()
     assert [block.drop_path.drop_prob for block in (model.layer2[0], model.layer3[0])] == pytest.approx([0.15, 0.3])
     groups = timm.models.group_parameters(model, model.group_matcher(coarse=True), reverse=True)
     assert set(groups.values()) == {0, 1, 2, 3, 4}

@@ -5,7 +5,7 @@ import torch
 import torch.fx
 from tiers import deep_except
 from torch import nn
-from variants import KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, pictures
+from variants import KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, images
 
 
 def assert_same(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-11) -> None:
@@ -31,7 +31,7 @@ def exact(name: str, **kwargs: object) -> nn.Module:
 
 
 def exact_pictures(count: int = 2) -> torch.Tensor:
-    return pictures(count, dtype=torch.float64)
+    return images(count, dtype=torch.float64)
 
 
 @pytest.mark.parametrize('name', deep_except(['resnest50d_4s2x40d'], COMPILED))
@@ -56,7 +56,7 @@ def test_compile_takes_the_whole_graph(name):
 def test_inductor(name):
     model = filled(name)
     with torch.inference_mode():
-        assert_same(torch.compile(model, fullgraph=True)(pictures(size=32)), model(pictures(size=32)), 1e-5)
+        assert_same(torch.compile(model, fullgraph=True)(images(size=32)), model(images(size=32)), 1e-5)
 
 
 @pytest.mark.parametrize('name', deep_except(['sknet_atto', 'resnest50d_4s2x40d'], COMPILED))

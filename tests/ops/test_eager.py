@@ -8,7 +8,7 @@ import torch
 from filling import fill_model, make_input
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk.ops import Branches, eager, reference, runs_eagerly
@@ -155,7 +155,7 @@ def test_hooks_see_modules_run_and_change_nothing(name):
     for path, module in hooked.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.register_forward_hook(lambda *_, path=path: seen.append(path))
-    outputs = [model(pictures(dtype=torch.float64)) for model in (plain, hooked)]
+    outputs = [model(images(dtype=torch.float64)) for model in (plain, hooked)]
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-11 * float(outputs[0].abs().max()))
     assert set(seen) == {path for path, module in hooked.named_modules() if isinstance(module, nn.BatchNorm2d)}
     for key, buffer in plain.named_buffers():
@@ -225,12 +225,12 @@ def test_private_branches_are_overwritten_when_asked_and_without_gradients():
 @torch.no_grad()
 def test_a_hook_keeps_the_branch_that_it_saw():
     model = filled('sknet_atto')
-    expected = model(pictures())
+    expected = model(images())
     seen = []
     unit = next(module for module in model.modules() if isinstance(module, timm_sk.SelectiveKernel))
     for path in unit.paths:
         path.register_forward_hook(lambda _, __, output: seen.append((output, output.clone())))
-    assert torch.equal(model(pictures()), expected)
+    assert torch.equal(model(images()), expected)
     assert len(seen) == 2
     assert all(torch.equal(output, copied) for output, copied in seen)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..layers.folded_conv import FoldedConv
-from ..models.inputs import picture_shape
+from ..models.inputs import image_shape
 from .cuda_graph import Forward, GraphedForward, Recording
 from .fold import fold_model, hold_convolutions
 from .tune_branches import replace_where_faster
@@ -66,7 +66,7 @@ def deploy(
             it cannot be compiled or captured.
     """
     device = _require_deployable(model)
-    shape = picture_shape(model, batch_size, input_size)
+    shape = image_shape(model, batch_size, input_size)
     own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
     dtype = own if dtype is None else dtype
     if dtype not in DTYPES or (device.type == 'mps' and dtype == torch.float64):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers.folded_conv import FoldedConv, is_plain
 from ..layers.merged_groups import MergedConv, candidates
-from ..models.inputs import picture_shape
+from ..models.inputs import image_shape
 from ..models.modes import eval_mode
 from .autotune import choose, measure, read_choices, setting, write_choices
 
@@ -110,7 +110,7 @@ def merge_groups_for_training(
     Raises:
         ValueError: If a size is not made of positive integers, or the model does not take such pictures.
     """
-    calls = _grouped_calls(model, picture_shape(model, batch_size, input_size), autocast)
+    calls = _grouped_calls(model, image_shape(model, batch_size, input_size), autocast)
     known = read_choices(FILE_NAME, int) if remember else {}
     found: dict[str, int] = {}
     merged: dict[str, int] = {}

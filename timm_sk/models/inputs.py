@@ -8,7 +8,7 @@ import timm.data
 from torch import nn
 
 
-def picture_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] | None) -> list[int]:
+def image_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] | None) -> list[int]:
     """B, C, H and W of a model's input.
 
     Args:
@@ -22,7 +22,7 @@ def picture_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] |
     """
     batch_size = _require_positive('batch_size', batch_size)
     if input_size is None:
-        input_size = picture_size(model)
+        input_size = image_size(model)
         if input_size is None:
             raise ValueError(f'{type(model).__name__} has no pretrained_cfg with an input size: pass input_size.')
     if isinstance(input_size, str) or not isinstance(input_size, Sequence) or len(input_size) != 3:
@@ -30,7 +30,7 @@ def picture_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] |
     return [batch_size, *(_require_positive('input_size', number) for number in input_size)]
 
 
-def picture_size(model: nn.Module) -> list[int] | None:
+def image_size(model: nn.Module) -> list[int] | None:
     """Channels, height and width of a model's pictures: its checkpoint's, with the channels that the model takes.
 
     None if it has no `pretrained_cfg` that says so.

@@ -12,7 +12,7 @@ from filling import fill_model, make_input
 from launches import Launches, counted
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
-from variants import filled, pictures
+from variants import filled, images
 
 import timm_sk
 from timm_sk.inference import tune_branches
@@ -285,7 +285,7 @@ def test_a_whole_net(monkeypatch, launches):
     units = [unit for unit in deployed.modules() if can_replace(unit)]
     assert len(units) == 5
     keys = {key: tensor.clone() for key, tensor in deployed.state_dict().items()}
-    x = pictures(1, size=32)
+    x = images(1, size=32)
     wanted, weights = deployed(x), timm_sk.attention_weights(model, x)
     forms = ['kept', 'recomputed', 'kept', SEPARATE, 'recomputed']
     answers = iter(forms)
@@ -308,7 +308,7 @@ def test_a_whole_net(monkeypatch, launches):
 @torch.no_grad()
 def test_deployed_on_a_gpu(dtype, compile):
     model = filled('sknet50').cuda()
-    x = pictures(8, size=64).cuda()
+    x = images(8, size=64).cuda()
     deployed = timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=8, dtype=dtype, compile=compile)
     choices = json.loads((store_root() / tune_branches.FILE_NAME).read_text())
     assert choices
