@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits, 1,797 pictures of 8x8 pixels, with a written-down held-out fifth."""
+"""scikit-learn's handwritten digits, 1,797 images of 8x8 pixels, with a fixed held-out fifth."""
 
 import json
 import math
@@ -25,7 +25,7 @@ _LEVELS = 16  # the data set counts inked sub-pixels, 0 to 16
 
 
 def load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """All pictures [1797, 8, 8] in 8-bit grey, white on black, and their labels [1797]."""
+    """All images [1797, 8, 8] in 8-bit grey, white on black, and their labels [1797]."""
     from sklearn.datasets import load_digits
 
     digits = load_digits()
@@ -34,7 +34,7 @@ def load() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 @dataclass(frozen=True, kw_only=True)
 class DigitsRecipe(Recipe):
-    """The settings, and the limits of the random affine maps that vary the pictures."""
+    """The settings, and the ranges of the random affine augmentation."""
 
     epochs: int = 120
     warmup_epochs: int = 3
@@ -47,7 +47,7 @@ class DigitsRecipe(Recipe):
 
 
 def augment(x: Tensor, recipe: DigitsRecipe) -> Tensor:
-    """A random affine map of each picture [B, C, H, W], the border's grey continued outside."""
+    """Random affine transform of each image [B, C, H, W], with border padding."""
 
     def uniform(limit: float, *shape: int) -> Tensor:
         return (2 * torch.rand(len(x), *shape) - 1) * limit
@@ -62,7 +62,7 @@ def augment(x: Tensor, recipe: DigitsRecipe) -> Tensor:
 
 @dataclass(frozen=True)
 class AugmentedPictures:
-    """A fixed set of pictures [N, C, H, W] with labels [N], in a new order and varied anew in every epoch."""
+    """A fixed set of images [N, C, H, W] with labels [N], shuffled and augmented anew in every epoch."""
 
     images: Tensor
     labels: Tensor

@@ -1,4 +1,4 @@
-"""A trained model as a folder: weights, config, goldens, recipe, card and example pictures."""
+"""A trained model as a folder: weights, config, goldens, recipe, card and example images."""
 
 import json
 import subprocess

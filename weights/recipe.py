@@ -1,4 +1,4 @@
-"""What a checkpoint's training needs: its settings, its pictures, and the facts of its card."""
+"""Interface of a checkpoint made here: settings, images, and facts for its card."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -24,24 +24,24 @@ class Recipe:
 
 
 class TrainingSet(Protocol):
-    """Pictures to train on, in batches that are all of the same size."""
+    """Training images, in batches of equal size."""
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch."""
+        """Number of batches per epoch."""
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Preprocessed pictures [B, C, H, W] and labels [B] of one epoch."""
+        """Preprocessed images [B, C, H, W] and labels [B] of one epoch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledPictures:
-    """Pictures to judge a model by.
+    """Images for evaluation.
 
     Attributes:
         images: Preprocessed, [N, C, H, W].
         labels: [N].
-        pictures: The same before preprocessing.
+        pictures: The same images before preprocessing.
     """
 
     images: Tensor
@@ -50,10 +50,10 @@ class LabelledPictures:
 
 
 class Task(ABC):
-    """One checkpoint's data; a subclass for each.
+    """Data and settings of one checkpoint.
 
     Attributes:
-        recipe: Its settings.
+        recipe: Settings of the training run.
         threads: Processor cores to use, or None for all.
     """
 
@@ -62,19 +62,19 @@ class Task(ABC):
 
     @abstractmethod
     def training_set(self) -> TrainingSet:
-        """What the checkpoint is trained on."""
+        """Training images."""
 
     @abstractmethod
     def held_out(self) -> LabelledPictures:
-        """What the finished checkpoint is judged by, once."""
+        """Images for the final evaluation; used once."""
 
     @abstractmethod
     def validation(self) -> Iterator[tuple[TrainingSet, Tensor, Tensor]]:
-        """For each model to train: its pictures, and others [N, C, H, W] with labels [N], none of them held out."""
+        """Yield per model to train: training images, and validation images [N, C, H, W] with labels [N], none of them held out."""
 
     def facts(self, model: nn.Module) -> dict[str, str]:
-        """What the card's template needs beyond what every card has."""
+        """Facts for the card's template beyond the common ones."""
         return {}
 
     def export_for_tests(self) -> None:  # noqa: B027 - most tasks write nothing
-        """Write the held-out pictures to where the tests find them, if nothing else defines them."""
+        """Write the held-out images to tests/data, unless code defines them."""

@@ -1,4 +1,4 @@
-"""What selection does as the object grows: the weight of the larger kernel, on the same pictures at several scales."""
+"""Weight of the larger kernel at several object scales, on the same images."""
 
 from collections.abc import Mapping
 
@@ -8,41 +8,41 @@ from timm_sk import attention_weights
 
 SCALES = (0.3, 0.5, 0.7, 0.9)
 PICTURES = 500
-CLEAR = 3  # standard errors, from which on a difference counts as one
+CLEAR = 3  # standard errors above which a difference is reported
 
 
 def larger_kernel_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The weight of each SK unit's last branch, averaged over the channels, for each picture.
+    """The weight of each SK unit's last branch, averaged over the channels, per image.
 
     Args:
         model: A net of `timm_sk`, in eval mode.
-        images: Preprocessed pictures [N, 3, H, W].
+        images: Preprocessed images [N, 3, H, W].
 
     Returns:
-        Weights [N] from 0 to 1, keyed as the paper numbers the units.
+        Weights [N] from 0 to 1, by the paper's unit names.
     """
     return {unit.name: unit.weights[:, -1].mean(dim=1) for unit in attention_weights(model, images)}
 
 
 def measure(model: nn.Module, images: Mapping[float, Tensor]) -> dict[str, dict[float, Tensor]]:
-    """Weights [N] of the larger kernel by unit and scale; `images` holds the same N pictures at each scale."""
+    """Weights [N] of the larger kernel by unit and scale; `images` holds the same N images at each scale."""
     by_scale = {scale: larger_kernel_weights(model, pictures) for scale, pictures in images.items()}
     return {unit: {scale: by_scale[scale][unit] for scale in images} for unit in next(iter(by_scale.values()))}
 
 
 def standard_error(values: Tensor) -> float:
-    """Of the mean of values [N]."""
+    """Standard error of the mean of values [N]."""
     return float(values.std() / len(values) ** 0.5)
 
 
 def growth(weights: Mapping[float, Tensor]) -> tuple[float, float]:
-    """How much the weight rises from the smallest to the largest scale on the same pictures, and its standard error."""
+    """Rise of the weight from the smallest to the largest scale on the same images, and its standard error."""
     difference = weights[max(weights)] - weights[min(weights)]
     return float(difference.mean()), standard_error(difference)
 
 
 def table(measured: Mapping[str, Mapping[float, Tensor]]) -> str:
-    """Markdown: a row per unit with mean and standard error at each scale, and the rise over the same pictures."""
+    """Markdown: a row per unit with mean and standard error at each scale, and the rise on the same images."""
     scales = list(next(iter(measured.values())))
     lines = [['unit', *map(str, scales), f'rise from {min(scales)} to {max(scales)}'], ['---'] * (len(scales) + 2)]
     for unit, weights in measured.items():
@@ -53,7 +53,7 @@ def table(measured: Mapping[str, Mapping[float, Tensor]]) -> str:
 
 
 def verdict(measured: Mapping[str, Mapping[float, Tensor]]) -> str:
-    """In which units the weight clearly rises or falls with the object, and how that compares with the paper."""
+    """Units whose weight rises or falls with object size, compared with the paper."""
     rises: list[str] = []
     falls: list[str] = []
     stays: list[str] = []

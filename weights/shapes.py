@@ -1,4 +1,4 @@
-"""Single shapes on textured clutter, drawn on the fly by `timm_sk.shapes`: no picture is trained on twice."""
+"""Single shapes on textured clutter, drawn on the fly by `timm_sk.shapes`: no image is used twice."""
 
 import textwrap
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ VALIDATION_SEED, VALIDATION_COUNT = 10_000, 10_000  # epochs take the seeds belo
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesRecipe(Recipe):
-    """The settings, and how many new pictures an epoch draws."""
+    """The settings, and the number of new images per epoch."""
 
     epochs: int = 24
     warmup_epochs: int = 1
@@ -30,7 +30,7 @@ class ShapesRecipe(Recipe):
 
 
 def preprocess(pictures: NDArray[np.uint8]) -> Tensor:
-    """What timm's transform makes of pictures [N, H, W, 3] that have the right size: [N, 3, H, W]."""
+    """Preprocess images [N, H, W, 3] of the right size as timm's transform does, to [N, 3, H, W]."""
     row = CHECKPOINTS['sknet_atto.shapes']
     images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div(255)
     mean, std = torch.tensor(row.mean)[:, None, None], torch.tensor(row.std)[:, None, None]
@@ -39,7 +39,7 @@ def preprocess(pictures: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class NewPictures:
-    """Epoch k draws its pictures from seed k."""
+    """Synthetic images; epoch k uses seed k."""
 
     recipe: ShapesRecipe
 
@@ -54,7 +54,7 @@ class NewPictures:
 
 
 class Shapes(Task):
-    """Naming shapes; the settings are chosen by pictures of a seed that neither trains nor tests."""
+    """Classification of shapes; validation images come from a seed of their own."""
 
     recipe = ShapesRecipe()
     # a second thread gains next to nothing on maps this small, and would change the last digits

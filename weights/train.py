@@ -4,7 +4,7 @@
     python weights/train.py sknet_atto.shapes
 
 The last weights are the result: nothing is chosen by the held-out part, which is looked at once, at the end.
-Settings are chosen by `--validate`, which judges by pictures that are not held out and writes nothing.
+Settings are chosen by `--validate`, which evaluates on images that are not held out and writes nothing.
 """
 
 from typing import Annotated
@@ -25,23 +25,23 @@ from torch import Tensor, nn
 from timm_sk.pretrained import sha256_of
 
 TASKS: dict[str, type[Task]] = {'sknet_atto.digits': Digits, 'sknet_atto.shapes': Shapes}
-JUDGED_TOGETHER = 500  # pictures, which bounds the memory
+EVALUATION_BATCH = 500  # images; bounds the memory
 
 
-def train(model: nn.Module, pictures: TrainingSet, recipe: Recipe) -> None:
+def train(model: nn.Module, training_set: TrainingSet, recipe: Recipe) -> None:
     """Train in place."""
     optimizer = create_optimizer_v2(model, opt=recipe.opt, lr=recipe.lr, weight_decay=recipe.weight_decay)
     scheduler = CosineLRScheduler(
         optimizer,
-        t_initial=recipe.epochs * pictures.steps,
-        warmup_t=recipe.warmup_epochs * pictures.steps,
+        t_initial=recipe.epochs * training_set.steps,
+        warmup_t=recipe.warmup_epochs * training_set.steps,
         warmup_lr_init=recipe.lr / 100,
         t_in_epochs=False,
     )
     model.train()
     for epoch in track(range(recipe.epochs), description='Training'):
-        for step, (images, labels) in enumerate(pictures.batches(epoch)):
-            scheduler.step_update(epoch * pictures.steps + step)
+        for step, (images, labels) in enumerate(training_set.batches(epoch)):
+            scheduler.step_update(epoch * training_set.steps + step)
             loss = F.cross_entropy(model(images), labels, label_smoothing=recipe.smoothing)
             optimizer.zero_grad()
             loss.backward()
@@ -49,18 +49,18 @@ def train(model: nn.Module, pictures: TrainingSet, recipe: Recipe) -> None:
     model.eval()
 
 
-def train_new(name: str, pictures: TrainingSet, recipe: Recipe) -> nn.Module:
+def train_new(name: str, training_set: TrainingSet, recipe: Recipe) -> nn.Module:
     """Train a checkpoint's architecture from its recipe's seed."""
     torch.manual_seed(recipe.seed)
     model = timm.create_model(name)
-    train(model, pictures, recipe)
+    train(model, training_set, recipe)
     return model
 
 
 @torch.inference_mode()
 def count_wrong(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """How many pictures [N, C, H, W] the model puts into another class than their label's [N]."""
-    guesses = torch.cat([model(batch).argmax(dim=1) for batch in images.split(JUDGED_TOGETHER)])
+    """Number of misclassified images [N, C, H, W], given labels [N]."""
+    guesses = torch.cat([model(batch).argmax(dim=1) for batch in images.split(EVALUATION_BATCH)])
     return int((guesses != labels).sum())
 
 
@@ -70,10 +70,10 @@ def top1(wrong: int, total: int) -> str:
 
 
 def print_validation(name: str, task: Task) -> None:
-    """Train on what the task sets aside for that, and print how many of its other pictures are classified wrongly."""
+    """Train on the task's validation splits, and print the number of misclassified validation images."""
     wrong = total = 0
-    for pictures, images, labels in task.validation():
-        wrong += count_wrong(train_new(name, pictures, task.recipe), images, labels)
+    for training_set, images, labels in task.validation():
+        wrong += count_wrong(train_new(name, training_set, task.recipe), images, labels)
         total += len(labels)
     print(f'validation: {wrong} of {total} wrong, top-1 {top1(wrong, total)} %')
 
