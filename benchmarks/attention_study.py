@@ -18,10 +18,11 @@ from torch import Tensor, nn
 
 from benchmarks.input_pipeline import draw_folder
 from timm_sk import record_attention, shapes
-from timm_sk.bench.machine import describe, open_device
+from timm_sk.bench.machine import describe
 from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
 from timm_sk.data import open_dataset
+from timm_sk.devices import open_device
 from timm_sk.explain import Enlarging, study
 from timm_sk.explain.batches import data_batches
 from timm_sk.factory import ready_model
@@ -143,7 +144,7 @@ def main(
 ) -> None:
     """Measure, print and write."""
     with one_line_errors():
-        where = open_device(device)
+        where = open_device(device, ('cpu', 'cuda'))
         if out:
             require_appendable(out, StudyRow.columns())
         torch.set_num_threads(threads)

@@ -22,10 +22,11 @@ from torch.nn.functional import cross_entropy
 
 import timm_sk  # noqa: F401  (registers the models)
 from timm_sk import shapes
-from timm_sk.bench.machine import describe, open_device
+from timm_sk.bench.machine import describe
 from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
 from timm_sk.data import Batch, ImageDataset, Loader, normalizer, open_dataset, train_loader
+from timm_sk.devices import open_device
 from timm_sk.distributed import DistributedContext
 from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarise
 
@@ -224,7 +225,7 @@ def main(
 ) -> None:
     """Measure, print and write."""
     with one_line_errors():
-        where = open_device(device)
+        where = open_device(device, ('cpu', 'cuda'))
         if not smoke:
             require_rounds(rounds)
         if out:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from bandwidth import StageRow, measure_convolutions, measure_stages
 
-from timm_sk.bench.machine import open_device
 from timm_sk.bench.matrix import DTYPES, MEMORY_FORMATS, require_names
 from timm_sk.bench.results import append, require_appendable
+from timm_sk.devices import open_device
 from timm_sk.inference.timing import require_rounds
 
 SMALL = [2, 16, 8, 8]
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = None if options.smoke else options.rounds
     rows: list[StageRow] = []
     try:
-        device = open_device(options.device)
+        device = open_device(options.device, ('cpu', 'cuda'))
         require_names('dtype', options.dtypes, DTYPES)
         require_names('memory format', options.formats, MEMORY_FORMATS)
         if rounds is not None:

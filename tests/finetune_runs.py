@@ -89,9 +89,7 @@ def is_same(value: Any, other: Any) -> bool:
     return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
 
 
-def run_ranks(
-    config: Config, count: int = 1, *, kill_after: float | None = None, disk: float = 0
-) -> list[int | None]:
+def run_ranks(config: Config, count: int = 1, *, kill_after: float | None = None, disk: float = 0) -> list[int | None]:
     """Run in as many processes as there are ranks, and kill all of them after a time if it is given.
 
     Args:

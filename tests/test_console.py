@@ -1,10 +1,10 @@
-"""Each line is said once by all processes of torchrun, and a consequence only where nobody has said the cause."""
+"""The processes of torchrun log each error once, and a consequence only if none of them has logged the cause."""
 
 import pytest
 import torch.distributed as dist
 import typer
 
-from timm_sk.console import is_news, one_line_errors
+from timm_sk.console import log_once, one_line_errors
 from timm_sk.errors import PeerStoppedError
 
 
@@ -19,7 +19,7 @@ def agent(monkeypatch):
     return store
 
 
-def said(error, capsys):
+def logged(error, capsys):
     with pytest.raises(typer.Exit) as left, one_line_errors():
         raise error
     assert left.value.exit_code == 1
@@ -27,29 +27,31 @@ def said(error, capsys):
 
 
 @pytest.mark.usefixtures('agent')
-def test_a_line_is_news_once_in_a_run(monkeypatch, capsys):
-    assert said(ValueError('lr must be above 0.'), capsys) == 'timm-sk: lr must be above 0.\n'
-    assert said(ValueError('lr must be above 0.'), capsys) == ''
-    assert said(OSError('4.png cannot be read.'), capsys) == 'timm-sk: 4.png cannot be read.\n'
+def test_log_error_once_per_run(monkeypatch, capsys):
+    assert logged(ValueError('lr must be above 0.'), capsys) == 'timm-sk: lr must be above 0.\n'
+    assert logged(ValueError('lr must be above 0.'), capsys) == ''
+    assert logged(OSError('4.png cannot be read.'), capsys) == 'timm-sk: 4.png cannot be read.\n'
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
-    assert said(ValueError('lr must be above 0.'), capsys) == 'timm-sk: lr must be above 0.\n'
+    assert logged(ValueError('lr must be above 0.'), capsys) == 'timm-sk: lr must be above 0.\n'
 
 
 @pytest.mark.usefixtures('agent')
-def test_a_consequence_is_said_where_no_cause_is(monkeypatch, capsys):
+def test_log_consequence_without_cause(monkeypatch, capsys):
     monkeypatch.setattr('timm_sk.console._SECONDS_FOR_THE_CAUSE', 0.2)
     gone = PeerStoppedError('Another process stopped.')
-    assert said(gone, capsys) == 'timm-sk: Another process stopped.\n'
-    assert said(gone, capsys) == ''
+    assert logged(gone, capsys) == 'timm-sk: Another process stopped.\n'
+    assert logged(gone, capsys) == ''
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
-    assert said(ValueError('The cause.'), capsys) == 'timm-sk: The cause.\n'
-    assert said(gone, capsys) == ''
+    assert logged(ValueError('The cause.'), capsys) == 'timm-sk: The cause.\n'
+    assert logged(gone, capsys) == ''
 
 
-def test_without_an_agent_all_is_news(agent, monkeypatch):
+def test_log_every_error_without_agent(agent, monkeypatch, capsys):
     monkeypatch.setenv('TORCHELASTIC_USE_AGENT_STORE', 'False')
-    assert [is_news('line'), is_news('line')] == [True, True]
+    log_once('line')
+    log_once('line')
     monkeypatch.setenv('TORCHELASTIC_USE_AGENT_STORE', 'True')
-    monkeypatch.setattr('timm_sk.console._PATIENCE', dist.default_pg_timeout / 10000)
+    monkeypatch.setattr('timm_sk.console._STORE_TIMEOUT', dist.default_pg_timeout / 10000)
     monkeypatch.setenv('MASTER_PORT', '1')
-    assert is_news('line')
+    log_once('line')
+    assert capsys.readouterr().err == 'timm-sk: line\n' * 3

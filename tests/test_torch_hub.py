@@ -12,8 +12,9 @@ from subprocesses import ROOT, run_python
 from variants import ARCHITECTURES
 
 import timm_sk
+from timm_sk.devices import open_device
 from timm_sk.errors import NoWeightsError, UnknownModelError
-from timm_sk.factory import pick_device, ready_model, transforms
+from timm_sk.factory import ready_model, transforms
 
 
 @pytest.fixture(scope='module')
@@ -120,14 +121,16 @@ def test_transforms_are_the_checkpoints():
 
 
 def test_devices():
-    assert pick_device('cpu') == torch.device('cpu')
-    assert pick_device().type in ('cpu', 'cuda', 'mps')
-    assert next(ready_model('sknet_atto').parameters()).device.type == pick_device().type
-    with pytest.raises(ValueError, match='"toaster" is no device: use one of cpu'):
-        pick_device('toaster')
-    for device in ('cuda:99', 'meta', 'xpu'):
-        with pytest.raises(ValueError, match=f'This machine has no device "{device}": use one of cpu'):
-            pick_device(device)
+    assert open_device('cpu') == torch.device('cpu')
+    assert open_device().type in ('cpu', 'cuda', 'mps')
+    assert next(ready_model('sknet_atto').parameters()).device.type == open_device().type
+    with pytest.raises(ValueError, match='Invalid device "toaster": expected cpu, cuda, cuda:<index> or mps'):
+        open_device('toaster')
+    for device in ('meta', 'xpu'):
+        with pytest.raises(ValueError, match=f'Invalid device "{device}": expected cpu'):
+            open_device(device)
+    with pytest.raises(ValueError, match='Device "cuda:99" not found: this machine has'):
+        open_device('cuda:99')
 
 
 def test_transforms_take_pictures_of_any_mode():

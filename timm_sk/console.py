@@ -1,72 +1,148 @@
-"""How the command line speaks: its two consoles, errors as one line, each line once in all processes."""
+"""Output of the command line: log lines, tables, progress bars, and errors as one line."""
 
 import datetime
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch.distributed as dist
 import typer
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
 
 from .errors import PeerStoppedError
 
-_SECONDS_FOR_THE_CAUSE = 2.0
 out, err = Console(), Console(stderr=True)
-_PATIENCE = datetime.timedelta(seconds=10)
-_ANYTHING = 'anything'
+_SECONDS_FOR_THE_CAUSE = 2.0
+_STORE_TIMEOUT = datetime.timedelta(seconds=10)
+_ANY_ERROR = 'any error'
 
 
-def say_error(message: str) -> None:
-    """Print one line to standard error; what could steer the terminal is left out."""
-    line = ''.join(character for character in ' '.join(message.split()) if character.isprintable())
-    err.print(f'timm-sk: {line}', soft_wrap=True, markup=False, highlight=False)
+def print_line(line: str) -> None:
+    """Print one line, which may have rich's markup, to standard output."""
+    out.print(line, soft_wrap=True, highlight=False)
+
+
+def log(line: str) -> None:
+    """Print one line to standard error."""
+    err.print(line, soft_wrap=True, markup=False, highlight=False)
+
+
+def log_error(message: str) -> None:
+    """Print an error as one line to standard error, without characters that control a terminal."""
+    log('timm-sk: ' + ''.join(character for character in ' '.join(message.split()) if character.isprintable()))
+
+
+def number_column(name: str) -> Column:
+    """A column of numbers for `print_table`."""
+    return Column(name, justify='right', no_wrap=True)
+
+
+def print_table(
+    columns: Iterable[str | Column],
+    rows: Iterable[Sequence[str]],
+    *,
+    title: str = '',
+    caption: str = '',
+    min_width: int = 0,
+) -> None:
+    """Print a table to standard output.
+
+    Args:
+        columns: Columns, or their names.
+        rows: Cells of each row.
+        title: Line above the table.
+        caption: Line below the table.
+        min_width: Width in characters that the table may take even if the terminal is narrower.
+    """
+    table = Table(*columns, title=escape(title), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*map(escape, row))
+    Console(width=max(out.width, min_width)).print(table)
+
+
+@contextmanager
+def progress_bar(
+    title: str, total: int | None, *columns: ProgressColumn, is_active: bool = True, completed: int = 0
+) -> Iterator[Callable[..., None]]:
+    """Show a progress bar on the terminal, if standard error is one, until the context ends.
+
+    Args:
+        title: Text before the bar.
+        total: Number of steps; None if unknown.
+        *columns: Columns after the bar; completed steps and remaining time if not given.
+        is_active: Whether to show it.
+        completed: Number of steps done before.
+
+    Yields:
+        A function that updates the bar: by a number of steps, or to `completed=` of `total=`; `values=` is a text.
+    """
+    columns = columns or (MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(
+        TextColumn('{task.description}'),
+        BarColumn(bar_width=None),  # takes what the other columns leave
+        *columns,
+        console=err,
+        transient=True,
+        expand=True,
+        disable=not (is_active and err.is_terminal),
+    )
+    with bar:
+        task = bar.add_task(escape(title), total=total, completed=completed, values='')
+
+        def update(steps: int | None = None, **fields: Any) -> None:
+            bar.update(task, advance=steps, **fields)
+
+        yield update
 
 
 @contextmanager
 def one_line_errors() -> Iterator[None]:
-    """Turn what a user can mend into one line and exit code 1; of several processes the first one with it says it."""
+    """Turn errors that a user can fix into one line and exit code 1."""
     try:
         yield
     except (ValueError, OSError) as error:
         is_consequence = isinstance(error, PeerStoppedError)
-        if is_news(str(error), unless_within=_SECONDS_FOR_THE_CAUSE if is_consequence else 0):
-            say_error(str(error))
+        log_once(str(error), unless_within=_SECONDS_FOR_THE_CAUSE if is_consequence else 0)
         raise typer.Exit(1) from error
 
 
-def is_news(line: str, *, unless_within: float = 0.0) -> bool:
-    """Whether no other process has said a line before; from now on it counts as said.
-
-    Processes that torchrun has not started know nothing of each other: to each of them all is news.
+def log_once(message: str, *, unless_within: float = 0.0) -> None:
+    """Log an error unless another process of the same torchrun has logged it.
 
     Args:
-        line: The line.
-        unless_within: Seconds to wait for a line of another process, which makes this one no news.
+        message: The error.
+        unless_within: Seconds to wait for an error of another process; this one is not logged if there is any.
     """
-    store = _store()
+    store = _agent_store()
     if store is None:
-        return True
+        log_error(message)
+        return
     if unless_within:
         try:
-            store.wait([_ANYTHING], datetime.timedelta(seconds=unless_within))
+            store.wait([_ANY_ERROR], datetime.timedelta(seconds=unless_within))
         except dist.DistStoreError:
             pass
         else:
-            return False
-    said_before = store.add(hashlib.sha256(line.encode()).hexdigest(), 1) > 1
-    store.add(_ANYTHING, 1)
-    return not said_before
+            return
+    is_first = store.add(hashlib.sha256(message.encode()).hexdigest(), 1) == 1
+    store.add(_ANY_ERROR, 1)
+    if is_first:
+        log_error(message)
 
 
-def _store() -> dist.Store | None:
-    """The store of torchrun's agent, which outlives the processes; None if there is no agent, or it is gone."""
+def _agent_store() -> dist.Store | None:
+    """The store of torchrun's agent, which outlives the processes; None if there is no agent, or it has ended."""
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
         return None
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=_PATIENCE)
+        store = dist.TCPStore(host, port, is_master=False, timeout=_STORE_TIMEOUT)
     except dist.DistError:
         return None
-    return dist.PrefixStore(f'timm_sk/said/{os.environ.get("TORCHELASTIC_RUN_ID", "")}', store)
+    return dist.PrefixStore(f'timm_sk/logged/{os.environ.get("TORCHELASTIC_RUN_ID", "")}', store)

@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .devices import open_device
 from .errors import PeerStoppedError
 
 T = TypeVar('T')
@@ -90,14 +91,9 @@ def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
     """
     name = device or ('cuda' if torch.cuda.is_available() else 'cpu')
     size, local = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
-    try:
-        place = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'"{name}" is no device: name cpu, cuda or cuda:1.') from error
+    place = open_device(f'cuda:{local}' if size > 1 and name.partition(':')[0] == 'cuda' else name)
     if place.type == 'cuda':
-        place = torch.device('cuda', local if size > 1 else (place.index or 0))
-        if place.index >= torch.cuda.device_count():
-            raise ValueError(f'There is no device {place} here: torch sees {torch.cuda.device_count()} CUDA GPUs.')
+        place = torch.device('cuda', place.index or 0)
         torch.cuda.set_device(place)
     if size == 1:
         yield DistributedContext(device=place)

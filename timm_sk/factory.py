@@ -11,32 +11,10 @@ from torch import nn
 
 from . import registry
 from .data.images import to_rgb
+from .devices import open_device
 from .errors import UnloadableModelError
 from .inference.warmup import warm_up
 from .models.inputs import image_size
-
-
-def pick_device(device: torch.device | str | None = None) -> torch.device:
-    """Turn a wish into a device that this machine has; None stands for the best one: cuda, then mps, then cpu.
-
-    Raises:
-        ValueError: If the device has no such form, or this machine does not have it.
-    """
-    available = ['cpu', *(['cuda'] if torch.cuda.is_available() else []), *(['mps'] if _has_mps() else [])]
-    if device is None:
-        return torch.device('cuda' if 'cuda' in available else available[-1])
-    try:
-        picked = torch.device(device)
-    except RuntimeError as error:
-        raise ValueError(f'"{device}" is no device: use one of {", ".join(available)}.') from error
-    missing = picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count()
-    if missing or picked.type not in available:
-        raise ValueError(f'This machine has no device "{device}": use one of {", ".join(available)}.')
-    return picked
-
-
-def _has_mps() -> bool:
-    return torch.backends.mps.is_available()
 
 
 def ready_model(
@@ -68,7 +46,7 @@ def ready_model(
         ValueError: If this machine does not have the device.
     """
     registry.require_model(name)
-    target = pick_device(device)
+    target = open_device(device)
     try:
         model = timm.create_model(name, pretrained=pretrained, **kwargs)
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:

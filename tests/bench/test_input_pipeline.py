@@ -79,7 +79,7 @@ def test_waiting_is_the_time_until_the_next_batch(monkeypatch):
     [
         (['--rounds', 3], 'A median takes at least 7 rounds, got 3'),
         (['--batches', 9], 'A round loads 88 pictures, got 32: draw more, or time fewer batches.'),
-        (['--device', 'gpu'], '"gpu" is no device: name cpu, cuda or cuda:1.'),
+        (['--device', 'gpu'], 'Invalid device "gpu": expected cpu, cuda or cuda:<index>'),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, message):

@@ -92,9 +92,9 @@ def test_what_cannot_be_built_fails_alone(tmp_path, monkeypatch):
     ('arguments', 'message'),
     [
         (['--rounds', 3], 'A median takes at least 7 rounds, got 3: pass more, or --smoke, which times nothing.'),
-        (['--device', 'cuda:7'], 'There is no device cuda:7 here: torch sees'),
-        (['--device', 'mps'], 'The bench measures on cpu and cuda, got mps.'),
-        (['--device', 'gpu'], '"gpu" is no device: name cpu, cuda or cuda:1.'),
+        (['--device', 'cuda:7'], 'Device "cuda:7" not found: this machine has'),
+        (['--device', 'mps'], 'Invalid device "mps": expected cpu, cuda or cuda:<index>'),
+        (['--device', 'gpu'], 'Invalid device "gpu": expected cpu, cuda or cuda:<index>'),
         (['--dtypes', 'float32,float16'], 'float16 is measured on CUDA alone: on a CPU take bfloat16.'),
         (
             ['--forms', 'fused'],

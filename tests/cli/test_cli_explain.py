@@ -28,8 +28,7 @@ UNITS = ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
 def run(monkeypatch, tmp_path):
     """Run the command with a folder to write; gives the exit code and both outputs."""
     said = io.StringIO()
-    for module in (console, cli_explain):
-        monkeypatch.setattr(module, 'err', Console(file=said))
+    monkeypatch.setattr(console, 'err', Console(file=said))
 
     def run(*arguments, out='out'):
         done = CliRunner().invoke(app, ['explain', *map(str, arguments), '--out', str(tmp_path / out)])

@@ -24,7 +24,7 @@ def history(epochs):
 def printed(monkeypatch):
     """What goes to a standard error that is no terminal."""
     console = Console(file=io.StringIO(), width=120)
-    monkeypatch.setattr(run_report, 'err', console)
+    monkeypatch.setattr('timm_sk.console.err', console)
     return console.file
 
 
@@ -54,7 +54,7 @@ def test_lines_where_there_is_no_terminal(printed, clock, tmp_path):
 
 def test_a_bar_on_a_terminal_that_is_gone_afterwards(monkeypatch, tmp_path):
     console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system=None)
-    monkeypatch.setattr(run_report, 'err', console)
+    monkeypatch.setattr('timm_sk.console.err', console)
     told = Report(tmp_path, active=True)
     with told.epoch(0, 3, steps=4, first=1) as step:
         step(dict(loss=0.75, top1=50.0, images_per_s=10.0))
@@ -67,7 +67,7 @@ def test_a_bar_on_a_terminal_that_is_gone_afterwards(monkeypatch, tmp_path):
 
 def test_the_bar_is_gone_after_an_error_too(monkeypatch, tmp_path):
     console = Console(file=io.StringIO(), width=100, force_terminal=True)
-    monkeypatch.setattr(run_report, 'err', console)
+    monkeypatch.setattr('timm_sk.console.err', console)
     with pytest.raises(KeyboardInterrupt), Report(tmp_path, active=True).epoch(0, 3, steps=4):
         raise KeyboardInterrupt
     assert console.file.getvalue().rstrip('\r\n').endswith('\x1b[2K')

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from timm_sk.console import err, say_error
+from timm_sk.console import err, log_error
 from timm_sk.errors import MismatchedCheckpointError
 from timm_sk.pretrained import check_state_dict
 
@@ -20,5 +20,5 @@ def test_names_are_shown_escaped_and_short(key):
 
 def test_what_steers_a_terminal_is_not_printed():
     with err.capture() as captured:
-        say_error('a \x1b[31mred\x07 name\nof a file')
+        log_error('a \x1b[31mred\x07 name\nof a file')
     assert captured.get() == 'timm-sk: a [31mred name of a file\n'

@@ -14,23 +14,6 @@ from .matrix import GRAPH
 _INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 
 
-def open_device(name: str) -> torch.device:
-    """The device of a name.
-
-    Raises:
-        ValueError: If there is no such device here, or it is neither a CPU nor a CUDA GPU.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'"{name}" is no device: name cpu, cuda or cuda:1.') from error
-    if device.type not in ('cpu', 'cuda'):
-        raise ValueError(f'The bench measures on cpu and cuda, got {name}.')
-    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(f'There is no device {name} here: torch sees {torch.cuda.device_count()} CUDA GPUs.')
-    return device
-
-
 def require_dtype(dtype: str, device: torch.device) -> None:
     """Check that a dtype is measured on a device.
 

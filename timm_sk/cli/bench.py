@@ -6,17 +6,15 @@ from typing import Annotated
 
 import torch
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Column, Table
+from rich.table import Column
 
 from ..bench import COLUMNS, Case, Row, cases, measure
-from ..bench.machine import open_device, require_dtype, require_forms
+from ..bench.machine import require_dtype, require_forms
 from ..bench.matrix import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
 from ..bench.plot import draw, require_matplotlib
 from ..bench.results import append, read, require_appendable
-from ..console import err, one_line_errors, out, say_error
+from ..console import log, log_error, number_column, one_line_errors, print_table
+from ..devices import open_device
 from ..inference.timing import require_rounds
 
 __all__ = ['COLUMNS', 'bench']
@@ -57,7 +55,7 @@ def bench(
                 raise ValueError('--from needs --plot PNG, into which its rows are drawn.')
             draw(read(from_file), plot)
             return
-        where = open_device(device)
+        where = open_device(device, ('cpu', 'cuda'))
         if not smoke:
             require_rounds(rounds)
         if out_file:
@@ -84,17 +82,17 @@ def bench(
         rows = []
         for case in chosen:
             timed = None if smoke else rounds
-            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, say=_say):
+            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, say=log):
                 rows += found
                 if out_file:
                     append(out_file, found)
-                Console(width=max(out.width, 132)).print(_table(case, found))
+                _print(case, found)
         if plot and not smoke:
             draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
     refused = [row for row in rows if row.status in ('disagrees', 'fails')]
     for row in refused:
         by = f': {row.compared} differs by {row.difference:.2g}, more than {row.bound:.2g}' if row.compared else ''
-        say_error(f'{row.arch} {row.side} {row.form} {row.task} {row.dtype} {row.memory_format} {row.status}{by}')
+        log_error(f'{row.arch} {row.side} {row.form} {row.task} {row.dtype} {row.memory_format} {row.status}{by}')
     if refused:
         raise typer.Exit(1)
 
@@ -103,12 +101,8 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(',') if name.strip()]
 
 
-def _say(line: str) -> None:
-    err.print(line, soft_wrap=True, markup=False, highlight=False)
-
-
-def _table(case: Case, rows: Sequence[Row]) -> Table:
-    """One form of a case: a line per variant."""
+def _print(case: Case, rows: Sequence[Row]) -> None:
+    """Print one form of a case: a line per variant."""
     names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of floor', 'peak MB', 'saved MB', 'ratio', 'agreement')
     lines = []
     for row in rows:
@@ -126,12 +120,11 @@ def _table(case: Case, rows: Sequence[Row]) -> Table:
         )
         lines.append(line)
     shown = [index for index in range(len(names)) if any(line[index] for line in lines)]
-    columns = (Column(names[index], justify='right', no_wrap=True) for index in shown)
-    variant = Column('variant', no_wrap=True)
-    table = Table(variant, *columns, title=escape(str(case)), box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for row, line in zip(rows, lines, strict=True):
-        table.add_row(f'{row.side} {row.form}', *(line[index] for index in shown))
-    return table
+    columns = [Column('variant', no_wrap=True), *(number_column(names[index]) for index in shown)]
+    cells = [
+        (f'{row.side} {row.form}', *(line[index] for index in shown)) for row, line in zip(rows, lines, strict=True)
+    ]
+    print_table(columns, cells, title=str(case), min_width=132)
 
 
 def _number(value: float | None, form: str, unit: float = 1) -> str:

@@ -1,18 +1,13 @@
 """`timm-sk explain`: what the selection does as the object grows; docs/attention.md says how to read it."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Column
 
-from ..console import err, one_line_errors
+from ..console import log, number_column, one_line_errors, print_table, progress_bar
 from ..data.images import find_images, read_image
 from ..data.shapes import CLASS_NAMES
 from ..evaluation.validation_data import open_validation_data
@@ -82,9 +77,14 @@ def explain_selection(
                 names, title = opened.class_names or class_names(model), Path(str(data)).name
                 skip, total = _Skips(max_bad_images), len(opened.images)
                 batches = data_batches(opened.images, enlarging, workers=workers, on_bad=skip, **where)
-            with _progress(model_name, total) as advance:
+            with progress_bar(model_name, total) as update:
                 found = study(
-                    model, batches, scales=enlarging.scales, class_names=names, units=wanted, on_batch=advance
+                    model,
+                    batches,
+                    scales=enlarging.scales,
+                    class_names=names,
+                    units=wanted,
+                    on_batch=update,
                 )
             write_study(folder, found, model_name=model_name, data_name=title, by_class=by_class)
             caption = f'Mean attention difference, {found.counts.sum()} pictures; {found.confidence:.0%} intervals.'
@@ -104,14 +104,14 @@ def _explain(
     if len(paths) > MOST_PICTURES:
         raise ValueError(f'{len(paths)} pictures are more than {MOST_PICTURES}: study them as a data set, with --data.')
     pictures = [read_image(path) for path in paths]
-    with _progress(model_name, len(pictures) * len(enlarging.scales)) as advance:
+    with progress_bar(model_name, len(pictures) * len(enlarging.scales)) as update:
         found = explain_pictures(
             model,
             pictures,
             scales=enlarging.scales,
             units=units,
             names=[str(path) for path in paths],
-            on_batch=advance,
+            on_batch=update,
         )
     names = [path.name for path in paths]
     if len(set(names)) < len(names):
@@ -136,7 +136,7 @@ class _Skips:
         if not self.left:
             raise ValueError(f'{line} Mend or remove it, or allow more with --max-bad-images.')
         self.left -= 1
-        err.print(f'left out: {line}', soft_wrap=True, markup=False, highlight=False)
+        log(f'left out: {line}')
 
 
 def _numbers(text: str) -> list[float]:
@@ -146,23 +146,6 @@ def _numbers(text: str) -> list[float]:
         raise ValueError(f'Scales are numbers separated by commas, such as 1,1.5,2; got "{text}".') from error
 
 
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """On a terminal a bar that is gone in the end."""
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        task = progress.add_task(escape(name), total=total)
-        yield lambda count: progress.advance(task, count)
-
-
 def _print(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> None:
-    table = Table(
-        *(Column(head, justify='right' if place else 'left', no_wrap=True) for place, head in enumerate(heads)),
-        title=escape(title),
-        caption=caption,
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for row in rows:
-        table.add_row(*map(escape, row))
-    Console(width=1000).print(table)  # or its columns would lose what they say, to fit
+    columns = [Column(heads[0], no_wrap=True), *map(number_column, heads[1:])]
+    print_table(columns, rows, title=title, caption=caption, min_width=1000)  # as wide as the content

@@ -3,18 +3,14 @@
 import json
 import runpy
 import sys
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.markup import escape
-from rich.progress import track
-from rich.table import Column, Table
+from rich.table import Column
 
 from .. import __version__
-from ..console import err, one_line_errors, out, say_error
+from ..console import log_error, one_line_errors, print_table, progress_bar
 from ..data.images import find_images
 from ..factory import ready_model
 from ..inference.prediction import Prediction, example_images, predict
@@ -22,8 +18,6 @@ from ..models.listing import COLUMNS, catalog, cells, markdown
 from . import bench, demo, explain, finetune, publish, validate, weights
 
 DEFAULT_MODEL = 'sknet_atto.digits'
-
-T = TypeVar('T')
 
 app = typer.Typer(
     help='Selective-kernel networks for timm.',
@@ -55,11 +49,6 @@ def show_version(
         raise typer.Exit
 
 
-def _progress(items: Iterable[T], total: int, description: str) -> Iterable[T]:
-    """Pass items through; on a terminal with a bar that is gone when they are."""
-    return track(items, total=total, description=description, console=err, transient=True, disable=not err.is_terminal)
-
-
 @app.command('list')
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
@@ -74,10 +63,7 @@ def list_models(
         print(markdown(entries))
         return
     caption = 'GMACs: 10^9 multiply-adds at this input. top-1: percent.'
-    table = Table(*COLUMNS, caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for entry in entries:
-        table.add_row(*cells(entry))
-    out.print(table)
+    print_table(COLUMNS, map(cells, entries), caption=caption)
 
 
 @app.command('predict')
@@ -97,15 +83,19 @@ def predict_images(
         if not paths:
             raise ValueError(f'{model_name} ships with no examples: name pictures to classify.')
         model = ready_model(model_name, device=device)
-        predictions = list(_progress(predict(model, paths, topk=topk), len(paths), 'Classifying'))
+        predictions = []
+        with progress_bar('Classifying', len(paths)) as update:
+            for prediction in predict(model, paths, topk=topk):
+                predictions.append(prediction)
+                update(1)
     truths = None if images else [path.stem for path in paths]
     if as_json:
         print(json.dumps(_as_json(predictions, truths), indent=2))
     elif not all(prediction.error for prediction in predictions):
-        out.print(_as_table(model_name, predictions, truths))
+        _print_predictions(model_name, predictions, truths)
     failures = [prediction.error for prediction in predictions if prediction.error]
     for failure in failures:
-        say_error(failure)
+        log_error(failure)
     if failures:
         raise typer.Exit(1)
 
@@ -125,15 +115,8 @@ def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[di
     return documents
 
 
-def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> Table:
-    table = Table(
-        Column('picture', overflow='fold'),
-        *(['truth'] if truths else []),
-        'prediction',
-        'then',
-        title=model_name,
-        box=box.SIMPLE_HEAD,
-    )
+def _print_predictions(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> None:
+    rows = []
     for index, prediction in enumerate(predictions):
         if prediction.error:
             continue
@@ -142,9 +125,10 @@ def _as_table(model_name: str, predictions: list[Prediction], truths: list[str] 
             for label, probability in zip(prediction.labels, prediction.probabilities, strict=True)
         ]
         name = prediction.path.name if truths else str(prediction.path)
-        texts = [name, *([truths[index]] if truths else []), first, ', '.join(others)]
-        table.add_row(*map(escape, texts))
-    return table
+        rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
+    names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
+    columns = (Column('image', overflow='fold'), *map(Column, names))
+    print_table(columns, rows, title=model_name)
 
 
 @app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
@@ -157,7 +141,7 @@ def run_script(
     Processes that the script spawns must import timm_sk themselves; forked ones have it.
     """
     if not Path(script).is_file():
-        say_error(f'{script}: no such script.')
+        log_error(f'{script}: no such script.')
         raise typer.Exit(1)
     sys.argv = [script, *(arguments or [])]
     sys.path.insert(0, str(Path(script).resolve().parent))

@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.table import Table
 
 from ..checkpoints import CHECKPOINTS
 from ..checkpoints.lookup import find_row
-from ..console import one_line_errors, out, say_error
+from ..console import log_error, one_line_errors, print_line, print_table
 from ..publishing.hub_folder import WEIGHTS
 from ..publishing.package import export_checkpoint
 from ..publishing.release import card_of
@@ -83,14 +81,11 @@ def publish_checkpoints(
             outcomes = [release(org, **options)]
         else:
             outcomes = list(publish_all(org, **options))
-    table = Table('checkpoint', 'state', 'detail', box=box.SIMPLE_HEAD)
-    for outcome in outcomes:
-        detail = 'see below' if outcome.state == 'failed' else outcome.detail
-        table.add_row(*map(escape, (outcome.name, outcome.state, detail)))
-    out.print(table)
+    rows = [(done.name, done.state, 'see below' if done.state == 'failed' else done.detail) for done in outcomes]
+    print_table(('checkpoint', 'state', 'detail'), rows)
     failed = [outcome for outcome in outcomes if outcome.state == 'failed']
     for outcome in failed:
-        say_error(f'{outcome.name}: {outcome.detail}')
+        log_error(f'{outcome.name}: {outcome.detail}')
     if failed:
         raise typer.Exit(1)
 
@@ -103,8 +98,5 @@ def _lines(file: Path) -> tuple[str, ...]:
 def _show_plan(plan: Plan) -> None:
     state = 'exists' if plan.exists else 'is new'
     tag = f'tag {plan.tag} {"is set" if plan.tagged else "is not set"}'
-    out.print(f'{plan.repo_id} {state}; {tag}', soft_wrap=True, markup=False, highlight=False)
-    table = Table('file', 'change', box=box.SIMPLE_HEAD)
-    for path, change in plan.changes.items():
-        table.add_row(escape(path), change)
-    out.print(table)
+    print_line(f'{escape(plan.repo_id)} {state}; {tag}')
+    print_table(('file', 'change'), plan.changes.items())

@@ -3,20 +3,15 @@
 import csv
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Column, Table
+from rich.table import Column
 
-from ..console import err, one_line_errors, out, say_error
+from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
 from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
 from ..evaluation.imagenet_labels import LABELS
 from ..evaluation.validation import AMP_DTYPES, COLUMNS, INTERPOLATIONS, Validation, validate
@@ -91,7 +86,7 @@ def validate_models(
         if context.is_main:
             failures |= _report(found, failures, results_file, per_class=per_class, as_json=as_json)
             for name, failure in failures.items():
-                say_error(f'{name}: {failure}' if name in models and len(models) > 1 else failure)
+                log_error(f'{name}: {failure}' if name in models and len(models) > 1 else failure)
         context.wait()  # torchrun ends the others as soon as one has failed
     if failures:
         raise typer.Exit(1)
@@ -116,27 +111,15 @@ def _validated(
         return [], {'': str(error)}
     for name in dict.fromkeys(models):
         try:
-            with _progress(name, data, context) as on_batch:
-                say = _say if context.is_main else None
-                found.append(validate(name, data, context=context, on_batch=on_batch, say=say, **settings))
+            total = -(-data.images.total // context.size) or None
+            with progress_bar(name, total, is_active=context.is_main) as update:
+                say = log if context.is_main else None
+                found.append(validate(name, data, context=context, on_batch=update, say=say, **settings))
         except _FAILURES as error:
             if is_peer_failure(error):
                 raise
             failures[name] = str(error) or type(error).__name__
     return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
-
-
-@contextmanager
-def _progress(name: str, data: ValidationData, context: DistributedContext) -> Iterator[Callable[[int], None]]:
-    """On the first process's terminal a bar that is gone in the end."""
-    columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=err, transient=True, disable=not (context.is_main and err.is_terminal)) as progress:
-        task = progress.add_task(escape(name), total=-(-data.images.total // context.size) or None)
-        yield lambda count: progress.advance(task, count)
-
-
-def _say(line: str) -> None:
-    err.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def _report(
@@ -149,13 +132,12 @@ def _report(
         if documents:
             print(json.dumps(documents, indent=2))
     elif found:
-        wide = Console(width=max(out.width, 100))
-        wide.print(_table(found))
+        _print_table(found)
         for result in found if per_class else ():
-            wide.print(_class_table(result))
+            _print_classes(result)
     for result in () if as_json else found:
         for name in result.evaluation.bad:
-            _say(f'{result.model} did not see {name}')
+            log(f'{result.model} did not see {name}')
     if results_file and found:
         try:
             with results_file.open('w', newline='', encoding='utf-8') as file:
@@ -195,36 +177,33 @@ def _names(result: Validation) -> list[str]:
     return result.class_names or [str(index) for index in range(len(result.evaluation.per_class))]
 
 
-def _table(found: Sequence[Validation]) -> Table:
-    columns = ('top-1', 'top-5', 'loss', 'ECE', 'images', 'size', 'crop', 'M params', 'images/s')
-    table = Table(
-        Column('model', overflow='fold'),
-        *(Column(name, justify='right', no_wrap=True) for name in columns),
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        caption='top-1, top-5: percent. ECE: expected calibration error.',
-    )
-    for result in found:
-        evaluation = result.evaluation
-        table.add_row(
-            escape(result.model),
-            f'{evaluation.top1:.3f}',
-            f'{evaluation.top5:.3f}',
-            f'{evaluation.loss:.4f}',
-            f'{evaluation.ece:.4f}',
-            str(evaluation.count),
+def _print_table(found: Sequence[Validation]) -> None:
+    names = ('top-1', 'top-5', 'loss', 'ECE', 'images', 'size', 'crop', 'M params', 'images/s')
+    rows = [
+        (
+            result.model,
+            f'{result.evaluation.top1:.3f}',
+            f'{result.evaluation.top5:.3f}',
+            f'{result.evaluation.loss:.4f}',
+            f'{result.evaluation.ece:.4f}',
+            str(result.evaluation.count),
             str(result.img_size),
             f'{result.crop_pct:g}',
             f'{result.param_count / 1e6:.2f}',
-            f'{evaluation.images_per_second:.1f}',
+            f'{result.evaluation.images_per_second:.1f}',
         )
-    return table
+        for result in found
+    ]
+    columns = (Column('model', overflow='fold'), *map(number_column, names))
+    caption = 'top-1, top-5: percent. ECE: expected calibration error.'
+    print_table(columns, rows, caption=caption, min_width=100)
 
 
-def _class_table(result: Validation) -> Table:
-    numbers = (Column(name, justify='right', no_wrap=True) for name in ('top-1', 'images'))
-    table = Table(Column('class', overflow='fold'), *numbers, title=escape(result.model), box=box.SIMPLE_HEAD)
+def _print_classes(result: Validation) -> None:
+    columns = (Column('class', overflow='fold'), number_column('top-1'), number_column('images'))
     totals = result.evaluation.confusion.sum(1).tolist()
-    for name, top1, total in zip(_names(result), result.evaluation.per_class, totals, strict=True):
-        table.add_row(escape(name), '' if top1 is None else f'{top1:.2f}', str(total))
-    return table
+    rows = [
+        (name, '' if top1 is None else f'{top1:.2f}', str(total))
+        for name, top1, total in zip(_names(result), result.evaluation.per_class, totals, strict=True)
+    ]
+    print_table(columns, rows, title=result.model, min_width=100)

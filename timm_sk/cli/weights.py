@@ -1,17 +1,18 @@
 """`timm-sk weights list | show | pull | verify | convert`: the checkpoints on this machine and where they come from."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich import box
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
-from rich.table import Column, Table
+from rich.progress import DownloadColumn, TransferSpeedColumn
+from rich.table import Column
 
 from ..checkpoints import CHECKPOINTS, describe, lookup
 from ..checkpoints.lookup import matching
-from ..console import err, one_line_errors, out, say_error
+from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError
 from ..pretrained import Store
 from ..publishing import local
@@ -39,19 +40,16 @@ def list_checkpoints(
             raise ValueError(f'There is no state "{state}": name one of {", ".join(local.STATES)}.')
         if not shown:
             raise ValueError(f'no checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
-    lines = [
-        (row.name, states[row.name], f'{row.top1:.2f}' if row.top1 else '', row.licence or 'none stated', row.origin)
-        for row in shown
-    ]
+    lines = []
+    for row in shown:
+        top1, licence = f'{row.top1:.2f}' if row.top1 else '', row.licence or 'none stated'
+        lines.append((row.name, states[row.name], top1, licence, row.origin or ''))
     wide = [max(map(len, cells)) for cells in zip(*(line[:4] for line in lines), strict=True)]  # the last one gives way
     names = ('checkpoint', 'state', 'top-1', 'licence')
     columns = (Column(name, no_wrap=True, min_width=width) for name, width in zip(names, wide, strict=True))
     last = Column('made by', no_wrap=True, overflow='ellipsis')
-    table = Table(*columns, last, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for line in lines:
-        table.add_row(*(escape(cell or '') for cell in line))
-    out.print(table)
-    out.print(f'{len(shown)} checkpoints. Local store: {store.root}', soft_wrap=True, highlight=False)
+    print_table([*columns, last], lines)
+    print_line(f'{len(shown)} checkpoints. Local store: {escape(str(store.root))}')
 
 
 @app.command('show')
@@ -67,7 +65,7 @@ def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')])
         facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
         facts['trust'] = f'{trusted}; sha256 of the original {origin.sha256}'
     for fact, text in facts.items():
-        out.print(f'[bold]{fact:14}[/bold] {escape(text)}', soft_wrap=True, highlight=False)
+        print_line(f'[bold]{fact:14}[/bold] {escape(text)}')
 
 
 @app.command('pull')
@@ -84,30 +82,27 @@ def pull(
         rows = [row for row in (lookup.find_rows(names) if names else CHECKPOINTS.values()) if row.sources]
     if everything:
         for row in [row for row in rows if row.sources[0].kind == 'manual']:
-            err.print(f'{row.name}: needs a file that only a person can fetch', soft_wrap=True, highlight=False)
+            log(f'{row.name}: needs a file that only a person can fetch')
             rows.remove(row)
     store = Store(everything) if everything else Store()
     failed = 0
-    columns = (TextColumn('{task.description}'), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
-        for row in rows:
-            task = progress.add_task(row.name, total=None)
-
-            def show(received: int, total: int | None, task: TaskID = task) -> None:
-                progress.update(task, completed=received, total=total)
-
-            try:
-                folder = local.pull(row, store=store, progress=show)
-            except (TimmSkError, OSError) as error:
-                failed += 1
-                say_error(f'{row.name}: {error}')
-            else:
-                out.print(f'{row.name}: {folder}', soft_wrap=True, highlight=False)
-            progress.remove_task(task)
+    for row in rows:
+        try:
+            with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
+                folder = local.pull(row, store=store, progress=partial(_show_bytes, update))
+        except (TimmSkError, OSError) as error:
+            failed += 1
+            log_error(f'{row.name}: {error}')
+        else:
+            print_line(escape(f'{row.name}: {folder}'))
     if everything:
-        out.print(f'Set TIMM_SK_HOME to a copy of {everything} where there is no network.', soft_wrap=True)
+        print_line(escape(f'Set TIMM_SK_HOME to a copy of {everything} where there is no network.'))
     if failed:
         raise typer.Exit(1)
+
+
+def _show_bytes(update: Callable[..., None], received: int, total: int | None) -> None:
+    update(completed=received, total=total)
 
 
 @app.command('verify')
@@ -124,12 +119,12 @@ def verify(
                 raise ValueError(f'--to says what a file is meant for, and {target} is no file.')
             verifications = list(local.verify(target, to=row))
         for verification in verifications:
-            out.print(f'[bold]{escape(verification.target)}[/bold]', highlight=False)
+            print_line(f'[bold]{escape(verification.target)}[/bold]')
             for line in verification.passed:
-                out.print(f'  ok  {escape(line)}', soft_wrap=True, highlight=False)
+                print_line(f'  ok  {escape(line)}')
             if verification.problem:
                 failed = True
-                say_error(f'{verification.target}: {verification.problem}')
+                log_error(f'{verification.target}: {verification.problem}')
     if failed:
         raise typer.Exit(1)
 
@@ -143,5 +138,5 @@ def convert(
     with one_line_errors():
         row = lookup.find_row(to)
         folder = local.convert(file, row)
-    out.print(f'{row.name}: {folder}', soft_wrap=True, highlight=False)
-    out.print(f'Load it with timm.create_model("{row.name}", pretrained=True).', soft_wrap=True, highlight=False)
+    print_line(escape(f'{row.name}: {folder}'))
+    print_line(f'Load it with timm.create_model("{row.name}", pretrained=True).')

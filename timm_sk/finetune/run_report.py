@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
+from .. import console
 from ..atomic_io import whole_file
-from ..console import err
 from .curves import draw_confusion, draw_curves, require_matplotlib
 
 __all__ = ['METRICS', 'Report', 'draw_confusion', 'draw_curves']
@@ -85,10 +85,10 @@ class Report:
         self._epochs = epochs
         if not self.active:
             yield lambda values: None
-        elif err.is_terminal:
-            with _bar() as bar:
-                task = bar.add_task(f'epoch {epoch + 1}/{epochs}', total=steps, completed=first, values='')
-                yield lambda values: bar.update(task, advance=1, values=_line(values))
+        elif console.err.is_terminal:
+            columns = MofNCompleteColumn(), TextColumn('{task.fields[values]}', markup=False), TimeRemainingColumn()
+            with console.progress_bar(f'epoch {epoch + 1}/{epochs}', steps, *columns, completed=first) as update:
+                yield lambda values: update(1, values=_line(values))
         else:
             yield _Lines(f'epoch {epoch + 1}/{epochs}', steps, first, self.say)
 
@@ -114,7 +114,7 @@ class Report:
     def say(self, text: str) -> None:
         """Print one line to standard error."""
         if self.active:
-            err.print(' '.join(text.split()), soft_wrap=True, markup=False, highlight=False)
+            console.log(' '.join(text.split()))
 
     def close(self) -> None:
         """Finish what is still open; may be called again."""
@@ -140,19 +140,6 @@ class _Lines:
         left = (now - self.began) / (self.done - self.first) * (self.steps - self.done)
         minutes, seconds = divmod(round(left), 60)
         self.say(f'{self.title}, step {self.done}/{self.steps}: {_line(values)}, {minutes}:{seconds:02} left')
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn('{task.description}'),
-        BarColumn(bar_width=None),  # takes what the others leave
-        MofNCompleteColumn(),
-        TextColumn('{task.fields[values]}', markup=False),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        expand=True,
-    )
 
 
 def _line(values: Mapping[str, float]) -> str:
