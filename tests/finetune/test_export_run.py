@@ -181,6 +181,6 @@ def test_refused(tmp_path):
         export(folder, config=Config(tag='birds'))
     with pytest.raises(ValueError, match='2 label names for 3 classes'):
         export(tmp_path / 'y', class_names=['a', 'b'])
-    with pytest.raises(ValueError, match='A tag is made of letters'):
+    with pytest.raises(ValueError, match='Invalid tag'):
         export(tmp_path / 'y', config=Config(tag='../pets'))
     assert sorted(path.name for path in tmp_path.iterdir()) == ['own', 'x']

@@ -1,4 +1,4 @@
-"""A folder for a hub: timm loads it, its config invents nothing, its card says what the table says."""
+"""Folders for the Hub: weights, config, golden file and card."""
 
 import json
 import re
@@ -44,12 +44,12 @@ def table_of(card):
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_config_is_the_one_that_the_bundled_folders_have(name):
+def test_config_of_bundled_checkpoints(name):
     config = config_of(timm.create_model(name), CHECKPOINTS[name])
     assert json.dumps(config, indent=2) + '\n' == (bundled_folder(name) / 'config.json').read_text()
 
 
-def test_facts_that_are_not_established_are_not_in_the_config():
+def test_config_omits_unknown_fields():
     row = replace(CHECKPOINTS['sknet_atto.digits'], mean=None, crop_pct=None, licence=None, label_names=None)
     config = config_of(timm.create_model('sknet_atto'), row)
     assert not {'mean', 'crop_pct', 'license', 'label_names'} & set(config['pretrained_cfg'])
@@ -57,7 +57,7 @@ def test_facts_that_are_not_established_are_not_in_the_config():
     assert 'label_names' not in config
 
 
-def test_weights_are_in_the_order_of_the_state_dict_and_readable_by_others(tmp_path, trained):
+def test_weights_file(tmp_path, trained):
     row = replace(CHECKPOINTS['sknet_atto.digits'], num_classes=3, label_names=NAMES)
     write_model(tmp_path, trained, row, metadata=dict(origin='a test'))
     with safe_open(tmp_path / 'model.safetensors', 'pt') as file:
@@ -74,7 +74,7 @@ def test_weights_are_in_the_order_of_the_state_dict_and_readable_by_others(tmp_p
     assert tuple(loaded.pretrained_cfg['label_names']) == NAMES
 
 
-def test_goldens_tell_weights_apart(tmp_path, trained):
+def test_check_golden(tmp_path, trained):
     path = tmp_path / 'golden.safetensors'
     write_golden(path, trained.train(), golden_inputs((3, 32, 32)), metadata={})
     assert trained.training
@@ -86,29 +86,25 @@ def test_goldens_tell_weights_apart(tmp_path, trained):
     assert check_golden(trained, path) == 0
     with torch.no_grad():
         trained.fc.bias[1] += 0.25
-    with pytest.raises(MismatchedCheckpointError, match=r'logits differ by 0\.25'):
+    with pytest.raises(MismatchedCheckpointError, match=r'The logits differ from those in .* by 0\.25'):
         check_golden(trained, path)
-    with pytest.raises(
-        CorruptCheckpointError, match=r'another model: it has logits \[2, 3\], the model gives \[2, 10\]'
-    ):
+    message = r'another model: it has logits \[2, 3\], the model gives \[2, 10\]'
+    with pytest.raises(CorruptCheckpointError, match=message):
         check_golden(timm.create_model('sknet_atto'), path)
-    path.write_bytes(b'torn')
-    with pytest.raises(CorruptCheckpointError, match=r'golden\.safetensors cannot be read'):
-        check_golden(trained, path)
     save_safetensors(dict(inputs=torch.zeros(1)), path)
     with pytest.raises(CorruptCheckpointError, match=r"holds \['inputs'\] instead"):
         check_golden(trained, path)
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_recipe_is_what_the_bundled_card_says(name):
+def test_recipe_in_bundled_card(name):
     card = (bundled_folder(name) / 'README.md').read_text()
     recipe = json.loads((bundled_folder(name) / 'recipe.json').read_text())
     settings = card.split('| setting | value |\n|---|---|\n')[1].split('\n\n')[0].splitlines()
     assert settings == [f'| {field} | {value} |' for field, value in recipe.items()]
 
 
-def test_card_of_a_bundled_checkpoint():
+def test_card_of_bundled_checkpoint():
     card = card_of(CHECKPOINTS['sknet_atto.digits'], repo_id='somebody/sknet_atto.digits')
     facts = table_of(card)
     expected = {
@@ -129,7 +125,7 @@ def test_card_of_a_bundled_checkpoint():
     assert 'hf-hub:somebody/sknet_atto.digits' in card
 
 
-def test_card_of_a_checkpoint_of_others():
+def test_card_of_other_checkpoint():
     row = CHECKPOINTS['skresnet18.ra_in1k']
     card = card_of(row, repo_id='somebody/skresnet18.ra_in1k')
     assert front_matter(card) == {
@@ -163,7 +159,7 @@ def test_card_of_a_checkpoint_of_others():
     assert 'Top-1 73.02 %, top-5 91.17 % on ImageNet-1k validation' in card
 
 
-def test_card_where_nothing_is_established():
+def test_card_without_known_fields():
     row = Checkpoint(name='sknet_atto.bare', family='sknet', input_size=(3, 32, 32), mean=None, crop_pct=None)
     card = render_card(row, repo_id='somebody/bare')
     facts = table_of(card)
@@ -181,7 +177,7 @@ def test_card_where_nothing_is_established():
     assert not {'license', 'datasets', 'model-index', 'base_model'} & set(front_matter(card))
 
 
-def test_every_row_has_a_card_without_gaps():
+def test_cards_have_no_gaps():
     for row in CHECKPOINTS.values():
         if row.arch in ('sknet_atto', 'skresnet18', 'sknet29_16x32d', 'resnest14d', 'skresnet18_mindcv'):
             card = card_of(row, repo_id='somebody/it')
@@ -190,7 +186,7 @@ def test_every_row_has_a_card_without_gaps():
             assert '$' not in card
 
 
-def test_evaluation_results_are_in_the_hubs_format():
+def test_eval_results():
     (path, text), *others = eval_results(CHECKPOINTS['skresnet18.ra_in1k']).items()
     assert (path, others) == ('.eval_results/imagenet-1k.yaml', [])
     notes = "top-1 accuracy in percent on the validation split at 224x224; timm's results-imagenet.csv"
@@ -200,7 +196,7 @@ def test_evaluation_results_are_in_the_hubs_format():
     assert eval_results(CHECKPOINTS['sknet_atto.digits']) == {}
 
 
-def test_export_of_what_train_py_writes(tmp_path, trained):
+def test_export_checkpoint_of_train_py(tmp_path, trained):
     options = Namespace(
         model='sknet_atto.shapes', pretrained=True, lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd',
         mean=[0.4, 0.5, 0.6], std=None, crop_pct=0.9, img_size=48, smoothing=0.1, mixup=0.0,
@@ -215,13 +211,8 @@ def test_export_of_what_train_py_writes(tmp_path, trained):
         tmp_path / 'last.pth.tar', arch='sknet_atto', tag='pets', out=tmp_path / 'new' / 'pets', label_names=NAMES,
         licence='mit', origin='a test',
     )  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == {
-        'README.md',
-        'config.json',
-        'golden.safetensors',
-        'model.safetensors',
-        'recipe.json',
-    }
+    files = {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors', 'recipe.json'}
+    assert {path.name for path in folder.iterdir()} == files
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     assert check_golden(loaded, folder / 'golden.safetensors') == 0
     assert torch.equal(loaded.fc.weight, trained.fc.weight)
@@ -236,7 +227,7 @@ def test_export_of_what_train_py_writes(tmp_path, trained):
     assert list(tmp_path.joinpath('new').iterdir()) == [folder]
 
 
-def test_export_tells_the_base_model_that_is_on_the_hub(tmp_path):
+def test_export_names_base_model(tmp_path):
     model = timm.create_model('skresnet18', num_classes=2, in_chans=1)
     options = Namespace(model='skresnet18.ra_in1k', pretrained=True)
     torch.save(dict(state_dict=model.state_dict(), args=options), tmp_path / 'last.pth')
@@ -247,7 +238,7 @@ def test_export_tells_the_base_model_that_is_on_the_hub(tmp_path):
     assert timm.create_model(f'local-dir:{folder}', pretrained=True).conv1.weight.shape == (64, 1, 7, 7)
 
 
-def test_export_of_a_plain_state_dict_by_the_command(tmp_path, trained, monkeypatch):
+def test_export_command(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_safetensors(trained.state_dict(), tmp_path / 'mine.safetensors')
     (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
@@ -263,7 +254,7 @@ def test_export_of_a_plain_state_dict_by_the_command(tmp_path, trained, monkeypa
     assert (again.exit_code, 'is not an empty folder' in again.output) == (1, True)
 
 
-def test_export_refuses_what_is_not_the_architectures(tmp_path, trained):
+def test_export_errors(tmp_path, trained):
     def export(state_dict, **options):
         torch.save(state_dict, tmp_path / 'file.pth')
         export_checkpoint(tmp_path / 'file.pth', **{**dict(arch='sknet_atto', tag='x', out=tmp_path / 'x'), **options})
@@ -281,12 +272,12 @@ def test_export_refuses_what_is_not_the_architectures(tmp_path, trained):
         export(state_dict, label_names=('a', 'b'))
     with pytest.raises(UnknownModelError, match='no architecture "resnet18"'):
         export(state_dict, arch='resnet18')
-    with pytest.raises(UnknownModelError, match=r'"sknet_atto\.gone" is no row of sknet_atto: .*sknet_atto\.shapes'):
+    with pytest.raises(UnknownModelError, match=r'"sknet_atto\.gone" of sknet_atto: .*sknet_atto\.shapes'):
         export(state_dict, base='sknet_atto.gone')
-    with pytest.raises(UnloadableModelError, match='there is no such file'):
+    with pytest.raises(UnloadableModelError, match='the file does not exist'):
         export_checkpoint(tmp_path / 'gone.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
     (tmp_path / 'torn.safetensors').write_bytes(b'torn')
-    with pytest.raises(UnloadableModelError, match=r'torn\.safetensors cannot be read: SafetensorError'):
+    with pytest.raises(UnloadableModelError, match=r'Could not read .*torn\.safetensors: SafetensorError'):
         export_checkpoint(tmp_path / 'torn.safetensors', arch='sknet_atto', tag='x', out=tmp_path / 'x')
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file.pth', 'torn.safetensors']
 
@@ -303,6 +294,6 @@ class Trap:
 
 def test_export_executes_nothing(tmp_path, trained):
     torch.save(dict(state_dict=trained.state_dict(), args=Trap(tmp_path / 'sprung')), tmp_path / 'evil.pth')
-    with pytest.raises(UnloadableModelError, match=r'evil\.pth cannot be read'):
+    with pytest.raises(UnloadableModelError, match=r'Could not read .*evil\.pth'):
         export_checkpoint(tmp_path / 'evil.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
     assert not (tmp_path / 'sprung').exists()

@@ -1,4 +1,4 @@
-"""A release on the loopback hub through the real client: whole or not at all, safe to repeat, read back."""
+"""Publishing on a loopback Hub through the real client: one commit, files read back, a tag, safe to repeat."""
 
 import copy
 import hashlib
@@ -16,6 +16,7 @@ import pytest
 import timm
 import torch
 from filling import fill_model
+from hub_contents import contents, writes
 from hub_repos import File
 from hub_server import Fault
 from huggingface_hub import HfApi
@@ -36,17 +37,16 @@ from timm_sk.errors import (
 from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import Store, bundled_folder, save_safetensors, sha256_of, store_file
 from timm_sk.publishing.hub_folder import GOLDEN, write_model
-from timm_sk.publishing.release import build_folder, refusal
-from timm_sk.publishing.upload import TAG, publish, publish_all
+from timm_sk.publishing.release import build_folder, reason_not_to_publish
+from timm_sk.publishing.upload import TAG, Publisher
 
 NAME = 'sknet_atto.digits'
 REPO = f'timm-sk/{NAME}'
-WRITES = {'POST', 'PUT', 'DELETE'}
 
 
 @pytest.fixture
 def converted(hub, monkeypatch):
-    """A row whose weights are not bundled, as those of others are; its makers' file is on the loopback server."""
+    """A row whose weights are converted from a file on the loopback server."""
     buffer = io.BytesIO()
     torch.save(fill_model(timm.create_model('sknet_atto', num_classes=8)).eval().state_dict(), buffer)
     hub.files['net.pth'] = buffer.getvalue()
@@ -62,26 +62,28 @@ def converted(hub, monkeypatch):
 
 
 def only(monkeypatch, *names):
-    """Let a release of everything go through these rows alone."""
+    """Reduce the table to these rows."""
     monkeypatch.setattr('timm_sk.publishing.upload.CHECKPOINTS', {name: CHECKPOINTS[name] for name in names})
 
 
-def writes(hub):
-    return {key: count for key, count in hub.requests.items() if key[0] in WRITES}
+@pytest.fixture
+def publish(api):
+    """Publish with a client that has the owner's token."""
+
+    def publish(name=NAME, **options):
+        return Publisher(**{'org': 'timm-sk', 'api': api, **options}).publish(name)
+
+    return publish
 
 
-def contents(hub, repo=REPO):
-    return {path: file.content for path, file in hub.repos[repo].files().items() if path != '.gitattributes'}
-
-
-def test_what_is_published_is_read_back(hub, api):
+def test_publish(hub, publish):
     plans = []
-    outcome = publish(NAME, 'timm-sk', api=api, show=plans.append)
+    outcome = publish(show=plans.append)
     assert (outcome.state, plans[0].exists, set(plans[0].changes.values())) == ('published', False, {'added'})
     repo = hub.repos[REPO]
     assert [commit.title for commit in repo.commits.values()] == ['initial commit', f'{NAME} by timm_sk 0.1.0']
     assert repo.tags == {'v0.1.0': repo.head}
-    files = contents(hub)
+    files = contents(hub, REPO)
     assert hashlib.sha256(files['model.safetensors']).hexdigest() == CHECKPOINTS[NAME].bundled.sha256
     assert set(files) == {
         *('README.md', 'config.json', 'golden.safetensors', 'model.safetensors', 'recipe.json'),
@@ -91,9 +93,9 @@ def test_what_is_published_is_read_back(hub, api):
 
 
 @pytest.mark.deep
-def test_the_cards_examples_run_and_give_the_same_logits(hub, api, tmp_path):
-    publish(NAME, 'timm-sk', api=api)
-    card = contents(hub)['README.md'].decode()
+def test_card_examples_give_same_logits(hub, publish, tmp_path):
+    publish()
+    card = contents(hub, REPO)['README.md'].decode()
     with_timm, with_torch_hub = card.split('```python\n')[1:3]
     code = with_timm.split('```')[0] + with_torch_hub.split('```')[0].replace('path/to/timm_sk', str(ROOT)).replace(
         'model =', 'other ='
@@ -113,22 +115,22 @@ print(tagged.pretrained_cfg['label_names'][7])
     assert done.stdout == 'True Compose True True 7\n', done.stderr
 
 
-def test_again_there_is_nothing_to_do(hub, api):
-    publish(NAME, 'timm-sk', api=api)
+def test_publish_twice(hub, publish):
+    publish()
     hub.requests.clear()
-    outcome = publish(NAME, 'timm-sk', api=api)
+    outcome = publish()
     assert (outcome.state, writes(hub)) == ('unchanged', {})
     assert len(hub.repos[REPO].commits) == 2
 
 
-def test_dry_run_writes_nothing(hub, api):
+def test_dry_run(hub, publish):
     plans = []
-    assert publish(NAME, 'timm-sk', api=api, dry_run=True, show=plans.append).state == 'planned'
+    assert publish(dry_run=True, show=plans.append).state == 'planned'
     assert (hub.repos, writes(hub)) == ({}, {})
     assert plans[0].changes['model.safetensors'] == 'added'
 
 
-def test_only_what_differs_is_sent(hub, api, tmp_path):
+def test_send_changed_files_only(hub, publish, tmp_path):
     folder = tmp_path / 'old'
     folder.mkdir()
     build_folder(CHECKPOINTS[NAME], folder, repo_id=REPO)
@@ -137,12 +139,12 @@ def test_only_what_differs_is_sent(hub, api, tmp_path):
     (folder / 'notes.txt').write_text('not ours')
     hub.add(REPO, folder)
     plans = []
-    publish(NAME, 'timm-sk', api=api, show=plans.append)
+    publish(show=plans.append)
     changed = {path: change for path, change in plans[0].changes.items() if change != 'equal'}
     assert changed == {'README.md': 'changed', 'recipe.json': 'added'}
     assert hub.requests['PUT', 'lfs_upload'] == 0
-    assert contents(hub)['notes.txt'] == b'not ours'
-    assert contents(hub)['README.md'].startswith(b'---\nlibrary_name: timm\n')
+    assert contents(hub, REPO)['notes.txt'] == b'not ours'
+    assert contents(hub, REPO)['README.md'].startswith(b'---\nlibrary_name: timm\n')
 
 
 @pytest.mark.deep
@@ -155,25 +157,25 @@ def test_only_what_differs_is_sent(hub, api, tmp_path):
         dict(request='POST .*/commit/', status=412),
     ],
 )
-def test_interrupted_before_the_commit_the_repository_is_as_before(hub, api, tmp_path, fault):
+def test_interrupted_before_commit(hub, publish, tmp_path, fault):
     (tmp_path / 'old').mkdir()
     (tmp_path / 'old' / 'README.md').write_text('an old card')
     head = hub.add(REPO, tmp_path / 'old')
     hub.faults = [Fault(**fault)]
     with pytest.raises(ReleaseError, match=f'{REPO}: .*Publishing again continues'):
-        publish(NAME, 'timm-sk', api=api)
+        publish()
     assert hub.faults[0].hits >= 1
     assert (hub.repos[REPO].head, hub.repos[REPO].tags) == (head, {})
     hub.faults.clear()
-    assert publish(NAME, 'timm-sk', api=api).state == 'published'
+    assert publish().state == 'published'
     assert len(hub.repos[REPO].commits) == 3  # the Hub's first, the old one, the release
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize(('request_line', 'then'), [('PUT /lfs/', 'published'), ('POST .*/tag/', 'tagged')])
-def test_a_killed_release_is_continued(hub, api, tmp_path, request_line, then):
+def test_killed_release_is_resumed(hub, publish, tmp_path, request_line, then):
     hub.faults = [Fault(request=request_line, delay=math.inf, times=99)]
-    code = f"from timm_sk.publishing.upload import publish; publish('{NAME}', 'timm-sk')"
+    code = f"from timm_sk.publishing.upload import Publisher; Publisher(org='timm-sk').publish('{NAME}')"
     environment = {**os.environ, **hub.environment(tmp_path / 'home'), 'HF_TOKEN': 'hf_owner', 'PYTHONPATH': str(ROOT)}
     process = subprocess.Popen([sys.executable, '-c', code], env=environment, stderr=subprocess.DEVNULL)
     while not hub.faults[0].hits and process.poll() is None:
@@ -182,51 +184,49 @@ def test_a_killed_release_is_continued(hub, api, tmp_path, request_line, then):
     assert process.wait() == -signal.SIGKILL
     assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (1 if then == 'published' else 2, {})
     hub.faults.clear()
-    assert publish(NAME, 'timm-sk', api=api).state == then
+    assert publish().state == then
     assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (2, {TAG: hub.repos[REPO].head})
 
 
-def test_after_the_commit_only_the_tag_is_missing(hub, api):
+def test_interrupted_after_commit(hub, publish):
     hub.faults = [Fault(request='POST .*/commit/', cut=0, length=1000)]  # made, but the answer is lost
     with pytest.raises(ReleaseError):
-        publish(NAME, 'timm-sk', api=api)
+        publish()
     assert hub.faults[0].hits == 1
     head = hub.repos[REPO].head
     assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (2, {})
     hub.faults = [Fault(request='POST .*/tag/', status=500, times=9)]
     with pytest.raises(ReleaseError, match='500'):
-        publish(NAME, 'timm-sk', api=api)
+        publish()
     hub.faults.clear()
     hub.requests.clear()
-    assert publish(NAME, 'timm-sk', api=api).state == 'tagged'
+    assert publish().state == 'tagged'
     assert writes(hub) == {('POST', 'tag'): 1}
     assert (hub.repos[REPO].head, hub.repos[REPO].tags) == (head, {TAG: head})
 
 
-def test_what_comes_back_different_is_not_tagged(hub, api):
+def test_no_tag_if_read_back_differs(hub, publish):
     hub.faults = [Fault(request=r'GET .*/resolve/.*/model\.safetensors', flip=-1)]
-    with pytest.raises(
-        ReleaseError, match=r'gives another model\.safetensors back than was sent: v0\.1\.0 was not set'
-    ):
-        publish(NAME, 'timm-sk', api=api)
+    with pytest.raises(ReleaseError, match=r'returns another model\.safetensors than was sent: v0\.1\.0 was not set'):
+        publish()
     assert hub.repos[REPO].tags == {}
-    assert publish(NAME, 'timm-sk', api=api).state == 'tagged'
+    assert publish().state == 'tagged'
 
 
-def test_a_published_version_never_changes(hub, api, monkeypatch):
-    publish(NAME, 'timm-sk', api=api)
+def test_published_version_never_changes(hub, publish, monkeypatch):
+    publish()
     monkeypatch.setitem(CHECKPOINTS, NAME, replace(CHECKPOINTS[NAME], top1=99.0))
     hub.requests.clear()
     with pytest.raises(UnpublishableError, match=rf"published {TAG} with other files \(README\.md\).*raise timm_sk's"):
-        publish(NAME, 'timm-sk', api=api)
+        publish()
     assert writes(hub) == {}
     monkeypatch.setattr('timm_sk.publishing.upload.TAG', 'v0.2.0')
-    assert publish(NAME, 'timm-sk', api=api).state == 'published'
+    assert publish().state == 'published'
     assert set(hub.repos[REPO].tags) == {'v0.1.0', 'v0.2.0'}
     assert hub.repos[REPO].tags['v0.2.0'] == hub.repos[REPO].head != hub.repos[REPO].tags['v0.1.0']
 
 
-def test_a_commit_of_somebody_else_meanwhile_is_not_built_upon(hub, api, tmp_path):
+def test_concurrent_commit(hub, publish, tmp_path):
     (tmp_path / 'theirs').mkdir()
     (tmp_path / 'theirs' / 'README.md').write_text('theirs')
     hub.add(REPO, tmp_path / 'theirs')
@@ -236,37 +236,37 @@ def test_a_commit_of_somebody_else_meanwhile_is_not_built_upon(hub, api, tmp_pat
         hub.add(REPO, tmp_path / 'theirs')
 
     with pytest.raises(ReleaseError, match='412'):
-        publish(NAME, 'timm-sk', api=api, show=interfere)
-    assert contents(hub) == {'README.md': b'theirs, newer'}
+        publish(show=interfere)
+    assert contents(hub, REPO) == {'README.md': b'theirs, newer'}
 
 
-def test_a_tagged_release_stays_whatever_became_of_main(hub, api, tmp_path):
-    publish(NAME, 'timm-sk', api=api)
+def test_tagged_release_ignores_main(hub, publish, tmp_path):
+    publish()
     (tmp_path / 'README.md').write_text('edited by hand')
     hub.add(REPO, tmp_path)
     hub.requests.clear()
-    assert publish(NAME, 'timm-sk', api=api).state == 'unchanged'
-    assert (writes(hub), contents(hub)['README.md']) == ({}, b'edited by hand')
+    assert publish().state == 'unchanged'
+    assert (writes(hub), contents(hub, REPO)['README.md']) == ({}, b'edited by hand')
 
 
-def test_private_repositories_and_tokens(hub, api):
+def test_private_repositories_and_tokens(hub, publish):
     for token, error in (('hf_wrong', '401'), (False, '401')):
         with pytest.raises(ReleaseError, match=error):
-            publish(NAME, 'timm-sk', private=True, api=HfApi(endpoint=hub.endpoint, token=token))
+            publish(private=True, api=HfApi(endpoint=hub.endpoint, token=token))
     assert hub.repos == {}
-    assert publish(NAME, 'timm-sk', private=True, api=api).state == 'published'
+    assert publish(private=True).state == 'published'
     assert hub.repos[REPO].private
     for token in ('hf_wrong', False):
         with pytest.raises(ReleaseError, match='401'):
-            publish(NAME, 'timm-sk', api=HfApi(endpoint=hub.endpoint, token=token))
-    assert publish(NAME, 'timm-sk', private=True, api=api).state == 'unchanged'
+            publish(api=HfApi(endpoint=hub.endpoint, token=token))
+    assert publish(private=True).state == 'unchanged'
     hub.repos[REPO].private = False
     with pytest.raises(UnpublishableError, match='is public already'):
-        publish(NAME, 'timm-sk', private=True, api=api)
+        publish(private=True)
 
 
-def test_weights_of_others_are_published_in_our_layout(hub, api, converted):
-    assert publish(converted.name, 'timm-sk', api=api).state == 'published'
+def test_publish_converted_weights(hub, publish, converted):
+    assert publish(converted.name).state == 'published'
     files = contents(hub, f'timm-sk/{converted.name}')
     assert set(files) == {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
     config = json.loads(files['config.json'])
@@ -277,82 +277,81 @@ def test_weights_of_others_are_published_in_our_layout(hub, api, converted):
     assert f'sha256 begins with `{digest[:8]}`' in files['README.md'].decode()
 
 
-def test_goldens_of_another_machine_are_kept(hub, api, converted):
-    publish(converted.name, 'timm-sk', api=api)
+def test_golden_of_another_machine_is_kept(hub, publish, converted):
+    publish(converted.name)
     repo = hub.repos[f'timm-sk/{converted.name}']
     golden = load(repo.files()[GOLDEN].content)
     repo.files()[GOLDEN] = File(save(dict(golden, logits=golden['logits'] * (1 + 1e-6))), lfs=True)
-    assert publish(converted.name, 'timm-sk', api=api).state == 'unchanged'
+    assert publish(converted.name).state == 'unchanged'
     repo.files()[GOLDEN] = File(save(dict(golden, logits=golden['logits'] * 1.01)), lfs=True)
     with pytest.raises(UnpublishableError, match=r'other files \(golden\.safetensors\)'):
-        publish(converted.name, 'timm-sk', api=api)
+        publish(converted.name)
 
 
-def test_weights_that_nobody_vouches_for_are_not_published(hub, api, converted, tmp_path):
-    """A file that a person converted is in the store: the release takes its makers' file instead."""
+def test_unpinned_weights_are_not_published(hub, publish, converted, tmp_path):
+    """The store has weights of a user's file; the published file is used instead."""
     save_safetensors(timm.create_model('sknet_atto', num_classes=8).state_dict(), tmp_path / 'mine.safetensors')
     store_file(tmp_path / 'mine.safetensors', replace(converted, sources=()), shapes_of(converted))
     assert Store().origin(converted.name).kind == 'file'
-    publish(converted.name, 'timm-sk', api=api)
+    publish(converted.name)
     files = contents(hub, f'timm-sk/{converted.name}')
     published = load(files['model.safetensors'])
-    assert all(torch.equal(tensor, published[key]) for key, tensor in _makers_weights().items())
+    assert all(torch.equal(tensor, published[key]) for key, tensor in _published_weights().items())
     sha256 = hashlib.sha256(hub.files['net.pth']).hexdigest()
     assert f'net.pth>, whose sha256 is `{sha256}`' in files['README.md'].decode()
     hub.files.clear()
     shutil.rmtree(Store().root)
     with pytest.raises(UnobtainableCheckpointError):
-        publish(converted.name, 'timm-sk', api=api)
+        publish(converted.name)
 
 
-def _makers_weights():
+def _published_weights():
     return fill_model(timm.create_model('sknet_atto', num_classes=8)).state_dict()
 
 
 @pytest.mark.parametrize('org', ['a/b', '', '../x'])
-def test_organisations_that_are_none(org):
+def test_invalid_organisations(org):
     result = CliRunner().invoke(cli_publish.app, ['publish', NAME, '--org', org])
     assert result.exit_code == 1
-    assert 'is no name of an organisation or user' in ' '.join(result.output.split())
+    assert f'Invalid organisation or user "{org}"' in ' '.join(result.output.split())
 
 
 @pytest.mark.parametrize(
     ('name', 'reason'),
     [
-        ('sknet50.implus_in1k', 'state no licence: whoever has a copy may convert it'),
-        ('skresnet101_insight.insight_in1k', 'state no licence'),
-        ('skresnet18_mindcv.mindcv_in1k', 'Nothing tells the right weights'),
+        ('sknet50.implus_in1k', 'states no licence: convert it for your own use'),
+        ('skresnet18_mindcv.mindcv_in1k', 'The table has no hash of the weights'),
     ],
 )
-def test_refused(hub, api, name, reason):
+def test_unpublishable_rows(hub, publish, name, reason):
     with pytest.raises(UnpublishableError, match=reason):
-        publish(name, 'timm-sk', api=api)
+        publish(name)
     assert not hub.requests
 
 
-def test_refused_without_origin_and_unknown_names(hub, api):
+def test_unpublishable_names(hub, publish):
     row = replace(CHECKPOINTS[NAME], origin=None)
-    assert refusal(row) == f'The table does not say who made {NAME}: establish its origin first.'
+    assert reason_not_to_publish(row) == f'The table does not say who made {NAME}: establish its origin first.'
     with pytest.raises(UnknownModelError, match='no checkpoint "skresnet35"'):
-        publish('skresnet35', 'timm-sk', api=api)
+        publish('skresnet35')
     with pytest.raises(NoWeightsError, match=r'skresnet50\.untrained names an untrained model'):
-        publish('skresnet50.untrained', 'timm-sk', api=api)
+        publish('skresnet50.untrained')
 
 
-def test_which_rows_may_be_published():
-    makers = {row.origin for row in CHECKPOINTS.values() if row.sources and refusal(row)}
+def test_publishable_rows():
+    makers = {row.origin for row in CHECKPOINTS.values() if row.sources and reason_not_to_publish(row)}
     assert makers == {'the authors of SKNet, with Caffe', 'PytorchInsight', 'MindCV'}
 
 
-def test_a_damaged_bundled_file_is_not_published(hub, api, monkeypatch, tmp_path):
+def test_damaged_bundled_file(hub, publish, monkeypatch, tmp_path):
     row = CHECKPOINTS[NAME]
     monkeypatch.setitem(CHECKPOINTS, NAME, replace(row, sources=(replace(row.bundled, sha256='0' * 64),)))
     with pytest.raises(CorruptCheckpointError, match='is damaged'):
-        publish(NAME, 'timm-sk', api=api)
+        publish()
     assert not hub.requests
 
 
-def test_weights_that_load_as_another_model_are_not_published(tmp_path, monkeypatch, converted):
+def test_weights_that_load_as_another_model(tmp_path, monkeypatch, converted):
     def write_another(folder, model, row, *, metadata):
         write_model(folder, fill_model(copy.deepcopy(model), seed=5), row, metadata=metadata)
 
@@ -361,12 +360,12 @@ def test_weights_that_load_as_another_model_are_not_published(tmp_path, monkeypa
         build_folder(converted, tmp_path, repo_id=REPO)
 
 
-def test_everything(hub, api, monkeypatch):
+def test_publish_all(hub, api, monkeypatch):
     gone = Source(kind='url', location=f'{hub.endpoint}/files/gone.pth', sha256='0' * 64)
     failing = replace(CHECKPOINTS['skresnet18.ra_in1k'], sources=(gone,))
     monkeypatch.setitem(CHECKPOINTS, failing.name, failing)
     only(monkeypatch, NAME, 'sknet_atto.shapes', 'sknet50.implus_in1k', failing.name)
-    outcomes = {outcome.name: outcome for outcome in publish_all('timm-sk', api=api)}
+    outcomes = {outcome.name: outcome for outcome in Publisher(org='timm-sk', api=api).publish_all()}
     assert outcomes[failing.name].detail.startswith('UnobtainableCheckpointError: The weights of skresnet18.ra_in1k')
     states = {name: outcome.state for name, outcome in outcomes.items()}
     assert states == {
@@ -378,7 +377,7 @@ def test_everything(hub, api, monkeypatch):
     assert set(hub.repos) == {REPO, 'timm-sk/sknet_atto.shapes'}
 
 
-def test_the_commands(hub, monkeypatch):
+def test_commands(hub, monkeypatch):
     only(monkeypatch, NAME, 'sknet50.implus_in1k')
     monkeypatch.setattr('timm_sk.publishing.upload.HfApi', lambda: HfApi(endpoint=hub.endpoint, token='hf_owner'))
 
@@ -393,16 +392,16 @@ def test_the_commands(hub, monkeypatch):
     code, output = run('publish', NAME, '--org', 'timm-sk')
     assert (code, 'nothing to do' in output) == (0, True)
     code, output = run('publish', 'sknet50.implus_in1k', '--org', 'timm-sk')
-    assert (code, 'timm-sk: The makers of sknet50.implus_in1k state no licence' in output) == (1, True)
+    assert (code, 'timm-sk: The publisher of sknet50.implus_in1k states no licence' in output) == (1, True)
     assert run('publish', '--org', 'timm-sk') == (1, 'timm-sk: Name one checkpoint, or give --all.')
     hub.faults = [Fault(request='GET', status=500, times=99)]
     code, output = run('publish', '--all', '--org', 'timm-sk')
     assert (code, f'timm-sk: {NAME}: ReleaseError: {REPO}' in output) == (1, True)
     code, output = run('card', NAME, '--org', 'timm-sk')
-    assert (code, output) == (0, ' '.join(contents(hub)['README.md'].decode().split()))
+    assert (code, output) == (0, ' '.join(contents(hub, REPO)['README.md'].decode().split()))
 
 
-def test_the_bundled_weights_go_out_byte_for_byte(tmp_path):
+def test_bundled_files_are_copied_unchanged(tmp_path):
     build_folder(CHECKPOINTS[NAME], tmp_path, repo_id=REPO)
     for path in ('model.safetensors', 'golden.safetensors', 'config.json', 'recipe.json', 'examples/7.png'):
         assert sha256_of(tmp_path / path) == sha256_of(bundled_folder(NAME) / path)

@@ -1,9 +1,8 @@
-"""`timm-sk weights export | card | publish`: from a checkpoint to a hub."""
+"""`timm-sk weights export | card | publish`: from a checkpoint to the Hub."""
 
 import re
-from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -14,7 +13,7 @@ from ..console import log_error, one_line_errors, print_line, print_table
 from ..publishing.hub_folder import WEIGHTS
 from ..publishing.package import export_checkpoint
 from ..publishing.release import card_of
-from ..publishing.upload import Plan, publish, publish_all, publish_folder
+from ..publishing.upload import Plan, Publisher
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -22,34 +21,37 @@ app = typer.Typer(no_args_is_help=True)
 @app.command('export')
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar='CHECKPOINT', help='A checkpoint of train.py, or a state dict.')
+        Path, typer.Argument(metavar='CHECKPOINT', help="Checkpoint of timm's train.py, or a state dict.")
     ],
-    arch: Annotated[str, typer.Option(help='Its architecture.')],
-    tag: Annotated[str, typer.Option(help='A name for the weights.')],
+    arch: Annotated[str, typer.Option(help='Architecture.')],
+    tag: Annotated[str, typer.Option(help='Tag of the weights.')],
     out_dir: Annotated[
-        Path | None, typer.Option('--out', metavar='DIR', help='New folder; ./ARCH.TAG if not given.')
+        Path | None, typer.Option('--out', metavar='DIR', help='New folder.', show_default='./ARCH.TAG')
     ] = None,
     label_names: Annotated[Path | None, typer.Option(metavar='FILE', help='Names of the classes, one a line.')] = None,
     licence: Annotated[str | None, typer.Option(help="SPDX identifier of the weights' licence.")] = None,
-    origin: Annotated[str | None, typer.Option(help='Who made the weights.')] = None,
-    base: Annotated[str | None, typer.Option(help='arch.tag whose preprocessing training began from.')] = None,
+    origin: Annotated[str | None, typer.Option(help='Author of the weights.')] = None,
+    base: Annotated[
+        str | None, typer.Option(help='arch.tag of the weights whose input size and preprocessing were used.')
+    ] = None,
 ) -> None:
-    """Write a fine-tuned model as a folder that timm and transformers load, ready for a hub."""
+    """Write a fine-tuned model as a folder that timm, transformers and the Hub can load."""
     with one_line_errors():
-        names = _lines(label_names) if label_names else None
+        lines = label_names.read_text(encoding='utf-8').splitlines() if label_names else []
+        names = tuple(line.strip() for line in lines if line.strip()) if label_names else None
         folder = export_checkpoint(
             checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
         )
-    print(f'{folder}: loads with timm.create_model("local-dir:{folder}", pretrained=True).')
-    print(f'To upload it: hf upload ORG/{arch}.{tag} {folder}')
+    print(f'Load it with timm.create_model("local-dir:{folder}", pretrained=True).')
+    print(f'Upload it with: hf upload ORG/{arch}.{tag} {folder}')
 
 
 @app.command('card')
 def card(
     name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')],
-    org: Annotated[str, typer.Option(help='Organisation that the examples name.')] = 'ORG',
+    org: Annotated[str, typer.Option(help='Organisation in the examples.')] = 'ORG',
     folder: Annotated[
-        Path | None, typer.Option(metavar='DIR', help=f'A folder with its {WEIGHTS}, for size and hash.')
+        Path | None, typer.Option(metavar='DIR', help=f'Folder with {WEIGHTS}, to fill in its size and hash.')
     ] = None,
 ) -> None:
     """Print a checkpoint's model card."""
@@ -60,27 +62,27 @@ def card(
 
 @app.command('publish')
 def publish_checkpoints(
-    org: Annotated[str, typer.Option(help='Organisation or user of the hub.')],
+    org: Annotated[str, typer.Option(help='Organisation or user on the Hub.')],
     name: Annotated[
         str | None, typer.Argument(metavar='NAME|DIR', help='arch.tag of the table, or an exported folder.')
     ] = None,
-    everything: Annotated[bool, typer.Option('--all', help='Every checkpoint that may be published.')] = False,
+    everything: Annotated[bool, typer.Option('--all', help='Publish every checkpoint that may be published.')] = False,
     private: Annotated[bool, typer.Option('--private', help='Make new repositories private.')] = False,
-    dry_run: Annotated[bool, typer.Option('--dry-run', help='Show what would change, write nothing.')] = False,
+    dry_run: Annotated[bool, typer.Option('--dry-run', help='Show what would change, and write nothing.')] = False,
 ) -> None:
-    """Publish a checkpoint's or an exported folder's repository: one commit, everything read back, a tag."""
+    """Publish a checkpoint or an exported folder on the Hub: one commit, every file read back, a tag."""
     with one_line_errors():
         if (name is None) != everything:
             raise ValueError('Name one checkpoint, or give --all.')
         if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', org):
-            raise ValueError(f'"{org}" is no name of an organisation or user.')
-        options: dict[str, Any] = dict(private=private, dry_run=dry_run, show=_show_plan)
-        if name is not None:
-            is_folder = name not in CHECKPOINTS and Path(name).is_dir()
-            release = partial(publish_folder, Path(name)) if is_folder else partial(publish, name)
-            outcomes = [release(org, **options)]
+            raise ValueError(f'Invalid organisation or user "{org}".')
+        publisher = Publisher(org=org, private=private, dry_run=dry_run, show=_show_plan)
+        if name is None:
+            outcomes = list(publisher.publish_all())
+        elif name not in CHECKPOINTS and Path(name).is_dir():
+            outcomes = [publisher.publish_folder(Path(name))]
         else:
-            outcomes = list(publish_all(org, **options))
+            outcomes = [publisher.publish(name)]
     rows = [(done.name, done.state, 'see below' if done.state == 'failed' else done.detail) for done in outcomes]
     print_table(('checkpoint', 'state', 'detail'), rows)
     failed = [outcome for outcome in outcomes if outcome.state == 'failed']
@@ -90,13 +92,7 @@ def publish_checkpoints(
         raise typer.Exit(1)
 
 
-def _lines(file: Path) -> tuple[str, ...]:
-    lines = (line.strip() for line in file.read_text(encoding='utf-8').splitlines())
-    return tuple(line for line in lines if line)
-
-
 def _show_plan(plan: Plan) -> None:
     state = 'exists' if plan.exists else 'is new'
-    tag = f'tag {plan.tag} {"is set" if plan.tagged else "is not set"}'
-    print_line(f'{escape(plan.repo_id)} {state}; {tag}')
+    print_line(escape(f'{plan.repo_id} {state}; tag {plan.tag} {"is set" if plan.tagged else "is not set"}'))
     print_table(('file', 'change'), plan.changes.items())

@@ -1,4 +1,4 @@
-"""`timm-sk weights list | show | pull | verify | convert`: the checkpoints on this machine and where they come from."""
+"""`timm-sk weights list | show | pull | verify | convert`: checkpoints, and where their weights are."""
 
 from collections.abc import Callable
 from functools import partial
@@ -11,59 +11,56 @@ from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Column
 
 from ..checkpoints import CHECKPOINTS, describe, lookup
-from ..checkpoints.lookup import matching
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError
-from ..pretrained import Store
+from ..models._builder import shapes_of
+from ..pretrained import Store, obtain, store_file
 from ..publishing import local
 
-app = typer.Typer(no_args_is_help=True, help='Checkpoints: list, fetch, verify, convert, publish.')
+app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, export and publish checkpoints.')
 
 
 @app.command('list')
 def list_checkpoints(
-    pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern.')] = '',
-    state: Annotated[str | None, typer.Option(help='Only those in this state, such as stored.')] = None,
+    pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
+    state: Annotated[str | None, typer.Option(help=f'Only those that are {", ".join(local.STATES)}.')] = None,
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
 ) -> None:
-    """List the checkpoints with their state: bundled, stored, cached, on the hub, at its makers, or needs a file."""
-    rows = [row for row in matching(pattern) if row.sources]
+    """List the checkpoints and where their weights are."""
+    rows = [row for row in lookup.matching(pattern) if row.sources]
     if as_markdown:
         print(describe.markdown(rows))
         return
     with one_line_errors():
         store = Store()
         states = {row.name: local.state_of(row, store) for row in rows}
-    shown = [row for row in rows if state in (None, states[row.name])]
-    with one_line_errors():
         if state and state not in local.STATES:
-            raise ValueError(f'There is no state "{state}": name one of {", ".join(local.STATES)}.')
+            raise ValueError(f'Invalid state "{state}": expected one of {", ".join(local.STATES)}.')
+        shown = [row for row in rows if state in (None, states[row.name])]
         if not shown:
-            raise ValueError(f'no checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
-    lines = []
+            raise ValueError(f'No checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
+    cells = []
     for row in shown:
         top1, licence = f'{row.top1:.2f}' if row.top1 else '', row.licence or 'none stated'
-        lines.append((row.name, states[row.name], top1, licence, row.origin or ''))
-    wide = [max(map(len, cells)) for cells in zip(*(line[:4] for line in lines), strict=True)]  # the last one gives way
+        cells.append((row.name, states[row.name], top1, licence, row.origin or ''))
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     names = ('checkpoint', 'state', 'top-1', 'licence')
-    columns = (Column(name, no_wrap=True, min_width=width) for name, width in zip(names, wide, strict=True))
-    last = Column('made by', no_wrap=True, overflow='ellipsis')
-    print_table([*columns, last], lines)
+    columns = [Column(name, no_wrap=True, min_width=width) for name, width in zip(names, widths, strict=False)]
+    print_table([*columns, Column('made by', no_wrap=True, overflow='ellipsis')], cells)
     print_line(f'{len(shown)} checkpoints. Local store: {escape(str(store.root))}')
 
 
 @app.command('show')
 def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')]) -> None:
-    """Say everything that is known of a checkpoint, and how far what is here can be trusted."""
+    """Show a checkpoint's sources, licence, accuracy, preprocessing and hashes."""
     with one_line_errors():
         store = Store()
         row = lookup.find_row(name)
         origin = store.origin(row.name)
     facts = describe.facts(row) | {'state': local.state_of(row, store)}
     if origin:
-        trusted = 'authentic: its makers published the hash' if origin.trust == 'authentic' else 'intact, not authentic'
         facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
-        facts['trust'] = f'{trusted}; sha256 of the original {origin.sha256}'
+        facts['trust'] = f'{local.TRUST[origin.trust]}; sha256 of the original {origin.sha256}'
     for fact, text in facts.items():
         print_line(f'[bold]{fact:14}[/bold] {escape(text)}')
 
@@ -72,31 +69,30 @@ def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')])
 def pull(
     names: Annotated[list[str] | None, typer.Argument(metavar='NAME', help='arch.tag, arch or a pattern.')] = None,
     everything: Annotated[
-        Path | None, typer.Option('--all', metavar='DIR', help='Fetch all into DIR, to carry to other machines.')
+        Path | None, typer.Option('--all', metavar='DIR', help='Download all checkpoints into DIR, for other machines.')
     ] = None,
 ) -> None:
-    """Fetch checkpoints into the local store; what is there already is not fetched again."""
+    """Download checkpoints into the local store, unless they are in it."""
     with one_line_errors():
         if bool(names) == bool(everything):
             raise ValueError('Name checkpoints, or give --all DIR.')
         rows = [row for row in (lookup.find_rows(names) if names else CHECKPOINTS.values()) if row.sources]
-    if everything:
-        for row in [row for row in rows if row.sources[0].kind == 'manual']:
-            log(f'{row.name}: needs a file that only a person can fetch')
-            rows.remove(row)
-    store = Store(everything) if everything else Store()
-    failed = 0
+    store, failed = Store(everything), False
     for row in rows:
+        if everything and row.sources[0].kind == 'manual':
+            log(f'{row.name}: skipped, its file must be downloaded by hand')
+            continue
         try:
             with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
-                folder = local.pull(row, store=store, progress=partial(_show_bytes, update))
+                show = partial(_show_bytes, update)
+                path = obtain(row, partial(shapes_of, row), store=store, store_all=True, progress=show)
         except (TimmSkError, OSError) as error:
-            failed += 1
+            failed = True
             log_error(f'{row.name}: {error}')
         else:
-            print_line(escape(f'{row.name}: {folder}'))
+            print_line(escape(f'{row.name}: {path.parent}'))
     if everything:
-        print_line(escape(f'Set TIMM_SK_HOME to a copy of {everything} where there is no network.'))
+        print_line(escape(f'Set TIMM_SK_HOME to a copy of {everything} on a machine without network.'))
     if failed:
         raise typer.Exit(1)
 
@@ -108,15 +104,15 @@ def _show_bytes(update: Callable[..., None], received: int, total: int | None) -
 @app.command('verify')
 def verify(
     targets: Annotated[list[str], typer.Argument(metavar='NAME|FILE|DIR', help='What to verify.')],
-    to: Annotated[str | None, typer.Option(metavar='NAME', help='The checkpoint that a file is meant for.')] = None,
+    to: Annotated[str | None, typer.Option(metavar='NAME', help='Checkpoint that a file is meant for.')] = None,
 ) -> None:
-    """Verify hash, structure, keys, values and answers of checkpoints, files or folders."""
+    """Verify the hash, structure, keys, values and outputs of checkpoints, files or folders."""
     failed = False
     for target in targets:
         with one_line_errors():
             row = lookup.find_row(to) if to else None
             if row and not Path(target).is_file():
-                raise ValueError(f'--to says what a file is meant for, and {target} is no file.')
+                raise ValueError(f'--to needs a file, got {target}.')
             verifications = list(local.verify(target, to=row))
         for verification in verifications:
             print_line(f'[bold]{escape(verification.target)}[/bold]')
@@ -131,12 +127,12 @@ def verify(
 
 @app.command('convert')
 def convert(
-    file: Annotated[Path, typer.Argument(metavar='FILE', help='A checkpoint of any known format and layout.')],
-    to: Annotated[str, typer.Option(metavar='NAME', help='The checkpoint that it is: arch.tag.')],
+    file: Annotated[Path, typer.Argument(metavar='FILE', help='Checkpoint file of any known format and layout.')],
+    to: Annotated[str, typer.Option(metavar='NAME', help='Checkpoint that it is: arch.tag.')],
 ) -> None:
     """Convert a file into the local store, where `pretrained=True` finds it. Nothing in the file is executed."""
     with one_line_errors():
         row = lookup.find_row(to)
-        folder = local.convert(file, row)
+        folder = store_file(file, row, shapes_of(row)).parent
     print_line(escape(f'{row.name}: {folder}'))
     print_line(f'Load it with timm.create_model("{row.name}", pretrained=True).')

@@ -13,7 +13,7 @@ from torch import nn
 from ..atomic_io import staged
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.describe import NOT_ESTABLISHED
-from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, require_tag, told_settings, write_exported
+from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_exported
 from .config import Config
 
 # Settings that say where things lie on the machine of the run, which is nobody else's concern.
@@ -89,7 +89,7 @@ def export_run(
             written,
             judged,
             row,
-            settings=told_settings(settings),
+            settings=recipe_settings(settings),
             base_model=parent.hub_id if parent else None,
             trained_on=f'{dataset}, training part',
             story=_story(parent, config.licence),

@@ -1,6 +1,6 @@
 """A model as a folder that timm (`hf-hub:`, `local-dir:`) and transformers (`AutoModelForImageClassification`) load.
 
-`model.safetensors`, `config.json`, `golden.safetensors` (a batch and what the model answers) and what the card adds.
+It has `model.safetensors`, `config.json`, `golden.safetensors` (a batch of inputs and the model's logits) and a card.
 """
 
 import json
@@ -23,11 +23,11 @@ from .model_card import MAIN_SETTINGS, render_card
 
 WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
 GOLDEN, CARD, RECIPE, SETTINGS = 'golden.safetensors', 'README.md', 'recipe.json', 'config.yaml'
-EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # what an export of fine-tuned weights writes
-GOLDEN_PICTURES = 2
-_MOST_GOLDEN_VALUES = 16 * 3 * 512 * 512
-GOLDEN_TOLERANCE = 1e-4  # of the largest logit; kernels of different machines agree to about 1e-6
-# Further settings, under the names of timm's train.py, that a card tells unless they are off.
+EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # files of an export of fine-tuned weights
+GOLDEN_TOLERANCE = 1e-4  # of the largest logit; machines differ by about 1e-6
+_GOLDEN_IMAGES = 2
+_MAX_GOLDEN_VALUES = 16 * 3 * 512 * 512
+# Further settings, under the names of timm's train.py, that a card lists if they are on.
 _TECHNIQUES = (
     *('opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa', 'mixup', 'cutmix'),
     *('reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
@@ -35,39 +35,43 @@ _TECHNIQUES = (
 )
 
 
+def metadata_of(row: Checkpoint) -> dict[str, str]:
+    """Header of the safetensors files of a row."""
+    return dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
+
+
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:
     """Write the weights, in the order of the state dict, and the config.
 
     Args:
-        folder: Where; it must exist.
-        model: The row's model with its weights.
-        row: The facts for the config.
-        metadata: Strings for the header of the weights' file.
+        folder: An existing folder.
+        model: Model with its weights.
+        row: Row of the model.
+        metadata: Header of the weights file.
     """
     save_safetensors(model.state_dict(), folder / WEIGHTS, metadata=dict(format='pt', **metadata))
     (folder / CONFIG).write_text(json.dumps(config_of(model, row), indent=2) + '\n')
 
 
 def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
-    """What `config.json` says of a row and its model."""
-    pooling = getattr(getattr(model, 'global_pool', None), 'pool_type', None)
+    """The content of `config.json`."""
     of_model: dict[str, Any] = dict(num_features=model.num_features)
+    model_args: dict[str, Any] = {}  # without num_classes, which transformers passes itself
+    pooling = getattr(getattr(model, 'global_pool', None), 'pool_type', None)
     if pooling:
         of_model['global_pool'] = pooling
-    if changed := _model_args(row, pooling):
-        of_model['model_args'] = changed
+        if pooling != 'avg':
+            model_args['global_pool'] = pooling
+    if row.input_size[0] != 3:
+        model_args['in_chans'] = row.input_size[0]
+    if model_args:
+        of_model['model_args'] = model_args
     return hub_config(row, **of_model)
 
 
-def _model_args(row: Checkpoint, pooling: str | None) -> dict[str, Any]:
-    """What a model is built with beyond the architecture's own; not the classes, which transformers passes itself."""
-    pool = dict(global_pool=pooling) if pooling not in (None, '', 'avg') else {}
-    return pool | (dict(in_chans=row.input_size[0]) if row.input_size[0] != 3 else {})
-
-
 def golden_inputs(input_size: tuple[int, int, int]) -> Tensor:
-    """The same normalised noise wherever it is drawn, [2, C, H, W]."""
-    return torch.randn(GOLDEN_PICTURES, *input_size, generator=torch.Generator().manual_seed(0))
+    """Normalised noise [2, C, H, W], the same on every machine."""
+    return torch.randn(_GOLDEN_IMAGES, *input_size, generator=torch.Generator().manual_seed(0))
 
 
 def write_golden(path: Path, model: nn.Module, inputs: Tensor, *, metadata: Mapping[str, str]) -> None:
@@ -77,20 +81,20 @@ def write_golden(path: Path, model: nn.Module, inputs: Tensor, *, metadata: Mapp
 
 
 def check_golden(model: nn.Module, path: Path) -> float:
-    """Compare a model's logits with those that a golden file holds; gives the largest difference.
+    """Compare a model's logits with those in a golden file, and return the largest difference.
 
     Args:
-        model: On any device, in any mode; it is judged in eval mode and left as it was.
-        path: What `write_golden` wrote.
+        model: Model on any device, in any mode; it runs in eval mode, and its mode is restored.
+        path: File that `write_golden` wrote.
 
     Raises:
-        CorruptCheckpointError: If the file is no golden file of a model of this shape.
-        MismatchedCheckpointError: If they differ by more than machines do.
+        CorruptCheckpointError: If the file is not a golden file of a model of this shape.
+        MismatchedCheckpointError: If the logits differ by more than rounding.
     """
     golden = read_golden(path)
     try:
         logits = _logits(model, golden['inputs'])
-    except RuntimeError as error:  # from torch, where the batch is no picture for the model
+    except RuntimeError as error:  # from torch, if the inputs do not fit the model
         raise CorruptCheckpointError(f'{path} is of another model: {str(error).splitlines()[0]}.') from error
     if logits.shape != golden['logits'].shape:
         shapes = f'logits {list(golden["logits"].shape)}, the model gives {list(logits.shape)}'
@@ -99,30 +103,32 @@ def check_golden(model: nn.Module, path: Path) -> float:
     largest = float(golden['logits'].abs().max())
     if not difference <= GOLDEN_TOLERANCE * largest:
         raise MismatchedCheckpointError(
-            f'The model answers otherwise than {path} says: logits differ by {difference:.2g}, the largest is '
-            f'{largest:.2g}. The weights or the code are not those that wrote it.'
+            f'The logits differ from those in {path} by {difference:.2g}; the largest is {largest:.2g}. '
+            'The weights or the code are not those that wrote it.'
         )
     return difference
 
 
 def read_golden(path: Path) -> dict[str, Tensor]:
-    """The `inputs` and `logits` of a golden file.
+    """Read the `inputs` and `logits` of a golden file.
 
     Raises:
-        CorruptCheckpointError: If it cannot be read, or holds something else.
+        CorruptCheckpointError: If the file cannot be read, or holds something else.
     """
     try:
         golden = load_file(path)
     except (OSError, SafetensorError) as error:
         raise CorruptCheckpointError(
-            f'{path} cannot be read: {error}. Fetch or export the checkpoint again.'
+            f'{path} cannot be read: {error}. Download or export the checkpoint again.'
         ) from error
     if set(golden) != {'inputs', 'logits'} or golden['inputs'].ndim != 4:
         raise CorruptCheckpointError(f'{path} holds {sorted(golden)} instead of a batch of inputs and its logits.')
-    if not 0 < golden['inputs'].numel() <= _MOST_GOLDEN_VALUES or not golden['logits'].numel():
-        raise CorruptCheckpointError(f'{path} holds inputs {list(golden["inputs"].shape)}: no batch to compare with.')
+    if not 0 < golden['inputs'].numel() <= _MAX_GOLDEN_VALUES or not golden['logits'].numel():
+        raise CorruptCheckpointError(
+            f'{path} holds inputs {list(golden["inputs"].shape)}: the batch has no valid size.'
+        )
     if not all(torch.isfinite(tensor).all() for tensor in golden.values()):
-        raise CorruptCheckpointError(f'{path} holds values that are no numbers. Fetch or export it again.')
+        raise CorruptCheckpointError(f'{path} has NaN or infinite values. Download or export the checkpoint again.')
     return golden
 
 
@@ -137,17 +143,17 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def require_tag(tag: str) -> None:
-    """Refuse what cannot be the name of weights.
+    """Check that a tag is valid.
 
     Raises:
-        ValueError: Which says what a tag is made of.
+        ValueError: If it is not.
     """
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', tag):
-        raise ValueError(f'A tag is made of letters, digits, "_", "-" and ".", got "{tag}".')
+        raise ValueError(f'Invalid tag "{tag}": expected letters, digits, "_", "-" and ".".')
 
 
-def told_settings(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of a training run that its card and its `recipe.json` tell."""
+def recipe_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a training run that its card and `recipe.json` list."""
     plain = {key: option for key, option in options.items() if isinstance(option, int | float | str)}
     settings = {key: plain[key] for key in MAIN_SETTINGS if key in plain}
     return settings | {key: plain[key] for key in _TECHNIQUES if plain.get(key)}
@@ -162,23 +168,23 @@ def fine_tuned_row(
     label_names: tuple[str, ...] | None,
     **changed: Any,
 ) -> Checkpoint:
-    """The facts of fine-tuned weights: those of the row that training began from, as far as it did not change them.
+    """A row for fine-tuned weights.
 
     Args:
-        start: That row.
-        tag: A name for the weights.
-        num_classes: Of the classifier.
-        input_size: (channels, height, width) of the pictures.
+        start: Row of the weights that training started from.
+        tag: Tag of the fine-tuned weights.
+        num_classes: Number of classes.
+        input_size: (channels, height, width) of the images.
         label_names: Names of the classes in order.
-        **changed: Further fields of the new row: its licence and origin, its preprocessing where that is another.
+        **changed: Further fields, such as licence, origin and preprocessing.
 
     Raises:
-        ValueError: If the label names are not as many as the classes.
+        ValueError: If there are more or fewer label names than classes.
     """
     if label_names and len(label_names) != num_classes:
         raise ValueError(f'There are {len(label_names)} label names for {num_classes} classes: name each class once.')
     unknown: dict[str, Any] = dict.fromkeys(('licence', 'origin', 'dataset', 'top1', 'top5', 'evaluation', 'recipe'))
-    facts: dict[str, Any] = unknown | changed
+    fields: dict[str, Any] = unknown | changed
     return replace(
         start,
         name=f'{start.arch}.{tag}',
@@ -187,37 +193,37 @@ def fine_tuned_row(
         pool_size=start.pool_size if input_size[1:] == start.input_size[1:] else None,
         num_classes=num_classes,
         label_names=label_names,
-        **facts,
+        **fields,
     )
 
 
 def write_exported(
-    folder: Path, model: nn.Module, row: Checkpoint, *, settings: Mapping[str, Any], **of_card: Any
+    folder: Path, model: nn.Module, row: Checkpoint, *, settings: Mapping[str, Any], **card: Any
 ) -> None:
-    """Write weights, config, goldens, recipe and card, and load them again to be sure.
+    """Write weights, config, golden file, recipe and card, and check that they load as the same model.
 
     Args:
         folder: An empty folder.
-        model: The model, in float32 on the CPU.
-        row: Its facts.
-        settings: How it was trained, as `told_settings` gives them.
-        **of_card: Further arguments of `render_card`.
+        model: Model in float32 on the CPU.
+        row: Row of the model.
+        settings: Training settings, from `recipe_settings`.
+        **card: Further arguments of `render_card`.
 
     Raises:
-        UnpublishableError: If what was written does not give the same logits.
+        UnpublishableError: If the folder does not give the same logits.
     """
-    metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
+    metadata = metadata_of(row)
     write_model(folder, model, row, metadata=metadata)
     write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
     if settings:
         (folder / RECIPE).write_text(json.dumps(settings, indent=2) + '\n')
-    card = render_card(row, repo_id=f'ORG/{row.name}', weights=folder / WEIGHTS, settings=settings, **of_card)
-    (folder / CARD).write_text(card, encoding='utf-8')
+    text = render_card(row, repo_id=f'ORG/{row.name}', weights=folder / WEIGHTS, settings=settings, **card)
+    (folder / CARD).write_text(text, encoding='utf-8')
     require_same_logits(folder)
 
 
 def require_same_logits(folder: Path) -> None:
-    """Load a folder as a user would, and compare with its goldens.
+    """Load a folder with timm, and compare the logits with its golden file.
 
     Raises:
         UnpublishableError: If the logits differ by more than rounding.

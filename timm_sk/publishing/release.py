@@ -1,4 +1,4 @@
-"""Which rows and exported folders may be published, and all that the repository of one holds."""
+"""Which rows and exported folders may be published, and the files of their repositories."""
 
 import json
 import re
@@ -23,6 +23,7 @@ from .hub_folder import (
     RECIPE,
     WEIGHTS,
     golden_inputs,
+    metadata_of,
     require_same_logits,
     write_golden,
     write_model,
@@ -30,48 +31,36 @@ from .hub_folder import (
 from .model_card import eval_results, hash_of, render_card
 
 
-def refusal(row: Checkpoint) -> str | None:
+def reason_not_to_publish(row: Checkpoint) -> str | None:
     """Why a row may not be published from here; None if it may."""
     if not row.sources:
         return f'{row.name} has no weights.'
     if row.licence is None:
-        return (
-            f'The makers of {row.name} state no licence: whoever has a copy may convert it for themselves, '
-            'nobody can publish it from here.'
-        )
+        return f'The publisher of {row.name} states no licence: convert it for your own use, but do not publish it.'
     if row.origin is None:
         return f'The table does not say who made {row.name}: establish its origin first.'
     if not any(hash_of(source) for source in row.sources):
-        return f'Nothing tells the right weights of {row.name} from others: establish a hash of a source first.'
+        return f'The table has no hash of the weights of {row.name}: establish the hash of a source first.'
     return None
 
 
-def require_publishable(row: Checkpoint) -> None:
-    """Refuse a row that may not be published.
-
-    Raises:
-        UnpublishableError: With the reason.
-    """
-    if reason := refusal(row):
-        raise UnpublishableError(reason)
-
-
 def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
-    """Write all that a repository of a row shall hold, from its verified weights, and load it again to be sure.
+    """Write the files of a row's repository from its verified weights, and check that they load as the same model.
 
     Args:
-        row: The row; a bundled one keeps its own weights' file, goldens and examples, byte for byte.
+        row: Row; the weights, golden file and examples of a bundled one are copied unchanged.
         folder: An empty folder.
-        repo_id: What the card's examples load from.
+        repo_id: Repository that the card's examples load from.
 
     Raises:
-        UnpublishableError: If the row may not be published, or what was written does not give the same logits.
+        UnpublishableError: If the row may not be published, or the folder does not give the same logits.
         UnobtainableCheckpointError: If no source with a published hash gives the weights.
     """
-    require_publishable(row)
-    weights, origin = vouched_weights(row)
+    if reason := reason_not_to_publish(row):
+        raise UnpublishableError(reason)
+    weights, origin = pinned_weights(row)
     model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=dict(file=str(weights), source=''))
-    metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
+    metadata = metadata_of(row)
     write_model(folder, model, row, metadata=metadata)
     if row.bundled:
         shutil.copytree(bundled_folder(row.name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CONFIG))
@@ -84,64 +73,64 @@ def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
     require_same_logits(folder)
 
 
-def vouched_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
-    """A row's weights from a source whose hash its makers published, and what they were made from.
+def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
+    """A row's weights from a source whose hash was published, and the source.
 
-    What a local store has from elsewhere, from a person's file or a hub that only says its own hash, is not taken.
+    Weights in the local store that come from elsewhere, such as a user's file, are not used.
 
     Raises:
         UnobtainableCheckpointError: If no such source gives them.
     """
     if row.bundled:
         return obtain(row, partial(shapes_of, row)), None
-    vouched = replace(row, sources=tuple(s for s in row.sources if hash_of(s) and s.has_classifier))
+    pinned = replace(row, sources=tuple(s for s in row.sources if hash_of(s) and s.has_classifier))
     store = Store()
     origin = store.origin(row.name)
-    places = {(source.kind, source.location, source.filename) for source in vouched.sources}
-    if origin and (origin.kind, origin.location, origin.filename) not in places:
+    locations = {(source.kind, source.location, source.filename) for source in pinned.sources}
+    if origin and (origin.kind, origin.location, origin.filename) not in locations:
         store = Store(store.root / '.releases')
-    path = obtain(vouched, partial(shapes_of, row), store=store, store_all=True)
+    path = obtain(pinned, partial(shapes_of, row), store=store, store_all=True)
     return path, store.origin(row.name)
 
 
 def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None, origin: Origin | None = None) -> str:
-    """A row's card; a bundled one's own card becomes its notes.
+    """The model card of a row; a bundled row's own card becomes its notes.
 
     Args:
-        row: The row.
-        repo_id: What the card's examples load from.
-        weights: The repository's weights' file; if None, a bundled one's own.
-        origin: What they were made from.
+        row: Row of the table.
+        repo_id: Repository that the card's examples load from.
+        weights: Weights file of the repository; for a bundled row its own if None.
+        origin: Source of the weights.
     """
     if row.bundled is None:
         return render_card(row, repo_id=repo_id, weights=weights, origin=origin)
-    ours = bundled_folder(row.name)
-    notes, settings = (ours / CARD).read_text(encoding='utf-8'), json.loads((ours / RECIPE).read_text())
-    return render_card(row, repo_id=repo_id, weights=weights or ours / WEIGHTS, settings=settings, notes=notes)
+    bundled = bundled_folder(row.name)
+    notes, settings = (bundled / CARD).read_text(encoding='utf-8'), json.loads((bundled / RECIPE).read_text())
+    return render_card(row, repo_id=repo_id, weights=weights or bundled / WEIGHTS, settings=settings, notes=notes)
 
 
 def require_exported(folder: Path) -> str:
-    """Refuse a folder that is not, in full, what an export writes; gives its `arch.tag`.
+    """Check that a folder is a complete export, and return its `arch.tag`.
 
     Raises:
-        UnpublishableError: If a file or the licence is missing, its name is one of the table's, or it does not load, or
-            not as the model whose goldens it has.
+        UnpublishableError: If a file or the licence is missing, the name is in the table, or the folder does not load
+            as the model that its golden file is of.
     """
     for name in (WEIGHTS, CONFIG, GOLDEN, CARD):
         if not (folder / name).is_file():
-            raise UnpublishableError(f'{folder} has no {name}: it is no exported folder, or not all of one.')
+            raise UnpublishableError(f'{folder} has no {name}: expected a complete exported folder.')
     try:
         config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
         cfg = config['pretrained_cfg']
         name, licence = f'{config["architecture"]}.{cfg["tag"]}', cfg.get('license')
-        told = ModelCard.load(folder / CARD).data.license
+        card_licence = ModelCard.load(folder / CARD).data.license
     except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
-        raise UnpublishableError(f'{folder}: {CONFIG} or {CARD} is none of an export: {error!r}.') from error
+        raise UnpublishableError(f'{folder}: {CONFIG} or {CARD} is not of an export: {error!r}.') from error
     if not re.fullmatch(r'\w+\.[A-Za-z0-9][\w.-]*', name):
-        raise UnpublishableError(f'{folder} is called "{name}" in its {CONFIG}, which is no architecture and tag.')
+        raise UnpublishableError(f'Invalid name "{name}" in {folder / CONFIG}: expected an architecture and a tag.')
     if name in CHECKPOINTS:
         raise UnpublishableError(f'{name} is a checkpoint of the table: export {folder} under another tag.')
-    if not licence or told != licence:
+    if not licence or card_licence != licence:
         raise UnpublishableError(
             f'{folder} states {"no" if not licence else "two"} licence{"s" * bool(licence)}: write the one of its '
             f'weights as "license" into pretrained_cfg of {CONFIG} and at the head of {CARD}.'
@@ -150,5 +139,5 @@ def require_exported(folder: Path) -> str:
         require_same_logits(folder)
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-        raise UnpublishableError(f'{folder} cannot be loaded: {reason}') from error
+        raise UnpublishableError(f'Could not load {folder}: {reason}') from error
     return name
