@@ -15,7 +15,7 @@ from timm_sk.finetune.export import export_run
 from timm_sk.inference.prediction import example_images
 from timm_sk.publishing.hub_folder import golden_inputs, write_golden, write_model
 from timm_sk.publishing.release import build_folder
-from timm_sk.publishing.upload import publish_folder
+from timm_sk.publishing.upload import Publisher
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +95,7 @@ def test_what_a_run_exports_and_publishes(changes, hub, api, tmp_path):
         tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'], metrics=dict(val_top1=50.0),
         dataset='pets', input_size=(channels, 32, 32), data_config=data_config,
     )  # fmt: skip
-    publish_folder(exported, 'me', api=api)
+    Publisher(org='me', api=api).publish_folder(exported)
     answer = ask_transformers(hub, tmp_path / 'home', 'me/sknet_atto.pets')
     assert answer['difference'] <= 1e-5
     assert answer['model'] == 'TimmWrapperForImageClassification'
