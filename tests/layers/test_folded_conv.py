@@ -114,12 +114,12 @@ def test_units_on_their_own(unit):
     assert close(folded(X).detach(), expected)
     again = timm.utils.reparameterize_model(folded)
     assert repr(again) == repr(folded)
-    with pytest.raises(MismatchedCheckpointError, match='A folded model takes folded weights, got 0'):
+    with pytest.raises(MismatchedCheckpointError, match='A folded model needs folded weights, got 0'):
         folded.load_state_dict(nn.Sequential(unit).state_dict(), strict=False)
 
 
 def test_a_bias_does_not_hide_an_unfolded_checkpoint():
-    make = [nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12)]
+    make = [nn.Conv2d(8, 12, 3, bias=False), nn.BatchNorm2d(12)]
     layers = filled(nn.Sequential(*make))
     state = {key: tensor.clone() for key, tensor in layers.state_dict().items()}
     fold_sequence(layers)

@@ -73,12 +73,18 @@ def test_export_with_dynamic_batch(name):
 @pytest.mark.parametrize('name', ONE_PER_BLOCK)
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
-def test_script_and_trace(name):
+def test_trace(name):
     sk_kwargs = dict(kernel_sizes=[1, 3, 7]) if name in LUCID_NAMES else dict(kernel_size=[3, 5, 7], split_input=False)
     block_args = {} if name in RESNESTS else dict(block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
     model = exact(name, drop_path_rate=0.1, **block_args)
-    for converted in (torch.jit.script(model), torch.jit.trace(model, exact_pictures())):
-        assert_same(converted(exact_pictures(3)), model(exact_pictures(3)))
+    traced = torch.jit.trace(model, exact_pictures())
+    assert_same(traced(exact_pictures(3)), model(exact_pictures(3)))
+
+
+@pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
+def test_script_names_the_replacement(name):
+    with pytest.raises(NotImplementedError, match=r'does not support \w+: use torch\.export\.export'):
+        torch.jit.script(exact(name))
 
 
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')

@@ -191,7 +191,7 @@ def test_autocast_in_bfloat16():
 def test_traced_and_transformed_tensors_take_the_reference():
     x = torch.randn(2, 3)
     assert runs_eagerly(x)
-    assert not runs_eagerly(nn.Parameter(x))
+    assert runs_eagerly(nn.Parameter(x), None)
     inside = []
     torch.func.vmap(lambda row: inside.append(runs_eagerly(row)) or row)(x)
     torch.func.jvp(lambda value: inside.append(runs_eagerly(value)) or value, (x,), (x,))
@@ -210,14 +210,14 @@ def test_private_branches_are_overwritten_when_asked_and_without_gradients():
     branches, logits = [torch.randn(2, 4, 3, 3) for _ in range(2)], torch.randn(2, 2, 4)
     before = [branch.clone() for branch in branches]
     expected = reference.select(branches, logits)
-    for private, overwrite in ((False, True), (True, False)):
+    for private, in_place in ((False, True), (True, False)):
         with torch.no_grad():
-            selected = timm_sk.ops.select(Branches(branches, private=private), logits, overwrite=overwrite)
+            selected = timm_sk.ops.select(Branches(branches, private=private), logits, in_place=in_place)
         torch.testing.assert_close(selected, expected)
-    torch.testing.assert_close(timm_sk.ops.select(Branches(branches, private=True), logits, overwrite=True), expected)
+    torch.testing.assert_close(timm_sk.ops.select(Branches(branches, private=True), logits, in_place=True), expected)
     assert all(map(torch.equal, branches, before))
     with torch.no_grad():
-        selected = timm_sk.ops.select(Branches(branches, private=True), logits, overwrite=True)
+        selected = timm_sk.ops.select(Branches(branches, private=True), logits, in_place=True)
     torch.testing.assert_close(selected, expected)
     assert not torch.equal(branches[1], before[1])
 

@@ -88,12 +88,6 @@ def test_refuses_logits_of_another_shape(shape):
         ops.select([torch.zeros(3, 5, 7, 6)] * 2, torch.zeros(shape))
 
 
-def test_scripted_checks_still_speak():
-    scripted = torch.jit.script(ops.select)
-    with pytest.raises(Exception, match=r'\[B, M, C\] = \[3, 2, 5\]'):
-        scripted([torch.zeros(3, 5, 7, 6)] * 2, torch.zeros(3, 5))
-
-
 def test_epilogue_keeps_the_dtype_of_the_convolutions_output():
     """As autocast leaves it, whose weights and biases stay in float32."""
     raw, bias = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(4)

@@ -66,6 +66,13 @@ def runs_as_known(module: nn.Module) -> bool:
     return known and all(is_original(module, method) for method in methods)
 
 
+def refuse_scripting(module: nn.Module) -> nn.Module:
+    """What `torch.jit.script` calls as `__prepare_scriptable__` of every module of a model."""
+    raise NotImplementedError(
+        f'torch.jit.script does not support {type(module).__name__}: use torch.export.export or torch.jit.trace.'
+    )
+
+
 def _definer(kind: type, method: str) -> type:
     return next(base for base in kind.__mro__ if method in base.__dict__)
 

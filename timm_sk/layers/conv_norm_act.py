@@ -74,10 +74,7 @@ class ConvNormAct(nn.Module):
         return [self.conv, self.bn, self.drop, self.act, self.aa]
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return self.aa(self.act(self.drop(self.bn(self.conv(x)))))
-        else:
-            return run(x, self.layers())
+        return run(x, self.layers())
 
     def fuse(self) -> nn.Module:
         """Fold the norm into the convolution; timm puts what this returns in the unit's place.

@@ -6,7 +6,7 @@ convolution. Folded modules have other keys: load a checkpoint first, fold then.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from timm.layers import BatchNormAct2d, DropBlock2d, DropPath, FrozenBatchNormAct2d, SyncBatchNormAct
@@ -34,12 +34,7 @@ class FoldedConv(nn.Conv2d):
         bias: Its bias [out_channels], or None.
     """
 
-    __constants__ = [*nn.Conv2d.__constants__, 'activation', 'wide_groups']  # noqa: RUF012  (TorchScript reads a list)
-
-    if TYPE_CHECKING:  # lists to TorchScript, tuples to Python
-        stride: Any
-        padding: Any
-        dilation: Any
+    padding: Any  # never a string
 
     def __init__(self, conv: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(**arguments_of(conv), bias=bias is not None)
@@ -63,7 +58,6 @@ class FoldedConv(nn.Conv2d):
         else:
             self.activation = name
 
-    @torch.jit.unused
     def merge(self, groups: int) -> None:
         """Compute with fewer, wider groups, which give the same values; `weight` and the state dict stay.
 
@@ -78,7 +72,6 @@ class FoldedConv(nn.Conv2d):
         with torch.no_grad():
             self.wide = None if groups == self.groups else merge_groups(self.weight, self.groups, groups)
 
-    @torch.jit.unused
     def pack(self, input_shape: Sequence[int]) -> None:
         """Keep the weight in the processor's layout too, for inference on inputs [B, C, H, W] that are channels last.
 
@@ -92,7 +85,6 @@ class FoldedConv(nn.Conv2d):
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         return self.act(self._convolve(x, self.bias, self.activation, shortcut))
 
-    @torch.jit.unused
     def convolve_alone(self, x: Tensor) -> Tensor:
         """The convolution's raw output, without bias and activation."""
         return self._convolve(x, None, '', None)
@@ -122,14 +114,6 @@ class FoldedConv(nn.Conv2d):
     def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
         self.packed = None
         return super()._apply(*args, **kwargs)
-
-
-class FoldedNorm(nn.Identity):
-    """What stands in a folded norm's place, and refuses its weights."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_load_state_dict_pre_hook(_refuse_norm)
 
 
 class FoldedConvNormAct(nn.Module):
@@ -233,7 +217,7 @@ def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None
         return False
     unit = FoldedConv(conv_layer, *folded)
     acts = [inner[1]] if type(inner[1]) is not nn.Identity else []
-    put(parent, norm, FoldedNorm())
+    put(parent, norm, nn.Identity())
     drops = drop is None or is_identity(parent.get_submodule(drop))
     if drop is not None and drops:
         put(parent, drop, nn.Identity())
@@ -248,7 +232,7 @@ def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None
 
 def is_identity(module: nn.Module) -> bool:
     """Whether a module does nothing in eval mode, and need not be called."""
-    return type(module) in (*_IDENTITIES, FoldedNorm) and can_bypass(module)
+    return type(module) in _IDENTITIES and can_bypass(module)
 
 
 def fold_sequence(layers: nn.Sequential) -> None:
@@ -281,20 +265,10 @@ def require_eval(*modules: nn.Module) -> None:
 
 
 def _before_loading(module: FoldedConv, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:
-    """Refuse the weight of an unfolded model; forget what was made of the weight that goes."""
+    """Refuse the weight of an unfolded model; drop what was made of the old weight."""
     if module.bias is not None and f'{prefix}weight' in state_dict and f'{prefix}bias' not in state_dict:
-        raise _unfolded(f'{prefix}weight without a bias')
+        raise MismatchedCheckpointError(
+            f'A folded model needs folded weights, got {prefix}weight without a bias: load the checkpoint into the '
+            'unfolded model, then fold it (`timm.utils.reparameterize_model`, `timm_sk.deploy`).'
+        )
     module.merge(module.groups)
-
-
-def _refuse_norm(module: FoldedNorm, state_dict: Mapping[str, Tensor], prefix: str, *unused: object) -> None:
-    found = next((key for key in state_dict if key.startswith(prefix)), None)
-    if found is not None:
-        raise _unfolded(found)
-
-
-def _unfolded(found: str) -> MismatchedCheckpointError:
-    return MismatchedCheckpointError(
-        f'A folded model takes folded weights, got {found}: load the checkpoint into the model as it is built, then '
-        'fold it (`timm.utils.reparameterize_model`, `timm_sk.deploy`).'
-    )

@@ -1,6 +1,6 @@
 """A folded selective-kernel unit whose two grouped branches one Triton kernel computes (`ops.kernels.two_branch`)."""
 
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +33,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
 
     packed_weight: Tensor
     packed_bias: Tensor
-    if TYPE_CHECKING:  # TorchScript would read this annotation and not know it
-        attn: nn.Module
+    attn: nn.Module
 
     def __init__(self, unit: nn.Module, form: str) -> None:
         super(SelectiveKernel, self).__init__()  # the parts are there already
@@ -63,7 +62,6 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         self.register_load_state_dict_post_hook(_pack_again)
         self.train(unit.training)
 
-    @torch.jit.unused
     @torch.no_grad()
     def pack(self) -> None:
         """Lay out the branches' weights and biases for the kernel."""
@@ -74,13 +72,8 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         self.packed_bias = torch.stack([conv.bias for conv in convs if conv.bias is not None])
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting() or not self._can_launch(x):
-            branches = [path(x) for path in self.paths]  # 2 x [B, C, H', W']
-            return ops.select(branches, self.attn(ops.fuse(branches)))
-        return self._launch(x)
-
-    @torch.jit.unused
-    def _launch(self, x: Tensor) -> Tensor:
+        if not self._can_launch(x):
+            return super().forward(x)
         operators: Any = torch.ops.timm_sk
         arguments = (self.stride, self.dilations)
         if self.form == 'kept':
@@ -89,9 +82,10 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         logits = self.attn(operators.two_branch_fuse(x, self.packed_weight, self.packed_bias, *arguments))
         return operators.two_branch_select(x, self.packed_weight, self.packed_bias, logits, *arguments)
 
-    @torch.jit.unused
     def _can_launch(self, x: Tensor) -> bool:
-        if not (self._loaded and ops.runs_two_branch_kernel(x, self.packed_weight)):
+        if not (self._loaded and ops.runs_kernels([x, self.packed_weight])):
+            return False
+        if x.dim() != 4 or torch.is_autocast_enabled(x.device.type):  # which casts for convolutions
             return False
         if torch.is_grad_enabled() and any(t.requires_grad for t in (x, *self.paths.parameters())):
             return False

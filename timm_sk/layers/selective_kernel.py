@@ -6,14 +6,15 @@ over the branches is not in the paper. Different on purpose: the branches are ne
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, List
+from functools import reduce
+from typing import Any
 
 import torch
 from timm.layers import LayerType, create_act_layer, make_divisible
 from torch import Tensor, nn
 
 from .. import ops
-from .bypass import can_bypass
+from .bypass import can_bypass, refuse_scripting
 from .conv_norm_act import ConvNormAct
 from .conv_sequence import make_branches
 from .folded_conv import FoldedConvNormAct, fold_norm
@@ -59,8 +60,7 @@ class SelectiveKernelAttn(nn.Module):
         )
 
     def forward(self, fused: Tensor) -> Tensor:
-        if not torch.jit.is_scripting():
-            require_batch(fused, self.bn)
+        require_batch(fused, self.bn)
         hidden = self.act(self.bn(self.fc_reduce(fused[:, :, None, None])))  # [B, d, 1, 1]
         expanded = self.fc_select(hidden)  # [B, M * C, 1, 1]
         # in one step, which pruning tools can follow
@@ -174,28 +174,24 @@ class SelectiveKernel(nn.Module):
         """Make what turns the descriptor into logits; a step for subclasses to override."""
         return SelectiveKernelAttn(channels, num_paths, attn_channels, **layers)
 
-    def split(self, x: Tensor) -> List[Tensor]:
-        """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W'], a list or `ops.Branches`."""
+    def split(self, x: Tensor) -> ops.Branches | list[Tensor]:
+        """Run every branch: [B, in_channels, H, W] -> M x [B, C, H', W']; a list when `torch.fx` traces."""
         shares = x.chunk(self.num_paths, dim=1) if self.split_input else [x] * self.num_paths
-        if torch.jit.is_scripting():
-            return [path(shares[m]) for m, path in enumerate(self.paths)]
-        else:
-            return ops.join([run_path(path, shares[m]) for m, path in enumerate(self.paths)])
+        return ops.join([_run_path(path, shares[m]) for m, path in enumerate(self.paths)])
 
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # M x [B, C, H', W']
         if self.attn is None:
-            return ops.total(branches)
-        logits = self.attn(ops.fuse(branches))  # [B, M, C]
-        return ops.select(branches, logits, overwrite=True)
+            return reduce(torch.add, branches)
+        return ops.select(branches, self.attn(ops.fuse(branches)), in_place=True)
+
+    __prepare_scriptable__ = refuse_scripting
 
 
-def run_path(path: nn.Module, x: Tensor) -> ops.Branches:
-    """Run one branch, as a module or by a shortcut where nobody can tell."""
-    bypass = can_bypass(path)
-    if (type(path) is ConvNormAct or type(path) is FoldedConvNormAct) and bypass and ops.allows_shortcuts(x):
+def _run_path(path: nn.Module, x: Tensor) -> ops.Branches:
+    if (type(path) is ConvNormAct or type(path) is FoldedConvNormAct) and can_bypass(path, parts=False):
         return make_branches(x, path.layers())
-    return ops.Branches([path(x)], observed=not bypass)
+    return ops.Branches([path(x)], observed=not can_bypass(path))
 
 
 def _as_kernel_sizes(kernel_size: int | Sequence[int] | None) -> list[int]:

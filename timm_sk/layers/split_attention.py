@@ -5,15 +5,15 @@ copied into one tensor, the norm is a BatchNorm unless another is asked for, and
 """
 
 from collections.abc import Callable
-from typing import Any, List
+from typing import Any
 
 import torch
 from timm.layers import LayerType, create_act_layer, get_norm_layer, make_divisible
 from torch import Tensor, nn
 
 from .. import ops
-from .bypass import can_bypass
-from .conv_sequence import make_branches, run
+from .bypass import refuse_scripting
+from .conv_sequence import make_branches
 from .folded_conv import fold_norm
 from .pooled_norm import make_pooled_norm, require_batch
 
@@ -104,22 +104,13 @@ class SplitAttention(nn.Module):
         self.act1 = create_act_layer(act_layer, inplace=True)
         self.fc2 = nn.Conv2d(attn_channels, out_channels * radix, kernel_size=1, groups=groups, **factory)
 
-    def split(self, x: Tensor) -> List[Tensor]:
-        """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W'], a list or `ops.Branches`."""
-        if torch.jit.is_scripting():
-            splits = self.act0(self.drop(self.bn0(self.conv(x)))).chunk(self.radix, dim=1)
-            return [splits[r] for r in range(self.radix)]
-        else:
-            layers = [self.conv, self.bn0, self.drop, self.act0]
-            bypass = can_bypass(*layers)
-            if bypass and ops.allows_shortcuts(x, self.radix):
-                return ops.join([make_branches(x, layers, radix=self.radix)])
-            return ops.join([ops.Branches([run(x, layers)], self.radix, observed=not bypass)])
+    def split(self, x: Tensor) -> ops.Branches | list[Tensor]:
+        """Run the convolution: [B, in_channels, H, W] -> R x [B, C, H', W']; a list when `torch.fx` traces."""
+        return ops.join([make_branches(x, [self.conv, self.bn0, self.drop, self.act0], radix=self.radix)])
 
     def logits(self, fused: Tensor) -> Tensor:
         """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""
-        if not torch.jit.is_scripting():
-            require_batch(fused, self.bn1)
+        require_batch(fused, self.bn1)
         hidden = self.act1(self.bn1(self.fc1(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.by_branch(self.fc2(hidden).flatten(1))
 
@@ -130,6 +121,8 @@ class SplitAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         branches = self.split(x)  # R x [B, C, H', W']
         return ops.select(branches, self.logits(ops.fuse(branches)), self.gate)
+
+    __prepare_scriptable__ = refuse_scripting
 
     def reparameterize(self) -> None:
         """Fold the norms into the convolutions before them, where that is possible.

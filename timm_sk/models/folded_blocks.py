@@ -3,7 +3,7 @@
 A residual block's `fuse()` makes them of its own, already folded, modules, which keep their names.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -21,15 +21,14 @@ class FoldedBlock(nn.Module):
     """
 
     names: tuple[str, ...]
-    if TYPE_CHECKING:  # TorchScript would read these annotations and not know them
-        conv1: nn.Module
-        conv2: nn.Module
-        conv3: nn.Module
-        bn2: nn.Module
-        act2: nn.Module
-        aa: nn.Module
-        avd_first: nn.Module
-        avd_last: nn.Module
+    conv1: nn.Module
+    conv2: nn.Module
+    conv3: nn.Module
+    bn2: nn.Module
+    act2: nn.Module
+    aa: nn.Module
+    avd_first: nn.Module
+    avd_last: nn.Module
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()

@@ -138,16 +138,12 @@ class SplitAttentionBottleneck(ResidualBlock):
         zero_weight(self.bn3)
 
     def residual(self, x: Tensor) -> Tensor:
-        if torch.jit.is_scripting():
-            return self.bn3(self.conv3(self.attend(self.bn1(self.conv1(x)))))
-        else:
-            return conv_norm(self.attend(conv_norm(x, self.conv1, self.bn1)), self.conv3, self.bn3)
+        return conv_norm(self.attend(conv_norm(x, self.conv1, self.bn1)), self.conv3, self.bn3)
 
     def attend(self, x: Tensor) -> Tensor:
         """What lies between the first norm and the last convolution."""
         return self.avd_last(self.conv2(self.avd_first(self.act1(x))))
 
-    @torch.jit.unused
     def fold_own(self) -> None:
         fold_norm(self, 'conv1', 'bn1', act='act1')
         fold_norm(self, 'conv3', 'bn3')

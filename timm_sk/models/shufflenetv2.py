@@ -78,7 +78,6 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         self.branch1: nn.Sequential = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
         self.branch2: nn.Sequential = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
 
-    @torch.jit.unused
     def reparameterize(self) -> None:
         """Fold the norms into the convolutions before them, where that is possible.
 
@@ -158,7 +157,6 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
         self.to(device=device, dtype=dtype)
         self.reset_classifier(num_classes, global_pool)
 
-    @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Patterns of the parameter groups: stem, stages or blocks, last convolution."""
         return dict(
@@ -166,16 +164,13 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
             blocks=[(r'^stage(\d+)' if coarse else r'^stage(\d+)\.(\d+)', None), (r'^conv5', (99999,))],
         )
 
-    @torch.jit.ignore
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in the backward pass instead of keeping its activations."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
     def get_classifier(self) -> nn.Module:
         return self.fc
 
-    @torch.jit.ignore
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Replace the classifier by a fresh one on the model's device and in its dtype; None keeps the pooling."""
         parameter = self.conv1[0].weight
@@ -193,7 +188,6 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
     def forward_intermediates(
         self,
         x: Tensor,
@@ -229,7 +223,6 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
             return intermediates
         return (x if stop_early and max(taken) + 1 < len(LEVELS) else self.conv5(x)), intermediates
 
-    @torch.jit.ignore
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
@@ -247,7 +240,7 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
     def forward_features(self, x: Tensor) -> Tensor:
         """Stem, stages and last convolution: [B, in_chans, H, W] -> [B, num_features, H / 32, W / 32]."""
         x = self.maxpool(self.conv1(x))
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing:
             x = checkpoint_seq([self.stage2, self.stage3, self.stage4], x, flatten=True)
         else:
             x = self.stage4(self.stage3(self.stage2(x)))

@@ -82,7 +82,6 @@ class ResidualBlock(nn.Module):
         residual += x
         return self.act(residual)
 
-    @torch.jit.unused
     def fuse(self) -> nn.Module:
         """Fold the norms into the convolutions; timm puts what this returns in the block's place.
 
@@ -102,7 +101,6 @@ class ResidualBlock(nn.Module):
             self.drop_path = None
         return self.folded(self) if self._is_folded() else self
 
-    @torch.jit.unused
     def _is_folded(self) -> bool:
         """Whether nothing is left to do between the convolutions that the folded block has."""
         kept = (*self.folded.names, 'act', 'downsample')
@@ -116,7 +114,6 @@ class ResidualBlock(nn.Module):
             and takes_shortcut(last)
         )
 
-    @torch.jit.unused
     def fold_own(self) -> None:
         """Fold the norms of which no child takes care; a step for subclasses to override."""
 

@@ -14,47 +14,16 @@ place only where neither is asked for.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
-import torch.autograd.forward_ad
 import torch.nn.functional as F
 from torch import Tensor
 
 from .branches import BatchNormReLUState, Branches
-from .reference import attention, total
-
-
-def runs_eagerly(x: Any) -> bool:
-    """Whether operations on a value are computed at once, by torch's own kernels and torch's own backward pass.
-
-    False for what `torch.compile`, `torch.export`, `torch.fx` and `torch.jit.trace` see, for tensors inside
-    `torch.func`'s transforms or with a forward-mode tangent, for subclasses of tensors, which may mean anything, and
-    where a mode looks at every operation.
-    """
-    return (
-        not torch.compiler.is_compiling()
-        and type(x) is Tensor
-        and not torch.jit.is_tracing()
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._len_torch_dispatch_stack()
-        and not has_tangent(x)
-    )
-
-
-def has_tangent(x: Tensor | None) -> bool:
-    """Whether a tensor has a forward-mode tangent."""
-    return x is not None and torch.autograd.forward_ad.unpack_dual(x).tangent is not None
-
-
-def is_batched(x: Tensor) -> bool:
-    """Whether a tensor is inside a `vmap`, that of `torch.func` or the older one of `is_grads_batched`."""
-    return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
-
-
-def _may_write(grad: Tensor) -> bool:
-    """Whether a backward pass may write into memory of its own: no graph of it is recorded, and nothing is batched."""
-    return not torch.is_grad_enabled() and runs_eagerly(grad) and not is_batched(grad)
+from .dispatch import runs_eagerly
+from .reference import attention
 
 
 def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUState]:
@@ -110,7 +79,7 @@ class _BatchNormReLU(torch.autograd.Function):
         state = BatchNormReLUState(*ctx.saved_tensors, *ctx.constants)
         with torch.no_grad():
             normalised = state.norm()
-        if _may_write(grad):
+        if not torch.is_grad_enabled() and runs_eagerly(grad):
             grad = torch.ops.aten.threshold_backward.grad_input(grad, normalised, 0, grad_input=normalised)
         else:
             grad = torch.ops.aten.threshold_backward(grad, normalised, 0)
@@ -156,7 +125,7 @@ def fuse(branches: Branches) -> Tensor:
 
 def _pool(packed: Sequence[Tensor], radix: int) -> Tensor:
     means = [spatial_mean(tensor, nhwc=_is_nhwc(tensor)) for tensor in packed]
-    return total([part for mean in means for part in mean.chunk(radix, dim=1)])
+    return reduce(torch.add, [part for mean in means for part in mean.chunk(radix, dim=1)])
 
 
 class _Fuse(torch.autograd.Function):
@@ -172,11 +141,11 @@ class _Fuse(torch.autograd.Function):
         return None, *[spread] * ctx.count
 
 
-def select(branches: Branches, logits: Tensor, gate: str, *, overwrite: bool = False) -> Tensor:
+def select(branches: Branches, logits: Tensor, gate: str, *, in_place: bool = False) -> Tensor:
     """`reference.select` without its intermediate tensors."""
     if branches.observed or branches.epilogue is not None or not torch.is_grad_enabled():
         # a branch that is a part of a tensor would leave a result with gaps
-        in_place = overwrite and branches.private and branches.radix == 1 and not torch.is_grad_enabled()
+        in_place = in_place and branches.private and branches.radix == 1 and not torch.is_grad_enabled()
         return _weigh(branches.unpack(), logits, gate, in_place=in_place)
     return _Select.apply(gate, branches.radix, branches.states, logits, *branches.tensors)
 
@@ -231,7 +200,7 @@ def select_backward(
     """
     batch, channels, height, width = grad.shape
     weights = attention(logits, gate)  # [B, M, C]
-    may_write = _may_write(grad)
+    may_write = not torch.is_grad_enabled() and runs_eagerly(grad)
     grad = grad[:, None]  # [B, 1, C, H, W]
     gradients, slopes = [], []
     for features, share in zip(packed, weights.to(grad.dtype).split(radix, dim=1), strict=True):  # share: [B, R, C]

@@ -5,12 +5,13 @@ through `timm_sk.ops`.
 """
 
 from collections.abc import Sequence
-from typing import List
+from functools import reduce
 
+import torch
 from torch import Tensor
 
 
-def unpack(packed: Sequence[Tensor], radix: int) -> List[Tensor]:
+def unpack(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
     """The R branches that lie side by side in each tensor: [B, R * C, H, W] each -> M x [B, C, H, W], views."""
     if radix == 1:
         return list(packed)
@@ -18,17 +19,9 @@ def unpack(packed: Sequence[Tensor], radix: int) -> List[Tensor]:
     return [branches[r] for branches in chunked for r in range(radix)]  # a tracer's value cannot be iterated
 
 
-def total(branches: List[Tensor]) -> Tensor:
-    """Sum the branches: M x [B, C, H, W] -> [B, C, H, W]."""
-    result = branches[0]
-    for branch in branches[1:]:
-        result = result + branch
-    return result
-
-
-def fuse(branches: List[Tensor]) -> Tensor:
+def fuse(branches: list[Tensor]) -> Tensor:
     """Sum the branches and average over space: M x [B, C, H, W] -> [B, C]."""
-    return total(branches).mean(dim=(2, 3))
+    return reduce(torch.add, branches).mean(dim=(2, 3))
 
 
 def attention(logits: Tensor, gate: str = 'softmax') -> Tensor:
@@ -36,7 +29,7 @@ def attention(logits: Tensor, gate: str = 'softmax') -> Tensor:
     return logits.sigmoid() if gate == 'sigmoid' else logits.softmax(dim=1)
 
 
-def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
+def select(branches: list[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
     """Weigh the branches by their attention: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
     weights = attention(logits, gate).to(branches[0].dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
     selected = branches[0] * weights[:, 0]
@@ -45,7 +38,7 @@ def select(branches: List[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
     return selected
 
 
-def apply_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> List[Tensor]:
+def apply_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> list[Tensor]:
     """Add a bias to each channel, then activate: M x [B, C, H, W], M x [C] -> M x [B, C, H, W].
 
     Args:

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..eager import is_batched
+from ..dispatch import is_batched
 from ..eager import select_backward as differentiable_backward
 from .device_functions import columns, features, gate_weights, place
 from .launcher import launch, shares, tile

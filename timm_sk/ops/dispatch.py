@@ -1,0 +1,58 @@
+"""How tensors may be computed: by the Triton kernels, eagerly, or only by operations that others can record."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad
+from torch import Tensor, nn
+
+from . import kernels
+
+
+def runs_eagerly(*tensors: Any) -> bool:
+    """Whether operations on these tensors are computed at once, by torch's own kernels and torch's own backward pass.
+
+    False for what `torch.compile`, `torch.export`, `torch.fx` and `torch.jit.trace` see, for tensors inside a
+    transform or with a forward-mode tangent, for subclasses of tensors, and where a mode looks at every operation.
+    None counts as eager, as the weight of a norm that has none.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
+        and not torch._C._len_torch_dispatch_stack()
+        and all(tensor is None or _is_plain(tensor) for tensor in tensors)
+    )
+
+
+def _is_plain(x: Any) -> bool:
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and not is_batched(x)
+        and torch.autograd.forward_ad.unpack_dual(x).tangent is None
+    )
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether a tensor is inside a transform of `torch.func`, or the older `vmap` of `is_grads_batched`."""
+    return torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(x)
+
+
+@torch.compiler.assume_constant_result  # Dynamo of torch 2.11 takes torch's own function for a constant True
+def _is_exporting() -> bool:
+    return torch.compiler.is_exporting()
+
+
+def runs_kernels(branches: Sequence[Any], logits: Any = None, *, radix: int = 1) -> bool:
+    """Whether `fuse` and `select` run as Triton kernels on such branches, or on what they are made from.
+
+    Besides what `kernels.takes` asks for, the tensors must run eagerly or be compiled by `torch.compile`, whose graphs
+    keep the kernels while `kernels.IN_COMPILED_GRAPHS` says so. What is exported runs anywhere, and so without them.
+    """
+    tensors = [*branches] if logits is None else [*branches, logits]
+    if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes([*branches] * radix, logits):
+        return False
+    if torch.compiler.is_compiling():
+        elsewhere = _is_exporting() or torch._C._are_functorch_transforms_active()
+        return kernels.IN_COMPILED_GRAPHS and not elsewhere
+    return runs_eagerly(*tensors)
