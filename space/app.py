@@ -1,4 +1,4 @@
-"""The page of `timm-sk demo` as a Hugging Face Space, which says by its environment where to listen."""
+"""The page of `timm-sk demo` as a Hugging Face Space; gradio reads host and port from the environment."""
 
 from timm_sk.demo import serve
 

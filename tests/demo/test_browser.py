@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 import timm
-from demo.pictures import SEVEN, photo, png
+from demo.sample_images import SEVEN, photo, png
 
 pytestmark = pytest.mark.browser
 
@@ -115,7 +115,7 @@ def tab(page, name):
 
 def clear(panel):
     panel.get_by_role('button', name='Remove Image').click()
-    panel.get_by_text('Drop a picture, or take an example.').first.wait_for()
+    panel.get_by_text('Upload an image, or choose an example.').first.wait_for()
 
 
 def classes(answer):
@@ -157,13 +157,13 @@ def test_upload(open_page, shoot, tmp_path):
 def test_bad_files_give_a_message_and_the_page_goes_on(open_page, shoot, tmp_path):
     page = open_page()
     panel = tab(page, 'One model')
-    for content, message in ((b'no picture', 'not a picture'), (png(20_000, 10_000), 'too many pixels')):
+    for content, message in ((b'no image', 'not an image'), (png(20_000, 10_000), 'too many pixels')):
         path = tmp_path / 'bad.png'
         path.write_bytes(content)
         clear(panel)
         panel.locator('input[type=file]').set_input_files(path)
         panel.get_by_role('alert').filter(has_text=message).wait_for()
-        if message == 'not a picture':  # the browser itself takes seconds to draw the other one
+        if message == 'not an image':  # the browser itself takes seconds to draw the other one
             shoot(page, 'bad_file')
     panel.get_by_role('button', name='star').click()
     panel.locator('.sk-answer').wait_for()
@@ -212,7 +212,7 @@ def test_a_slow_models_older_answer_does_not_come_last(open_page, monkeypatch):
         time.sleep(2)
         return timm.create_model('sknet_atto', num_classes=8).eval()
 
-    monkeypatch.setattr('timm_sk.demo.models.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
     page = open_page()
     panel = tab(page, 'One model')
     panel.get_by_role('combobox', name='Model and checkpoint').click()
@@ -235,8 +235,8 @@ def test_another_model_brings_its_examples(open_page):
     panel.get_by_role('button', name='7', exact=True).click()
     panel.locator('.sk-classes tbody th').first.filter(has_text='7').wait_for()
     chosen.click()
-    page.get_by_role('option', name='skresnet18.ra_in1k').click()  # which cannot be had without a network
-    panel.get_by_role('alert').filter(has_text='skresnet18.ra_in1k could not be loaded').wait_for()
+    page.get_by_role('option', name='skresnet18.ra_in1k').click()  # needs a network
+    panel.get_by_role('alert').filter(has_text='Could not download or load the weights').wait_for()
 
 
 def test_compare(open_page, shoot):

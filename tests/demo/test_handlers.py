@@ -6,7 +6,7 @@ import threading
 import pytest
 import timm
 import torch
-from demo.pictures import RING, SEVEN, photo, png
+from demo.sample_images import RING, SEVEN, photo, png
 from PIL import Image
 from subprocesses import ROOT
 
@@ -19,11 +19,11 @@ from timm_sk.factory import ready_model, transforms
 from timm_sk.inference.prediction import predict
 
 pytest.importorskip('gradio')
-from timm_sk.demo import analysis, checkpoint_table, examples, models
+from timm_sk.demo import analysis, checkpoint_table, examples, model_cache
 from timm_sk.demo import html as bars
 from timm_sk.demo.handlers import respond
-from timm_sk.demo.models import Models, PageModel, offered
-from timm_sk.demo.uploads import KEPT_SIDE, read_upload
+from timm_sk.demo.model_cache import ModelCache, PageModel, offered
+from timm_sk.demo.uploads import MAX_SIDE, read_upload
 
 SHAPES = 'sknet_atto.shapes'
 
@@ -79,7 +79,7 @@ def test_a_model_of_one_channel_sees_grey():
 def test_programs_that_are_pictures_are_not_run(tmp_path):
     path = tmp_path / 'drawn.eps'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n')
-    with pytest.raises(UnreadableImageError, match='not a picture'):
+    with pytest.raises(UnreadableImageError, match='not an image'):
         read_upload(path)
 
 
@@ -93,7 +93,7 @@ def test_html_has_every_number_as_text(shapes):
         numbers = f'{unit.scaled:+.3f} {unit.scaled - unit.unscaled:+.3f}'.replace('-0.000', '+0.000')
         numbers = numbers.replace('-', '−')
         assert f'{unit.name} {numbers}' in told
-    assert 'alt="The middle of the picture, enlarged 2 times"' in html
+    assert 'alt="The middle of the image, enlarged 2 times"' in html
     lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
 
@@ -116,7 +116,7 @@ def test_a_model_without_selection_says_so():
     plain = PageModel('resnet18', timm.create_model('resnet18', num_classes=3).eval())
     found = analysis.analyse(plain, read_image(RING), 1)
     assert (found.units, len(found.labels)) == ((), 3)
-    assert 'no unit that selects' in bars.answer(found, 'resnet18')
+    assert 'no unit with attention' in bars.answer(found, 'resnet18')
 
 
 def test_split_attention_with_one_branch_has_no_difference():
@@ -127,17 +127,17 @@ def test_split_attention_with_one_branch_has_no_difference():
 
 @pytest.mark.parametrize('scale', [0.5, 0, -1, 3.5, float('nan')])
 def test_scales_outside_of_the_slider_are_refused(scale):
-    assert 'The scale must be 1 to 3' in respond(Models(), str(RING), SHAPES, scale)
+    assert 'The scale must be 1 to 3' in respond(ModelCache(), str(RING), SHAPES, scale)
 
 
 def test_what_is_missing_is_asked_for():
-    assert 'Drop a picture' in respond(Models(), None, SHAPES, 1)
-    assert 'Choose a model' in respond(Models(), str(RING), None, 1)
+    assert 'Upload an image' in respond(ModelCache(), None, SHAPES, 1)
+    assert 'Choose a model' in respond(ModelCache(), str(RING), None, 1)
 
 
 def test_a_checkpoint_that_cannot_be_had_gives_a_message():  # the tests are offline
-    said = respond(Models(), str(RING), 'skresnet18.ra_in1k', 1)
-    assert 'skresnet18.ra_in1k could not be loaded' in said
+    said = respond(ModelCache(), str(RING), 'skresnet18.ra_in1k', 1)
+    assert 'Could not download or load the weights of skresnet18.ra_in1k' in said
     assert 'role="alert"' in said
     assert str(ROOT) not in said
 
@@ -145,8 +145,8 @@ def test_a_checkpoint_that_cannot_be_had_gives_a_message():  # the tests are off
 def test_a_failure_is_a_message_and_the_next_answer_comes(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
-        assert 'Something failed' in respond(Models(), str(RING), SHAPES, 1)
-    assert 'ring 92' in text_of(respond(Models(), str(RING), SHAPES, 1))
+        assert 'Internal error' in respond(ModelCache(), str(RING), SHAPES, 1)
+    assert 'ring 92' in text_of(respond(ModelCache(), str(RING), SHAPES, 1))
 
 
 @pytest.mark.parametrize(
@@ -154,8 +154,8 @@ def test_a_failure_is_a_message_and_the_next_answer_comes(monkeypatch):
     [
         (png(20_000, 10_000), 'bomb.png has too many pixels'),  # where Pillow itself refuses
         (png(8_000, 8_000), 'bomb.png has 8000 x 8000 pixels: 50 million at most'),
-        (png(3_000, 100), 'one side may be 16 times'),
-        (b'not a picture', 'bomb.png: not a picture that can be read'),
+        (png(3_000, 100), 'the aspect ratio may be 16 at most'),
+        (b'text', 'bomb.png: not an image that can be read'),
         (RING.read_bytes()[:100], 'bomb.png: cannot be decoded'),
         (b'', 'bomb.png: the file is empty'),
     ],
@@ -172,9 +172,9 @@ def test_pictures_that_are_refused(tmp_path, content, message, monkeypatch):
 
 
 def test_large_pictures_are_reduced_and_kept(tmp_path, monkeypatch):
-    path = photo(tmp_path, 2 * KEPT_SIDE, KEPT_SIDE)
+    path = photo(tmp_path, 2 * MAX_SIDE, MAX_SIDE)
     picture = read_upload(path)
-    assert picture.size == (KEPT_SIDE, KEPT_SIDE // 2)
+    assert picture.size == (MAX_SIDE, MAX_SIDE // 2)
     monkeypatch.setattr('timm_sk.demo.uploads.read_image', lambda path: pytest.fail('it was decoded again'))
     assert read_upload(path) is picture
 
@@ -188,8 +188,8 @@ def test_models_are_loaded_once_and_few_are_kept(monkeypatch):
         loaded.append(name)
         return torch.nn.Identity()
 
-    monkeypatch.setattr(models, 'ready_model', load)
-    cache = Models(most_kept=2)
+    monkeypatch.setattr(model_cache, 'ready_model', load)
+    cache = ModelCache(max_models=2)
     threads = [threading.Thread(target=cache.get, args=('a',)) for _ in range(8)]
     for thread in threads:
         thread.start()
@@ -203,10 +203,10 @@ def test_models_are_loaded_once_and_few_are_kept(monkeypatch):
 
 
 def test_a_model_that_failed_is_tried_again(monkeypatch):
-    cache = Models()
+    cache = ModelCache()
     with pytest.raises(UnknownModelError):
         cache.get('sknet_atto.nothing')
-    monkeypatch.setattr(models, 'ready_model', lambda name: torch.nn.Identity())
+    monkeypatch.setattr(model_cache, 'ready_model', lambda name: torch.nn.Identity())
     assert cache.get('sknet_atto.nothing').name == 'sknet_atto.nothing'
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from demo.pictures import RING, SEVEN, png
+from demo.sample_images import RING, SEVEN, png
 
 from timm_sk.errors import UnobtainableCheckpointError
 
@@ -20,7 +20,7 @@ import httpx
 from gradio_client import Client, handle_file
 
 from timm_sk.demo import analysis
-from timm_sk.demo.server import MOST_SENT
+from timm_sk.demo.server import MAX_BODY_BYTES
 from timm_sk.demo.uploads import MAX_BYTES
 
 pytestmark = pytest.mark.deep
@@ -71,8 +71,8 @@ def test_bombs_and_broken_files_get_a_message(tmp_path, client):
     for content, message in (
         (png(20_000, 10_000), 'too many pixels'),
         (png(8_000, 8_000), '8000 x 8000 pixels'),
-        (b'text', 'not a picture'),
-        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not a picture'),
+        (b'text', 'not an image'),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'not an image'),
     ):
         path = tmp_path / 'sent.png'
         path.write_bytes(content)
@@ -83,7 +83,7 @@ def test_bombs_and_broken_files_get_a_message(tmp_path, client):
 def test_too_large_an_upload_is_refused_and_leaves_nothing(address):
     before, temporary = uploads(), set(Path(tempfile.gettempdir()).glob('tmp*'))
     assert upload(address, 'large.png', bytes(MAX_BYTES + 1)).status_code == 413
-    assert upload(address, 'larger.png', bytes(MOST_SENT)).status_code == 413
+    assert upload(address, 'larger.png', bytes(MAX_BODY_BYTES)).status_code == 413
     assert upload(address, 'small.png', RING.read_bytes()).status_code == 200
     assert len(uploads() - before) == 1
     assert not {path for path in set(Path(tempfile.gettempdir()).glob('tmp*')) - temporary if path.is_file()}
@@ -91,8 +91,8 @@ def test_too_large_an_upload_is_refused_and_leaves_nothing(address):
 
 def test_other_bodies_are_bounded(address):
     url = f'{address}/gradio_api/queue/join'
-    assert httpx.post(url, content=b' ' * (MOST_SENT + 1)).status_code == 413
-    pieces = (b' ' * 1_000_000 for _ in range(MOST_SENT // 1_000_000 + 2))
+    assert httpx.post(url, content=b' ' * (MAX_BODY_BYTES + 1)).status_code == 413
+    pieces = (b' ' * 1_000_000 for _ in range(MAX_BODY_BYTES // 1_000_000 + 2))
     with suppress(httpx.WriteError, httpx.RemoteProtocolError):  # it may hang up
         assert httpx.post(url, content=pieces).status_code in (400, 413)  # a body without an announced length
     assert httpx.get(address).status_code == 200
@@ -135,7 +135,7 @@ def test_a_picture_within_its_address_is_not_taken(address):
     data = dict(url='data:image/png;base64,AAAA', meta={'_type': 'gradio.FileData'})
     job = httpx.post(f'{address}/gradio_api/call/analyse', json=dict(data=[data, SHAPES, 1]))
     events = httpx.get(f'{address}/gradio_api/call/analyse/{job.json()["event_id"]}', timeout=30).text
-    assert 'Drop a picture' in events or 'event: error' in events
+    assert 'Upload an image' in events or 'event: error' in events
 
 
 def test_an_address_is_not_fetched(address, client, monkeypatch):
@@ -161,7 +161,7 @@ def test_a_model_that_is_long_in_coming_keeps_nobody_else_waiting(client, monkey
         coming.wait(30)
         raise UnobtainableCheckpointError(name)
 
-    monkeypatch.setattr('timm_sk.demo.models.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
     sent = handle_file(str(RING))
     waiting = [client.submit(sent, 'skresnet18.ra_in1k', 1, api_name='/analyse') for _ in range(6)]
     try:
@@ -169,13 +169,13 @@ def test_a_model_that_is_long_in_coming_keeps_nobody_else_waiting(client, monkey
         assert not any(job.done() for job in waiting)
     finally:
         coming.set()
-    assert all('could not be loaded' in job.result(timeout=30) for job in waiting)
+    assert all('Could not download or load' in job.result(timeout=30) for job in waiting)
 
 
 def test_a_failing_handler_does_not_end_the_page(client, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
-        assert 'Something failed here' in analyse(client, RING)
+        assert 'Internal error' in analyse(client, RING)
     assert 'ring' in analyse(client, RING)
 
 

@@ -1,4 +1,4 @@
-"""`timm-sk demo`: the page that shows what the selection does; docs/demo.md says what is on it."""
+"""`timm-sk demo`: a page that shows the attention of selective-kernel units; see docs/demo.md."""
 
 from importlib.util import find_spec
 from typing import Annotated
@@ -11,16 +11,16 @@ _DEFAULT_MODEL = 'sknet_atto.shapes'
 
 
 def demo(
-    model: Annotated[str, typer.Option(help='Model that is chosen at first.')] = _DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help='Address to bind to; 0.0.0.0 lets other machines in.')] = '127.0.0.1',
+    model: Annotated[str, typer.Option(help='Initial model: architecture or arch.tag.')] = _DEFAULT_MODEL,
+    host: Annotated[str, typer.Option(help='Address to bind to; 0.0.0.0 accepts other machines.')] = '127.0.0.1',
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help='The first free one from 7860 if not given.')
+        int | None, typer.Option(min=1, max=65535, help='Port; the first free one from 7860 if not given.')
     ] = None,
 ) -> None:
-    """Serve a page on which pictures are classified and the attention of every unit is seen."""
+    """Serve a web page that classifies images and shows the attention of every unit."""
     with one_line_errors():
         if find_spec('gradio') is None:
-            raise ValueError('The page is served by gradio, which is not installed: pip install "timm_sk[demo]".')
+            raise ValueError('gradio is not installed: pip install "timm_sk[demo]".')
         from ..demo import serve
 
         serve(model, host=host, port=port)

@@ -1,4 +1,4 @@
-"""The page of `timm-sk demo`: models, pictures and what the selection does, in a browser. Needs the extra `demo`."""
+"""The page of `timm-sk demo`: models, images and the attention of their units, in a browser. Needs the extra `demo`."""
 
 from .app import build_app
 from .server import serve

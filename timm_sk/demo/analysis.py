@@ -1,4 +1,4 @@
-"""What a model says of a picture whose object is enlarged: classes, and the attention of every unit."""
+"""A model's classes and the attention of every unit for an image whose object is enlarged."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from PIL import Image
 
 from ..attention import UnitWeights, record_attention
 from ..explain import attention_difference, enlarge
-from .models import PageModel
+from .model_cache import PageModel
 
 TOPK = 5
-LEAST_SCALE, GREATEST_SCALE = 1.0, 3.0
+MIN_SCALE, MAX_SCALE = 1.0, 3.0
 
-_LEAST_SIDE = 32  # the bundled models' input; a third of it can be enlarged still
+_MIN_SIDE = 32  # the input size of the bundled models; a third of it can still be enlarged
 
 _computing = BoundedSemaphore(4)
 
@@ -24,9 +24,9 @@ class UnitDifference:
     """The mean attention difference of one unit, largest kernel minus smallest.
 
     Attributes:
-        name: As the paper numbers: SK_2_3.
-        unscaled: For the picture as it is.
-        scaled: For the enlarged object.
+        name: Name of the unit as in the paper, such as SK_2_3.
+        unscaled: Value for the image as it is.
+        scaled: Value for the enlarged object.
     """
 
     name: str
@@ -36,14 +36,14 @@ class UnitDifference:
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """One model's answer.
+    """A model's answer.
 
     Attributes:
-        scale: Of the object.
-        labels: Of the likeliest classes of the enlarged picture, best first.
-        probabilities: Theirs, 0 to 1.
-        units: Those with several branches, by depth; none for a model without selection.
-        seen: The part of the picture that was left.
+        scale: Magnification of the object.
+        labels: Likeliest classes of the enlarged image, best first.
+        probabilities: Their probabilities, 0 to 1.
+        units: Units with several branches, by depth; empty for a model without selection.
+        seen: Part of the image that the model saw.
     """
 
     scale: float
@@ -53,22 +53,22 @@ class Analysis:
     seen: Image.Image
 
 
-def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analysis:
-    """Run a model on a picture as it is and with its object enlarged.
+def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis:
+    """Run a model on an image as it is and with its object enlarged.
 
     Args:
-        page_model: The model.
-        picture: 8-bit RGB.
-        scale: How many times as large the object becomes, `LEAST_SCALE` to `GREATEST_SCALE`.
+        page_model: Model.
+        image: Image in 8-bit RGB.
+        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
 
     Raises:
-        ValueError: If the scale is outside of that.
+        ValueError: If the scale is out of range.
     """
-    if not LEAST_SCALE <= scale <= GREATEST_SCALE:
-        raise ValueError(f'The scale must be {LEAST_SCALE:g} to {GREATEST_SCALE:g}, got {scale:g}.')
-    model, seen = page_model.model, _enlarged(picture, scale)
+    if not MIN_SCALE <= scale <= MAX_SCALE:
+        raise ValueError(f'The scale must be {MIN_SCALE:g} to {MAX_SCALE:g}, got {scale:g}.')
+    model, seen = page_model.model, _enlarged(image, scale)
     mode = 'L' if model.in_chans == 1 else 'RGB'
-    x = torch.stack([page_model.transform(view.convert(mode)) for view in (picture, seen)])  # [2, C, H, W]
+    x = torch.stack([page_model.transform(view.convert(mode)) for view in (image, seen)])  # [2, C, H, W]
     parameter = next(model.parameters())
     recording: AbstractContextManager[list[UnitWeights]] = (
         record_attention(model) if page_model.selects else nullcontext([])
@@ -86,12 +86,12 @@ def analyse(page_model: PageModel, picture: Image.Image, scale: float) -> Analys
     )
 
 
-def _enlarged(picture: Image.Image, scale: float) -> Image.Image:
-    """The middle of a picture, of which a few pixels only may be left: then it is made larger first, as for a model."""
-    if scale == LEAST_SCALE:
-        return picture
-    least = min(picture.size)
-    if least < _LEAST_SIDE:
-        width, height = (round(side * _LEAST_SIDE / least) for side in picture.size)
-        picture = picture.resize((width, height), Image.Resampling.BILINEAR)
-    return enlarge(picture, scale)
+def _enlarged(image: Image.Image, scale: float) -> Image.Image:
+    """Enlarge the object of an image; a small image is first resized, so that enough pixels are left."""
+    if scale == MIN_SCALE:
+        return image
+    shorter = min(image.size)
+    if shorter < _MIN_SIDE:
+        width, height = (round(side * _MIN_SIDE / shorter) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    return enlarge(image, scale)

@@ -1,4 +1,4 @@
-"""The layout: three tabs, and which event asks for what."""
+"""The layout of the page: three tabs, their inputs, and the events that update the answers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,10 +8,9 @@ from typing import Any
 import gradio as gr
 
 from . import checkpoint_table, examples
-from .analysis import LEAST_SCALE
+from .analysis import MAX_SCALE, MIN_SCALE
 from .handlers import respond
-from .models import Models, offered
-from .widgets import picture_input, scale_input
+from .model_cache import ModelCache, offered
 
 DEFAULT_MODEL = 'sknet_atto.shapes'
 DEFAULT_OTHER = 'sknet_atto.digits'
@@ -19,20 +18,20 @@ DEFAULT_OTHER = 'sknet_atto.digits'
 TITLE = 'Selective kernels'
 INTRODUCTION = f"""# {TITLE}
 
-A selective-kernel unit weighs kernels of several sizes for each picture. Enlarge the object and see what the units do.
+A selective-kernel unit weighs kernels of several sizes for each image. Enlarge the object to see how they change.
 """
 
 
 def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
-    """The page, with a model that is chosen at first; an answer to an example is there before the first event.
+    """Build the page; it shows the answer to an example before the first event.
 
     Args:
-        model: Architecture, `arch.tag` or what else `timm_sk.factory.ready_model` takes.
+        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.factory.ready_model` takes.
 
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.
     """
-    models = Models()
+    models = ModelCache()
     models.get(model)
     names = offered(model)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
@@ -47,44 +46,91 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     return app
 
 
-def _one_model(models: Models, names: list[str]) -> None:
+def _one_model(models: ModelCache, names: list[str]) -> None:
+    first = str(examples.first(names[0]))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
             chosen = _model_choice('Model and checkpoint', names, names[0])
-            given = picture_input(names[0])
+            image, buttons = _image_input(names[0])
         with gr.Column(scale=3, min_width=300):
-            scale = scale_input()
-            shown = _html(respond(models, str(given.first), names[0], LEAST_SCALE))
-    chosen.change(examples.buttons, chosen, given.examples, api_visibility='private', queue=False)
-    _answer_on_change(partial(respond, models), [given.picture, chosen, scale], shown, 'analyse')
+            scale = _scale_input()
+            shown = _html(respond(models, first, names[0], MIN_SCALE))
+    chosen.change(examples.buttons, chosen, buttons, api_visibility='private', queue=False)
+    _answer_on_change(partial(respond, models), [image, chosen, scale], shown, 'analyse')
 
 
-def _two_models(models: Models, names: list[str]) -> None:
+def _two_models(models: ModelCache, names: list[str]) -> None:
+    other = next(name for name in names[1:] if name in (DEFAULT_MODEL, DEFAULT_OTHER))
+    first = str(examples.first(names[0]))
     chosen, shown = [], []
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
-            given = picture_input(names[0])
+            image, _ = _image_input(names[0])
         with gr.Column(scale=4, min_width=300):
-            scale = scale_input()
+            scale = _scale_input()
             with gr.Row():
-                for place, name in zip(('First', 'Second'), _pair(names), strict=True):
+                for place, name in (('First', names[0]), ('Second', other)):
                     with gr.Column(min_width=300):
                         chosen.append(_model_choice(f'{place} model', names, name))
-                        shown.append(_html(respond(models, str(given.first), name, LEAST_SCALE), 'sk-beside'))
+                        shown.append(_html(respond(models, first, name, MIN_SCALE), 'sk-beside'))
 
     def compare(path: str | None, first: str | None, second: str | None, scale: float) -> list[str]:
         return [respond(models, path, name, scale) for name in (first, second)]
 
-    _answer_on_change(compare, [given.picture, *chosen, scale], shown, 'compare')
-
-
-def _pair(names: list[str]) -> tuple[str, str]:
-    """The first model and another that ships with the package."""
-    return names[0], next(name for name in names[1:] if name in (DEFAULT_MODEL, DEFAULT_OTHER))
+    _answer_on_change(compare, [image, *chosen, scale], shown, 'compare')
 
 
 def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
-    return gr.Dropdown(names, value=value, label=label, info='What does not ship with the package is downloaded.')
+    return gr.Dropdown(names, value=value, label=label, info='Weights that are not bundled are downloaded.')
+
+
+def _image_input(checkpoint: str) -> tuple[gr.Image, gr.HTML]:
+    """An image and the buttons with the examples of a checkpoint."""
+    image = gr.Image(
+        value=str(examples.first(checkpoint)),
+        type='filepath',
+        image_mode=None,
+        sources=['upload', 'clipboard'],
+        label='Image',
+        alt_text='Image to classify',
+        height=260,
+        buttons=[],
+        elem_classes='sk-image',
+    )
+    image.preprocess = _path  # gradio's own decodes the file before its size is checked
+    move_to_cache = image.async_move_resource_to_block_cache
+
+    async def move_upload_to_cache(path: str | Path | None) -> str | None:
+        """Refuse an address in a request, which gradio's own would download whatever its size."""
+        if path is not None and '://' in str(path):
+            raise gr.Error('An image must be uploaded; addresses are not downloaded.')
+        return await move_to_cache(path)
+
+    image.async_move_resource_to_block_cache = move_upload_to_cache
+    buttons = gr.HTML(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD, apply_default_css=False)
+    buttons.click(_example, None, image, api_visibility='private', queue=False)
+    return image, buttons
+
+
+def _path(payload: Any) -> str | None:
+    """Path of an upload on the server; a data URI with the image itself is not accepted."""
+    return payload.path if payload is not None else None
+
+
+def _example(event: gr.EventData) -> str:
+    return str(examples.example(event.checkpoint, event.example))
+
+
+def _scale_input() -> gr.Slider:
+    """The slider; its place is close above the answer, so that a phone shows both."""
+    return gr.Slider(
+        MIN_SCALE,
+        MAX_SCALE,
+        value=MIN_SCALE,
+        step=0.05,
+        label='Scale of the object',
+        info='Magnification of the middle of the image.',
+    )
 
 
 def _html(value: str, kind: str | None = None) -> gr.HTML:
@@ -92,7 +138,7 @@ def _html(value: str, kind: str | None = None) -> gr.HTML:
 
 
 def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
-    """Answer when an input changes. One event for all of them, so that no older answer can arrive last."""
+    """Answer when an input changes. All inputs share one event, so that no older answer can arrive last."""
     gr.on(
         [component.change for component in inputs],
         answer,
@@ -110,24 +156,19 @@ def _checkpoints() -> None:
     _html(checkpoint_table.charts(rows))
     gr.Dataframe(
         checkpoint_table.table(rows),
-        headers=list(checkpoint_table.COLUMNS),
-        datatype=list(checkpoint_table.COLUMN_TYPES),
+        headers=checkpoint_table.COLUMNS,
+        datatype=checkpoint_table.COLUMN_TYPES,
         label='Checkpoints',
         interactive=False,
         show_search='filter',
         max_height=600,
-        column_widths=list(checkpoint_table.COLUMN_WIDTHS),
+        column_widths=checkpoint_table.COLUMN_WIDTHS,
         elem_classes='sk-table',
     )
 
 
-def beside(name: str) -> str:
-    """The text of a file beside this one, the page's style sheet or script."""
-    return Path(__file__).with_name(name).read_text(encoding='utf-8')
-
-
 def theme() -> gr.themes.Base:
-    """Gradio's, with the fonts of the visitor's system, and grey text that is dark enough to read."""
+    """Gradio's default theme with system fonts, and grey text dark enough to read."""
     return gr.themes.Default(
         primary_hue='blue', font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']
     ).set(

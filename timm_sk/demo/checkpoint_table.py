@@ -8,18 +8,18 @@ from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.rows import IMAGENET
 from ..models.listing import CatalogEntry, entry
 
-COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
-COLUMN_WIDTHS = ('295px', '125px', '95px', '80px', '110px', '310px', '115px', '95px')
-COLUMN_TYPES = ('str', 'number', 'number', 'number', 'number', 'str', 'str', 'str')
+COLUMNS = ['checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights']
+COLUMN_WIDTHS = ['295px', '125px', '95px', '80px', '110px', '310px', '115px', '95px']
+COLUMN_TYPES = ['str', 'number', 'number', 'number', 'number', 'str', 'str', 'str']
 
 Row = tuple[Checkpoint, CatalogEntry]
 
-# What a family's name begins with; each has its colour and its shape.
+# Families by the first part of their name; style.css has a colour and a shape for each.
 _KINDS = {'sknet': 'SKNet, SK-ResNet', 'resnest': 'ResNeSt'}
 
 
 def rows() -> list[Row]:
-    """The checkpoints that have weights, with what they cost."""
+    """The checkpoints with weights, and their sizes and costs."""
     return [(row, entry(row)) for row in CHECKPOINTS.values() if row.sources]
 
 
@@ -50,7 +50,7 @@ def charts(checkpoints: Sequence[Row]) -> str:
 {_chart(comparable, 'parameters (millions)', lambda found: found.params / 1e6)}
 {_chart(comparable, 'GMACs', lambda found: found.macs / 1e9)}
 </div><ul class="sk-keys">{keys}</ul>
-<p class="sk-note">{len(comparable)} of {len(checkpoints)} checkpoints: those with an accuracy on {escape(IMAGENET)}.
+<p class="sk-note">{len(comparable)} of {len(checkpoints)} checkpoints have an accuracy on {escape(IMAGENET)}.
 Point at one for its name; the table below has the numbers.</p>"""
 
 
@@ -83,15 +83,15 @@ def _chart(checkpoints: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntr
 <p class="sk-axis-name">{unit}, logarithmic</p></figure>"""
 
 
-def _log_ticks(least: float, greatest: float) -> list[float]:
-    """Numbers 1, 2 and 5 times a power of ten that enclose all values."""
+def _log_ticks(lowest: float, highest: float) -> list[float]:
+    """1, 2 and 5 times powers of ten that enclose all values."""
     steps = [factor * 10.0**power for power in range(-3, 6) for factor in (1, 2, 5)]
-    first = max(step for step in steps if step <= least)
-    last = min(step for step in steps if step >= greatest)
+    first = max(step for step in steps if step <= lowest)
+    last = min(step for step in steps if step >= highest)
     return [step for step in steps if first <= step <= last]
 
 
-def _ticks(least: float, greatest: float, step: int = 2) -> list[float]:
+def _ticks(lowest: float, highest: float, step: int = 2) -> list[float]:
     """Multiples of a step that enclose all values."""
-    first, last = math.floor(least / step), math.ceil(greatest / step)
+    first, last = math.floor(lowest / step), math.ceil(highest / step)
     return [float(step * number) for number in range(first, last + 1)]

@@ -1,4 +1,4 @@
-"""The example pictures as a row of buttons, each named after what it shows."""
+"""The example images as a row of buttons."""
 
 from functools import lru_cache
 from html import escape
@@ -12,7 +12,7 @@ from .html import data_uri
 
 DEFAULT_EXAMPLES = 'sknet_atto.shapes'
 
-# Tells the page which button was pressed; the browser makes a click of Enter and Space.
+# Sends the pressed button to the server; the browser turns Enter and Space into clicks.
 ON_LOAD = """
 element.addEventListener('click', (event) => {
     const button = event.target.closest('button');
@@ -23,25 +23,25 @@ element.addEventListener('click', (event) => {
 
 @lru_cache(maxsize=16)
 def buttons(checkpoint: str) -> str:
-    """The buttons of a checkpoint's examples, or of `DEFAULT_EXAMPLES` where it ships with none."""
+    """The buttons of a checkpoint's examples, or of `DEFAULT_EXAMPLES` if it has none."""
     owner = _owner(checkpoint)
-    drawn = (_button(owner, path) for path in _paths(owner))
+    html = ''.join(_button(owner, path) for path in _paths(owner))
     title = f'Examples of {escape(owner)}'
-    return f'<div class="sk-examples" role="group" aria-label="{title}"><p>{title}</p>{"".join(drawn)}</div>'
+    return f'<div class="sk-examples" role="group" aria-label="{title}"><p>{title}</p>{html}</div>'
 
 
 def _button(owner: str, path: Path) -> str:
     name = escape(path.stem)
-    with Image.open(path) as picture:
-        drawn = f'<img src="{data_uri(picture)}" alt="">'
-    return f'<button type="button" data-checkpoint="{escape(owner)}" data-example="{name}">{drawn}{name}</button>'
+    with Image.open(path) as image:
+        html = f'<img src="{data_uri(image)}" alt="">{name}'
+    return f'<button type="button" data-checkpoint="{escape(owner)}" data-example="{name}">{html}</button>'
 
 
 def example(checkpoint: str, name: str) -> Path:
     """The file of an example.
 
     Raises:
-        ValueError: If there is none of that name.
+        ValueError: If there is no such example.
     """
     for path in _paths(checkpoint):
         if path.stem == name:
@@ -50,7 +50,7 @@ def example(checkpoint: str, name: str) -> Path:
 
 
 def first(checkpoint: str) -> Path:
-    """The file that a page with this checkpoint begins with."""
+    """The image that a page with this checkpoint shows first."""
     paths = _paths(_owner(checkpoint))
     return paths[len(paths) // 2]
 

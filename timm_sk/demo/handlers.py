@@ -1,4 +1,4 @@
-"""From what a visitor sends to what the page shows; whatever goes wrong becomes a message, and the page goes on."""
+"""From a visitor's inputs to the HTML of an answer; every error becomes a message, and the page keeps working."""
 
 import logging
 from pathlib import Path
@@ -6,36 +6,35 @@ from pathlib import Path
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
 from . import analysis
 from .html import answer, message
-from .models import Models
+from .model_cache import ModelCache
 from .uploads import read_upload
 
 _logger = logging.getLogger(__name__)
 
 
-def respond(models: Models, path: str | None, checkpoint: str | None, scale: float) -> str:
-    """The HTML of a model's answer, or of what went wrong.
+def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale: float) -> str:
+    """The HTML of a model's answer, or of an error message.
 
     Args:
-        models: Where models come from.
-        path: The uploaded picture, if there is one.
-        checkpoint: The chosen model.
-        scale: Of the object.
+        models: Models of the page.
+        path: Uploaded image, if there is one.
+        checkpoint: Chosen model.
+        scale: Magnification of the object.
     """
     if not path:
-        return message('Drop a picture, or take an example.')
+        return message('Upload an image, or choose an example.')
     if not checkpoint:
         return message('Choose a model and checkpoint.')
     try:
-        picture = read_upload(Path(path))
-        return answer(analysis.analyse(models.get(checkpoint), picture, scale), checkpoint)
+        image = read_upload(Path(path))
+        return answer(analysis.analyse(models.get(checkpoint), image, scale), checkpoint)
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
-        _logger.warning('%s', error)  # which names this machine's folders
+        _logger.warning('%s', error)  # not shown to visitors: it names local folders
         return message(
-            f'{checkpoint} could not be loaded: its weights could not be had or read. '
-            'Choose another one; the log of this page says why.'
+            f'Could not download or load the weights of {checkpoint}. Choose another model; the log has the reason.'
         )
     except ValueError as error:
         return message(str(error))
-    except Exception:  # one visitor's failure, of whatever kind, must not be the next one's
+    except Exception:  # one visitor's error must not end the server
         _logger.exception('A request for %s failed.', checkpoint)
-        return message('Something failed here; the log of this page says what. Try another picture or model.')
+        return message('Internal error; the log has the details. Try another image or model.')

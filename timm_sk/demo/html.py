@@ -1,4 +1,4 @@
-"""An answer as HTML: tables whose cells hold bars, so that who cannot see the bars reads the numbers."""
+"""An answer as HTML: tables whose cells have bars and numbers, so that a screen reader reads the numbers."""
 
 import base64
 from collections.abc import Iterable
@@ -10,39 +10,39 @@ from PIL import Image
 from .analysis import Analysis, UnitDifference
 
 _SEEN_SIDE = 192
-_LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays where it is while the scale moves
+_LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays the same while the slider moves
 
 
 def message(text: str) -> str:
-    """What went wrong, or is missing, in the place of an answer."""
+    """An error or a hint in the place of an answer."""
     return f'<p class="sk-message" role="alert">{escape(text)}</p>'
 
 
 def answer(analysis: Analysis, name: str) -> str:
-    """All that is shown of a model's answer.
+    """A model's answer.
 
     Args:
-        analysis: The answer.
-        name: The model's.
+        analysis: Classes and attention.
+        name: Name of the model.
     """
     return f"""<section class="sk-answer" aria-label="{escape(name)}">
-<div class="sk-said">{_seen(analysis)}{_predictions(analysis)}</div>
+<div class="sk-result">{_seen(analysis)}{_predictions(analysis)}</div>
 {_attention(analysis)}
 </section>"""
 
 
 def _seen(analysis: Analysis) -> str:
-    picture = analysis.seen.copy()
-    picture.thumbnail((_SEEN_SIDE, _SEEN_SIDE))
-    alternative = f'The middle of the picture, enlarged {analysis.scale:g} times'
-    return f"""<figure class="sk-seen"><img src="{data_uri(picture)}" alt="{alternative}">
+    image = analysis.seen.copy()
+    image.thumbnail((_SEEN_SIDE, _SEEN_SIDE))
+    alternative = f'The middle of the image, enlarged {analysis.scale:g} times'
+    return f"""<figure class="sk-seen"><img src="{data_uri(image)}" alt="{alternative}">
 <figcaption>seen at {analysis.scale:g}×</figcaption></figure>"""
 
 
-def data_uri(picture: Image.Image) -> str:
-    """A small picture as the address of itself."""
+def data_uri(image: Image.Image) -> str:
+    """A small image as a data URI."""
     file = BytesIO()
-    picture.save(file, 'PNG', compress_level=1)
+    image.save(file, 'PNG', compress_level=1)
     return f'data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}'
 
 
@@ -58,7 +58,7 @@ def _predictions(analysis: Analysis) -> str:
 
 def _attention(analysis: Analysis) -> str:
     if not analysis.units:
-        return message('This model has no unit that selects, so there is no attention to show.')
+        return message('This model has no unit with attention.')
     largest = max(max(abs(unit.scaled), abs(unit.unscaled)) for unit in analysis.units)
     limit = next(limit for limit in (*_LIMITS, largest) if limit >= largest)
     caption = f"""Attention by depth

@@ -1,4 +1,4 @@
-// gradio 6 takes Tab in a list of choices for a letter: the list would stay open, over what is below it.
+// Gradio 6 treats Tab in a dropdown as a letter, and the list stays open over what is below it.
 () => {
     document.addEventListener('keydown', (event) => {
         if (event.key === 'Tab' && event.target.role === 'combobox') {

@@ -1,4 +1,4 @@
-"""The models of the page: each loaded once, the last ones kept."""
+"""The models of the page: each is loaded once, and the most recently used ones are kept."""
 
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from ..factory import ready_model
 from ..inference.prediction import class_names
 from ..models.inputs import preprocessing
 
-MOST_KEPT = 4
+MAX_MODELS = 4
 
 
 @dataclass(eq=False)
 class PageModel:
-    """A model and what the page needs beside it.
+    """A model with its class names and preprocessing.
 
     Attributes:
-        name: As it was chosen.
-        model: In eval mode, on its device.
-        lock: To be held while it runs: its attention is recorded by hooks.
+        name: Name that was chosen.
+        model: Model in eval mode, on its device.
+        lock: Lock to hold while the model runs: its attention is recorded by hooks.
     """
 
     name: str
@@ -46,48 +46,40 @@ class PageModel:
 
     @cached_property
     def transform(self) -> Callable[[Any], Any]:
-        """The preprocessing of the model's checkpoint: a PIL picture in, a tensor [C, H, W] out."""
+        """The preprocessing of the checkpoint: a PIL image in, a tensor [C, H, W] out."""
         return timm.data.create_transform(**preprocessing(self.model), is_training=False)
 
 
-class Models:
-    """A bounded cache of models that loads each of them once, however many ask for it at a time."""
+class ModelCache:
+    """A bounded cache of models that loads each of them once, however many threads ask for it."""
 
-    def __init__(self, most_kept: int = MOST_KEPT):
-        self._most_kept = most_kept
-        self._kept: OrderedDict[str, PageModel] = OrderedDict()
+    def __init__(self, max_models: int = MAX_MODELS):
+        self._max_models = max_models
+        self._models: OrderedDict[str, PageModel] = OrderedDict()
         self._loading: dict[str, Lock] = {}
         self._lock = Lock()
 
     def get(self, name: str) -> PageModel:
-        """The model, loaded if it is not kept; the one that was used longest ago goes.
+        """Return a model; if it has to be loaded, the least recently used one is dropped.
 
         Raises:
             ValueError: As `timm_sk.factory.ready_model`; the next call tries again.
         """
         with self._lock:
-            if found := self._find(name):
-                return found
             loading = self._loading.setdefault(name, Lock())
-        with loading:  # others load their models meanwhile
+        with loading:  # other models can be loaded meanwhile
             with self._lock:
-                if found := self._find(name):
-                    return found
-            loaded = PageModel(name, ready_model(name))
+                found = self._models.pop(name, None)
+            found = found or PageModel(name, ready_model(name))
             with self._lock:
-                self._kept[name] = loaded
-                while len(self._kept) > self._most_kept:
-                    self._kept.popitem(last=False)
-            return loaded
-
-    def _find(self, name: str) -> PageModel | None:
-        if name in self._kept:
-            self._kept.move_to_end(name)
-        return self._kept.get(name)
+                self._models[name] = found  # as the last one
+                while len(self._models) > self._max_models:
+                    self._models.popitem(last=False)
+            return found
 
 
 def offered(first: str) -> list[str]:
-    """The names to choose from: the first one, what ships with the package, and the other checkpoints of the table."""
+    """The names to choose from: the first one, the bundled checkpoints, and the others of the table."""
     rows = [row for row in CHECKPOINTS.values() if row.sources]
     bundled = [row.name for row in rows if row.bundled]
     return list(dict.fromkeys([first, *bundled, *(row.name for row in rows)]))

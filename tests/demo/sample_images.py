@@ -1,4 +1,4 @@
-"""Pictures, good and hostile, for the page's tests."""
+"""Valid and hostile images for the tests of the page."""
 
 import struct
 import zlib
