@@ -1,57 +1,57 @@
-"""The exceptions a caller may catch. All are `ValueError`s: the message says the rule, what came and what to do."""
+"""The exceptions that callers may catch. All are `ValueError`s; the message says what is wrong and what to do."""
 
 
 class TimmSkError(ValueError):
-    """Base of the project's own exceptions; never raised itself."""
+    """Base class of the project's exceptions."""
 
 
 class UnknownModelError(TimmSkError):
-    """Raised when a name is neither an architecture nor one of its checkpoints; names the nearest ones."""
+    """Raised if a name is neither an architecture nor one of its checkpoints; suggests the nearest names."""
 
 
 class NoWeightsError(TimmSkError):
-    """Raised when pretrained weights are asked of an architecture or a tag that has none."""
+    """Raised if pretrained weights are requested of an architecture or a tag that has none."""
 
 
 class CorruptCheckpointError(TimmSkError):
-    """Raised before loading when a checkpoint's file is missing or is not the one that was published."""
+    """Raised before loading if a checkpoint's file is missing, or is not the one that was published."""
 
 
 class MismatchedCheckpointError(TimmSkError):
-    """Raised before loading when a checkpoint's keys or shapes are not the model's; names them."""
+    """Raised before loading if a checkpoint's keys or shapes are not the model's; names them."""
 
 
 class UnloadableModelError(TimmSkError):
-    """Raised when a model's folder, repository or file cannot be read or is not what it should be; names the model."""
+    """Raised if a model's folder, repository or file cannot be read, or has invalid content."""
 
 
 class UnpublishableError(TimmSkError):
-    """Raised before anything is built or sent when a checkpoint may not, or cannot, be published; says why."""
+    """Raised before anything is sent if a checkpoint may not, or cannot, be published."""
 
 
 class ReleaseError(TimmSkError):
-    """Raised when a hub does not do, or does not hold, what a release needs; names the repository."""
+    """Raised if the Hub fails during a release, or returns other files than were sent."""
 
 
 class UnreadableImageError(TimmSkError):
-    """Raised when a file is not a picture that can be decoded in full; names the file."""
+    """Raised if a file is not an image that can be decoded in full; names the file."""
 
 
 class UnreadableCheckpointError(TimmSkError):
-    """Raised when a checkpoint's file is damaged, hostile or of a format that is not read; names file and reason."""
+    """Raised if a checkpoint's file is damaged, hostile or of an unsupported format; names the file."""
 
 
 class DownloadError(TimmSkError):
-    """Raised when a file cannot be downloaded whole; says from where and why."""
+    """Raised if a file cannot be downloaded in full; names the address."""
 
 
 class UnwritableStoreError(TimmSkError):
-    """Raised when the local store of checkpoints cannot be written; names its folder."""
+    """Raised if the local store of checkpoints cannot be written; names its folder."""
 
 
 class UnobtainableCheckpointError(TimmSkError):
-    """Raised when none of a checkpoint's sources gives its weights; says why of each, and what to do."""
+    """Raised if none of a checkpoint's sources gives its weights; names the reason for each."""
 
 
 class PeerStoppedError(TimmSkError):
-    """Raised when another of the processes that work together has stopped, which says why by itself."""
+    """Raised if another process of the same torchrun has stopped; that process reports why."""

@@ -44,7 +44,7 @@ def test_list_filter():
     assert {entry.arch for entry in catalog('skresnet?4')} == {'skresnet34'}
     assert {entry.arch for entry in catalog('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
     done = invoke('list', 'nothing')
-    assert (done.exit_code, done.stderr) == (1, 'timm-sk: no model matches "nothing"; `timm-sk list` shows all.\n')
+    assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing"; `timm-sk list` shows all.\n')
 
 
 def test_readme_has_the_generated_table():
@@ -112,7 +112,7 @@ def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
         (['--model', 'skresnet50', 'x.png'], 'no pretrained weights of skresnet50.untrained'),
         (['--model', 'local-dir:/nowhere', 'x.png'], '/nowhere/config.json'),
         (['--model', 'somebody/model'], "Use 'hf-hub:somebody/model'"),
-        (['--model', 'skresnet34'], 'skresnet34 ships with no examples'),
+        (['--model', 'skresnet34'], 'skresnet34 has no example images'),
         (['--device', 'toaster'], 'Invalid device "toaster": expected cpu, cuda, cuda:<index> or mps'),
         (['--device', 'meta'], 'Invalid device "meta"'),
         (['--model', 'local-dir:bare', 'x.png'], 'local-dir:bare cannot be loaded: KeyError'),
@@ -164,7 +164,7 @@ def test_run_passes_arguments_and_exit_code_through(tmp_path):
 def test_run_shows_the_scripts_own_traceback(tmp_path):
     (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
     assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
-    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: {tmp_path}/gone.py: no such script.\n'
+    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: No such file: {tmp_path}/gone.py\n'
 
 
 @pytest.mark.deep

@@ -1,4 +1,4 @@
-"""The command line `timm-sk`. Commands parse, call the library, and print; errors become one line here."""
+"""The command line `timm-sk`. Commands parse options, call the library and print the results."""
 
 import json
 import runpy
@@ -52,36 +52,37 @@ def show_version(
 @app.command('list')
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
-    as_markdown: Annotated[bool, typer.Option('--markdown', help="Print the README's table.")] = False,
+    as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the table of the README.')] = False,
 ) -> None:
-    """List the models: size, cost, where the weights come from, accuracy."""
+    """List the models: parameters, multiply-adds, where the weights are, accuracy."""
     with one_line_errors():
         entries = catalog(pattern)
         if not entries:
-            raise ValueError(f'no model matches "{pattern}"; `timm-sk list` shows all.')
+            raise ValueError(f'No model matches "{pattern}"; `timm-sk list` shows all.')
     if as_markdown:
         print(markdown(entries))
-        return
-    caption = 'GMACs: 10^9 multiply-adds at this input. top-1: percent.'
-    print_table(COLUMNS, map(cells, entries), caption=caption)
+    else:
+        print_table(COLUMNS, map(cells, entries), caption='GMACs: 10^9 multiply-adds at this input. top-1: percent.')
 
 
 @app.command('predict')
 def predict_images(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; none for the shipped examples.'),
+        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples if not given."),
     ] = None,
     model_name: Annotated[str, typer.Option('--model', help='Model: architecture or arch.tag.')] = DEFAULT_MODEL,
-    topk: Annotated[int, typer.Option(min=1, help='How many classes to name.')] = 5,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, mps; the best one if not given.')] = None,
+    topk: Annotated[int, typer.Option(min=1, help='Number of classes to print.')] = 5,
+    device: Annotated[
+        str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; the best one if not given.')
+    ] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
-    """Classify pictures. Without any, classify the examples that ship with the model."""
+    """Classify images."""
     with one_line_errors():
         paths = list(find_images(images)) if images else example_images(model_name)
         if not paths:
-            raise ValueError(f'{model_name} ships with no examples: name pictures to classify.')
+            raise ValueError(f'{model_name} has no example images: name images to classify.')
         model = ready_model(model_name, device=device)
         predictions = []
         with progress_bar('Classifying', len(paths)) as update:
@@ -120,10 +121,8 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
     for index, prediction in enumerate(predictions):
         if prediction.error:
             continue
-        first, *others = [
-            f'{label} ({probability:.1%})'
-            for label, probability in zip(prediction.labels, prediction.probabilities, strict=True)
-        ]
+        pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+        first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
         name = prediction.path.name if truths else str(prediction.path)
         rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
     names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
@@ -134,19 +133,19 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
 @app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
 def run_script(
     script: Annotated[str, typer.Argument(metavar='SCRIPT', help='A Python file.')],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Its arguments.')] = None,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Arguments of the script.')] = None,
 ) -> None:
-    """Run a Python script, such as timm's validate.py, with the models registered.
+    """Run a Python script, such as timm's validate.py, with the models of timm_sk registered.
 
     Processes that the script spawns must import timm_sk themselves; forked ones have it.
     """
-    if not Path(script).is_file():
-        log_error(f'{script}: no such script.')
-        raise typer.Exit(1)
+    with one_line_errors():
+        if not Path(script).is_file():
+            raise FileNotFoundError(f'No such file: {script}')
     sys.argv = [script, *(arguments or [])]
     sys.path.insert(0, str(Path(script).resolve().parent))
     try:
         runpy.run_path(script, run_name='__main__')
-    except EOFError as error:  # which the command line's framework would take for a user who gives up
+    except EOFError as error:  # which typer takes for a user who aborts
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from error
