@@ -1,4 +1,4 @@
-"""What a captured forward pass does around the graph, with a recording that computes on the CPU in its place."""
+"""Captured forward passes, with recordings that compute on the CPU in place of CUDA graphs."""
 
 import contextlib
 import copy
@@ -14,40 +14,40 @@ SMALL = dict(input_size=(3, 32, 32), batch_size=2, merge_groups=False)
 
 
 class Captures:
-    """Records as a CUDA graph would: replaying writes over what was made, from what lies in the input now.
+    """Records as a CUDA graph does: a replay overwrites the output, from the present values of the input.
 
-    Before and after each turn somebody else's turn leaves other values in both.
+    Before and after each call both are filled with NaN, as if another thread had replayed in between.
     """
 
     def __init__(self):
         self.replays = 0
-        self.given = None
-        self.made = None
+        self.input = None
+        self.output = None
 
     def __call__(self, run, x):
         assert not torch.is_grad_enabled()
-        self.given, self.made = x, run(x)
+        self.input, self.output = x, run(x)
 
         def replay():
             self.replays += 1
-            for old, new in zip(tensors(self.made), tensors(run(x)), strict=True):
+            for old, new in zip(tensors(self.output), tensors(run(x)), strict=True):
                 old.copy_(new)
 
-        return Recording(given=x, made=self.made, replay=replay, turn=self.turn)
+        return Recording(input=x, output=self.output, replay=replay, lock=self.lock)
 
     @contextlib.contextmanager
-    def turn(self):
+    def lock(self):
         self.spoil()
         yield
         self.spoil()
 
     def spoil(self):
-        for tensor in (self.given, *tensors(self.made)):
+        for tensor in (self.input, *tensors(self.output)):
             tensor.fill_(torch.nan)
 
 
-def tensors(made):
-    return [made] if isinstance(made, torch.Tensor) else made
+def tensors(output):
+    return [output] if isinstance(output, torch.Tensor) else output
 
 
 def captured(model, **kwargs):
@@ -58,13 +58,13 @@ def captured(model, **kwargs):
 
 
 @pytest.mark.parametrize('channels_last', [True, False])
-def test_one_shape_is_replayed_and_others_are_not(channels_last):
+def test_only_one_shape_is_replayed(channels_last):
     model = filled('sknet_atto')
     deployed, captures = captured(model, channels_last=channels_last)
     plain = timm_sk.deploy(model, **SMALL, compile=False, channels_last=channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    assert captures.given.shape == (2, 3, 32, 32)
-    assert captures.given.is_contiguous(memory_format=layout)
+    assert captures.input.shape == (2, 3, 32, 32)
+    assert captures.input.is_contiguous(memory_format=layout)
     first, second = images(size=32), images(size=32).flip(0, 3)
     for x in (first, second, first.contiguous(memory_format=torch.channels_last), first.double(), second.bfloat16()):
         assert torch.equal(deployed(x), plain(x.float()))
@@ -74,7 +74,7 @@ def test_one_shape_is_replayed_and_others_are_not(channels_last):
     assert captures.replays == 5
 
 
-def test_outputs_are_the_callers():
+def test_outputs_are_not_overwritten():
     deployed, _ = captured(filled('sknet_atto'))
     x = images(size=32)
     first = deployed(x)
@@ -89,7 +89,7 @@ def test_outputs_are_the_callers():
     assert not deployed(x).requires_grad
 
 
-def test_lists_of_features_keep_their_form():
+def test_list_of_features():
     deployed, captures = captured(filled('sknet_atto', features_only=True))
     x = images(size=32)
     found, kept = deployed(x), [features.clone() for features in deployed(x)]
@@ -106,7 +106,7 @@ def test_copies_are_not_captured():
     assert captures.replays == 1
 
 
-def test_what_is_compiled_is_what_is_captured():
+def test_compiled_forward_is_captured():
     deployed, _ = captured(filled('sknet_atto'))
     seen = []
     deployed._compiled = lambda x: seen.append(x.shape) or deployed.model(x)  # in place of a minute's compilation
@@ -114,13 +114,12 @@ def test_what_is_compiled_is_what_is_captured():
     deployed.capture_forward(capture=captures)
     assert seen == [(2, 3, 32, 32)]
     deployed(images(size=32))
-    assert captures.replays == 1
-    assert len(seen) == 2
+    assert (captures.replays, len(seen)) == (1, 2)
     deployed(images(3, size=32))
     assert len(seen) == 2
 
 
-def test_what_cannot_be_captured_says_so():
+def test_capture_fails():
     deployed = timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
 
     def refuse(run, x):
@@ -131,14 +130,14 @@ def test_what_cannot_be_captured_says_so():
     assert deployed(images(size=32)).shape == (2, 10)
 
 
-def test_graphs_are_for_cuda():
-    with pytest.raises(ValueError, match='CUDA graphs are for models on cuda, got one on cpu: pass cuda_graph=False'):
+def test_cuda_graph_on_cpu():
+    with pytest.raises(ValueError, match='CUDA graphs need a model on cuda, got one on cpu: pass cuda_graph=False'):
         timm_sk.deploy(filled('sknet_atto'), **SMALL, cuda_graph=True)
 
 
-@pytest.mark.parametrize('asked', ['torch.compiler.is_compiling', 'torch.jit.is_tracing'])
-def test_tracers_and_compilers_see_the_forward_pass_and_not_the_graph(monkeypatch, asked):
+@pytest.mark.parametrize('function', ['torch.compiler.is_compiling', 'torch.jit.is_tracing'])
+def test_graph_is_not_used_when_traced_or_compiled(monkeypatch, function):
     deployed, captures = captured(filled('sknet_atto'))
-    monkeypatch.setattr(asked, lambda: True)
+    monkeypatch.setattr(function, lambda: True)
     deployed(images(size=32))
     assert captures.replays == 0

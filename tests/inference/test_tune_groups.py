@@ -1,4 +1,4 @@
-"""Convolutions with merged groups train as the narrow ones do, and keep their names, parameters and optimizers."""
+"""Merged groups in training: same outputs and gradients, same names, parameters and optimizers."""
 
 import copy
 import json
@@ -12,8 +12,10 @@ from variants import filled, images
 
 import timm_sk
 from timm_sk.inference import tune_groups
+from timm_sk.inference.autotune import FILE_NAME
+from timm_sk.inference.conv_inputs import memory_format_of, random_input
 from timm_sk.layers.folded_conv import FoldedConv
-from timm_sk.layers.merged_groups import MergedConv, candidates
+from timm_sk.layers.merged_groups import MergedConv
 from timm_sk.pretrained import store_root
 
 pytestmark = pytest.mark.deep
@@ -22,16 +24,16 @@ SMALL = dict(batch_size=2, input_size=(3, 32, 32))
 
 
 @pytest.fixture
-def fewest(monkeypatch: pytest.MonkeyPatch) -> list[tune_groups.Call]:
-    """Let the widest groups win every measurement, and note what was to be measured."""
-    calls = []
+def fewest(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """Let the fewest groups win every measurement; the inputs that were to be measured."""
+    inputs = []
 
-    def win(call: tune_groups.Call, autocast: torch.dtype | None) -> int:
-        calls.append(call)
-        return candidates(call.conv.groups, call.conv.in_channels, call.conv.out_channels)[-1]
+    def fastest(conv: nn.Conv2d, like: Tensor, autocast: torch.dtype | None) -> int:
+        inputs.append(like)
+        return tune_groups.group_counts(conv)[-1]
 
-    monkeypatch.setattr(tune_groups, 'fastest_in_training', win)
-    return calls
+    monkeypatch.setattr(tune_groups, 'fastest_in_training', fastest)
+    return inputs
 
 
 def step(model: nn.Module, x: Tensor) -> list[Tensor]:
@@ -44,7 +46,7 @@ def step(model: nn.Module, x: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('wide', [1, 2, 4])
-def test_output_and_gradients_are_the_narrow_convolutions(wide, bias):
+def test_merged_conv_output_and_gradients(wide, bias):
     narrow = fill_model(nn.Conv2d(16, 24, 3, stride=2, padding=2, dilation=2, groups=4, bias=bias)).double()
     merged = MergedConv(copy.deepcopy(narrow), wide)
     x = make_input((3, 16, 9, 7)).double()
@@ -58,7 +60,7 @@ def test_output_and_gradients_are_the_narrow_convolutions(wide, bias):
 
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
-def test_a_merged_model_trains_alike(name, fewest):
+def test_merged_model_trains_equally(name, fewest):
     plain, merged = (filled(name).double() for _ in range(2))
     optimizer = torch.optim.SGD(merged.parameters(), lr=0.1)
     groups = timm_sk.merge_groups_for_training(merged, **SMALL)
@@ -77,12 +79,7 @@ def test_a_merged_model_trains_alike(name, fewest):
     assert (merged.eval()(x) - plain.eval()(x)).abs().max() <= 1e-11 * plain(x).abs().max()
 
 
-@torch.no_grad()
-def test_measured_where_gradients_are_off():
-    assert timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL) is not None
-
-
-def test_measuring_leaves_modes_statistics_and_gradients_alone(fewest):
+def test_measuring_changes_nothing(fewest):
     model = filled('sknet_atto')
     model.train().layer1.eval()
     modes = {path: module.training for path, module in model.named_modules()}
@@ -90,42 +87,40 @@ def test_measuring_leaves_modes_statistics_and_gradients_alone(fewest):
     timm_sk.merge_groups_for_training(model, **SMALL)
     assert {path: module.training for path, module in model.named_modules()} == modes
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert not any(module._forward_hooks for module in model.modules())
     assert timm_sk.merge_groups_for_training(model, **SMALL) == {}  # all are
 
 
-def test_inputs_are_measured_as_they_come(fewest):
+def test_inputs_have_shape_and_memory_format_of_the_model(fewest):
     model = filled('sknet_atto').to(memory_format=torch.channels_last)
     timm_sk.merge_groups_for_training(model, **SMALL, autocast=torch.bfloat16)
-    first = fewest[0]
-    assert (first.shape, first.channels_last) == ([2, 32, 8, 8], True)
-    assert first.picture().is_contiguous(memory_format=torch.channels_last)
-    fewest.clear()
     timm_sk.merge_groups_for_training(filled('sknet_atto'), batch_size=5)  # size of the checkpoint
-    assert (fewest[0].shape, fewest[0].channels_last) == ([5, 32, 8, 8], False)
+    first, other = fewest[0], fewest[10]
+    assert (list(first.shape), list(other.shape)) == ([2, 32, 8, 8], [5, 32, 8, 8])
+    assert [memory_format_of(x) for x in (first, random_input(first, torch.device('cpu')), other)] == [
+        torch.channels_last,
+        torch.channels_last,
+        torch.contiguous_format,
+    ]
 
 
-def test_choices_are_measured_forward_and_backward_and_remembered():
-    model = filled('sknet_atto')
-    timm_sk.merge_groups_for_training(model, **SMALL)
-    path = store_root() / tune_groups.FILE_NAME
-    found = json.loads(path.read_text())
-    assert len(found) == 10  # two branches in five units
-    assert all('training, autocast None' in key for key in found)
-    path.write_text(json.dumps(dict.fromkeys(found, 2)))  # what another machine might have found
+@torch.no_grad()
+def test_results_are_remembered():
+    timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL)
+    path = store_root() / FILE_NAME
+    content = json.loads(path.read_text())
+    assert len(content['fastest']) == 10  # two branches in five units
+    assert all('training, autocast None' in key for key in content['fastest'])
+    content['fastest'] = dict.fromkeys(content['fastest'], 2)  # as another machine might have found
+    path.write_text(json.dumps(content))
     assert set(timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL).values()) == {2}
-    path.write_text('{"half')
-    assert timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL, remember=False) is not None
-    assert path.read_text() == '{"half'
-    deployed = timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
-    assert len(json.loads(path.read_text())) == 10  # choices of inference beside those
-    assert deployed is not None
+    timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
+    assert len(json.loads(path.read_text())['fastest']) == 20  # those of inference have other keys
 
 
 @pytest.mark.parametrize('autocast', [None, torch.bfloat16])
-def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
+def test_every_candidate_runs_forward_and_backward(autocast, monkeypatch):
     conv = fill_model(nn.Conv2d(16, 16, 3, padding=1, groups=8))
-    call = tune_groups.Call(conv, [2, 16, 5, 5], torch.float32, True)
     shapes = {}
 
     def run_each(runs, device):
@@ -134,33 +129,33 @@ def test_every_candidate_is_run_in_both_directions(autocast, monkeypatch):
         return {number: [1.0 if number == 2 else 2.0] for number in runs}
 
     monkeypatch.setattr(tune_groups, 'measure', run_each)
-    assert tune_groups.fastest_in_training(call, autocast) == 2
+    assert tune_groups.fastest_in_training(conv, torch.empty(2, 16, 5, 5, device='meta'), autocast) == 2
     assert shapes == {number: [(2, 16, 5, 5), (16, 2, 3, 3), (16,)] for number in (8, 4, 2, 1)}
     assert conv.weight.grad is None
 
 
-def test_a_merged_model_is_deployed_copied_and_compiled(fewest):
+def test_merged_model_is_deployed_copied_and_compiled(fewest):
     model = filled('sknet_atto')
     expected = model(images(size=32)).detach()
     timm_sk.merge_groups_for_training(model, **SMALL)
-    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.compile(model, backend='eager')):
-        torch.testing.assert_close(twin(images(size=32)).detach(), expected, rtol=0, atol=1e-4)
+    for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.compile(model, backend='eager')):
+        torch.testing.assert_close(other(images(size=32)).detach(), expected, rtol=0, atol=1e-4)
     deployed = timm_sk.deploy(model, **SMALL, compile=False, merge_groups=False)
     assert not [module for module in deployed.modules() if isinstance(module, MergedConv)]
     assert [module for module in deployed.modules() if isinstance(module, FoldedConv) and module.groups > 1]
     torch.testing.assert_close(deployed(images(size=32)), expected, rtol=0, atol=1e-4)
 
 
-def test_what_looks_at_a_convolution_keeps_it(fewest):
+def test_convolution_with_a_hook_is_not_merged(fewest):
     model = filled('sknet_atto')
-    watched = model.layer1[0].conv2.paths[0].conv
-    watched.register_forward_hook(lambda *_: None)
+    conv = model.layer1[0].conv2.paths[0].conv
+    conv.register_forward_hook(lambda *_: None)
     assert 'layer1.0.conv2.paths.0.conv' not in timm_sk.merge_groups_for_training(model, **SMALL)
-    assert model.layer1[0].conv2.paths[0].conv is watched
+    assert model.layer1[0].conv2.paths[0].conv is conv
 
 
 def test_wrong_sizes():
     with pytest.raises(ValueError, match='batch_size must be made of integers of at least 1, got 0'):
         timm_sk.merge_groups_for_training(filled('sknet_atto'), batch_size=0)
-    with pytest.raises(ValueError, match=r'does not take pictures of \[5, 32, 32\]'):
+    with pytest.raises(ValueError, match=r'does not take images of \[5, 32, 32\]'):
         timm_sk.merge_groups_for_training(filled('sknet_atto'), batch_size=2, input_size=(5, 32, 32))

@@ -1,4 +1,4 @@
-"""Models are called before they are handed out, and leave no trace of it."""
+"""Warm-up calls of models, which change nothing."""
 
 import pytest
 import timm
@@ -6,7 +6,7 @@ import torch
 from variants import filled
 
 from timm_sk import factory
-from timm_sk.inference.warmup import CALLS, cudnn_chooses, warm_up
+from timm_sk.inference.warmup import CALLS, cudnn_benchmark, warm_up
 from timm_sk.models.inputs import image_size
 
 
@@ -18,19 +18,19 @@ def warmed(monkeypatch):
     return inputs
 
 
-def test_cudnn_chooses_for_as_long_as_it_is_told():
+def test_cudnn_benchmark_is_restored():
     for before in (False, True):
         torch.backends.cudnn.benchmark = before
-        with cudnn_chooses():
+        with cudnn_benchmark():
             assert torch.backends.cudnn.benchmark
         assert torch.backends.cudnn.benchmark is before
     torch.backends.cudnn.benchmark = False
-    with pytest.raises(ZeroDivisionError), cudnn_chooses():
+    with pytest.raises(ZeroDivisionError), cudnn_benchmark():
         _ = 1 / 0
     assert not torch.backends.cudnn.benchmark
 
 
-def test_warming_up_records_and_changes_nothing():
+def test_warm_up_without_gradients_or_changes():
     model, seen = filled('sknet_atto'), []
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.register_forward_hook(
@@ -49,7 +49,7 @@ def test_image_sizes():
 
 @pytest.mark.parametrize('kwargs', [{}, dict(in_chans=1), dict(features_only=True), dict(num_classes=0)])
 @pytest.mark.parametrize('memory_format', [torch.channels_last, torch.contiguous_format])
-def test_our_nets_are_warmed_up_as_they_are(warmed, kwargs, memory_format):
+def test_our_models_are_warmed_up(warmed, kwargs, memory_format):
     model = timm.create_model('sknet_atto', **kwargs).to(torch.bfloat16, memory_format=memory_format).eval()
     factory._warm_up_ours(model, memory_format)
     (x,) = warmed
@@ -57,7 +57,7 @@ def test_our_nets_are_warmed_up_as_they_are(warmed, kwargs, memory_format):
     assert x.is_contiguous(memory_format=memory_format)
 
 
-def test_others_and_models_on_a_cpu_are_not(warmed):
+def test_other_models_and_cpu_are_not_warmed_up(warmed):
     factory._warm_up_ours(timm.create_model('vit_tiny_patch16_224', img_size=32).eval(), torch.contiguous_format)
     factory._warm_up_ours(torch.nn.Conv2d(3, 4, 3), torch.contiguous_format)
     factory.ready_model('sknet_atto', device='cpu')

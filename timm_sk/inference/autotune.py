@@ -1,14 +1,12 @@
-"""Which of several ways to compute the same is fastest: measured on the device in turns, and remembered in a file.
+"""Autotuning: candidates that compute the same are timed on the device, and the fastest is remembered in a file.
 
-The files are in the folder of the local store; deleting one is safe. Each choice stands under a line of text with
-everything that it depends on.
+Results are in `autotune.json` in the folder of the local store, each by a line of text with everything that it depends
+on. Deleting the file is safe.
 """
 
 import json
-import os
 import platform
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,79 +14,127 @@ from typing import TypeVar
 
 import torch
 
+from ..atomic_io import whole_file
 from ..errors import UnwritableStoreError
 from ..pretrained import store_root
+from .conv_inputs import memory_format_of
 from .cuda_graph import record
-from .timing import MIN_ROUNDS, MIN_WARMUP, Run, Timed, interleave
+from .timing import MIN_ROUNDS, Run, Timed, interleave
 
-MARGIN = 0.05  # below that, a difference may be noise, and other ways take memory
-_ROUND_SECONDS = 1e-3
-_MAX_REPEATS = 20
+MARGIN = 0.05  # a smaller difference may be noise, and other candidates than the default take memory
+FILE_NAME = 'autotune.json'
+FORMAT_VERSION = 1  # of that file; one of another version is ignored, and replaced
 
-Way = TypeVar('Way', int, str)
+Candidate = TypeVar('Candidate', int, str)
 
 
-def choose(times: Mapping[Way, Sequence[float]], usual: Way, *, margin: float = MARGIN) -> Way:
-    """Choose a way from measured times: the fastest by its median, if it wins by the margin.
+def pick_fastest(times: Mapping[Candidate, Sequence[float]], default: Candidate) -> Candidate:
+    """The candidate of the lowest median time; the default one unless another saves at least `MARGIN` of its time.
 
     Args:
-        times: For each way, times of any unit; all ways were measured equally often.
-        usual: The way without a choice, which is among them.
-        margin: Share of the usual time that another way must save.
+        times: Times of each candidate, in any unit.
+        default: One of the candidates.
     """
-    medians = {way: statistics.median(taken) for way, taken in times.items()}
-    fastest = min(medians, key=lambda way: medians[way])
-    return fastest if medians[fastest] < (1 - margin) * medians[usual] else usual
+    medians = {candidate: statistics.median(taken) for candidate, taken in times.items()}
+    fastest = min(medians, key=lambda candidate: medians[candidate])
+    return fastest if medians[fastest] < (1 - MARGIN) * medians[default] else default
 
 
 def measure(
-    runs: Mapping[Way, Callable[[], object]],
+    runs: Mapping[Candidate, Callable[[], object]],
     device: torch.device,
     *,
     capture: Callable[[Run], Run] | None = None,
-) -> dict[Way, list[float]]:
-    """Milliseconds of one run, for each run and round; the runs take turns.
+) -> dict[Candidate, list[float]]:
+    """Milliseconds of one run, for each candidate and round; the candidates take turns.
 
-    On CUDA each run is captured several times over in a CUDA graph, whose replays are timed: launched one by one,
-    short runs take the time of their launches, and none could win.
+    On CUDA each run is captured several times over in a CUDA graph, whose replays are timed: launched one by one, short
+    runs take the time of their launches, and all candidates would seem equal.
 
     Args:
-        runs: What to run, by way.
-        device: Where they run.
-        capture: Returns what replays a run; None for a CUDA graph on CUDA, and for none elsewhere.
+        runs: Function that runs each candidate.
+        device: Device of the candidates.
+        capture: Returns the replay of a captured run; None for a CUDA graph on CUDA, and for no capture elsewhere.
     """
     if capture is None and device.type == 'cuda':
         capture = partial(_graph, device=device)
-    steps = {way: _numbered(run) for way, run in runs.items()}
-    times, _ = interleave(
-        steps,
-        rounds=MIN_ROUNDS,
-        warmup=MIN_WARMUP,
-        device=device,
-        round_seconds=_ROUND_SECONDS,
-        max_repeats=_MAX_REPEATS,
-        capture=capture,
-    )
+    steps = {candidate: _without_index(run) for candidate, run in runs.items()}
+    times, _ = interleave(steps, rounds=MIN_ROUNDS, device=device, round_seconds=1e-3, max_repeats=20, capture=capture)
     return times
 
 
-def _numbered(run: Callable[[], object]) -> Timed:
-    return lambda _: run()
+def _without_index(run: Callable[[], object]) -> Timed:
+    return lambda index: run()
 
 
 def _graph(run: Run, device: torch.device) -> Run:
     return record(lambda _: run(), torch.empty(0, device=device)).replay
 
 
-def setting(weight: torch.Tensor, *, channels_last: bool) -> list[str]:
-    """What times depend on beside shapes: device, torch version, threads, how they are measured, dtype and format."""
+class AutotuneCache:
+    """The fastest candidates measured so far.
+
+    Args:
+        remember: Read the file of earlier results, and add new ones to it.
+    """
+
+    def __init__(self, *, remember: bool) -> None:
+        self._remember = remember
+        self._known = _read() if remember else {}
+        self._measured: dict[str, int | str] = {}
+
+    def fastest(self, key: str, candidates: Sequence[Candidate], find_fastest: Callable[[], Candidate]) -> Candidate:
+        """The fastest candidate.
+
+        Args:
+            key: Everything that the result depends on, as a line of text.
+            candidates: All candidates; another one in the file is ignored.
+            find_fastest: Measures the candidates, if the result is not known.
+        """
+        known = self._measured.get(key, self._known.get(key))
+        for candidate in candidates:
+            if candidate == known:
+                return candidate
+        found = self._measured[key] = find_fastest()
+        return found
+
+    def save(self) -> None:
+        """Add new results to the file; if it cannot be written, they will be measured again."""
+        if not (self._remember and self._measured):
+            return
+        content = dict(format_version=FORMAT_VERSION, fastest=_read() | self._measured)
+        try:
+            folder = store_root()
+            folder.mkdir(parents=True, exist_ok=True)
+            with whole_file(folder / FILE_NAME) as file:
+                file.write(json.dumps(content, indent=2, sort_keys=True).encode())
+        except (OSError, UnwritableStoreError):
+            return
+
+
+def _read() -> dict[str, int | str]:
+    """Earlier results; none if the file is missing, damaged, unreadable or of another format version."""
+    try:
+        content = json.loads((store_root() / FILE_NAME).read_text())
+    except (OSError, ValueError):  # UnwritableStoreError among them
+        return {}
+    if not isinstance(content, dict) or content.get('format_version') != FORMAT_VERSION:
+        return {}
+    results = content.get('fastest')
+    if not isinstance(results, dict):
+        return {}
+    return {key: candidate for key, candidate in results.items() if type(candidate) in (int, str)}
+
+
+def setting(weight: torch.Tensor, x: torch.Tensor) -> list[str]:
+    """What times depend on besides shapes: device, torch version, threads, how they are measured, dtype and format."""
     return [
         device_name(weight.device),
         f'torch {torch.__version__}',
         f'{torch.get_num_threads()} threads' if weight.device.type == 'cpu' else '',
         'in a CUDA graph' if weight.device.type == 'cuda' else '',
         str(weight.dtype).removeprefix('torch.'),
-        'channels last' if channels_last else 'contiguous',
+        'channels last' if memory_format_of(x) is torch.channels_last else 'contiguous',
     ]
 
 
@@ -106,39 +152,11 @@ def device_name(device: torch.device) -> str:
 
 
 def processor() -> tuple[str, list[str]]:
-    """The CPU's model name and its instruction sets, of which there are none where the system does not list them."""
+    """The CPU's model name and its instruction sets; the latter are empty if the system does not list them."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:  # not on Linux
         lines = []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in reversed(lines))}
-    name = facts.get('model name') or platform.processor() or platform.machine()
-    return name, (facts.get('flags') or facts.get('Features') or '').split()
-
-
-def read_choices(file_name: str, kind: type[Way]) -> dict[str, Way]:
-    """The choices of a type that a file remembers; none where it is missing, damaged or not readable."""
-    try:
-        content = json.loads((store_root() / file_name).read_text())
-    except (OSError, ValueError):  # among them UnwritableStoreError
-        return {}
-    if not isinstance(content, dict):
-        return {}
-    return {key: way for key, way in content.items() if type(way) is kind}
-
-
-def write_choices(file_name: str, found: Mapping[str, Way], kind: type[Way]) -> None:
-    """Add choices to a file, which is replaced as a whole; without a place to write, they are measured again."""
-    try:
-        folder = store_root()
-        folder.mkdir(parents=True, exist_ok=True)
-        merged = read_choices(file_name, kind) | dict(found)
-        descriptor, partly_written = tempfile.mkstemp(prefix=f'{file_name}.', dir=folder)
-        try:
-            with os.fdopen(descriptor, 'w') as file:
-                json.dump(merged, file, indent=2, sort_keys=True)
-            Path(partly_written).replace(folder / file_name)
-        finally:
-            Path(partly_written).unlink(missing_ok=True)
-    except (OSError, UnwritableStoreError):
-        return
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition(':') for line in reversed(lines))}
+    name = fields.get('model name') or platform.processor() or platform.machine()
+    return name, (fields.get('flags') or fields.get('Features') or '').split()

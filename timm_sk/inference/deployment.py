@@ -1,4 +1,4 @@
-"""The fastest form of a trained model for inference on the device that it is on."""
+"""Deployment: a trained model optimized for inference on the device that it is on."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
@@ -10,17 +10,18 @@ from torch import Tensor, nn
 
 from ..layers.folded_conv import FoldedConv
 from ..models.inputs import image_shape
+from .conv_inputs import conv_inputs
 from .cuda_graph import Forward, GraphedForward, Recording
-from .fold import fold_model, hold_convolutions
+from .fold import fold_model, wrap_convolutions
 from .tune_branches import replace_where_faster
 from .tune_groups import merge_where_faster
-from .warmup import cudnn_chooses, warm_up
+from .warmup import cudnn_benchmark, warm_up
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu')
 
 _NO_LIMIT = dict(cache_size_limit=1024, accumulated_cache_size_limit=1024)
-_DESCRIBING = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
+_ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
 
 def deploy(
@@ -36,34 +37,34 @@ def deploy(
     join_branches: bool = True,
     remember: bool = True,
 ) -> 'Deployed':
-    """Make the fastest form of a trained model for inference on the device that it is on.
+    """Optimize a trained model for inference on the device that it is on.
 
-    Norms are folded into the convolutions, also those of the stem; weights are laid out for the device; where it is
-    measured to be faster, the groups of grouped convolutions are merged, and one kernel computes both branches of an
-    SK unit; `torch.compile` does the rest. The outputs are the model's, up to rounding.
+    Norms, also those of the stem, are folded into the convolutions; weights are laid out for the device; where it is
+    measured to be faster, the groups of grouped convolutions are merged, and one kernel computes both branches of an SK
+    unit; `torch.compile` compiles the result. Outputs are the model's up to rounding.
 
     Args:
-        model: A model in eval mode, which is not changed. Any module can be deployed; norms are folded in our units
-            and the trunks around them.
-        input_size: Channels, height and width of a picture; None for the size of the model's checkpoint.
-        batch_size: Pictures in a batch. Batches of another shape give the same values, without the compiled form.
+        model: Model in eval mode, which is not changed. Any module can be deployed; norms are folded in our units and
+            the trunks around them.
+        input_size: Channels, height and width of an image; None for the size of the model's checkpoint.
+        batch_size: Images in a batch. Batches of another shape give the same values, without the compiled form.
         dtype: float32, bfloat16, float16 or float64; None for the model's own.
         channels_last: Use that memory format.
-        compile: Use `torch.compile`, for which a minute may pass here, and a C++ compiler must be there for a CPU.
+        compile: Use `torch.compile`, which can take a minute here, and needs a C++ compiler on a CPU.
         cuda_graph: Launch the forward pass, compiled or not, as one CUDA graph: for small batches, whose kernels take
-            less time than their launches. It keeps the memory of a forward pass to itself. On CUDA alone.
+            less time than their launches. The graph keeps the memory of a forward pass. On CUDA only.
         merge_groups: Measure for which grouped convolutions fewer, wider groups are faster.
         join_branches: Measure for which SK units with two branches one kernel for both is faster; on CUDA with Triton,
             for `channels_last` only.
         remember: Keep what is measured in the local store, and use what was measured before.
 
     Returns:
-        The model's deployed form, warmed up.
+        The deployed model, warmed up.
 
     Raises:
-        ValueError: If the model is in train mode, on no device or on several, or deployed, scripted or compiled
-            already; if an argument is none of those named here; if the model does not take pictures of that size; if
-            it cannot be compiled or captured.
+        ValueError: If the model is in train mode, on an unsupported device or on several, or already deployed, scripted
+            or compiled; if an argument is invalid; if the model does not take images of that size; if it cannot be
+            compiled or captured.
     """
     device = _require_deployable(model)
     shape = image_shape(model, batch_size, input_size)
@@ -73,25 +74,25 @@ def deploy(
         known = ', '.join(str(known).removeprefix('torch.') for known in DTYPES)
         raise ValueError(f'dtype must be one of {known}, got {dtype} on {device}: convert to one of them.')
     if cuda_graph and device.type != 'cuda':
-        raise ValueError(f'CUDA graphs are for models on cuda, got one on {device}: pass cuda_graph=False.')
+        raise ValueError(f'CUDA graphs need a model on cuda, got one on {device}: pass cuda_graph=False.')
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    twin = copy.deepcopy(model).requires_grad_(False)
-    fold_model(twin)
-    hold_convolutions(twin)
-    twin.to(dtype).to(memory_format=memory_format)
-    deployed = Deployed(twin, shape, memory_format=memory_format)
+    folded = copy.deepcopy(model).requires_grad_(False)
+    fold_model(folded)
+    wrap_convolutions(folded)
+    folded.to(dtype).to(memory_format=memory_format)
+    deployed = Deployed(folded, shape, memory_format=memory_format)
     x = torch.full(shape, 0.5, dtype=dtype, device=device)
-    with cudnn_chooses():  # before anything else, or what it finds without measuring stays
-        shapes = _input_shapes(deployed, x)
+    with cudnn_benchmark():  # from the first call on, as cuDNN keeps the algorithm of each shape
+        inputs = conv_inputs([conv for conv in deployed.modules() if isinstance(conv, FoldedConv)], deployed, x)
         if merge_groups:
-            merge_where_faster(shapes, channels_last=channels_last, remember=remember)
+            merge_where_faster(inputs, remember=remember)
         if join_branches and channels_last:
-            replace_where_faster(deployed, shapes, remember=remember)
+            replace_where_faster(deployed, inputs, remember=remember)
         if compile:
             deployed.compile_forward()
         elif channels_last:
-            for conv, seen in shapes.items():
-                conv.pack(seen)
+            for conv, seen in inputs.items():
+                conv.pack(seen.shape)
         if cuda_graph:
             deployed.capture_forward()
     warm_up(deployed, x)
@@ -99,22 +100,22 @@ def deploy(
 
 
 class Deployed(nn.Module):
-    """What `deploy` returns: a folded model with a compiled or captured forward for one shape of input.
+    """A folded model with a compiled or captured forward pass for one shape of input.
 
     It computes without gradients and without autocast. Input is converted to its dtype and memory format. It stays on
-    its device and in its dtype, and takes no other weights: change the model, then deploy it again. A copy of it, by
-    `copy` or `pickle`, is neither compiled nor captured.
+    its device and in its dtype, and its weights cannot be replaced: change the model, then deploy it again. A copy of
+    it, by `copy` or `pickle`, is neither compiled nor captured.
 
     Args:
-        model: The folded model.
-        input_shape: B, C, H and W for which it is to be fast.
-        memory_format: Of its weights and inputs.
+        model: Folded model.
+        input_shape: B, C, H and W of the inputs to optimize for.
+        memory_format: Memory format of weights and inputs.
 
     Attributes:
-        model: The folded model.
+        model: Folded model.
         input_shape: As given.
-        dtype: Floating-point type of weights and outputs.
-        device: Where the weights are.
+        dtype: Dtype of weights and outputs.
+        device: Device of the weights.
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], *, memory_format: torch.memory_format) -> None:
@@ -125,7 +126,7 @@ class Deployed(nn.Module):
         weights = next(model.parameters(), torch.empty(0))
         self.dtype = weights.dtype
         self.device = weights.device
-        for name in _DESCRIBING:
+        for name in _ATTRIBUTES:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         self._compiled: Forward | None = None
@@ -142,14 +143,14 @@ class Deployed(nn.Module):
         Raises:
             ValueError: If torch.compile fails.
         """
-        from torch._dynamo import config as dynamo_config  # not needed by who does not compile, and slow to import
+        from torch._dynamo import config as dynamo_config  # slow to import
         from torch._inductor import config
 
         # as constants, weights are laid out once, and additions and activations join the convolutions
         freezing = self.device.type == 'cpu'
         self._compiled = torch.compile(self.model.forward, dynamic=False, options={'freezing': freezing})
         try:
-            # torch.compile's frontend learns of freezing only so; all models of a class share its limit of versions
+            # Dynamo reads freezing from the global config; all models of a class share its limit of versions
             with config.patch(freezing=freezing), dynamo_config.patch(_NO_LIMIT):
                 self(self._blank())
         except Exception as error:
@@ -160,10 +161,10 @@ class Deployed(nn.Module):
             ) from error
 
     def capture_forward(self, *, capture: Callable[[Forward, Tensor], Recording] | None = None) -> None:
-        """Capture the forward pass for the shape of input, the compiled one if there is one.
+        """Capture the forward pass, compiled or not, for the shape of input.
 
         Args:
-            capture: Makes the recording; None for a CUDA graph.
+            capture: Function that captures it; None for a CUDA graph.
 
         Raises:
             ValueError: If it cannot be captured.
@@ -179,7 +180,7 @@ class Deployed(nn.Module):
         if self._graphed is not None and self._graphed.takes(x):
             return self._graphed(x)
         with self._context():
-            x = self._as_mine(x)
+            x = self._converted(x)
             # a replica of `DataParallel` has the compiled pass of the device that it is a replica of
             if self._compiled is not None and list(x.shape) == self.input_shape and x.device == self.device:
                 return self._compiled(x)
@@ -187,8 +188,8 @@ class Deployed(nn.Module):
 
     @contextmanager
     def _context(self) -> Iterator[None]:
-        """Without gradients and autocast, of which an exported program, whose weights need none, knows nothing."""
-        if torch.compiler.is_exporting():
+        """Turn gradients and autocast off."""
+        if torch.compiler.is_exporting():  # the weights need no gradients
             yield
             return
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
@@ -197,37 +198,25 @@ class Deployed(nn.Module):
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""
         with self._context():
-            return self._method('forward_features')(self._as_mine(x))
+            return self._method('forward_features')(self._converted(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """The model's `forward_head`, not compiled."""
         with self._context():
-            return self._method('forward_head')(self._as_mine(x), pre_logits=pre_logits)
+            return self._method('forward_head')(self._converted(x), pre_logits=pre_logits)
 
     def train(self, mode: bool = True) -> 'Deployed':
-        """Refuse train mode.
-
-        Raises:
-            ValueError: If `mode` is True.
-        """
+        """Raise ValueError if `mode` is True."""
         if mode:
-            raise ValueError('A deployed model only infers, got train mode: train the model that it was made from.')
+            raise ValueError('A deployed model cannot be trained: train the model that it was made from.')
         return self
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse other weights.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError('A deployed model takes no other weights: load them into the model, then deploy it again.')
+        """Raise ValueError."""
+        raise ValueError('A deployed model cannot load weights: load them into the model, then deploy it again.')
 
     def to(self, *args: Any, **kwargs: Any) -> 'Deployed':
-        """The model itself, if it is there already.
-
-        Raises:
-            ValueError: If not.
-        """
+        """Return the deployed model if it has the device and dtype already, else raise ValueError."""
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
         if dtype not in (None, self.dtype) or device not in (None, self.device, torch.device(self.device.type)):
             self._apply()
@@ -239,11 +228,11 @@ class Deployed(nn.Module):
         )
 
     def _blank(self) -> Tensor:
-        """An input of the shape, as compiled code expects it."""
-        return self._as_mine(torch.zeros(self.input_shape, dtype=self.dtype, device=self.device))
+        """An input of zeros."""
+        return self._converted(torch.zeros(self.input_shape, dtype=self.dtype, device=self.device))
 
-    def _as_mine(self, x: Tensor) -> Tensor:
-        """The input as compiled code expects it: of one type, one layout, and no inference tensor."""
+    def _converted(self, x: Tensor) -> Tensor:
+        """The input as compiled code expects it: in one dtype and memory format, not an inference tensor."""
         if x.dim() == 4:
             x = x.to(dtype=self.dtype, memory_format=self.memory_format)
         made_in_inference_mode = not torch.compiler.is_compiling() and x.is_inference()
@@ -260,45 +249,22 @@ class Deployed(nn.Module):
 
 
 def _require_deployable(model: nn.Module) -> torch.device:
-    """Check the model, and return the device that it is on."""
+    """Check a model, and return its device."""
     if not isinstance(model, nn.Module):
-        raise ValueError(f'deploy takes a torch.nn.Module, got {type(model).__name__}: build the model first.')
+        raise ValueError(f'Expected a torch.nn.Module, got {type(model).__name__}: build the model first.')
     if isinstance(model, Deployed | torch.jit.ScriptModule) or hasattr(model, '_orig_mod'):
-        raise ValueError(f'deploy takes a model as it was trained, got a {type(model).__name__}: pass what it is of.')
+        raise ValueError(f'Cannot deploy a {type(model).__name__}: pass the model that it was made from.')
     training = next((name for name, module in model.named_modules() if module.training), None)
     if training is not None:
-        raise ValueError(
-            f'deploy takes a model in eval mode, got train mode in "{training or "the model"}": call eval().'
-        )
+        raise ValueError(f'Cannot deploy in train mode, got train mode in "{training or "the model"}": call eval().')
     devices = sorted({str(tensor.device) for tensor in (*model.parameters(), *model.buffers())}) or ['cpu']
     if len(devices) > 1:
-        raise ValueError(f'deploy takes a model on one device, got {", ".join(devices)}: move it to one.')
+        raise ValueError(f'Expected a model on one device, got {", ".join(devices)}: move it to one.')
     device = torch.device(devices[0])
     if device.type not in DEVICES:
-        raise ValueError(f'deploy takes a model on one of {", ".join(DEVICES)}, got {device}: load it there.')
+        raise ValueError(f'Expected a model on {", ".join(DEVICES)}, got {device}: move it there.')
     return device
 
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), '')
-
-
-def _input_shapes(deployed: Deployed, x: Tensor) -> dict[FoldedConv, list[int]]:
-    """The shapes of what goes into each folded convolution, from one forward pass."""
-    shapes: dict[FoldedConv, list[int]] = {}
-
-    def note(module: FoldedConv, args: tuple[Tensor, ...]) -> None:
-        shapes[module] = list(args[0].shape)
-
-    convs = [module for module in deployed.modules() if isinstance(module, FoldedConv)]
-    hooks = [conv.register_forward_pre_hook(note) for conv in convs]
-    try:
-        deployed(x)
-    except RuntimeError as error:
-        raise ValueError(
-            f'The model does not take pictures of {list(x.shape[1:])}: pass its input_size. ({error})'
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return shapes

@@ -1,7 +1,7 @@
-"""Everything of a model that can be folded, also what `timm.utils.reparameterize_model` does not reach.
+"""Folds all norms of a model, also those that `timm.utils.reparameterize_model` does not reach.
 
-That calls no method of the root, so the norms of the trunks' stems and heads, and those of timm's MobileNetV2 blocks,
-are left to `fold_model`.
+timm's function calls no method of the root module, so `fold_model` folds the norms of stems and heads, and those of
+timm's MobileNetV2 blocks.
 """
 
 import timm.models
@@ -35,8 +35,8 @@ def fold_model(model: nn.Module) -> None:
             _fold_triples(module, _BLOCKS.get(type(module).__name__, ()))
 
 
-def hold_convolutions(model: nn.Module) -> None:
-    """Put folded convolutions in the place of those without a norm too, in place: their weights can be laid out."""
+def wrap_convolutions(model: nn.Module) -> None:
+    """Replace convolutions without a norm by `FoldedConv`, in place, so that their weights can be packed too."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if is_plain(child):
@@ -44,11 +44,11 @@ def hold_convolutions(model: nn.Module) -> None:
 
 
 def _fold_triples(parent: nn.Module, triples: tuple[tuple[str, str, str], ...]) -> None:
-    """Fold what a module has of the named convolutions, norms and activations."""
+    """Fold those of the named convolutions, norms and activations that a module has."""
     children = dict(parent.named_children())
     for conv, norm, act in triples:
         layer = children.get(conv)
-        if isinstance(layer, nn.Sequential) and len(layer):  # of which the last has its norm outside
+        if isinstance(layer, nn.Sequential) and len(layer):  # the norm of its last convolution is outside
             fold_sequence(layer)
             if not runs_as_known(layer) or not can_bypass(layer, parts=False):
                 continue

@@ -1,4 +1,4 @@
-"""Classify picture files with a model: label names and probabilities."""
+"""Classify image files with a model: label names and probabilities."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -8,9 +8,11 @@ from typing import Any
 
 import timm.data
 import torch
+from torch import Tensor
 
 from ..data.images import read_image
 from ..errors import UnreadableImageError
+from ..models.inputs import preprocessing
 from ..pretrained import bundled_folder
 from ..registry import pretrained_cfg
 
@@ -19,13 +21,13 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """The likeliest classes of one picture, best first, or why it could not be read.
+    """The most likely classes of an image, or the reason why it could not be read.
 
     Attributes:
-        path: The file.
-        labels: Names of the classes; empty where there is an error.
-        probabilities: Their probabilities, 0 to 1.
-        error: What is wrong with the file, naming it; None if nothing is.
+        path: Path of the image.
+        labels: Names of the classes, most likely first; empty if there is an error.
+        probabilities: Probabilities of the classes, 0 to 1.
+        error: Error message, which names the file; None if the image was read.
     """
 
     path: Path
@@ -35,7 +37,7 @@ class Prediction:
 
 
 def class_names(model: Any) -> list[str]:
-    """Names of a model's classes: its checkpoint's, ImageNet's if there are as many, else numbers."""
+    """Names of a model's classes: its checkpoint's, ImageNet's if the number of classes is the same, else numbers."""
     cfg: dict[str, Any] = model.pretrained_cfg
     labels = cfg.get('label_names') or ()
     if len(labels) == model.num_classes:
@@ -50,47 +52,42 @@ def class_names(model: Any) -> list[str]:
 
 @torch.inference_mode()
 def predict(model: Any, paths: Iterable[Path], *, topk: int = 5) -> Iterator[Prediction]:
-    """Classify files one batch at a time, in their order, with the preprocessing of the model's checkpoint.
+    """Classify image files batch by batch, in their order, with the preprocessing of the model's checkpoint.
 
     Args:
-        model: A classifier of timm in eval mode, on any device.
-        paths: Picture files; those that cannot be read yield a prediction with an error.
-        topk: How many classes to name, at most all.
+        model: Classifier of timm in eval mode, on any device.
+        paths: Image files; an unreadable one yields a prediction with an error.
+        topk: Number of classes to name, at most all.
 
     Raises:
-        ValueError: If the model has no classifier, or takes pictures of neither 1 nor 3 channels.
+        ValueError: If the model has no classifier, or does not take images of 1 or 3 channels.
     """
     names = class_names(model)
     if not names:
         raise ValueError('The model has no classifier: create it with num_classes above 0.')
-    channels = model.in_chans
-    if channels not in (1, 3):
-        raise ValueError(f'Pictures have 1 or 3 channels, the model takes {channels}: create it with in_chans=3.')
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    transform = timm.data.create_transform(**preprocessing(model))
+    mode = 'L' if model.in_chans == 1 else 'RGB'
     parameter = next(model.parameters())
     remaining = iter(paths)
     while batch := list(islice(remaining, BATCH_SIZE)):
-        pictures, errors = {}, {}
+        images: dict[int, Tensor] = {}
+        predictions: dict[int, Prediction] = {}
         for index, path in enumerate(batch):
             try:
-                pictures[index] = transform(read_image(path).convert('L' if channels == 1 else 'RGB'))
+                images[index] = transform(read_image(path).convert(mode))
             except UnreadableImageError as error:
-                errors[index] = Prediction(path=path, error=str(error))
-        read = {}
-        if pictures:
-            logits = model(torch.stack(list(pictures.values())).to(parameter.device, parameter.dtype))
+                predictions[index] = Prediction(path=path, error=str(error))
+        if images:
+            logits = model(torch.stack([*images.values()]).to(parameter))
             best = logits.float().softmax(dim=1).topk(min(topk, logits.shape[1]))
-            for index, probabilities, classes in zip(
-                pictures, best.values.tolist(), best.indices.tolist(), strict=True
-            ):
+            for index, probabilities, classes in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
                 labels = tuple(names[label] for label in classes)
-                read[index] = Prediction(path=batch[index], labels=labels, probabilities=tuple(probabilities))
-        for index in range(len(batch)):
-            yield errors[index] if index in errors else read[index]
+                predictions[index] = Prediction(path=batch[index], labels=labels, probabilities=tuple(probabilities))
+        yield from (predictions[index] for index in range(len(batch)))
 
 
 def example_images(name: str) -> list[Path]:
-    """The example pictures that ship with a checkpoint, each named after its true label; none if it ships with none.
+    """The example images that ship with a checkpoint, if any, each named after its true label.
 
     Args:
         name: Architecture, for its default checkpoint, or `arch.tag`.

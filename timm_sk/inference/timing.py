@@ -1,4 +1,4 @@
-"""Times of several steps on one device: in turn, round after round, so that a disturbance affects all of them."""
+"""Times of several steps on one device, in turn, round after round, so that a disturbance affects all of them."""
 
 import gc
 import math
@@ -10,9 +10,8 @@ from typing import TypeVar
 import torch
 
 MIN_ROUNDS = 7
-MIN_WARMUP = 2
-ROUND_SECONDS = 0.05  # steps that are shorter are repeated within a round
-MAX_REPEATS = 100
+WARMUP_ROUNDS = 2
+ROUND_SECONDS = 0.05
 
 Timed = Callable[[int], object]
 Run = Callable[[], object]
@@ -24,41 +23,38 @@ def interleave(
     steps: Mapping[Name, Timed],
     *,
     rounds: int,
-    warmup: int,
     device: torch.device,
-    round_seconds: float | None = None,
-    max_repeats: int = MAX_REPEATS,
+    round_seconds: float = ROUND_SECONDS,
+    max_repeats: int = 100,
     capture: Callable[[Run], Run] | None = None,
 ) -> tuple[dict[Name, list[float]], int]:
-    """Time steps in turn: A B C, A B C, and so on.
+    """Time steps in turn: A B C, A B C, and so on, after `WARMUP_ROUNDS` rounds that do not count.
 
     Args:
-        steps: By name; called with a running number, by which they choose their input set.
-        rounds: How many times each is timed.
-        warmup: Rounds before, whose times are dropped.
-        device: 'cuda' is timed by events on its stream, everything else by the clock.
-        round_seconds: Steps shorter than this are repeated within a round; None for `ROUND_SECONDS`.
-        max_repeats: Upper limit of those repeats.
-        capture: Makes of a round's repeats a CUDA graph, and returns its replay, which is timed instead.
+        steps: Steps by name, called with a running number, by which they choose their input.
+        rounds: Number of rounds.
+        device: Device of the steps; on CUDA they are timed by events on its stream.
+        round_seconds: Seconds in a round, for which shorter steps are repeated.
+        max_repeats: Upper limit of the repeats.
+        capture: Captures the repeats of a round in a CUDA graph, and returns its replay, which is timed instead.
 
     Returns:
-        Milliseconds per step, a list of `rounds` for each name, and how many steps of each a round took.
+        Milliseconds per step, a list of `rounds` for each name, and the number of repeats.
 
     Raises:
-        ValueError: If there are fewer than `MIN_ROUNDS` rounds or `MIN_WARMUP` rounds of warm-up.
+        ValueError: If there are fewer than `MIN_ROUNDS` rounds.
     """
-    require_rounds(rounds, warmup)
+    require_rounds(rounds)
     fastest = math.inf
-    for index in range(warmup):
+    for index in range(WARMUP_ROUNDS):
         fastest = min(_milliseconds(_repeated(step, index, 1), device) for step in steps.values())
-    seconds = ROUND_SECONDS if round_seconds is None else round_seconds
-    repeats = min(max_repeats, max(1, math.ceil(1e3 * seconds / max(fastest, 1e-6))))
+    repeats = min(max_repeats, max(1, math.ceil(1e3 * round_seconds / max(fastest, 1e-6))))
     replays = {name: capture(_repeated(step, 0, repeats)) for name, step in steps.items()} if capture else {}
     for replay in replays.values():
         replay()  # the first one uploads the graph
     times: dict[Name, list[float]] = {name: [] for name in steps}
     gc.collect()
-    gc.disable()  # or a collection falls into someone's round
+    gc.disable()  # a collection would disturb one of the steps
     try:
         for index in range(rounds):
             for name, step in steps.items():
@@ -69,18 +65,14 @@ def interleave(
     return times, repeats
 
 
-def require_rounds(rounds: int, warmup: int = MIN_WARMUP) -> None:
-    """Check that the rounds suffice for a median.
+def require_rounds(rounds: int) -> None:
+    """Check that there are enough rounds for a median.
 
     Raises:
         ValueError: If there are too few.
     """
     if rounds < MIN_ROUNDS:
-        raise ValueError(
-            f'A median takes at least {MIN_ROUNDS} rounds, got {rounds}: pass more, or --smoke, which times nothing.'
-        )
-    if warmup < MIN_WARMUP:
-        raise ValueError(f'At least {MIN_WARMUP} rounds of warm-up are needed, got {warmup}.')
+        raise ValueError(f'Too few rounds: {rounds}. Pass at least {MIN_ROUNDS}, or --smoke, which times nothing.')
 
 
 def _repeated(step: Timed, index: int, repeats: int) -> Run:
@@ -107,16 +99,10 @@ def _milliseconds(run: Run, device: torch.device) -> float:
 
 
 def ratios(own: Sequence[float], baseline: Sequence[float]) -> list[float]:
-    """The baseline's time over one's own, round by round: above 1 is faster.
-
-    Raises:
-        ValueError: If the rounds are not the same ones.
-    """
-    if len(own) != len(baseline):
-        raise ValueError(f'Ratios are of the same rounds, got {len(own)} and {len(baseline)}.')
+    """The baseline's time over one's own, round by round: above 1 is faster."""
     return [theirs / ours for ours, theirs in zip(own, baseline, strict=True)]
 
 
-def summarise(values: Sequence[float]) -> tuple[float, float, float]:
-    """Least, median and greatest."""
+def summarize(values: Sequence[float]) -> tuple[float, float, float]:
+    """Minimum, median and maximum."""
     return min(values), statistics.median(values), max(values)

@@ -1,86 +1,70 @@
-"""How many groups are fastest for a grouped convolution: measured on the device, and remembered.
-
-The measured choices are in `group_choices.json` in the folder of the local store, one for each device, torch version,
-number of threads, data type, memory format and shape. Deleting the file is safe.
-"""
+"""The number of groups with which a grouped convolution is fastest: autotuned on the device."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..layers.folded_conv import FoldedConv, is_plain
+from ..layers.folded_conv import FoldedConv, is_plain, put
 from ..layers.merged_groups import MergedConv, candidates
 from ..models.inputs import image_shape
 from ..models.modes import eval_mode
-from .autotune import choose, measure, read_choices, setting, write_choices
+from .autotune import AutotuneCache, measure, pick_fastest, setting
+from .conv_inputs import conv_inputs, memory_format_of, random_input
 
-FILE_NAME = 'group_choices.json'
+
+def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool = True) -> dict[FoldedConv, int]:
+    """Merge the groups of folded convolutions in place, where that is faster in inference.
+
+    Args:
+        inputs: Input of each convolution, from `conv_inputs`.
+        remember: Read and write the file of earlier results.
+
+    Returns:
+        The number of groups of the convolutions that were merged.
+    """
+    cache = AutotuneCache(remember=remember)
+    for conv, x in inputs.items():
+        if len(group_counts(conv)) > 1:
+            conv.merge(cache.fastest(key_of(conv, x), group_counts(conv), partial(fastest_groups, conv, x)))
+    cache.save()
+    return {conv: conv.wide_groups for conv in inputs if conv.wide_groups != conv.groups}
+
+
+def group_counts(conv: nn.Conv2d) -> list[int]:
+    """The candidates of a convolution, its own number of groups first."""
+    return candidates(conv.groups, conv.in_channels, conv.out_channels)
+
+
+def key_of(conv: nn.Conv2d, x: Tensor) -> str:
+    """Everything that a result depends on, as a line of text."""
+    layer = (
+        f'{list(x.shape)} to {conv.out_channels}, kernel {conv.kernel_size}, stride {conv.stride}, '
+        f'padding {conv.padding}, dilation {conv.dilation}, groups {conv.groups}'
+    )
+    return ' | '.join([*setting(conv.weight, x), layer])
 
 
 @torch.no_grad()
-def fastest_groups(conv: FoldedConv, input_shape: Sequence[int], *, channels_last: bool) -> int:
-    """Measure a convolution unmerged and merged, on its device, as it runs in inference; it is left unmerged."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(*input_shape, generator=generator).to(conv.weight)
-    x = x.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    runs: dict[int, Callable[[], object]] = {}
-    for number in candidates(conv.groups, conv.in_channels, conv.out_channels):
-        twin = FoldedConv(conv, conv.weight, conv.bias)
-        twin.activation = conv.activation
-        twin.merge(number)
-        if channels_last:
-            twin.pack(input_shape)
-        runs[number] = lambda twin=twin: twin(x)  # type: ignore[misc]
-    if len(runs) == 1:
-        return conv.groups
-    return choose(measure(runs, conv.weight.device), conv.groups)
-
-
-def merge_where_faster(
-    shapes: Mapping[FoldedConv, Sequence[int]], *, channels_last: bool, remember: bool = True
-) -> dict[FoldedConv, int]:
-    """Merge the groups of convolutions where that is faster on inputs of these shapes.
+def fastest_groups(conv: FoldedConv, like: Tensor) -> int:
+    """Measure copies of a folded convolution with each number of groups in inference.
 
     Args:
-        shapes: Input shape [B, C, H, W] of each convolution.
-        channels_last: Whether inputs are.
-        remember: Read and write the file of earlier choices.
-
-    Returns:
-        The groups of the convolutions that were merged.
+        conv: The convolution, not merged.
+        like: Its input, from `conv_inputs`.
     """
-    grouped = {
-        conv: list(shape)
-        for conv, shape in shapes.items()
-        if len(candidates(conv.groups, conv.in_channels, conv.out_channels)) > 1
-    }
-    if not grouped:
-        return {}
-    known = read_choices(FILE_NAME, int) if remember else {}
-    found: dict[str, int] = {}
-    for conv, shape in grouped.items():
-        key = key_of(conv, shape, channels_last=channels_last)
-        number = known.get(key, found.get(key))
-        if number is None or number not in candidates(conv.groups, conv.in_channels, conv.out_channels):
-            number = found[key] = fastest_groups(conv, shape, channels_last=channels_last)
-        conv.merge(number)
-    if remember and found:
-        write_choices(FILE_NAME, found, int)
-    return {conv: conv.wide_groups for conv in grouped if conv.wide_groups != conv.groups}
-
-
-def key_of(conv: nn.Conv2d, input_shape: Sequence[int], *, channels_last: bool) -> str:
-    """Everything that a choice depends on, as a line of text."""
-    return ' | '.join(
-        [
-            *setting(conv.weight, channels_last=channels_last),
-            f'{list(input_shape)} to {conv.out_channels}, kernel {conv.kernel_size}, stride {conv.stride}, '
-            f'padding {conv.padding}, dilation {conv.dilation}, groups {conv.groups}',
-        ]
-    )
+    x = random_input(like, conv.weight.device)
+    runs: dict[int, Callable[[], object]] = {}
+    for number in group_counts(conv):
+        merged = FoldedConv(conv, conv.weight, conv.bias)
+        merged.activation = conv.activation
+        merged.merge(number)
+        if memory_format_of(x) is torch.channels_last:
+            merged.pack(x.shape)
+        runs[number] = partial(merged, x)
+    return pick_fastest(measure(runs, x.device), conv.groups)
 
 
 def merge_groups_for_training(
@@ -94,119 +78,67 @@ def merge_groups_for_training(
     """Let grouped convolutions train with fewer, wider groups, in place, where that is faster.
 
     Each convolution is measured on its device, forward and backward, with inputs of the shape that it gets. The
-    function stays, and so do the parameters and their names: checkpoints go in and out as before, and an optimizer may
-    be made before or after. Outputs and gradients are the same up to rounding.
+    function, the parameters and their names stay: checkpoints load and save as before, and an optimizer may be made
+    before or after. Outputs and gradients are the same up to rounding.
 
     Args:
-        model: A model on its device and in its memory format, in either mode.
-        batch_size: Pictures in a step on this device.
-        input_size: Channels, height and width of a picture; None for the size of the model's checkpoint.
-        autocast: The dtype of the autocast under which it is to train, or None.
-        remember: Keep what is measured in the local store, and use what was measured before.
+        model: Model on its device and in its memory format, in train or eval mode.
+        batch_size: Images in a step on this device.
+        input_size: Channels, height and width of an image; None for the size of the model's checkpoint.
+        autocast: Dtype of the autocast under which the model will train, or None.
+        remember: Read and write the file of earlier results in the local store.
 
     Returns:
-        By the name of each merged convolution, the number of groups that it computes with.
+        The number of groups that each merged convolution computes with, by its name.
 
     Raises:
-        ValueError: If a size is not made of positive integers, or the model does not take such pictures.
+        ValueError: If a size is not made of positive integers, or the model does not take such images.
     """
-    calls = _grouped_calls(model, image_shape(model, batch_size, input_size), autocast)
-    known = read_choices(FILE_NAME, int) if remember else {}
-    found: dict[str, int] = {}
+    shape = image_shape(model, batch_size, input_size)
+    names = {
+        conv: name
+        for name, conv in model.named_modules()
+        if is_plain(conv) and type(conv) is not MergedConv and len(group_counts(conv)) > 1
+    }
+    like = next(model.parameters(), torch.empty(0))
+    x = torch.full(tuple(shape), 0.5, dtype=like.dtype, device=like.device).contiguous(memory_format=_format_of(model))
+    with eval_mode(model), torch.no_grad(), torch.autocast(x.device.type, autocast, enabled=autocast is not None):
+        inputs = conv_inputs(names, model, x)
+    cache = AutotuneCache(remember=remember)
     merged: dict[str, int] = {}
-    for name, call in calls.items():
-        conv = call.conv
-        key = f'{call.key()} | training, autocast {autocast}'
-        number = known.get(key, found.get(key))
-        if number is None or number not in candidates(conv.groups, conv.in_channels, conv.out_channels):
-            with torch.enable_grad():
-                number = found[key] = fastest_in_training(call, autocast)
+    for conv, seen in inputs.items():
+        key = f'{key_of(conv, seen)} | {seen.dtype} | training, autocast {autocast}'
+        number = cache.fastest(key, group_counts(conv), partial(fastest_in_training, conv, seen, autocast))
         if number != conv.groups:
-            merged[name] = number
-            owner, _, leaf = name.rpartition('.')
-            setattr(model.get_submodule(owner), leaf, MergedConv(conv, number))
-    if remember and found:
-        write_choices(FILE_NAME, found, int)
+            merged[names[conv]] = number
+            put(model, names[conv], MergedConv(conv, number))
+    cache.save()
     return merged
 
 
-class Call(NamedTuple):
-    """A convolution, and what its input is like.
+@torch.enable_grad()
+def fastest_in_training(conv: nn.Conv2d, like: Tensor, autocast: torch.dtype | None) -> int:
+    """Measure copies of a convolution with each number of groups, forward and backward.
 
-    Attributes:
+    Args:
         conv: The convolution.
-        shape: B, C, H and W.
-        dtype: The input's.
-        channels_last: Whether the input is.
+        like: Its input, from `conv_inputs`.
+        autocast: Dtype of the autocast, or None.
     """
+    x = random_input(like, conv.weight.device).requires_grad_()
+    baseline = copy.deepcopy(conv).requires_grad_()
 
-    conv: nn.Conv2d
-    shape: list[int]
-    dtype: torch.dtype
-    channels_last: bool
+    def run(number: int) -> object:
+        with torch.autocast(x.device.type, autocast, enabled=autocast is not None):
+            output = layers[number](x)
+        return torch.autograd.grad(output, [x, *layers[number].parameters()], output.detach())
 
-    def key(self) -> str:
-        """What its speed depends on, as a line of text."""
-        return f'{key_of(self.conv, self.shape, channels_last=self.channels_last)} | {self.dtype}'
-
-    def picture(self) -> Tensor:
-        """A random input."""
-        x = torch.randn(self.shape, generator=torch.Generator().manual_seed(0)).to(self.conv.weight.device, self.dtype)
-        return x.contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format)
-
-
-def fastest_in_training(call: Call, autocast: torch.dtype | None) -> int:
-    """Measure a convolution unmerged and merged, forward and backward; it is left as it is."""
-    device = call.conv.weight.device
-    x = call.picture().requires_grad_()
-    runs: dict[int, Callable[[], object]] = {}
-    for number in candidates(call.conv.groups, call.conv.in_channels, call.conv.out_channels):
-        twin = copy.deepcopy(call.conv).requires_grad_()
-        conv = twin if number == twin.groups else MergedConv(twin, number)
-
-        def run(conv: nn.Conv2d = conv) -> object:
-            with torch.autocast(device.type, autocast, enabled=autocast is not None):
-                output = conv(x)
-            return torch.autograd.grad(output, [x, *conv.parameters()], output.detach())
-
-        runs[number] = run
-    return choose(measure(runs, device), call.conv.groups)
-
-
-def _grouped_calls(model: nn.Module, shape: Sequence[int], autocast: torch.dtype | None) -> dict[str, Call]:
-    """The calls of grouped convolutions that could be merged, by name, in one forward pass that changes nothing."""
-    calls: dict[str, Call] = {}
-    hooks = []
-    for name, conv in model.named_modules():
-        if not is_plain(conv) or type(conv) is MergedConv or conv._forward_hooks or conv._forward_pre_hooks:
-            continue
-        if len(candidates(conv.groups, conv.in_channels, conv.out_channels)) == 1:
-            continue
-
-        def note(module: nn.Conv2d, args: tuple[Tensor, ...], name: str = name) -> None:
-            x = args[0]
-            nhwc = x.is_contiguous(memory_format=torch.channels_last)
-            calls[name] = Call(module, list(x.shape), x.dtype, nhwc)
-
-        hooks.append(conv.register_forward_pre_hook(note))
-    like = next(model.parameters(), torch.empty(0))
-    x = torch.full(tuple(shape), 0.5, dtype=like.dtype, device=like.device)
-    try:
-        mixed = torch.autocast(like.device.type, autocast, enabled=autocast is not None)
-        with eval_mode(model), torch.no_grad(), mixed:
-            model(x.contiguous(memory_format=_format_of(model)))
-    except RuntimeError as error:
-        raise ValueError(
-            f'The model does not take pictures of {list(shape[1:])}: pass its input_size. ({error})'
-        ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls
+    layers = {number: MergedConv(baseline, number) for number in group_counts(conv)} | {conv.groups: baseline}
+    return pick_fastest(measure({number: partial(run, number) for number in layers}, x.device), conv.groups)
 
 
 def _format_of(model: nn.Module) -> torch.memory_format:
-    """The memory format of a model's weights, which its inputs are to have too."""
+    """The memory format of a model's weights, which its inputs should have too."""
     kernels = (parameter for parameter in model.parameters() if parameter.dim() == 4)
     nhwc = any(k.is_contiguous(memory_format=torch.channels_last) and not k.is_contiguous() for k in kernels)
     return torch.channels_last if nhwc else torch.contiguous_format

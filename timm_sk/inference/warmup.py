@@ -1,8 +1,8 @@
-"""What a model's first calls on a GPU would pay for, paid before the model is handed out.
+"""Warm-up: a model's first calls on a GPU, made before the model is returned.
 
-There, first calls load and compile kernels, and ask cuDNN for an algorithm for each convolution. The answer is kept for
-each shape in each thread, and is looked up before `torch.backends.cudnn.benchmark` is: the first call of a shape
-decides how fast the others are.
+First calls load and compile kernels, and ask cuDNN for an algorithm for each convolution. cuDNN keeps the answer for
+each shape and thread, whatever `torch.backends.cudnn.benchmark` is later: the first call of a shape decides how fast
+the others are.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CALLS = 2  # the first makes what the second may still find missing: buffers of its own size in the allocator
+CALLS = 2  # in the second, the allocator may still lack blocks of its sizes
 
 
 @contextmanager
-def cudnn_chooses(measure: bool = True) -> Iterator[None]:
-    """Let cuDNN measure which algorithm is fastest for each new shape, or let it guess; no effect but on CUDA."""
+def cudnn_benchmark(enabled: bool = True) -> Iterator[None]:
+    """Set `torch.backends.cudnn.benchmark` in the context: whether cuDNN measures its algorithms for each new shape."""
     before = torch.backends.cudnn.benchmark
-    torch.backends.cudnn.benchmark = measure
+    torch.backends.cudnn.benchmark = enabled
     try:
         yield
     finally:
@@ -27,15 +27,15 @@ def cudnn_chooses(measure: bool = True) -> Iterator[None]:
 
 
 def warm_up(run: Callable[[Tensor], Any], x: Tensor) -> None:
-    """Call a model on an input of the shape that it is to be fast for, without gradients.
+    """Call a model without gradients on an input of the shape that it should be fast for.
 
-    On CUDA the device is idle afterwards, so that no stream overtakes what prepared the model on this one.
+    On CUDA this waits for the device, so that calls on other streams find the model ready.
 
     Args:
-        run: The model, in eval mode.
-        x: [B, C, H, W].
+        run: Model in eval mode.
+        x: Input, [B, C, H, W].
     """
-    with torch.no_grad(), cudnn_chooses():
+    with torch.no_grad(), cudnn_benchmark():
         for _ in range(CALLS):
             run(x)
     if x.is_cuda:

@@ -16,6 +16,7 @@ from variants import filled, images
 
 import timm_sk
 from timm_sk.inference import tune_branches
+from timm_sk.inference.autotune import FILE_NAME
 from timm_sk.inference.tune_branches import SEPARATE, replace_where_faster
 from timm_sk.layers import SelectiveKernel
 from timm_sk.layers.folded_conv import FoldedConv
@@ -158,6 +159,11 @@ def test_refuses_an_unknown_form():
         TwoBranchSelectiveKernel(folded(), 'A')
 
 
+def like(*size: int) -> Tensor:
+    """The input of a unit, without its values."""
+    return torch.empty(1, *size, device='meta').to(memory_format=torch.channels_last)
+
+
 class Net(nn.Module):
     """Three units, of which two are alike, with what deploying knows of them."""
 
@@ -165,9 +171,8 @@ class Net(nn.Module):
         super().__init__()
         self.units = nn.Sequential(folded(), folded(), folded(stride=2))
 
-    def shapes(self) -> dict[FoldedConv, list[int]]:
-        sizes = [(5, 4), (5, 4), (5, 4)]
-        return {convolutions(unit)[0]: [1, 16, *size] for unit, size in zip(self.units, sizes, strict=False)}
+    def inputs(self) -> dict[FoldedConv, Tensor]:
+        return {convolutions(unit)[0]: like(16, 5, 4) for unit in self.units}
 
     def forms(self) -> list[str]:
         return [getattr(unit, 'form', SEPARATE) for unit in self.units]
@@ -188,19 +193,19 @@ class Stopwatch:
 
 
 def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
-    path = store_root() / tune_branches.FILE_NAME
+    path = store_root() / FILE_NAME
     answers = iter(['kept', SEPARATE, 'recomputed', 'kept'])  # no more than these are asked for
     monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     net = Net()
-    found = replace_where_faster(net, net.shapes(), remember=False, interpret=True)
+    found = replace_where_faster(net, net.inputs(), remember=False, interpret=True)
     assert found == {'units.0': 'kept', 'units.1': 'kept'}
     assert net.forms() == ['kept', 'kept', SEPARATE]
     assert not path.exists()
     for _ in range(2):
         net = Net()
-        replace_where_faster(net, net.shapes(), interpret=True)
+        replace_where_faster(net, net.inputs(), interpret=True)
         assert net.forms() == ['recomputed', 'recomputed', 'kept']
-    again = json.loads(path.read_text())
+    again = json.loads(path.read_text())['fastest']
     assert sorted(again.values()) == ['kept', 'recomputed']
     assert all('torch 2' in key and 'triton' in key and 'groups 1' in key for key in again)
 
@@ -208,21 +213,8 @@ def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
 @pytest.mark.parametrize(('times', 'form'), [(TO_SEPARATE, SEPARATE), (TO_KEPT, 'kept'), (TO_RECOMPUTED, 'recomputed')])
 def test_the_fastest_form_must_win_by_a_margin(monkeypatch, times, form, launches):
     monkeypatch.setattr(tune_branches, 'measure', Stopwatch(times))
-    assert tune_branches.fastest_form(folded(), [1, 16, 3, 3]) == form
+    assert tune_branches.fastest_form(folded(), like(16, 3, 3)) == form
     assert launches.count == 3 + 3  # once to prepare, once in the measurement
-
-
-@pytest.mark.parametrize('damaged', ['{"half', '[1]', {'form': 'A'}, {'form': 3}])
-def test_a_damaged_file_is_measured_anew(monkeypatch, damaged):
-    path = store_root() / tune_branches.FILE_NAME
-    path.parent.mkdir(parents=True, exist_ok=True)
-    net = Net()
-    shapes = net.shapes()
-    keys = [tune_branches.key_of(unit, [1, 16, 5, 4]) for unit in net.units]
-    path.write_text(json.dumps(dict.fromkeys(keys, damaged['form'])) if isinstance(damaged, dict) else damaged)
-    monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: 'recomputed')
-    assert set(replace_where_faster(net, shapes, interpret=True).values()) == {'recomputed'}
-    assert set(json.loads(path.read_text()).values()) == {'recomputed'}
 
 
 @pytest.mark.parametrize('name', ['two_branch_keep', 'two_branch_fuse'])
@@ -233,13 +225,13 @@ def test_a_kernel_that_cannot_be_built_is_left_out(monkeypatch, name, caplog):
     seen: list[list[str]] = []
     monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: seen.append(list(runs)) or {SEPARATE: [1.0]})
     monkeypatch.setattr(torch.ops.timm_sk, name, fail)
-    tune_branches._tell.cache_clear()
+    tune_branches._log_once.cache_clear()
     for _ in range(2):
-        assert tune_branches.fastest_form(folded(), [1, 16, 3, 3]) == SEPARATE
+        assert tune_branches.fastest_form(folded(), like(16, 3, 3)) == SEPARATE
     left = 'recomputed' if name == 'two_branch_keep' else 'kept'
     assert seen == [[SEPARATE, left]] * 2
     assert [record.getMessage() for record in caplog.records] == [
-        'SK units do without the two-branch kernel: RuntimeError: no C compiler'
+        'The two-branch kernel is not used: RuntimeError: no C compiler'
     ]
 
 
@@ -248,7 +240,7 @@ def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
     for conv in convolutions(unit):
         conv.merge(2)
     monkeypatch.setattr(tune_branches, 'measure', Stopwatch(TO_KEPT))
-    tune_branches.fastest_form(unit, [1, 32, 3, 3])
+    tune_branches.fastest_form(unit, like(32, 3, 3))
     assert type(unit) is SelectiveKernel
     assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
     assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'kept'))] == [4, 4]
@@ -257,12 +249,12 @@ def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
 def test_never_on_a_cpu_unless_asked(monkeypatch):
     monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: TO_KEPT)
     net = Net()
-    assert replace_where_faster(net, net.shapes()) == {}
+    assert replace_where_faster(net, net.inputs()) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
-    assert replace_where_faster(net, net.shapes(), interpret=True) == {}
+    assert replace_where_faster(net, net.inputs(), interpret=True) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', True)
     monkeypatch.setattr(kernels, 'load', lambda name: False)  # Triton is missing
-    assert replace_where_faster(net, net.shapes(), interpret=True) == {}
+    assert replace_where_faster(net, net.inputs(), interpret=True) == {}
     assert net.forms() == [SEPARATE] * 3
 
 
@@ -273,7 +265,7 @@ def test_forms_are_measured_without_compiling_them(monkeypatch):
     monkeypatch.setattr(tune_branches, '_runs_on_device', lambda *_: True)  # as on a GPU
     net = Net()
     net.units = net.units[:1]
-    assert replace_where_faster(net, net.shapes()) == {'units.0': 'kept'}
+    assert replace_where_faster(net, net.inputs()) == {'units.0': 'kept'}
 
 
 @torch.no_grad()
@@ -289,8 +281,8 @@ def test_a_whole_net(monkeypatch, launches):
     forms = ['kept', 'recomputed', 'kept', SEPARATE, 'recomputed']
     answers = iter(forms)
     monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
-    shapes = {convolutions(unit)[0]: [1, unit.in_channels, 1, 1] for unit in units}
-    replaced = replace_where_faster(deployed, shapes, remember=False, interpret=True)
+    inputs = {convolutions(unit)[0]: like(unit.in_channels, 1, 1) for unit in units}
+    replaced = replace_where_faster(deployed, inputs, remember=False, interpret=True)
     assert list(replaced.values()) == [form for form in forms if form != SEPARATE]
     assert float((deployed(x) - wanted).abs().max() / wanted.abs().max()) <= 1e-5
     assert launches.count == 6
@@ -309,9 +301,8 @@ def test_deployed_on_a_gpu(dtype, compile):
     model = filled('sknet50').cuda()
     x = images(8, size=64).cuda()
     deployed = timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=8, dtype=dtype, compile=compile)
-    choices = json.loads((store_root() / tune_branches.FILE_NAME).read_text())
-    assert choices
-    assert set(choices.values()) <= {SEPARATE, *FORMS}
+    fastest = json.loads((store_root() / FILE_NAME).read_text())['fastest']
+    assert {form for form in fastest.values() if isinstance(form, str)} & {SEPARATE, *FORMS}
     wanted = model(x)
     tolerance = 1e-2 if dtype == torch.float32 else 5e-2  # cuDNN's convolutions may use TF32
     assert float((deployed(x) - wanted).abs().max() / wanted.abs().max()) <= tolerance

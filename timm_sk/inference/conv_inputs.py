@@ -1,0 +1,64 @@
+"""The inputs of a model's convolutions in one forward pass."""
+
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+Conv = TypeVar('Conv', bound=nn.Conv2d)
+
+
+def observe_convs(
+    convs: Iterable[Conv], run: Callable[[], object], observe: Callable[[Conv, Tensor, Tensor], None]
+) -> None:
+    """Call `observe` with each convolution, its input and its output, while a forward pass runs.
+
+    Args:
+        convs: The convolutions.
+        run: Runs the forward pass.
+        observe: Function to call, in the order in which the convolutions run.
+    """
+    hooks = [conv.register_forward_hook(lambda conv, args, output: observe(conv, args[0], output)) for conv in convs]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def conv_inputs(convs: Iterable[Conv], run: Callable[[Tensor], object], x: Tensor) -> dict[Conv, Tensor]:
+    """The last input of each convolution without its values, as a tensor on the meta device.
+
+    Args:
+        convs: The convolutions.
+        run: The model.
+        x: Input of the model, [B, C, H, W].
+
+    Raises:
+        ValueError: If the model does not take such inputs.
+    """
+    inputs: dict[Conv, Tensor] = {}
+
+    def observe(conv: Conv, x: Tensor, output: Tensor) -> None:
+        inputs[conv] = x.detach().to('meta')
+
+    try:
+        observe_convs(convs, lambda: run(x), observe)
+    except RuntimeError as error:
+        raise ValueError(
+            f'The model does not take images of {list(x.shape[1:])}: pass its input_size. ({error})'
+        ) from error
+    return inputs
+
+
+def random_input(like: Tensor, device: torch.device) -> Tensor:
+    """A random tensor of the shape, dtype and memory format of another one, from a fixed seed."""
+    x = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(device, like.dtype)
+    return x.contiguous(memory_format=memory_format_of(like))
+
+
+def memory_format_of(x: Tensor) -> torch.memory_format:
+    """Channels last if a 4-d tensor has that format, else contiguous."""
+    is_channels_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_channels_last else torch.contiguous_format
