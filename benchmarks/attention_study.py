@@ -1,4 +1,4 @@
-"""How fast a data set is studied by `timm_sk.explain.study`, beside the plain forward passes of the same pictures.
+"""How fast a data set is studied by `timm_sk.explain.study`, beside the plain forward passes of the same images.
 
 `PYTHONPATH=. python benchmarks/attention_study.py --out benchmarks/attention_study.csv`. Plain passes, passes while
 attention is recorded, and the whole study take turns, on batches that are there already and on JPEG files that are
@@ -26,28 +26,28 @@ from timm_sk.devices import open_device
 from timm_sk.explain import Enlarging, study
 from timm_sk.explain.batches import data_batches
 from timm_sk.factory import ready_model
-from timm_sk.inference.timing import MIN_ROUNDS, MIN_WARMUP, interleave, summarise
+from timm_sk.inference.timing import MIN_ROUNDS, interleave, summarize
 
 Batches = Iterable[tuple[Sequence[Tensor], Tensor]]
 Source = Callable[[], Batches]
-Name = tuple[str, str]  # what is done, and where its pictures come from
+Name = tuple[str, str]  # what is done, and where its images come from
 
 
 @dataclass(kw_only=True)
 class StudyRow(Measurement):
-    """One way to see all pictures at all scales, over all rounds.
+    """One way to see all images at all scales, over all rounds.
 
     Attributes:
         what: 'plain' forward passes, 'recording' of attention in them, or the 'study'.
-        pictures: 'ready' as batches, or 'files' that are loaded.
+        source: 'ready' as batches, or 'files' that are loaded.
         count: ImageDataset in a round.
         scales: At how many each is seen.
-        min_images_per_s: Of the slowest round, each picture counted once for all scales; median and max alike.
+        min_images_per_s: Of the slowest round, each image counted once for all scales; median and max alike.
         min_of_plain: Least speed as a share of the plain passes' in the same round; median and max alike.
     """
 
     what: str
-    pictures: str
+    source: str
     model: str
     batch: int
     size: int
@@ -67,8 +67,8 @@ class StudyRow(Measurement):
 @torch.inference_mode()
 def plain(model: nn.Module, source: Source) -> None:
     """Forward passes alone."""
-    for pictures, _ in source():
-        for x in pictures:
+    for images, _ in source():
+        for x in images:
             model(x)
 
 
@@ -76,9 +76,9 @@ def plain(model: nn.Module, source: Source) -> None:
 def recording(model: nn.Module, source: Source) -> None:
     """The same while the weights of all units are recorded."""
     with record_attention(model) as units:
-        for pictures, _ in source():
+        for images, _ in source():
             units.clear()
-            for x in pictures:
+            for x in images:
                 model(x)
 
 
@@ -90,7 +90,7 @@ def studying(model: nn.Module, source: Source, *, scales: Sequence[float]) -> No
 def measure(
     model: nn.Module, enlarging: Enlarging, sources: dict[str, Source], *, rounds: int | None
 ) -> dict[Name, list[float]]:
-    """Milliseconds of each round by what is done and where its pictures come from; without rounds all run once."""
+    """Milliseconds of each round by what is done and where its images come from; without rounds all run once."""
     doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=enlarging.scales)}
     device = next(model.parameters()).device
     found: dict[Name, list[float]] = {}
@@ -100,7 +100,7 @@ def measure(
             for step in timed.values():
                 step(0)
         else:
-            found |= interleave(timed, rounds=rounds, warmup=MIN_WARMUP, device=device)[0]
+            found |= interleave(timed, rounds=rounds, device=device)[0]
     return found
 
 
@@ -108,12 +108,12 @@ def rows(found: dict[Name, list[float]], *, count: int, device: torch.device, **
     """A row for each of what was measured."""
     made = []
     for (what, place), times in found.items():
-        speeds = summarise([1e3 * count / time for time in times])
-        shares = summarise([base / time for base, time in zip(found['plain', place], times, strict=True)])
+        speeds = summarize([1e3 * count / time for time in times])
+        shares = summarize([base / time for base, time in zip(found['plain', place], times, strict=True)])
         made.append(
             StudyRow(
                 what=what,
-                pictures=place,
+                source=place,
                 count=count,
                 rounds=len(times),
                 min_images_per_s=speeds[0],
@@ -133,7 +133,7 @@ def main(
     model: Annotated[str, typer.Option(help='What is studied.')] = 'sknet_atto.shapes',
     pretrained: Annotated[bool, typer.Option(help='Load its weights, which change no time.')] = True,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
-    pictures: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
+    images: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
     file_size: Annotated[int, typer.Option(min=8, help='Their height and width.')] = 64,
     workers: Annotated[int, typer.Option(min=0, help='Processes that load.')] = 1,
     rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, 7 or more.')] = MIN_ROUNDS,
@@ -151,7 +151,7 @@ def main(
         net = ready_model(model, pretrained, device=where)
         enlarging = Enlarging(net)
         with tempfile.TemporaryDirectory() as folder:
-            draw_folder(Path(folder), pictures, file_size)
+            draw_folder(Path(folder), images, file_size)
             opened = open_dataset(folder, split='validation')
             loading = partial(data_batches, opened, enlarging, device=where, batch_size=batch_size)
             ready = list(loading(workers=0))
@@ -159,7 +159,7 @@ def main(
             found = measure(net, enlarging, sources, rounds=None if smoke else rounds)
         made = rows(
             found,
-            count=pictures,
+            count=images,
             device=where,
             model=model,
             batch=batch_size,
@@ -170,11 +170,11 @@ def main(
         )
         if out:
             append(out, made)
-    print('what      pictures  images/s       min-max  of plain       min-max')
+    print('what      source    images/s       min-max  of plain       min-max')
     for row in made:
         speed = f'{row.median_images_per_s:9.1f} {row.min_images_per_s:6.1f}-{row.max_images_per_s:.1f}'
         share = f'{row.median_of_plain:8.1%} {row.min_of_plain:.1%}-{row.max_of_plain:.1%}'
-        print(f'{row.what:9} {row.pictures:8} {speed:23} {share}')
+        print(f'{row.what:9} {row.source:8} {speed:23} {share}')
 
 
 if __name__ == '__main__':

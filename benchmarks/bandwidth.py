@@ -1,4 +1,4 @@
-"""How near the stages of an SK unit come to the memory's speed, which is measured as that of a copy."""
+"""The bandwidth that the stages of an SK unit reach, as shares of that of a copy."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -9,15 +9,15 @@ import torch
 from stages import Results, Stage, convolutions, operations, unit_stages
 
 from timm_sk.bench.agreement import exact_float32
-from timm_sk.bench.machine import describe, require_dtype
+from timm_sk.bench.machine import describe, require_supported
 from timm_sk.bench.matrix import DTYPES, MEMORY_FORMATS
 from timm_sk.bench.results import Measurement
-from timm_sk.inference.timing import MIN_WARMUP, Timed, interleave, ratios, require_rounds, summarise
-from timm_sk.inference.warmup import cudnn_chooses
+from timm_sk.inference.timing import WARMUP_ROUNDS, Timed, interleave, ratios, require_rounds, summarize
+from timm_sk.inference.warmup import cudnn_benchmark
 
 _logger = logging.getLogger(__name__)
 
-BOUND = 1e-4  # of the largest value, in float32
+BOUND = 1e-4  # of the largest value in float32
 # C_in, C_out, H = W, groups, kernel size: of sknet50 at 224 pixels, and of skresnet34
 CONVOLUTIONS = (
     (256, 128, 56, 1, 1),
@@ -54,7 +54,7 @@ class StageRow(Measurement):
     min_ms: float | None = None
     median_ms: float | None = None
     max_ms: float | None = None
-    floor_ms: float | None = None
+    least_ms: float | None = None
     gb_per_s: float | None = None
     of_copy_min: float | None = None
     of_copy_median: float | None = None
@@ -70,28 +70,26 @@ def measure_stages(
     memory_format: str,
     device: torch.device,
     rounds: int | None = 7,
-    warmup: int = MIN_WARMUP,
 ) -> Iterator[list[StageRow]]:
-    """Measure fuse, select and its backward pass beside the law's, and one deployed unit stage by stage.
+    """Measure fuse, select and its backward pass beside the reference's, and one deployed unit stage by stage.
 
-    What disagrees with the law is not timed.
+    What disagrees with the reference is not timed.
 
     Args:
         shape: B, C, H, W of a branch.
-        branches: M.
-        groups: Of the unit's convolutions.
-        dtype: A key of `DTYPES`.
-        memory_format: A key of `MEMORY_FORMATS`.
+        branches: Number of branches.
+        groups: Groups of the unit's convolutions.
+        dtype: Key of `DTYPES`.
+        memory_format: Key of `MEMORY_FORMATS`.
         device: A CPU or a CUDA GPU.
-        rounds: Timed rounds; None for bytes and agreement alone.
-        warmup: Rounds before them.
+        rounds: Timed rounds; None to compare only.
 
     Raises:
         ValueError: If there are too few rounds, or float16 is asked of a CPU.
     """
     if rounds is not None:
-        require_rounds(rounds, warmup)
-    require_dtype(dtype, device)
+        require_rounds(rounds)
+    require_supported(device, dtype=dtype)
     place: dict[str, Any] = dict(
         branches=branches, dtype=DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format], device=device
     )
@@ -106,12 +104,12 @@ def measure_stages(
         branches=branches,
         **describe(device),
     )
-    with cudnn_chooses():
+    with cudnn_benchmark():
         copy, *selection = operations(shape, **place)
-        yield _measure([copy, *selection], common, device, rounds, warmup)
+        yield _measure([copy, *selection], common, device, rounds)
         del selection  # and the memory of its maps
         unit = unit_stages(shape, groups=groups, **place)
-        yield _measure([copy, *unit], common | dict(groups=groups), device, rounds, warmup)
+        yield _measure([copy, *unit], common | dict(groups=groups), device, rounds)
 
 
 def measure_convolutions(
@@ -126,20 +124,20 @@ def measure_convolutions(
     """Measure convolutions of `CONVOLUTIONS` with what follows them: bias, ReLU and shortcut.
 
     Args:
-        batch: Images.
-        size: Height and width at most.
-        dtype: A key of `DTYPES`.
-        memory_format: A key of `MEMORY_FORMATS`.
+        batch: Number of images.
+        size: Largest height and width.
+        dtype: Key of `DTYPES`.
+        memory_format: Key of `MEMORY_FORMATS`.
         device: A CPU or a CUDA GPU.
-        rounds: Timed rounds; None for bytes and agreement alone.
+        rounds: Timed rounds; None to compare only.
     """
-    require_dtype(dtype, device)
+    require_supported(device, dtype=dtype)
     for channels, out_channels, width, groups, kernel_size in CONVOLUTIONS:
         width = min(size, width)
         shape = (batch, channels, width, width)
         common: dict[str, Any] = dict(zip(('batch', 'channels', 'height', 'width'), shape, strict=True))
         common |= dict(dtype=dtype, memory_format=memory_format, branches=1, groups=groups, **describe(device))
-        with cudnn_chooses():
+        with cudnn_benchmark():
             stages = convolutions(
                 shape,
                 out_channels=out_channels,
@@ -149,17 +147,17 @@ def measure_convolutions(
                 memory_format=MEMORY_FORMATS[memory_format],
                 device=device,
             )
-            yield _measure(stages, common, device, rounds, MIN_WARMUP)
+            yield _measure(stages, common, device, rounds)
 
 
 def _measure(
-    stages: Sequence[Stage], common: Mapping[str, Any], device: torch.device, rounds: int | None, warmup: int
+    stages: Sequence[Stage], common: Mapping[str, Any], device: torch.device, rounds: int | None
 ) -> list[StageRow]:
-    """Rows of stages that are timed side by side, the first of them the copy."""
+    """Rows of stages that are timed interleaved; the first is the copy."""
     rows: list[StageRow] = []
     steps: dict[int, Timed] = {}  # by the row's place
     for stage in stages:
-        for implementation, step in (('', stage.step), ('law', stage.law)):
+        for implementation, step in (('', stage.step), ('reference', stage.reference)):
             if step is None:
                 continue
             row = StageRow(stage=stage.name, least_bytes=stage.least_bytes, **common)
@@ -168,7 +166,7 @@ def _measure(
                 with exact_float32():
                     found = step(0)
                 if stage.expected is not None:
-                    with exact_float32(), cudnn_chooses(False):
+                    with exact_float32(), cudnn_benchmark(False):
                         row.difference, row.bound = difference(found, stage.expected()), bound_of(common['dtype'])
                     row.status = 'agrees' if row.difference <= row.bound else 'disagrees'
             except RuntimeError as error:  # out of memory, or an operator that this device or cuDNN does not have
@@ -179,21 +177,21 @@ def _measure(
             rows.append(row)
     if rounds is None:
         return rows
-    times, repeats = interleave(steps, rounds=rounds, warmup=warmup, device=device)
+    times, repeats = interleave(steps, rounds=rounds, device=device)
     for place, own in times.items():
         row = rows[place]
-        row.rounds, row.warmup, row.repeats = rounds, warmup, repeats
+        row.rounds, row.warmup, row.repeats = rounds, WARMUP_ROUNDS, repeats
         _enter_times(row, own, copy=times[0], copy_bytes=rows[0].least_bytes)
     return rows
 
 
 def _enter_times(row: StageRow, own: Sequence[float], *, copy: Sequence[float], copy_bytes: int) -> None:
-    """Enter times, and how much of the copy's bandwidth they amount to, round by round."""
-    row.min_ms, row.median_ms, row.max_ms = summarise(own)
+    """Enter times and shares of the copy's bandwidth, by round."""
+    row.min_ms, row.median_ms, row.max_ms = summarize(own)
     row.gb_per_s = row.least_bytes / row.median_ms / 1e6
     shares = [ratio * row.least_bytes / copy_bytes for ratio in ratios(own, copy)]
-    row.of_copy_min, row.of_copy_median, row.of_copy_max = summarise(shares)
-    row.floor_ms = row.least_bytes / copy_bytes * summarise(copy)[1]
+    row.of_copy_min, row.of_copy_median, row.of_copy_max = summarize(shares)
+    row.least_ms = row.least_bytes / copy_bytes * summarize(copy)[1]
 
 
 def difference(found: Results, expected: Results) -> float:
@@ -205,5 +203,5 @@ def difference(found: Results, expected: Results) -> float:
 
 
 def bound_of(dtype: str) -> float:
-    """How far results may be from the law's in float32."""
+    """The largest difference allowed from the reference in float32."""
     return BOUND if dtype == 'float32' else ROUNDING_STEPS * torch.finfo(DTYPES[dtype]).eps

@@ -2,7 +2,7 @@
 
     python benchmarks/finetune_digits.py --out benchmarks/finetune_digits.csv
 
-The held-out pictures are those of weights/digits_split.json. Each run is the command of docs/finetune.md in a process
+The held-out images are those of weights/digits_split.json. Each run is the command of docs/finetune.md in a process
 of its own; its seconds are those of the whole command.
 """
 

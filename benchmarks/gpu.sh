@@ -18,7 +18,7 @@ esac
 budget=${BUDGET:-$usual}
 out=$(mkdir -p "${OUT:-benchmarks}" && cd "${OUT:-benchmarks}" && pwd) || exit 2
 export PYTHONPATH=$PWD/.site:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1
-export TIMM_SK_HOME=$out/store # the choices of `deploy` are results too
+export TIMM_SK_HOME=$out/store # what `deploy` measures is a result too
 
 give_up() {
   echo "benchmarks/gpu.sh: $1" >&2

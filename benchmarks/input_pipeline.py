@@ -1,7 +1,7 @@
-"""How fast pictures are loaded, beside how fast they are trained on, and how long training waits for them.
+"""How fast images are loaded, beside how fast they are trained on, and how long training waits for them.
 
-`python benchmarks/input_pipeline.py --out benchmarks/input_pipeline.csv`. The pictures are drawn from a seed into a
-folder that is removed afterwards. The step alone on pictures that are there already, loading alone, and both together
+`python benchmarks/input_pipeline.py --out benchmarks/input_pipeline.csv`. The images are drawn from a seed into a
+folder that is removed afterwards. The step alone on images that are there already, loading alone, and both together
 take turns, round after round.
 """
 
@@ -28,7 +28,7 @@ from timm_sk.console import one_line_errors
 from timm_sk.data import Batch, ImageDataset, Loader, normalizer, open_dataset, train_loader
 from timm_sk.devices import open_device
 from timm_sk.distributed import DistributedContext
-from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarise
+from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarize
 
 AHEAD = 2  # batches that a worker loads ahead: so many come before the clock starts, and after it stops
 ALONE = 4  # times as many batches where they are loaded alone, which takes less time than a step
@@ -82,7 +82,7 @@ Step = Callable[[Batch], object]
 
 
 def draw_folder(root: Path, count: int, file_size: int) -> None:
-    """JPEG pictures of shapes in a folder for each class."""
+    """JPEG images of shapes in a folder for each class."""
     for number, (pixels, label) in enumerate(zip(*shapes.draw(count, seed=0, size=file_size), strict=True)):
         folder = root / shapes.CLASS_NAMES[label]
         folder.mkdir(exist_ok=True)
@@ -139,7 +139,7 @@ def stepping(step: Step, batch: Batch, batches: int) -> Taken:
 
 
 def measure(
-    pictures: ImageDataset,
+    images: ImageDataset,
     *,
     model: str,
     workers: list[int],
@@ -154,16 +154,16 @@ def measure(
     """Measure in turn: the step alone, loading alone for each number of workers, and both for some numbers.
 
     Raises:
-        ValueError: If there are too few pictures for so many batches.
+        ValueError: If there are too few images for so many batches.
     """
     needed = batch_size * (ALONE * batches + 2 * AHEAD * max(*workers, *with_step, 1))
-    if len(pictures) < needed:
-        raise ValueError(f'A round loads {needed} pictures, got {len(pictures)}: draw more, or time fewer batches.')
+    if len(images) < needed:
+        raise ValueError(f'A round loads {needed} images, got {len(images)}: draw more, or time fewer batches.')
     transform = create_transform((3, size, size), is_training=True, use_prefetcher=True, auto_augment=augmentation)
     step = training_step(model, device)
 
     def loader(count: int, steps: int) -> Loader:
-        few = pictures.subset(range(batch_size * (steps + 2 * AHEAD * max(count, 1))))
+        few = images.subset(range(batch_size * (steps + 2 * AHEAD * max(count, 1))))
         return train_loader(
             few, transform, batch_size=batch_size, context=DistributedContext(device=device), seed=0, workers=count
         )
@@ -187,7 +187,7 @@ def rows(found: dict[Name, list[Taken]], *, batches: int, device: torch.device, 
     made = []
     for (what, workers), taken in found.items():
         timed = batches * (ALONE if what == 'loading' else 1)
-        least, median, most = summarise([timed * setting['batch'] / one.seconds for one in taken])
+        least, median, most = summarize([timed * setting['batch'] / one.seconds for one in taken])
         row = PipelineRow(
             what=what,
             workers=workers,
@@ -200,7 +200,7 @@ def rows(found: dict[Name, list[Taken]], *, batches: int, device: torch.device, 
             **describe(device),
         )
         if what == 'both':
-            row.min_waiting, row.median_waiting, row.max_waiting = summarise(
+            row.min_waiting, row.median_waiting, row.max_waiting = summarize(
                 [one.waiting / one.seconds for one in taken]
             )
         made.append(row)
@@ -214,7 +214,7 @@ def main(
     batch_size: Annotated[int, typer.Option(min=2)] = 16,
     size: Annotated[int, typer.Option(min=32, help='Height and width that the net gets.')] = 224,
     augmentation: Annotated[str, typer.Option(help="timm's name of a policy.")] = 'rand-m9-mstd0.5',
-    pictures: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
+    images: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
     file_size: Annotated[int, typer.Option(min=8, help='Their height and width.')] = 256,
     batches: Annotated[int, typer.Option(min=1, help='Steps of a round.')] = 4,
     rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, 7 or more.')] = MIN_ROUNDS,
@@ -234,7 +234,7 @@ def main(
         torch.manual_seed(0)
         setting = dict(model=model, size=size, augmentation=augmentation)
         with tempfile.TemporaryDirectory() as folder:
-            draw_folder(Path(folder), pictures, file_size)
+            draw_folder(Path(folder), images, file_size)
             opened = open_dataset(folder, split='train')
             found = measure(
                 opened,

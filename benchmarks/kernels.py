@@ -61,13 +61,13 @@ def table(rows: Sequence[StageRow]) -> str:
     size = 'x'.join(str(number) for number in (first.batch, first.channels, first.height, first.width))
     lines = [
         f'{first.branches} branches of {size}, {first.dtype}, {first.memory_format}, {first.processor}',
-        f'{"stage":22} {"by":8} {"MB":>9} {"ms":>9} {"floor ms":>9} {"GB/s":>8} {"of copy":>8}  agreement',
+        f'{"stage":22} {"by":8} {"MB":>9} {"ms":>9} {"least ms":>9} {"GB/s":>8} {"of copy":>8}  agreement',
     ]
     for row in rows:
         cells = [
             _cell(row.least_bytes / 1e6, '.3f', 9),
             _cell(row.median_ms, '.4f', 9),
-            _cell(row.floor_ms, '.4f', 9),
+            _cell(row.least_ms, '.4f', 9),
             _cell(row.gb_per_s, '.1f', 8),
             _cell(row.of_copy_median, '.3f', 8),
         ]

@@ -29,19 +29,19 @@ class Stage:
     """One stage.
 
     Attributes:
-        name: What it is called in the CSV.
+        name: Name in the CSV.
         implementation: 'triton' where `timm_sk.ops` launches kernels on such branches, else 'torch'.
-        least_bytes: Of its least traffic.
-        step: Runs it on the input set of a running number.
-        law: Does the same in plain PyTorch; None where that is the same code.
-        expected: Its results on the first input set, computed in float32; None where nothing is left to compare.
+        least_bytes: Bytes of its least traffic.
+        step: Function that runs it on the input set of a running number.
+        reference: The same in plain PyTorch; None where that is the same code.
+        expected: Function that computes its results on the first input set in float32; None if nothing is compared.
     """
 
     name: str
     implementation: str
     least_bytes: int
     step: Callable[[int], Results]
-    law: Callable[[int], Results] | None = None
+    reference: Callable[[int], Results] | None = None
     expected: Callable[[], Results] | None = None
 
 
@@ -72,14 +72,14 @@ def operations(
     memory_format: torch.memory_format,
     device: torch.device,
 ) -> list[Stage]:
-    """The copy of one map, which is the yardstick, and `timm_sk.ops` beside the law.
+    """The copy of one map, which is the baseline, and `timm_sk.ops` beside its reference.
 
     Args:
         shape: B, C, H, W of a branch.
-        branches: M.
-        dtype: Of the branches and the logits.
-        memory_format: Of the branches.
-        device: Where they are.
+        branches: Number of branches.
+        dtype: Dtype of branches and logits.
+        memory_format: Memory format of the branches.
+        device: Device of the tensors.
     """
 
     def draw(seed: int, size: Sequence[int] = shape) -> Tensor:
@@ -115,7 +115,7 @@ def operations(
             implementation=by,
             least_bytes=maps + descriptor,
             step=_forward(ops.fuse, sets),
-            law=_forward(reference.fuse, sets),
+            reference=_forward(reference.fuse, sets),
             expected=lambda: exact(reference.fuse),
         ),
         Stage(
@@ -123,7 +123,7 @@ def operations(
             implementation=by,
             least_bytes=maps + scores + selected,
             step=_forward(ops.select, sets, logits),
-            law=_forward(reference.select, sets, logits),
+            reference=_forward(reference.select, sets, logits),
             expected=lambda: exact(reference.select, logits[0]),
         ),
         Stage(
@@ -131,7 +131,7 @@ def operations(
             implementation=by,
             least_bytes=2 * (maps + scores) + selected,
             step=backward(ops.select),
-            law=backward(reference.select),
+            reference=backward(reference.select),
             expected=exact_backward,
         ),
     ]
@@ -157,12 +157,12 @@ def convolutions(
 
     Args:
         shape: B, C, H, W of its input.
-        out_channels: Of its output, which is as high and wide.
-        kernel_size: Height and width, odd.
-        groups: Of the convolution.
-        dtype: Of weight and input.
-        memory_format: Of weight and input.
-        device: Where they are.
+        out_channels: Channels of its output, which is as high and wide.
+        kernel_size: Height and width of the kernel, odd.
+        groups: Groups of the convolution.
+        dtype: Dtype of weight and input.
+        memory_format: Memory format of weight and input.
+        device: Device of the tensors.
     """
     batch, channels, height, width = shape
 
@@ -198,7 +198,7 @@ def convolutions(
     least = bytes_of([maps[0], weight, shortcut])  # the shortcut is as large as the output
     small, large = bytes_of([bias]), bytes_of([bias, shortcut])
     kind = f'{channels}-{out_channels} {kernel_size}x{kernel_size}'
-    ways: list[tuple[str, str, Callable[[Tensor], Tensor], int, Callable[[], Results]]] = [
+    candidates: list[tuple[str, str, Callable[[Tensor], Tensor], int, Callable[[], Results]]] = [
         ('', 'torch', lambda x: F.conv2d(x, weight, None, *settings), 0, expected(biased=False)),
         (' relu', 'torch', relu, small, expected()),
         (' relu', 'cudnn', cudnn_relu, small, expected()),
@@ -207,7 +207,7 @@ def convolutions(
     ]
     return [copy(maps)] + [
         Stage(name=kind + name, implementation=by, least_bytes=least + more, step=_forward(run, maps), expected=wanted)
-        for name, by, run, more, wanted in ways
+        for name, by, run, more, wanted in candidates
     ]
 
 
@@ -244,31 +244,31 @@ def unit_stages(
 
     Args:
         shape: B, C, H, W of its input and of each branch.
-        branches: M, of kernel sizes 3, 5, and so on.
-        groups: Of its convolutions.
-        dtype: Of weights and inputs.
-        memory_format: Of weights and inputs.
-        device: Where they are.
+        branches: Number of branches, of kernel sizes 3, 5, and so on.
+        groups: Groups of its convolutions.
+        dtype: Dtype of weights and inputs.
+        memory_format: Memory format of weights and inputs.
+        device: Device of the tensors.
     """
     plain = _random_unit(shape[1], branches, groups)
     unit = _deployed(plain, shape, dtype, memory_format, device)
     attention: Any = unit.attn
-    pictures = [
+    images = [
         normal(shape, seed=index, dtype=dtype, memory_format=memory_format, device=device)
         for index in range(INPUT_SETS)
     ]
     with torch.no_grad():
-        maps = [unit.split(x) for x in pictures]
+        maps = [unit.split(x) for x in images]
         fused = [ops.fuse(branch_maps) for branch_maps in maps]
         logits = [attention(descriptor) for descriptor in fused]
 
     def expected() -> Results:
         exact: Any = deepcopy(plain).to(dtype).float().to(device)  # weights that were rounded, arithmetic that is not
         with torch.no_grad():
-            branch_maps = exact.split(pictures[0].float())
+            branch_maps = exact.split(images[0].float())
             return (reference.select(branch_maps, exact.attn(reference.fuse(branch_maps))),)
 
-    whole, branch_bytes = bytes_of(pictures[:1]), bytes_of(maps[0])
+    whole, branch_bytes = bytes_of(images[:1]), bytes_of(maps[0])
     small, scores = bytes_of(fused[:1]), bytes_of(logits[:1])
     by = runs_on(maps[0])
     stages = [
@@ -276,7 +276,7 @@ def unit_stages(
             name='unit_split',
             implementation=by,
             least_bytes=whole + branch_bytes + bytes_of(unit.paths.parameters()),
-            step=_forward(unit.split, pictures),
+            step=_forward(unit.split, images),
         ),
         Stage(name='unit_fuse', implementation=by, least_bytes=branch_bytes + small, step=_forward(ops.fuse, maps)),
         Stage(
@@ -295,7 +295,7 @@ def unit_stages(
     least = sum(stage.least_bytes for stage in stages)
     return [
         *stages,
-        Stage(name='unit', implementation=by, least_bytes=least, step=_forward(unit, pictures), expected=expected),
+        Stage(name='unit', implementation=by, least_bytes=least, step=_forward(unit, images), expected=expected),
     ]
 
 

@@ -58,7 +58,7 @@ def run(unit: str, seed: int) -> dict[str, object]:
         seed=seed,
         top1=round(100 * (1 - wrong / TEST_COUNT), 2),
         seconds=round(seconds),
-        pictures=RECIPE.epochs * NewPictures(seed).steps * RECIPE.batch_size,
+        images=RECIPE.epochs * NewPictures(seed).steps * RECIPE.batch_size,
         torch=torch.__version__.partition('+')[0],
         timm=timm.__version__,
         machine=platform.machine(),

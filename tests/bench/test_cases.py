@@ -1,11 +1,11 @@
-"""What is compared with what, and whether timm's side is the same function."""
+"""Cases, variants and their baselines, and models of timm that compute the same function."""
 
 import pytest
 import timm
 import torch
 
-from timm_sk.bench import Variant, cases
-from timm_sk.bench.counterparts import _PLAIN, _TIMM, KERNEL_SIZES, branch_counts, build
+from timm_sk.bench import cases
+from timm_sk.bench.counterparts import KERNEL_SIZES, PLAIN_BACKBONES, TIMM_FUNCTIONS, branch_counts, build
 from timm_sk.bench.matrix import baseline, variants
 from timm_sk.bench.random_weights import fill
 
@@ -18,26 +18,26 @@ def shapes(model):
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
-@pytest.mark.parametrize('arch', [*_TIMM, 'skresnet34', 'resnest50d'])
+@pytest.mark.parametrize('arch', [*TIMM_FUNCTIONS, 'skresnet34', 'resnest50d'])
 @pytest.mark.parametrize('branches', [None, 1, 4])
-def test_timms_side_has_our_parameters(arch, branches):
+def test_timm_model_has_our_parameters(arch, branches):
     with torch.device('meta'):
         ours, timms = (build(side, arch, branches=branches) for side in ('ours', 'timm'))
     assert type(timms).__module__.startswith('timm.')
     assert shapes(ours) == shapes(timms)
 
 
-def test_timms_side_of_the_papers_nets_is_the_same_function():
-    pictures = torch.randn(2, 3, 64, 64)
-    timms = fill(build('timm', 'sknet26'), pictures).eval().double()
+def test_timm_model_of_sknet26_is_the_same_function():
+    images = torch.randn(2, 3, 64, 64)
+    timms = fill(build('timm', 'sknet26'), images).eval().double()
     ours = build('ours', 'sknet26').eval().double()
     ours.load_state_dict(timms.state_dict())
     with torch.no_grad():
-        expected = timms(pictures.double())
-        torch.testing.assert_close(ours(pictures.double()), expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
+        expected = timms(images.double())
+        torch.testing.assert_close(ours(images.double()), expected, rtol=0, atol=1e-11 * float(expected.abs().max()))
 
 
-def test_branches_have_the_sizes_of_the_axis():
+def test_kernel_sizes_of_branches():
     with torch.device('meta'):
         nets = {count: build('timm', 'skresnet34', branches=count) for count in branch_counts('skresnet34')}
     assert list(nets) == [1, 2, 3, 4]
@@ -47,18 +47,23 @@ def test_branches_have_the_sizes_of_the_axis():
         assert {path.conv.in_channels for path in paths} == {64}
 
 
-def test_nothing_of_the_other_sides_can_be_reparameterized():
-    names = [*('skresnet18', 'skresnext50_32x4d', 'resnest14d'), *set(_PLAIN.values())]
+def test_only_ours_can_be_reparameterized():
+    names = [*('skresnet18', 'skresnext50_32x4d', 'resnest14d'), *set(PLAIN_BACKBONES.values())]
     for name in names:
         with torch.device('meta'):
             net = getattr(timm.models, name)()
         assert not [module for module in net.modules() if hasattr(module, 'fuse') or hasattr(module, 'reparameterize')]
 
 
-def test_variants_and_their_baselines():
+def baselines(case, forms, sides=SIDES):
+    """What each variant of a case is compared with."""
+    chosen = variants(case, forms=forms, sides=sides)
+    return {str(variant): str(baseline(variant, chosen)) for variant in chosen}
+
+
+def test_variants_and_baselines():
     inference, training = cases(['skresnet34'], tasks=['inference', 'training'], **ONE)
-    chosen = variants(inference, forms=FORMS, sides=SIDES)
-    assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+    assert baselines(inference, FORMS) == {
         'timm eager': 'None',
         'plain eager': 'timm eager',
         'ours eager': 'timm eager',
@@ -68,24 +73,21 @@ def test_variants_and_their_baselines():
         'plain compiled': 'timm compiled',
         'ours compiled': 'timm compiled',
     }
-    assert [str(variant) for variant in variants(training, forms=FORMS[1:], sides=['ours'])] == [
+    assert list(baselines(training, FORMS[1:], ['ours'])) == [
         'timm eager',
         'ours merged',
         'timm compiled',
         'ours compiled',
     ]
-    for task, form in (('inference', 'max_autotune'), ('inference', 'compiled+graph'), ('training', 'max_autotune')):
-        (case,) = cases(['skresnet34'], tasks=[task], **ONE)
-        chosen = variants(case, forms=[form], sides=SIDES)
-        assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+    for case, form in ((inference, 'max_autotune'), (inference, 'compiled+graph'), (training, 'max_autotune')):
+        assert baselines(case, [form]) == {
             'timm eager': 'None',
             f'timm {form}': 'timm eager',
             f'plain {form}': f'timm {form}',
             f'ours {form}': f'timm {form}',
         }
-    assert variants(training, forms=['folded', 'eager+graph'], sides=SIDES) == [Variant('timm', 'eager')]
-    chosen = variants(inference, forms=['eager+graph', 'folded_joined+graph', 'inductor', 'compiled'], sides=['ours'])
-    assert {str(variant): str(baseline(variant, chosen)) for variant in chosen} == {
+    assert list(baselines(training, ['folded', 'eager+graph'])) == ['timm eager']
+    assert baselines(inference, ['eager+graph', 'folded_joined+graph', 'inductor', 'compiled'], ['ours']) == {
         'timm eager': 'None',
         'timm compiled': 'timm eager',
         'ours compiled': 'timm compiled',
@@ -95,12 +97,10 @@ def test_variants_and_their_baselines():
         'ours folded_joined+graph': 'timm eager+graph',
     }
     (alone,) = cases(['sknet_atto'], tasks=['inference'], **ONE)
-    chosen = variants(alone, forms=FORMS[:2], sides=['timm'])
-    assert chosen == [Variant('ours', 'eager'), Variant('ours', 'reparameterized')]
-    assert baseline(chosen[1], chosen) == chosen[0]
+    assert baselines(alone, FORMS[:2], ['timm']) == {'ours eager': 'None', 'ours reparameterized': 'ours eager'}
 
 
-def test_points_of_the_axes():
+def test_scaling_axes():
     both = dict(tasks=['inference', 'training'], **ONE)
     batches = [(case.task, case.batch) for case in cases(['skresnet18'], scaling='batch', **both)]
     assert batches == [
@@ -126,11 +126,11 @@ def test_points_of_the_axes():
     [
         (dict(models=['skresnet43']), 'There is no model "skresnet43". Nearest: skresnet34'),
         (dict(models=['resnet50']), 'resnet50 is not an architecture of timm_sk'),
-        (dict(dtypes=['float64']), 'There is no dtype "float64": name some of float32, bfloat16, float16.'),
-        (dict(memory_formats=[]), 'There is no memory format "": name some of contiguous, channels_last.'),
-        (dict(tasks=['test']), 'There is no task "test"'),
-        (dict(scaling='width'), 'There is no axis "width": name some of batch, resolution, branches, depth.'),
-        (dict(models=['sknet_atto'], scaling='branches'), 'The branches of sknet_atto cannot be set here'),
+        (dict(dtypes=['float64']), 'Unknown dtype "float64": expected float32, bfloat16, float16.'),
+        (dict(memory_formats=[]), 'Unknown memory format "": expected contiguous, channels_last.'),
+        (dict(tasks=['test']), 'Unknown task "test"'),
+        (dict(scaling='width'), 'Unknown axis "width": expected batch, resolution, branches, depth.'),
+        (dict(models=['sknet_atto'], scaling='branches'), 'The number of branches of sknet_atto is fixed'),
     ],
 )
 def test_unknown_names(changed, message):
@@ -138,5 +138,5 @@ def test_unknown_names(changed, message):
     with pytest.raises(ValueError, match=message.replace('.', r'\.')):
         list(cases(arguments.pop('models'), **arguments))
     (case,) = cases(['skresnet18'], tasks=['training'], **ONE)
-    with pytest.raises(ValueError, match='There is no form "fused"'):
+    with pytest.raises(ValueError, match='Unknown form "fused"'):
         variants(case, forms=['fused'], sides=['ours'])

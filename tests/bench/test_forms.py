@@ -1,4 +1,4 @@
-"""The forms that a CPU does not measure, or only in minutes: what they ask of torch and of `deploy`."""
+"""Forms that a CPU measures in minutes or not at all: the arguments that they pass to torch and `deploy`."""
 
 from dataclasses import replace
 
@@ -6,10 +6,10 @@ import pytest
 import torch
 from variants import images
 
-import timm_sk
 from timm_sk.bench import Case, Variant, forms, measure, runner
 from timm_sk.bench.counterparts import build
 from timm_sk.bench.forms import prepare
+from timm_sk.bench.steps import Inference, Training
 from timm_sk.inference.cuda_graph import Recording
 from timm_sk.ops import kernels
 
@@ -37,24 +37,25 @@ def captured(monkeypatch):
 
     def record(forward, x):
         found.append(x)
-        made = forward(x)
-        return Recording(given=x, made=made, replay=lambda: made.copy_(forward(x)), turn=torch.no_grad)
+        output = forward(x)
+        return Recording(input=x, output=output, replay=lambda: output.copy_(forward(x)), lock=torch.no_grad)
 
     monkeypatch.setattr('timm_sk.inference.cuda_graph.record', record)
     return found
 
 
 def step_of(side, form, task='inference'):
-    case = replace(CASE, task=task)
-    return prepare(Variant(side, form), case, build('ours', 'sknet_atto').eval(), [images(size=32)], torch.arange(2))
+    case = replace(CASE, task=task, arch='skresnet18' if side == 'timm' else CASE.arch)
+    weights = build(side, case.arch).state_dict()
+    return prepare(Variant(side, form), case, weights, [images(size=32)], torch.arange(2))
 
 
 @pytest.mark.deep
-def test_max_autotune_compiles_for_itself(compiled):
+def test_max_autotune(compiled):
     step = step_of('ours', 'max_autotune')
     assert compiled == [('StemPoolResNet', dict(mode='max-autotune-no-cudagraphs'))]
     assert type(step.module).__name__ == 'Deployed'
-    assert torch.equal(step(), step.module(step.pictures[0]))
+    assert torch.equal(step(), step.module(step.images[0]))
     compiled.clear()
     step_of('timm', 'max_autotune')
     step_of('ours', 'max_autotune', 'training')
@@ -62,20 +63,20 @@ def test_max_autotune_compiles_for_itself(compiled):
     assert [options for _, options in compiled] == [dict(mode='max-autotune-no-cudagraphs')] * 2 + [{}]
 
 
-def test_both_sides_are_graphed_by_the_same_means(compiled, captured):
+def test_timm_in_a_cuda_graph(compiled, captured):
     step = step_of('timm', 'compiled+graph')
-    assert compiled == [('StemPoolResNet', {})]
+    assert compiled == [('ResNet', {})]
     (x,) = captured
     assert x.is_contiguous(memory_format=torch.channels_last)
-    assert torch.equal(x, step.pictures[0])
-    expected = step.module(step.pictures[0])
+    assert torch.equal(x, step.images[0])
+    expected = step.module(step.images[0])
     x.zero_()
     assert torch.equal(step(), expected)
 
 
-def test_what_the_forms_ask_of_deploy(monkeypatch):
-    asked = {}
-    monkeypatch.setattr(timm_sk, 'deploy', lambda model, **settings: asked.update(settings) or model)
+def test_arguments_of_deploy(monkeypatch):
+    passed = {}
+    monkeypatch.setattr(forms, 'deploy', lambda model, **settings: passed.update(settings) or model)
     for form, (compile, graph, settings) in {
         'compiled+graph': (True, True, {}),
         'compiled': (True, False, {}),
@@ -85,15 +86,15 @@ def test_what_the_forms_ask_of_deploy(monkeypatch):
         'folded_joined': (False, False, dict(merge_groups=False)),
         'inductor': (True, False, dict(join_branches=False)),
     }.items():
-        asked.clear()
+        passed.clear()
         step_of('ours', form)
         common = dict(input_size=(3, 32, 32), batch_size=2, dtype=torch.float32, channels_last=True)
-        assert asked == dict(compile=compile, cuda_graph=graph, **common, **settings)
+        assert passed == dict(compile=compile, cuda_graph=graph, **common, **settings)
 
 
 def test_inductor_runs_without_kernels(monkeypatch):
     seen = []
-    monkeypatch.setattr(timm_sk, 'deploy', lambda model, **_: seen.append(kernels.IN_COMPILED_GRAPHS) or model)
+    monkeypatch.setattr(forms, 'deploy', lambda model, **_: seen.append(kernels.IN_COMPILED_GRAPHS) or model)
     step = step_of('ours', 'inductor')
     step.module.register_forward_hook(lambda *_: seen.append(kernels.IN_COMPILED_GRAPHS))
     step()
@@ -101,33 +102,33 @@ def test_inductor_runs_without_kernels(monkeypatch):
     assert kernels.IN_COMPILED_GRAPHS
 
 
-def test_a_graphed_row_has_no_peak_and_cudnn_chooses(monkeypatch, compiled, captured):
-    chooses = []
-    observe = runner.observe
+def test_graph_has_no_peak_and_cudnn_benchmark_is_on(monkeypatch, compiled, captured):
+    enabled = []
+    observe = Inference.observe
 
     def noting(step, first=None):
-        chooses.append(torch.backends.cudnn.benchmark)
+        enabled.append(torch.backends.cudnn.benchmark)
         return observe(step, first)
 
-    monkeypatch.setattr(runner, 'observe', noting)
-    monkeypatch.setattr(runner, 'require_forms', lambda *_: None)
-    monkeypatch.setattr(forms, '_deployed', lambda variant, case, model, dtype: model)
+    monkeypatch.setattr(Inference, 'observe', noting)
+    monkeypatch.setattr(runner, 'require_supported', lambda *_, **__: None)
+    monkeypatch.setattr(forms, '_deployed', lambda variant, case, model: model)
     eager, graph = measure(CASE, forms=['eager', 'compiled+graph'], sides=['ours'], device=CPU, rounds=None)
     assert [(row.form, row.status, bool(row.peak_bytes)) for row in (eager[0], *graph)] == [
         ('eager', 'agrees', True),
         ('compiled+graph', 'agrees', False),
     ]
-    assert chooses == [False, True, True]  # not for the reference
+    assert enabled == [False, True, True]  # off for the reference
     assert not torch.backends.cudnn.benchmark
 
 
-def test_what_is_known_is_told_and_a_failure_stops_nothing_else(monkeypatch):
+def test_other_forms_are_measured_after_a_failure(monkeypatch):
     prepared, timed = [], []
     prepare = runner.prepare
 
-    def noting(variant, case, model, images, labels):
+    def noting(variant, case, weights, images, labels):
         prepared.append((str(variant), case.dtype, len(images[0])))
-        return prepare(variant, case, model, images, labels)
+        return prepare(variant, case, weights, images, labels)
 
     def interleave(steps, **_):
         timed.append([str(variant) for variant in steps])
@@ -137,11 +138,11 @@ def test_what_is_known_is_told_and_a_failure_stops_nothing_else(monkeypatch):
 
     monkeypatch.setattr(runner, 'prepare', noting)
     monkeypatch.setattr(runner, 'interleave', interleave)
-    said = []
+    logged = []
     case = replace(CASE, batch=12, dtype='bfloat16')
-    forms = ['eager', 'reparameterized', 'deployed']
-    found = measure(case, forms=forms, sides=['ours'], device=CPU, say=said.append)
-    assert [(row.form, row.median_ms) for row in next(found)] == [('eager', 1.0), ('convolutions', 2.0)]
+    names = ['eager', 'reparameterized', 'deployed']
+    found = measure(case, forms=names, sides=['ours'], device=CPU, log=logged.append)
+    assert [(row.form, row.median_ms) for row in next(found)] == [('eager', 1.0), ('eager', 2.0)]
     assert prepared == [
         ('ours eager', 'float32', 8),  # the reference
         ('ours eager', 'bfloat16', 8),
@@ -152,14 +153,14 @@ def test_what_is_known_is_told_and_a_failure_stops_nothing_else(monkeypatch):
         [('reparameterized', 'fails', None)],
         [('deployed', 'agrees', 3.0)],
     ]
-    assert said[-2:] == [
+    assert logged[-2:] == [
         'sknet_atto ours reparameterized inference fails: OutOfMemoryError: CUDA out of memory.',
         f'{case}: ours deployed',
     ]
-    assert timed[1:] == [['ours eager', 'floor convolutions', f'ours {form}'] for form in forms[1:]]
+    assert timed[1:] == [['ours eager', 'convolutions eager', f'ours {form}'] for form in names[1:]]
 
 
-def test_without_memory_for_the_reference_every_row_fails(monkeypatch):
+def test_every_row_fails_with_the_reference(monkeypatch):
     def fail(*_):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
 
@@ -168,15 +169,15 @@ def test_without_memory_for_the_reference_every_row_fails(monkeypatch):
     assert [[row.status for row in rows] for rows in found] == [['fails'], ['fails']]
 
 
-def test_what_trains_compiled_is_compared_on_its_whole_batch(compiled, monkeypatch):
+def test_compiled_training_is_compared_on_the_whole_batch(compiled, monkeypatch):
     seen = []
-    observe = runner.observe
-    monkeypatch.setattr(runner, 'observe', lambda step, first=None: seen.append(first) or observe(step, first))
+    observe = Training.observe
+    monkeypatch.setattr(Training, 'observe', lambda step, first=None: seen.append(first) or observe(step, first))
     case = replace(CASE, task='training', batch=12)
     list(measure(case, forms=['compiled'], sides=['ours'], device=CPU, rounds=None))
     assert [first for first in seen if first] == [8, 12]
 
 
-def test_graphs_are_measured_on_cuda():
+def test_cuda_graph_on_cpu():
     with pytest.raises(ValueError, match='CUDA graphs need a CUDA GPU, got eager\\+graph on cpu'):
-        measure(CASE, forms=['eager+graph'], sides=['ours'], device=CPU)
+        next(measure(CASE, forms=['eager+graph'], sides=['ours'], device=CPU))

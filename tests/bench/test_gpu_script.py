@@ -6,6 +6,7 @@ import itertools
 import os
 import subprocess
 import sys
+from functools import partial
 
 import bandwidth
 import pytest
@@ -18,7 +19,7 @@ from benchmarks import kernels
 from timm_sk.bench import cases
 from timm_sk.bench.matrix import variants
 from timm_sk.cli.bench import bench
-from timm_sk.inference import timing
+from timm_sk.inference.timing import interleave
 
 SCRIPT = ROOT / 'benchmarks' / 'gpu.sh'
 CPU = torch.device('cpu')
@@ -42,7 +43,7 @@ def gpu_sh(phase, **environment):
 
 @pytest.fixture
 def stand_in(tmp_path):
-    """An interpreter that sees a GPU, writes down what it is to run, and fails where it is told to."""
+    """Runs the script with an interpreter that sees a GPU, logs its arguments, and fails on those of `FAILING`."""
     path = tmp_path / 'python'
     path.write_text(STAND_IN)
     path.chmod(0o755)
@@ -74,60 +75,51 @@ def test_syntax_and_no_gpu(tmp_path):
         (dict(PYTHON='/nowhere/python'), 'cannot run /nowhere/python'),
     ],
 )
-def test_what_the_machine_lacks_is_one_line(stand_in, environment, message):
+def test_missing_requirements(stand_in, environment, message):
     done, ran = stand_in('measure', **environment)
     assert (done.returncode, done.stdout, ran) == (2, '', [])
     assert message in done.stderr.splitlines()[-1]
 
 
-def test_check_runs_the_tests_of_a_gpu_in_parallel(stand_in, tmp_path):
+def test_check(stand_in, tmp_path):
     done, ran = stand_in('check')
     assert (done.returncode, done.stderr) == (0, '')
     tests = [line for line in ran if line.startswith('-m pytest -q')]
+    assert len(tests) == 5
     assert all('--maxfail=9' in line and '--timeout=55' in line and ' -n ' in line for line in tests)
-    assert [line.split()[-1].rpartition('/')[2] for line in tests] == [
-        'test_kernels_in_units.py',
-        'test_on_a_gpu.py',
-        'test_two_branch_unit.py',
-        'gpu',
-        'kernels',
-    ]
     files = {path for line in tests for path in line.split() if path.startswith('tests/')}
     assert all((ROOT / path).exists() for path in files)
     (kernels,) = (line for line in ran if 'benchmarks/kernels.py' in line)
     assert kernels.endswith(f'--out {tmp_path}/kernels_NVIDIA_Stand_in.csv --formats channels_last')
 
 
-@pytest.mark.parametrize('phase', ['check', 'measure'])
-def test_steps_go_on_after_one_that_fails(stand_in, phase):
+@pytest.mark.parametrize(
+    ('phase', 'failing', 'name'),
+    [('check', 'two_branch.py', 'two branches'), ('measure', 'eager,merged', 'sknet50 training')],
+)
+def test_steps_run_after_a_failed_one(stand_in, phase, failing, name):
     _, ran = stand_in(phase)
-    failing, name = dict(check=('two_branch.py', 'two branches'), measure=('eager,merged', 'sknet50 training'))[phase]
     done, again = stand_in(phase, FAILING=failing)
-    assert again == ran
-    assert done.returncode == 1
+    assert (done.returncode, again) == (1, ran)
     assert all(name in line and '(exit code 3)' in line for line in done.stderr.splitlines())
     assert ('1 E   broken' in done.stdout) == (phase == 'check')
 
 
-def test_what_time_is_not_left_for_is_named(stand_in):
+def test_steps_without_time_are_listed(stand_in):
     done, ran = stand_in('check', BUDGET='5')
     assert (done.returncode, ran) == (0, [])
     assert 'no time left: machine\nno time left: registration and units\n' in done.stdout
 
 
 @pytest.mark.deep
-def test_a_step_that_takes_too_long_is_stopped(stand_in, tmp_path):
-    done, ran = stand_in('measure', BUDGET='11', FAILING='nothing', PYTHON=str(slow(tmp_path)))
+def test_slow_step_is_stopped(stand_in, tmp_path):
+    slow = tmp_path / 'slow'
+    slow.write_text(f'#!/usr/bin/env bash\n{tmp_path}/python "$@"\nif [[ $1 != -c ]]; then sleep 20; fi\n')
+    slow.chmod(0o755)
+    done, ran = stand_in('measure', BUDGET='11', PYTHON=str(slow))
     assert done.returncode == 1
     assert done.stderr.startswith('failed: convolutions (stopped after ')
     assert len(ran) == 1
-
-
-def slow(folder):
-    path = folder / 'slow'
-    path.write_text(f'#!/usr/bin/env bash\n{folder}/python "$@"\nif [[ $1 != -c ]]; then sleep 20; fi\n')
-    path.chmod(0o755)
-    return path
 
 
 def bench_commands(ran):
@@ -139,7 +131,7 @@ def bench_commands(ran):
             yield names, dict(zip(options[::2], options[1::2], strict=True))
 
 
-def test_what_is_measured_in_which_order(stand_in, tmp_path):
+def test_order_of_measurements(stand_in, tmp_path):
     _, ran = stand_in('measure')
     known = {f'--{parameter.replace("_file", "")}' for parameter in inspect.signature(bench).parameters}
     measured = []
@@ -168,7 +160,7 @@ def test_what_is_measured_in_which_order(stand_in, tmp_path):
     assert {name.split()[0] for name in measured if 'max_autotune' in name} == {'sknet50'}
 
 
-def test_bytes_are_the_least_traffic():
+def test_least_bytes():
     shape, place = [2, 16, 8, 8], dict(dtype=torch.bfloat16, memory_format=torch.channels_last, device=CPU)
     for branches in (1, 2, 3):
         tensor, logits, descriptor = 2 * 16 * 64 * 2, 2 * branches * 16 * 2, 2 * 16 * 2
@@ -190,7 +182,7 @@ def test_bytes_are_the_least_traffic():
         assert unit.least_bytes == sum(stage.least_bytes for stage in stages)
 
 
-def test_the_stages_of_a_unit_make_the_unit():
+def test_stages_of_a_unit():
     place = dict(dtype=torch.float32, memory_format=torch.contiguous_format, device=CPU)
     *stages, unit = unit_stages([2, 16, 8, 8], branches=2, groups=4, **place)
     for index in range(4):
@@ -210,7 +202,7 @@ def test_smoke(tmp_path, capsys):
     selection = ['copy', *(name for name in ('fuse', 'select', 'select_backward') for _ in range(2))]
     unit = ['copy', 'unit_split', 'unit_fuse', 'unit_mlp', 'unit_select', 'unit']
     assert [row['stage'] for row in rows] == (selection + unit) * 4
-    assert {row['implementation'] for row in rows} == {'torch', 'law'}
+    assert {row['implementation'] for row in rows} == {'torch', 'reference'}
     assert [row['memory_format'] for row in rows[:: len(selection + unit)]] == ['contiguous', 'channels_last'] * 2
     for row in rows:
         compared = row['stage'] in ('fuse', 'select', 'select_backward', 'unit')
@@ -221,7 +213,7 @@ def test_smoke(tmp_path, capsys):
     assert 'no Triton kernel ran' in capsys.readouterr().err
 
 
-def test_times_are_shares_of_the_copys_bandwidth():
+def test_shares_of_the_copys_bandwidth():
     row = StageRow(
         stage='select', dtype='', memory_format='', batch=1, channels=1, height=1, width=1, branches=2, least_bytes=300
     )
@@ -229,12 +221,12 @@ def test_times_are_shares_of_the_copys_bandwidth():
     assert (row.min_ms, row.median_ms, row.max_ms) == (3.0, 6.0, 12.0)
     assert row.gb_per_s == pytest.approx(300 / 6e-3 / 1e9)
     assert (row.of_copy_min, row.of_copy_median, row.of_copy_max) == (0.5, 0.5, 1.0)
-    assert row.floor_ms == 3.0
+    assert row.least_ms == 3.0
 
 
 @pytest.fixture
 def short_rounds(monkeypatch):
-    monkeypatch.setattr(timing, 'ROUND_SECONDS', 1e-3)
+    monkeypatch.setattr(bandwidth, 'interleave', partial(interleave, round_seconds=1e-3))
 
 
 def stage_rows():
@@ -251,7 +243,7 @@ def test_timed_rows(short_rounds):
     assert f'{rows[1].of_copy_median:8.3f}  agrees' in kernels.table(rows)
 
 
-def test_stages_that_disagree_are_not_timed(monkeypatch, short_rounds):
+def test_disagreeing_stages_are_not_timed(monkeypatch, short_rounds):
     monkeypatch.setattr('timm_sk.ops.eager._weigh', lambda branches, logits, gate, **_: branches[1] * 1.0)
     rows = stage_rows()
     wrong = [row for row in rows if row.status == 'disagrees']
@@ -265,14 +257,14 @@ def test_stages_that_disagree_are_not_timed(monkeypatch, short_rounds):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', '3'], 'A median takes at least 7 rounds'),
-        (['--dtypes', 'int8'], 'There is no dtype "int8"'),
-        (['--dtypes', 'float16'], 'float16 is measured on CUDA alone'),
-        (['--formats', 'nhwc'], 'There is no memory format "nhwc"'),
+        (['--rounds', '3'], 'Too few rounds: 3'),
+        (['--dtypes', 'int8'], 'Unknown dtype "int8"'),
+        (['--dtypes', 'float16'], 'float16 is measured on CUDA only'),
+        (['--formats', 'nhwc'], 'Unknown memory format "nhwc"'),
         (['--out', 'pyproject.toml'], 'is a CSV with other columns'),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments, message, capsys):
+def test_invalid_arguments(arguments, message, capsys):
     assert kernels.main(['--device', 'cpu', *arguments]) == 1
     printed = capsys.readouterr().err
     assert printed.startswith(f'kernels.py: {message}') or message in printed

@@ -1,4 +1,4 @@
-"""`benchmarks/input_pipeline.py` on a few small pictures: what it writes, and what it refuses. No speeds are judged."""
+"""`benchmarks/input_pipeline.py` on a few small images, without a check of speeds."""
 
 import csv
 
@@ -11,7 +11,7 @@ from benchmarks import input_pipeline
 
 pytestmark = pytest.mark.deep
 
-SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--pictures', '32')
+SMALL = ('--model', 'sknet_atto', '--batch-size', '2', '--size', '32', '--file-size', '40', '--images', '32')
 
 app = typer.Typer()
 app.command()(input_pipeline.main)
@@ -50,8 +50,8 @@ def test_a_small_run(tmp_path):
     assert len(done.output.splitlines()) == 7
 
 
-def test_waiting_is_the_time_until_the_next_batch(monkeypatch):
-    """Of a loader and a step whose times are known, with a batch before and one after those that are timed."""
+def test_waiting_time(monkeypatch):
+    """A loader and a step whose times are known; the first and the last batch are not timed."""
     now = 0.0
 
     class Loader(list):
@@ -77,19 +77,19 @@ def test_waiting_is_the_time_until_the_next_batch(monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--rounds', 3], 'A median takes at least 7 rounds, got 3'),
-        (['--batches', 9], 'A round loads 88 pictures, got 32: draw more, or time fewer batches.'),
+        (['--rounds', 3], 'Too few rounds: 3.'),
+        (['--batches', 9], 'A round loads 88 images, got 32: draw more, or time fewer batches.'),
         (['--device', 'gpu'], 'Invalid device "gpu": expected cpu, cuda or cuda:<index>'),
     ],
 )
-def test_wrong_arguments_are_one_line(arguments, message):
+def test_invalid_arguments(arguments, message):
     done = run(*arguments)
     assert done.exit_code == 1
     assert done.output.startswith(f'timm-sk: {message}')
     assert done.output.count('\n') == 1
 
 
-def test_a_file_of_other_columns_is_not_added_to(tmp_path):
+def test_file_of_other_columns(tmp_path):
     file = tmp_path / 'other.csv'
     file.write_text('model,seconds\n')
     assert run('--out', file).exit_code == 1

@@ -1,4 +1,4 @@
-"""`benchmarks/attention_study.py` on a few small pictures: that it runs, and what it writes. No speeds are judged."""
+"""`benchmarks/attention_study.py` on a few small images, and its committed results."""
 
 import csv
 
@@ -16,14 +16,14 @@ app = typer.Typer()
 app.command()(attention_study.main)
 
 
-def test_it_runs_and_refuses_few_rounds(tmp_path):
-    small = ('--pictures', '6', '--batch-size', '4', '--file-size', '40', '--workers', '0', '--threads', '1')
+def test_small_run(tmp_path):
+    small = ('--images', '6', '--batch-size', '4', '--file-size', '40', '--workers', '0', '--threads', '1')
     done = CliRunner().invoke(app, [*small, '--smoke', '--out', str(tmp_path / 'study.csv')])
     assert done.exit_code == 0, done.output
     assert CliRunner().invoke(app, [*small, '--rounds', '3']).exit_code == 1
 
 
-def test_rows_compare_each_round_with_the_plain_passes_of_that_round():
+def test_ratios_of_each_round():
     found = {('plain', 'ready'): [10.0, 20.0, 40.0], ('study', 'ready'): [20.0, 25.0, 40.0]}
     setting = dict(model='m', batch=2, size=32, file_size=40, workers=0, scales=3)
     _, study = attention_study.rows(found, count=100, device=torch.device('cpu'), **setting)
@@ -31,10 +31,10 @@ def test_rows_compare_each_round_with_the_plain_passes_of_that_round():
     assert (study.min_images_per_s, study.median_images_per_s, study.max_images_per_s) == (2500, 4000, 5000)
 
 
-def test_the_studies_that_were_measured_keep_nine_tenths_of_the_speed():
+def test_measured_studies_reach_nine_tenths_of_the_speed():
     with (ROOT / 'benchmarks' / 'attention_study.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == attention_study.StudyRow.columns()
     studies = [row for row in rows if row['what'] == 'study']
-    assert {row['pictures'] for row in studies} == {'ready', 'files'}
+    assert {row['source'] for row in studies} == {'ready', 'files'}
     assert all(float(row['median_of_plain']) >= 0.9 and int(row['rounds']) >= 7 for row in studies)

@@ -1,6 +1,6 @@
-"""`timm-sk bench`: our nets beside timm's and the plain backbones, in time and memory, on a CPU or a CUDA GPU.
+"""`timm-sk bench`: time and memory of our models beside timm's and the plain backbones, on a CPU or a CUDA GPU.
 
-Nothing is timed before its numbers agree with timm's. `import timm_sk` does not import this package.
+Only models whose outputs match timm's are timed. `import timm_sk` does not import this package.
 """
 
 from .matrix import Case, Variant, cases

@@ -1,4 +1,4 @@
-"""Whose models: ours, timm's class of the same function, and the plain backbone without a selection."""
+"""Models of each side: ours, timm's class of the same function, and the plain backbone without a selection."""
 
 from typing import Any
 
@@ -10,8 +10,8 @@ from ..registry import architectures, require_model
 
 KERNEL_SIZES = (3, 5, 7, 9)
 
-# Depths that timm lacks, and the paper's nets, built from timm's own classes: function of timm.models, its arguments.
-_TIMM: dict[str, tuple[str, dict[str, Any]]] = {
+# Depths that timm lacks, and the paper's models, made with timm's classes: function of timm.models, its arguments
+TIMM_FUNCTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     'skresnet26': ('skresnet50', dict(layers=[2, 2, 2, 2])),
     'skresnet101': ('skresnet50', dict(layers=[3, 4, 23, 3])),
     'skresnext26_32x4d': ('skresnext50_32x4d', dict(layers=[2, 2, 2, 2])),
@@ -19,7 +19,8 @@ _TIMM: dict[str, tuple[str, dict[str, Any]]] = {
     'sknet26': ('skresnext50_32x4d', dict(layers=[2, 2, 2, 2])),
     'sknet50': ('skresnext50_32x4d', {}),
 }
-_PLAIN = {
+# timm's model of the same depth and width with one plain convolution per unit
+PLAIN_BACKBONES = {
     'skresnet18': 'resnet18',
     'skresnet34': 'resnet34',
     'skresnet26': 'resnet26',
@@ -31,62 +32,53 @@ _PLAIN = {
     'resnest26d': 'resnet26d',
     'resnest50d': 'resnet50d',
 }
-_ATTENTION = {  # what timm's functions pass to the unit; `block_args` replace all of it
+_ATTENTION = {  # what timm's functions pass to the unit, which `block_args` replace
     'skresnet18': dict(rd_ratio=1 / 8, rd_divisor=16),
     'skresnet34': dict(rd_ratio=1 / 8, rd_divisor=16),
     'skresnet50': {},
     'skresnet50d': {},
     'skresnext50_32x4d': dict(rd_ratio=1 / 16, rd_divisor=32),
 }
-_RADIX_NETS = ('resnest14d', 'resnest26d', 'resnest50d', 'resnest101e', 'resnest200e', 'resnest269e')
+_RADIX_MODELS = ('resnest14d', 'resnest26d', 'resnest50d', 'resnest101e', 'resnest200e', 'resnest269e')
 
 
 def require_ours(arch: str) -> None:
-    """Check that an architecture is one of this package's.
-
-    Raises:
-        ValueError: If it is unknown, or timm's alone.
-    """
+    """Raise ValueError if an architecture is unknown, or timm's only."""
     require_model(arch)
     if arch not in architectures():
-        raise ValueError(f'{arch} is not an architecture of timm_sk, so there is nothing to compare: see timm-sk list.')
+        raise ValueError(f'{arch} is not an architecture of timm_sk: timm-sk list shows those that are.')
 
 
 def branch_counts(arch: str) -> tuple[int, ...]:
     """The numbers of branches in which both ours and timm's can be built: a radix of 3 does not divide the channels.
 
     Raises:
-        ValueError: If they cannot be set for this architecture; it lists those for which they can.
+        ValueError: If the number is fixed.
     """
-    possible = [*_ATTENTION, *_TIMM, *_RADIX_NETS]
+    possible = [*_ATTENTION, *TIMM_FUNCTIONS, *_RADIX_MODELS]
     if arch not in possible:
-        raise ValueError(f'The branches of {arch} cannot be set here: take one of {", ".join(possible)}.')
-    return (1, 2, 4) if arch in _RADIX_NETS else (1, 2, 3, 4)
+        raise ValueError(f'The number of branches of {arch} is fixed: pass one of {", ".join(possible)}.')
+    return (1, 2, 4) if arch in _RADIX_MODELS else (1, 2, 3, 4)
 
 
 def has_timm(arch: str) -> bool:
     """Whether timm's classes can build the same function."""
-    return arch in _TIMM or hasattr(timm.models, arch)
-
-
-def plain_of(arch: str) -> str | None:
-    """The backbone of timm with the same depth and width and one plain convolution per unit, if there is one."""
-    return _PLAIN.get(arch)
+    return arch in TIMM_FUNCTIONS or hasattr(timm.models, arch)
 
 
 def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
-    """Build one side's model with fresh weights, on the CPU in float32.
+    """Build a model with fresh weights, on the CPU in float32.
 
     Args:
         side: 'ours', 'timm' or 'plain'.
         arch: One of our architectures that has this side.
-        branches: M, kernel sizes 3, 5, 7, 9 of which the first M are taken, each branch seeing all input channels; for
-            ResNeSt the radix. None for the architecture's own. `branch_counts` has those that can be built.
+        branches: One of `branch_counts`: branches of kernel sizes 3, 5, 7, 9, each of which sees all input channels,
+            or the radix of a ResNeSt. None for the architecture's own.
     """
     if side == 'plain':
-        return timm.create_model(_PLAIN[arch])
-    function, kwargs = _TIMM.get(arch, (arch, {}))
-    if branches and arch in _RADIX_NETS:
+        return timm.create_model(PLAIN_BACKBONES[arch])
+    function, kwargs = TIMM_FUNCTIONS.get(arch, (arch, {}))
+    if branches and arch in _RADIX_MODELS:
         kwargs = dict(block_args=dict(radix=branches, avd=True, avd_first=False))
         return timm.create_model(arch, **kwargs) if side == 'ours' else getattr(timm.models, function)(**kwargs)
     sk_kwargs = dict(kernel_size=list(KERNEL_SIZES[:branches]), split_input=False) if branches else None
@@ -95,6 +87,6 @@ def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
     if sk_kwargs:
         kwargs = kwargs | dict(block_args=dict(sk_kwargs=_ATTENTION[function] | sk_kwargs))
     model = getattr(timm.models, function)(**kwargs)
-    if arch.startswith('sknet'):  # the authors' pool after the stem, as torch has it
+    if arch.startswith('sknet'):  # the authors' pool after the stem
         model.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     return model

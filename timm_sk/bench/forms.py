@@ -1,7 +1,6 @@
-"""From a model in float32 with its weights to a step in the form that a variant names."""
+"""From a float32 model to a step in the form of a variant."""
 
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from typing import Any
 
 import torch
@@ -9,16 +8,18 @@ from timm.utils import reparameterize_model
 from torch import Tensor, nn
 
 from ..inference.cuda_graph import GraphedForward
+from ..inference.deployment import deploy
+from ..inference.tune_groups import merge_groups_for_training
 from ..ops import kernels
 from .counterparts import build
 from .matrix import DTYPES, GRAPH, MEMORY_FORMATS, Case, Variant
 from .steps import Inference, Step, Training
 
-# Without CUDA graphs, which have a form of their own: so this one differs from `compiled` in its kernels alone, it
-# trains, and its peak memory is that of its steps.
+# CUDA graphs have a form of their own. So this one differs from `compiled` in its kernels only, it can train, and its
+# peak memory is that of its steps.
 MAX_AUTOTUNE = 'max-autotune-no-cudagraphs'
 
-_SETTINGS: dict[str, dict[str, bool]] = {  # of `deploy`
+_DEPLOY_ARGUMENTS: dict[str, dict[str, bool]] = {
     'folded': dict(merge_groups=False, join_branches=False),
     'folded_merged': dict(join_branches=False),
     'folded_joined': dict(merge_groups=False),
@@ -26,65 +27,53 @@ _SETTINGS: dict[str, dict[str, bool]] = {  # of `deploy`
 }
 
 
-def loaded(side: str, case: Case, weights: dict[str, Tensor]) -> nn.Module:
-    """One side's model of a case with given weights, in eval mode."""
-    model = build(side, case.arch, branches=case.branches)
-    model.load_state_dict(weights)
-    return model.eval()
-
-
-def prepare(variant: Variant, case: Case, model: nn.Module, pictures: Sequence[Tensor], labels: Tensor) -> Step:
-    """The step of a variant.
+def prepare(variant: Variant, case: Case, weights: dict[str, Tensor], images: Sequence[Tensor], labels: Tensor) -> Step:
+    """Build the model of a variant, and return its step.
 
     Args:
-        variant: Which.
-        case: In which setting.
-        model: The side's model from `loaded`; it is left as it is.
-        pictures: Input sets in float32 on the device.
-        labels: [B], on the device.
+        variant: Side and form.
+        case: Setting.
+        weights: State dict of the model.
+        images: Batches in float32 on the device.
+        labels: Labels on the device, [B].
     """
-    dtype = DTYPES[case.dtype]
-    memory_format = MEMORY_FORMATS[case.memory_format]
+    dtype, memory_format = DTYPES[case.dtype], MEMORY_FORMATS[case.memory_format]
     training = case.task == 'training'
-    pictures = [p.to(torch.float32 if training else dtype, memory_format=memory_format) for p in pictures]
+    images = [x.to(torch.float32 if training else dtype, memory_format=memory_format) for x in images]
     form = variant.form.removesuffix(GRAPH)
+    model = build(variant.side, case.arch, branches=case.branches)
+    model.load_state_dict(weights)
+    model.eval().to(labels.device)
     if variant.side == 'ours' and not training and form not in ('eager', 'reparameterized'):
-        copy = deepcopy(model).to(labels.device)
         if form == 'inductor':
-            deployed = _without_kernels(lambda: _deployed(variant, case, copy, dtype))
-            return Inference(deployed, pictures, forward=lambda x: _without_kernels(lambda: deployed(x)))
-        deployed = _deployed(variant, case, copy, dtype)
-        forward = _compiled(form, deployed.model) if form == 'max_autotune' else None
-        return Inference(deployed, pictures, forward=forward)
-    model = reparameterize_model(model) if form == 'reparameterized' else deepcopy(model)
-    model = model.to(labels.device).to(memory_format=memory_format)
+            deployed = _without_kernels(lambda: _deployed(variant, case, model))
+            return Inference(deployed, images, forward=lambda x: _without_kernels(lambda: deployed(x)))
+        deployed = _deployed(variant, case, model)
+        return Inference(deployed, images, forward=_compiled(form, deployed.model) if form == 'max_autotune' else None)
+    if form == 'reparameterized':
+        model = reparameterize_model(model)
+    model = model.to(memory_format=memory_format)
     if form == 'merged':
-        _merge(model, case, dtype)
+        autocast = None if dtype is torch.float32 else dtype
+        merge_groups_for_training(model, batch_size=case.batch, input_size=(3, case.size, case.size), autocast=autocast)
     if training:
-        return Training(model, pictures, labels, dtype=dtype, forward=_compiled(form, model))
+        return Training(model, images, labels, dtype=dtype, forward=_compiled(form, model))
     model = model.to(dtype)
     forward = _compiled(form, model)
-    if variant.form != form:  # by the same means as ours
-        forward = GraphedForward(forward, pictures[0])
-    return Inference(model, pictures, forward=forward)
-
-
-def _merge(model: nn.Module, case: Case, dtype: torch.dtype) -> None:
-    from .. import merge_groups_for_training
-
-    autocast = None if dtype is torch.float32 else dtype
-    merge_groups_for_training(model, batch_size=case.batch, input_size=(3, case.size, case.size), autocast=autocast)
+    if variant.form != form:
+        forward = GraphedForward(forward, images[0])  # as `deploy` makes ours
+    return Inference(model, images, forward=forward)
 
 
 def _compiled(form: str, model: nn.Module) -> Callable[[Tensor], Any]:
-    """How a model is called in a form."""
+    """The model, compiled if the form says so."""
     if form == 'max_autotune':
         return torch.compile(model, mode=MAX_AUTOTUNE)
     return torch.compile(model) if form == 'compiled' else model
 
 
 def _without_kernels(run: Callable[[], Any]) -> Any:
-    """Run what compiles, or what was compiled so: its guards check the setting at each call."""
+    """Compile, or run what was compiled, without our kernels; guards of compiled code check the flag at each call."""
     kernels.IN_COMPILED_GRAPHS = False
     try:
         return run()
@@ -92,17 +81,15 @@ def _without_kernels(run: Callable[[], Any]) -> Any:
         kernels.IN_COMPILED_GRAPHS = True
 
 
-def _deployed(variant: Variant, case: Case, model: nn.Module, dtype: torch.dtype) -> Any:
-    from .. import deploy
-
+def _deployed(variant: Variant, case: Case, model: nn.Module) -> Any:
     form = variant.form.removesuffix(GRAPH)
     return deploy(
         model,
         input_size=(3, case.size, case.size),
         batch_size=case.batch,
-        dtype=dtype,
+        dtype=DTYPES[case.dtype],
         channels_last=case.memory_format == 'channels_last',
         compile=form in ('compiled', 'inductor'),
         cuda_graph=variant.form != form,
-        **_SETTINGS.get(form, {}),
+        **_DEPLOY_ARGUMENTS.get(form, {}),
     )

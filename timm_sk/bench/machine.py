@@ -1,4 +1,4 @@
-"""On what a measurement was made: device, processor, versions. No host name, no path."""
+"""The machine of a measurement: device, processor, versions. No host name, no path."""
 
 import datetime
 import platform
@@ -11,28 +11,22 @@ from .. import __version__
 from ..inference.autotune import processor
 from .matrix import GRAPH
 
-_INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
+_BFLOAT16_INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 
 
-def require_dtype(dtype: str, device: torch.device) -> None:
-    """Check that a dtype is measured on a device.
-
-    Raises:
-        ValueError: If it is float16 on a CPU.
-    """
-    if dtype == 'float16' and device.type == 'cpu':
-        raise ValueError('float16 is measured on CUDA alone: on a CPU take bfloat16.')
-
-
-def require_forms(forms: Sequence[str], device: torch.device) -> None:
-    """Check that forms are measured on a device.
+def require_supported(device: torch.device, *, dtype: str, forms: Sequence[str] = ()) -> None:
+    """Check that a dtype and forms can be measured on a device.
 
     Raises:
-        ValueError: If one is a CUDA graph and the device is no CUDA GPU.
+        ValueError: If the dtype is float16, or a form a CUDA graph, on a CPU.
     """
-    graphs = [form for form in forms if form.endswith(GRAPH)]
-    if graphs and device.type != 'cuda':
-        raise ValueError(f'CUDA graphs need a CUDA GPU, got {graphs[0]} on {device.type}: omit it, or name cuda.')
+    if device.type == 'cuda':
+        return
+    if dtype == 'float16':
+        raise ValueError('float16 is measured on CUDA only: pass bfloat16 on a CPU.')
+    for form in forms:
+        if form.endswith(GRAPH):
+            raise ValueError(f'CUDA graphs need a CUDA GPU, got {form} on {device.type}: omit it, or pass cuda.')
 
 
 def describe(device: torch.device) -> dict[str, str | int]:
@@ -50,8 +44,8 @@ def describe(device: torch.device) -> dict[str, str | int]:
 
 
 def _cpu() -> str:
-    """The CPU's model name, and which instructions for bfloat16 it has where that can be known."""
+    """The CPU's model name, and its instructions for bfloat16 if they can be known."""
     name, flags = processor()
     if not flags:
         return name
-    return '; '.join([name, *(flag if flag in flags else f'no {flag}' for flag in _INSTRUCTIONS)])
+    return '; '.join([name, *(flag if flag in flags else f'no {flag}' for flag in _BFLOAT16_INSTRUCTIONS)])

@@ -6,11 +6,11 @@ from itertools import product
 
 import torch
 
-from .counterparts import branch_counts, has_timm, plain_of, require_ours
+from .counterparts import PLAIN_BACKBONES, branch_counts, has_timm, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
-GRAPH = '+graph'  # the suffix of a form whose forward pass is launched as one CUDA graph
-_OUR_FORMS = {  # those without a counterpart, and the form of timm's that each is compared with
+GRAPH = '+graph'  # suffix of a form whose forward pass is launched as one CUDA graph
+_OUR_FORMS = {  # forms that only ours has, and the form of timm's that each is compared with
     'reparameterized': 'eager',
     'folded': 'eager',
     'folded_merged': 'eager',
@@ -19,17 +19,14 @@ _OUR_FORMS = {  # those without a counterpart, and the form of timm's that each 
     'merged': 'eager',
     'inductor': 'compiled',
 }
-_PLAIN_FORMS = (  # each after what it is compared with
+_BASE_FORMS = (  # each after the form that it is compared with
     *('eager', 'reparameterized', 'folded', 'folded_merged', 'folded_joined', 'deployed', 'merged'),
     *('compiled', 'inductor', 'max_autotune'),
 )
-FORMS = (*_PLAIN_FORMS, *(f'{form}{GRAPH}' for form in _PLAIN_FORMS if form not in ('merged', 'max_autotune')))
+FORMS = (*_BASE_FORMS, *(f'{form}{GRAPH}' for form in _BASE_FORMS if form not in ('merged', 'max_autotune')))
 DEFAULT_FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled')
+_TRAINING_FORMS = ('eager', 'merged', 'compiled', 'max_autotune')
 TASKS = ('inference', 'training')
-_FORMS_OF_TASKS = {
-    'inference': tuple(form for form in FORMS if form != 'merged'),
-    'training': ('eager', 'merged', 'compiled', 'max_autotune'),
-}
 MEMORY_FORMATS = {'contiguous': torch.contiguous_format, 'channels_last': torch.channels_last}
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -38,7 +35,7 @@ DEPTHS = ('skresnet18', 'skresnet34', 'skresnet26', 'skresnet50', 'skresnet101')
 SCALING: dict[str, tuple[int, ...]] = {
     'batch': (1, 2, 4, 8, 16, 32, 64),
     'resolution': (128, 160, 192, 224, 288, 352, 448),
-    'branches': (),  # as many as `branch_counts` says
+    'branches': (),  # those of `branch_counts`
     'depth': (),  # the architectures themselves are the points
 }
 
@@ -49,13 +46,13 @@ class Case:
 
     Attributes:
         arch: One of our architectures.
-        dtype: The model's and its input's at inference; that of autocast, with float32 parameters, in training.
-        memory_format: Of the weights and the input.
+        dtype: Dtype of model and input at inference; that of autocast, with float32 parameters, in training.
+        memory_format: Memory format of weights and input.
         task: 'inference', or 'training' for one step of SGD.
-        batch: Pictures in a step.
-        size: Height and width of a picture in pixels.
-        branches: M, the radix of a ResNeSt; None for the architecture's own.
-        scaling: The axis of `SCALING` that this case is a point of, or ''.
+        batch: Images in a step.
+        size: Height and width of an image in pixels.
+        branches: Number of branches, the radix of a ResNeSt; None for the architecture's own.
+        scaling: Axis of `SCALING` that this case is a point of, or ''.
     """
 
     arch: str
@@ -75,7 +72,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to compute a case: whose model, in which form."""
+    """A model of one side in one form."""
 
     side: str
     form: str
@@ -84,7 +81,7 @@ class Variant:
         return f'{self.side} {self.form}'
 
 
-FLOOR = Variant('floor', 'convolutions')
+CONVOLUTIONS = Variant('convolutions', 'eager')  # the convolutions of the first variant alone
 
 
 def cases(
@@ -99,19 +96,19 @@ def cases(
 ) -> Iterator[Case]:
     """Every combination, the points of a scaling axis innermost.
 
-    A training step of one picture is left out: the attention's BatchNorm sees one value per channel.
+    Training steps of one image are omitted: the attention's BatchNorm would see one value per channel.
 
     Args:
         models: Our architectures.
         dtypes: Keys of `DTYPES`.
         memory_formats: Keys of `MEMORY_FORMATS`.
-        tasks: Of `TASKS`.
-        batch: Pictures in a step, where it is not the axis.
-        size: Height and width, where it is not the axis.
-        scaling: A key of `SCALING`, or '' for one point.
+        tasks: Some of `TASKS`.
+        batch: Images in a step, unless it is the axis.
+        size: Height and width, unless it is the axis.
+        scaling: Key of `SCALING`, or '' for one point.
 
     Raises:
-        ValueError: If a name is not one of those, or the architecture is not ours or has branches that cannot be set.
+        ValueError: If a name is unknown, or the architecture is not ours or has a fixed number of branches.
     """
     require_names('dtype', dtypes, DTYPES)
     require_names('memory format', memory_formats, MEMORY_FORMATS)
@@ -136,49 +133,44 @@ def cases(
 
 
 def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
-    """Check that there is at least one name, and that every one is known.
+    """Check that there is at least one name, and that all are known.
 
     Raises:
-        ValueError: If not; it lists those that are.
+        ValueError: If not.
     """
     for name in names or ['']:
         if name not in known:
-            raise ValueError(f'There is no {kind} "{name}": name some of {", ".join(filter(None, known))}.')
+            raise ValueError(f'Unknown {kind} "{name}": expected {", ".join(filter(None, known))}.')
 
 
 def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[Variant]:
     """The variants of a case, each after the one it is compared with.
 
-    timm's and the plain nets have nothing that `reparameterize_model` would change, and are not deployed, so only ours
-    have those forms.
+    Only ours have the forms that `reparameterize_model` and `deploy` make: timm's and the plain models have nothing to
+    fold.
     """
     require_names('form', forms, FORMS)
     require_names('side', sides, SIDES)
-    present = [
-        side
-        for side, there in (
-            ('timm', has_timm(case.arch)),
-            ('plain', 'plain' in sides and case.branches is None and plain_of(case.arch) is not None),
-            ('ours', 'ours' in sides or not has_timm(case.arch)),
-        )
-        if there
-    ]
+    present = ['timm'] if has_timm(case.arch) else []
+    if 'plain' in sides and case.branches is None and case.arch in PLAIN_BACKBONES:
+        present.append('plain')
+    if 'ours' in sides or not has_timm(case.arch):
+        present.append('ours')
     chosen = [Variant(present[0], 'eager')]
     for form, side in product(FORMS, present):
-        if form not in forms or form not in _FORMS_OF_TASKS[case.task]:
-            continue
-        if side == 'ours' or form.removesuffix(GRAPH) not in _OUR_FORMS:
+        fits_task = form in _TRAINING_FORMS if case.task == 'training' else form != 'merged'
+        if form in forms and fits_task and (side == 'ours' or form.removesuffix(GRAPH) not in _OUR_FORMS):
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))
 
 
 def baseline(variant: Variant, among: Sequence[Variant]) -> Variant | None:
-    """What a variant's time is divided into: timm in the same form, in the one nearest to it, or eager.
+    """What a variant is compared with: timm in the same form, in the closest one, or eager.
 
     timm's own forms are compared with timm eager. Without a model of timm's, ours eager takes its place.
     """
     first = among[0]
-    if variant in (first, FLOOR):
+    if variant in (first, CONVOLUTIONS):
         return None
     form = variant.form.removesuffix(GRAPH)
     same = Variant(first.side, _OUR_FORMS.get(form, form) + variant.form[len(form) :])

@@ -1,4 +1,4 @@
-"""Random weights under which agreement means something: no norm is an identity, and activations stay of order 1."""
+"""Random weights for comparisons: no norm is an identity, and activations stay of order 1."""
 
 import torch
 from torch import Tensor, nn
@@ -7,18 +7,18 @@ from torch.nn.modules.batchnorm import _BatchNorm
 LAST_NORM = 0.25
 
 
-def fill(model: nn.Module, pictures: Tensor, *, seed: int = 0) -> nn.Module:
-    """Draw every parameter and buffer of a residual net anew, in place, and return it in train mode.
+def fill(model: nn.Module, images: Tensor, *, seed: int = 0) -> nn.Module:
+    """Draw every parameter and buffer of a residual net, in place, and return it in train mode.
 
-    Convolutions and linear layers get He's variance. Norms get scales in 0.5 to 1.5 and random shifts; the last norm of
-    each residual branch is damped by `LAST_NORM`: undamped, rounding grows so much with depth that the float32
-    gradients of timm's own skresnext50_32x4d differ by 1e-1 in norm between two memory formats, damped by 1e-2. The
-    running statistics are those of `pictures`, disturbed at random.
+    Convolutions and linear layers get He's variance. Norms get scales in 0.5 to 1.5 and random shifts. The scales of
+    the last norm of each residual branch are multiplied by `LAST_NORM`: without that, rounding grows so much with depth
+    that the float32 gradients of timm's own skresnext50_32x4d differ by 1e-1 in norm between two memory formats; with
+    it, by 1e-2. The running statistics are those of `images` with random changes.
 
     Args:
-        model: A net whose residual blocks have an attribute `downsample`, as in timm.
-        pictures: [B, 3, H, W] with B above 1, to take the statistics from.
-        seed: Of the generator.
+        model: Net whose residual blocks have an attribute `downsample`, as in timm.
+        images: Batch [B, 3, H, W] for the statistics, B above 1.
+        seed: Seed of the generator.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -45,7 +45,7 @@ def fill(model: nn.Module, pictures: Tensor, *, seed: int = 0) -> nn.Module:
             last = [module for module in branch if isinstance(module, _BatchNorm)][-1]
             last.weight.data *= LAST_NORM
     with torch.no_grad():
-        model.train()(pictures)
+        model.train()(images)
     for norm, momentum in norms:
         norm.momentum = momentum
         mean, variance = norm.running_mean, norm.running_var

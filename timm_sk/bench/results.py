@@ -1,4 +1,4 @@
-"""Results as CSV: one row per measured variant, or per stage of a unit."""
+"""Results as CSV: one row per measurement."""
 
 import csv
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @dataclass(kw_only=True)
 class Measurement:
-    """What can be a row of a CSV; its fields are the columns. None is an empty cell.
+    """A row of a CSV, whose columns are the fields; None is an empty cell.
 
-    These ones, by `timm_sk.bench.machine.describe`, say on what and when it was measured, and come last.
+    The fields here are those of `machine.describe`, and come last.
     """
 
     device: str = ''
@@ -29,7 +29,7 @@ class Measurement:
         return (*(field.name for field in fields(cls) if field.name not in last), *last)
 
     def cells(self) -> list[str]:
-        """The row as text in the order of the header; floats with five digits, since no measurement has more."""
+        """The row as text, floats with five digits."""
         values = (getattr(self, name) for name in self.columns())
         return ['' if value is None else f'{value:.5g}' if isinstance(value, float) else str(value) for value in values]
 
@@ -49,7 +49,7 @@ class Row(Measurement):
     batch: int
     size: int
     baseline: str = ''
-    status: str = 'agrees'
+    status: str = ''
     rounds: int | None = None
     warmup: int | None = None
     repeats: int | None = None
@@ -60,7 +60,7 @@ class Row(Measurement):
     ratio_min: float | None = None
     ratio_median: float | None = None
     ratio_max: float | None = None
-    of_floor_median: float | None = None
+    of_convolutions_median: float | None = None
     peak_bytes: int | None = None
     saved_bytes_per_image: int | None = None
     saved_ratio: float | None = None
@@ -73,7 +73,7 @@ COLUMNS = Row.columns()
 
 
 def require_appendable(path: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Check, before anything is measured, that rows can be added to a file.
+    """Check that rows can be added to a file.
 
     Raises:
         ValueError: If it has other columns.
@@ -83,7 +83,7 @@ def require_appendable(path: Path, columns: Sequence[str] = COLUMNS) -> None:
         file.seek(0)
         header = next(csv.reader(file), None)
     if header is not None and header != list(columns):
-        raise ValueError(f'{path} is a CSV with other columns: name a new file.')
+        raise ValueError(f'{path} is a CSV with other columns: pass a new file.')
 
 
 def append(path: Path, rows: Sequence[Measurement]) -> None:
@@ -96,7 +96,7 @@ def append(path: Path, rows: Sequence[Measurement]) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The rows of a file as text by column.
+    """Read the rows of a file, as text by column.
 
     Raises:
         ValueError: If it is not a CSV of the bench.
@@ -105,5 +105,5 @@ def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline='') as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:
-            raise ValueError(f'{path} is not a CSV of timm-sk bench: it needs the columns of docs/bench.md.')
+            raise ValueError(f'{path} is not a CSV of timm-sk bench: expected the columns of docs/bench.md.')
         return list(reader)

@@ -1,34 +1,45 @@
 """What one step does: a forward pass for inference, or a whole step of SGD."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-LEARNING_RATE = 1e-3  # small: random labels are not to be learnt, and the numbers must stay finite
+from .agreement import exact_float32
+
+LEARNING_RATE = 1e-3  # small: labels are random, and the weights must stay finite
+
+Forward = Callable[[Tensor], Tensor]
 
 
 class Inference:
     """A forward pass in eval mode without gradients.
 
     Args:
-        module: The model, which holds the weights.
-        pictures: Input sets in the model's dtype, [B, 3, H, W] each, taken in turn.
-        forward: How it is called, where that is not the module itself.
+        module: Model, which holds the weights.
+        images: Batches in the model's dtype, [B, 3, H, W] each, which take turns.
+        forward: Function that runs the model; None for the model itself.
     """
 
-    def __init__(
-        self, module: nn.Module, pictures: Sequence[Tensor], *, forward: Callable[[Tensor], Tensor] | None = None
-    ) -> None:
+    def __init__(self, module: nn.Module, images: Sequence[Tensor], *, forward: Forward | None = None) -> None:
         self.module = module.eval()
-        self.pictures = pictures
-        self.forward = module if forward is None else forward
+        self.images = images
+        self.forward = forward or module
 
     def __call__(self, index: int = 0) -> Tensor:
         with torch.no_grad():
-            return self.forward(self.pictures[index % len(self.pictures)])
+            return self.forward(self.images[index % len(self.images)])
+
+    def observe(self, first: int | None = None) -> dict[str, Tensor]:
+        """The output of the first batch, in float32, without TF32.
+
+        Args:
+            first: Number of images to return; None for all. The whole batch is computed, for which it was deployed.
+        """
+        with exact_float32():
+            return {'output': self()[:first].float().clone()}
 
 
 class Training:
@@ -37,55 +48,62 @@ class Training:
     Parameters are float32; in another dtype the forward pass runs under autocast, and in float16 the loss is scaled.
 
     Args:
-        module: The model, which holds the weights.
-        pictures: Input sets in float32, [B, 3, H, W] each, taken in turn.
+        module: Model, which holds the weights.
+        images: Batches in float32, [B, 3, H, W] each, which take turns.
         labels: Random classes, [B].
-        dtype: Of the forward pass.
-        forward: How it is called, where that is not the module itself.
+        dtype: Dtype of the forward pass.
+        forward: Function that runs the model; None for the model itself.
     """
 
     def __init__(
         self,
         module: nn.Module,
-        pictures: Sequence[Tensor],
+        images: Sequence[Tensor],
         labels: Tensor,
         *,
         dtype: torch.dtype = torch.float32,
-        forward: Callable[[Tensor], Tensor] | None = None,
+        forward: Forward | None = None,
     ) -> None:
         self.module = module.train()
-        self.pictures = pictures
+        self.images = images
         self.labels = labels
         self.dtype = dtype
-        self.forward = module if forward is None else forward
+        self.forward = forward or module
         self.optimizer = torch.optim.SGD(module.parameters(), lr=LEARNING_RATE, momentum=0.9)
         self.scaler = torch.amp.GradScaler(labels.device.type, enabled=dtype is torch.float16)
 
-    def autocast(self) -> AbstractContextManager[None]:
-        """The context of the forward pass."""
-        return torch.autocast(self.labels.device.type, self.dtype, enabled=self.dtype is not torch.float32)
-
     def loss(self, index: int = 0, *, first: int | None = None) -> tuple[Tensor, Tensor]:
-        """The loss and the output [B, classes] of one forward pass, with their graph.
+        """Loss and output [B, classes] of one forward pass, with their graph.
 
         Args:
-            index: Which input set.
-            first: Take only its first pictures, so many.
+            index: Number of the batch.
+            first: Number of images to use of it; None for all.
         """
-        with self.autocast():
-            output = self.forward(self.pictures[index % len(self.pictures)][:first])
+        with torch.autocast(self.labels.device.type, self.dtype, enabled=self.dtype is not torch.float32):
+            output = self.forward(self.images[index % len(self.images)][:first])
             return F.cross_entropy(output, self.labels[:first]), output
 
-    def gradients(self, *, first: int | None = None) -> tuple[Tensor, Tensor]:
-        """Forward and backward; loss and output, with the gradients unscaled in the parameters."""
+    def observe(self, first: int | None = None) -> dict[str, Tensor]:
+        """Output, loss, gradients and running statistics of the first batch, in float32; no parameter changes.
+
+        Args:
+            first: Number of images to use; None for all.
+        """
         self.optimizer.zero_grad()
-        loss, output = self.loss(first=first)
-        scaled = self.scaler.scale(loss)
-        scaled.backward()
-        for parameter in self.module.parameters():
-            if parameter.grad is not None and self.scaler.is_enabled():
-                parameter.grad /= self.scaler.get_scale()
-        return loss.detach(), output.detach()
+        with exact_float32():
+            loss, output = self.loss(first=first)
+            self.scaler.scale(loss).backward()
+        parameters = [p for _, p in sorted(self.module.named_parameters(), key=itemgetter(0))]
+        buffers = [b for name, b in sorted(self.module.named_buffers(), key=itemgetter(0)) if 'running' in name]
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad / scale for p in parameters]
+        self.optimizer.zero_grad()
+        return {
+            'output': output.detach().float(),
+            'loss': loss.detach().float(),
+            'running statistics': torch.cat([buffer.flatten().float() for buffer in buffers]),
+            'gradients': torch.cat([gradient.flatten().float() for gradient in gradients]),
+        }
 
     def __call__(self, index: int = 0) -> None:
         self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""`timm-sk bench`: measure our nets beside timm's; docs/bench.md says what and how."""
+"""`timm-sk bench`: compare our models with timm's, as docs/bench.md describes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +9,14 @@ import typer
 from rich.table import Column
 
 from ..bench import COLUMNS, Case, Row, cases, measure
-from ..bench.machine import require_dtype, require_forms
+from ..bench.machine import require_supported
 from ..bench.matrix import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
-from ..bench.plot import draw, require_matplotlib
+from ..bench.plot import draw
 from ..bench.results import append, read, require_appendable
 from ..console import log, log_error, number_column, one_line_errors, print_table
 from ..devices import open_device
 from ..inference.timing import require_rounds
+from ..optional_packages import require_package
 
 __all__ = ['COLUMNS', 'bench']
 
@@ -23,36 +24,36 @@ __all__ = ['COLUMNS', 'bench']
 def bench(
     models: Annotated[list[str] | None, typer.Argument(metavar='MODEL', help='Architectures of this package.')] = None,
     sides: Annotated[
-        str, typer.Option(help='Of ours, timm, plain: the backbone with no selection.')
+        str, typer.Option(help='Some of ours, timm, plain (the backbone without a selection).')
     ] = 'ours,timm,plain',
-    forms: Annotated[str | None, typer.Option(help=f'Of {", ".join(FORMS)}.')] = None,
-    dtypes: Annotated[str | None, typer.Option(help='Of float32, bfloat16, and float16 on CUDA.')] = None,
-    formats: Annotated[str | None, typer.Option(help='Of contiguous, channels_last.')] = None,
-    tasks: Annotated[str, typer.Option(help='Of inference, training: one step of SGD.')] = 'inference,training',
-    batch: Annotated[int | None, typer.Option(min=1, help='Pictures in a step; 8 if not given.')] = None,
-    size: Annotated[int | None, typer.Option(min=32, help='Their height and width; 224 if not given.')] = None,
-    rounds: Annotated[int, typer.Option(help='Timed rounds, 7 or more.')] = 7,
-    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:1.')] = 'cpu',
-    threads: Annotated[int | None, typer.Option(min=1, help='CPU threads; as torch chooses if not given.')] = None,
+    forms: Annotated[str | None, typer.Option(help=f'Some of {", ".join(FORMS)}.')] = None,
+    dtypes: Annotated[str | None, typer.Option(help='Some of float32, bfloat16, and on CUDA float16.')] = None,
+    formats: Annotated[str | None, typer.Option(help='Some of contiguous, channels_last.')] = None,
+    tasks: Annotated[str, typer.Option(help='Some of inference, training (one step of SGD).')] = 'inference,training',
+    batch: Annotated[int | None, typer.Option(min=1, help='Images in a step; default 8.')] = None,
+    size: Annotated[int | None, typer.Option(min=32, help='Height and width of images; default 224.')] = None,
+    rounds: Annotated[int, typer.Option(help='Timed rounds, at least 7.')] = 7,
+    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:<index>.')] = 'cpu',
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; default torch's.")] = None,
     out_file: Annotated[Path | None, typer.Option('--out', metavar='CSV', help='Add the rows to this file.')] = None,
-    scaling: Annotated[str, typer.Option(help='Along batch, resolution, branches or depth.')] = '',
-    plot: Annotated[Path | None, typer.Option(metavar='PNG', help='Draw the ratios, or the scaling.')] = None,
-    from_file: Annotated[Path | None, typer.Option('--from', metavar='CSV', help='Measure nothing: plot this.')] = None,
-    smoke: Annotated[bool, typer.Option('--smoke', help='Agreement and memory of small pictures, no speeds.')] = False,
+    scaling: Annotated[str, typer.Option(help='Axis: batch, resolution, branches or depth.')] = '',
+    plot: Annotated[Path | None, typer.Option(metavar='PNG', help='Plot the ratios, or the scaling.')] = None,
+    from_file: Annotated[Path | None, typer.Option('--from', metavar='CSV', help='Plot this, measure nothing.')] = None,
+    smoke: Annotated[bool, typer.Option('--smoke', help='Small images: compare and measure memory only.')] = False,
 ) -> None:
-    """Time our models beside timm's and the plain backbones, where their numbers agree.
+    """Compare time and memory of our models with timm's and the plain backbones.
 
-    Lists are separated by commas. If not given: the forms up to compiled, float32 and bfloat16, both memory formats;
-    with --scaling or --smoke eager and reparameterized in channels_last, with --scaling in float32. The rows of each
-    form are written as soon as they are known.
+    Timings are reported only for models whose outputs match timm's. Lists are separated by commas. Default: forms up to
+    compiled, float32 and bfloat16, both memory formats; with --scaling or --smoke eager and reparameterized in
+    channels_last, with --scaling in float32. The rows of each form are written as soon as they are known.
     """
     few = bool(scaling or smoke)
     with one_line_errors():
         if plot:
-            require_matplotlib()
+            require_package('matplotlib', 'bench')
         if from_file:
             if not plot:
-                raise ValueError('--from needs --plot PNG, into which its rows are drawn.')
+                raise ValueError('--from needs --plot PNG, the file to draw.')
             draw(read(from_file), plot)
             return
         where = open_device(device, ('cpu', 'cuda'))
@@ -74,26 +75,25 @@ def bench(
             )
         )
         if not chosen:
-            raise ValueError('Nothing to measure: a training step takes at least 2 pictures.')
-        for case in chosen:
-            require_dtype(case.dtype, where)
+            raise ValueError('Nothing to measure: a training step needs at least 2 images.')
         wanted = _names(forms or ','.join(DEFAULT_FORMS[:2] if few else DEFAULT_FORMS))
-        require_forms(wanted, where)
-        rows = []
+        for case in chosen:
+            require_supported(where, dtype=case.dtype, forms=wanted)
+        rows: list[Row] = []
         for case in chosen:
             timed = None if smoke else rounds
-            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, say=log):
+            for found in measure(case, forms=wanted, sides=_names(sides), device=where, rounds=timed, log=log):
                 rows += found
                 if out_file:
                     append(out_file, found)
                 _print(case, found)
         if plot and not smoke:
-            draw([{name: str(value) for name, value in zip(COLUMNS, row.cells(), strict=True)} for row in rows], plot)
-    refused = [row for row in rows if row.status in ('disagrees', 'fails')]
-    for row in refused:
+            draw([dict(zip(COLUMNS, row.cells(), strict=True)) for row in rows], plot)
+    failed = [row for row in rows if row.status in ('disagrees', 'fails')]
+    for row in failed:
         by = f': {row.compared} differs by {row.difference:.2g}, more than {row.bound:.2g}' if row.compared else ''
         log_error(f'{row.arch} {row.side} {row.form} {row.task} {row.dtype} {row.memory_format} {row.status}{by}')
-    if refused:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -103,7 +103,7 @@ def _names(text: str) -> list[str]:
 
 def _print(case: Case, rows: Sequence[Row]) -> None:
     """Print one form of a case: a line per variant."""
-    names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of floor', 'peak MB', 'saved MB', 'ratio', 'agreement')
+    names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of convs', 'peak MB', 'saved MB', 'ratio', 'agreement')
     lines = []
     for row in rows:
         line = (
@@ -112,7 +112,7 @@ def _print(case: Case, rows: Sequence[Row]) -> None:
             _number(row.images_per_s, '.1f'),
             _number(row.ratio_median, '.2f'),
             _range(row.ratio_min, row.ratio_max, '.2f'),
-            _number(row.of_floor_median, '.2f'),
+            _number(row.of_convolutions_median, '.2f'),
             _number(row.peak_bytes, '.1f', 1e6),
             _number(row.saved_bytes_per_image, '.2f', 1e6),
             _number(row.saved_ratio, '.2f'),
@@ -131,5 +131,5 @@ def _number(value: float | None, form: str, unit: float = 1) -> str:
     return '' if value is None else format(value / unit, form)
 
 
-def _range(least: float | None, greatest: float | None, form: str) -> str:
-    return '' if least is None or greatest is None else f'{least:{form}}-{greatest:{form}}'
+def _range(low: float | None, high: float | None, form: str) -> str:
+    return '' if low is None or high is None else f'{low:{form}}-{high:{form}}'
