@@ -1,4 +1,4 @@
-"""The processes that torchrun starts: who this one is, and how they agree."""
+"""The processes that torchrun starts."""
 
 import datetime
 import os
@@ -15,18 +15,18 @@ from .devices import open_device
 from .errors import PeerStoppedError
 
 T = TypeVar('T')
-_PATIENCE = datetime.timedelta(minutes=10)
+_TIMEOUT = datetime.timedelta(minutes=10)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """This process among others.
+    """The rank and device of this process, and the collective operations; a single process by default.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
-        device: What it computes on.
-        restarts: How often torchrun has started all of them anew.
+        rank: Number of this process, from 0.
+        size: Number of processes.
+        device: Device that this process computes on.
+        restarts: How often torchrun has restarted the processes.
     """
 
     rank: int = 0
@@ -40,16 +40,16 @@ class DistributedContext:
 
     def any(self, flag: bool) -> bool:
         """Whether a flag is set in any process."""
-        return bool(self.sum(torch.tensor(int(flag))))
+        return bool(self.all_reduce(torch.tensor(int(flag))))
 
-    def sum(self, numbers: Tensor) -> Tensor:
-        """The sum of a tensor over all processes, in place."""
+    def all_reduce(self, numbers: Tensor) -> Tensor:
+        """Sum a tensor over all processes, in place."""
         if self.size > 1:
             dist.all_reduce(numbers)
         return numbers
 
-    def gather(self, value: T) -> list[T]:
-        """A value of each process, by rank, in every process."""
+    def all_gather(self, value: T) -> list[T]:
+        """Values of all processes, by rank."""
         if self.size == 1:
             return [value]
         values: list[T | None] = [None] * self.size
@@ -57,22 +57,22 @@ class DistributedContext:
         return values  # type: ignore[return-value]
 
     def main_process_first(self, work: Callable[[], T]) -> T:
-        """Do work that leaves files behind in the first process, and when it is done in the others."""
+        """Call a function in the main process, and then in the others, which find the files that it wrote."""
         if not self.is_main:
-            self.wait()
+            self.barrier()
         result = work()
         if self.is_main:
-            self.wait()
+            self.barrier()
         return result
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
 
     @torch.no_grad()
     def broadcast_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers: each has running statistics of its own images."""
+        """Copy the main process's buffers to all processes, whose running statistics differ."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -80,35 +80,38 @@ class DistributedContext:
 
 @contextmanager
 def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
-    """Join the other processes, if torchrun started some, and leave them in the end.
+    """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Args:
-        device: 'cpu', 'cuda' or 'cuda:1'; the best one if not given. Of several processes each takes a GPU of its own.
+        device: 'cpu', 'cuda' or 'cuda:1'; CUDA where available by default. Each of several processes takes a GPU of
+            its own.
 
     Raises:
-        ValueError: If there is no such device here.
-        PeerStoppedError: If another process has stopped meanwhile.
+        ValueError: If the device is invalid or missing.
+        PeerStoppedError: If another process has stopped.
     """
-    name = device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    size, local = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
-    place = open_device(f'cuda:{local}' if size > 1 and name.partition(':')[0] == 'cuda' else name)
-    if place.type == 'cuda':
-        place = torch.device('cuda', place.index or 0)
-        torch.cuda.set_device(place)
+    size, local_rank = int(os.environ.get('WORLD_SIZE', 1)), int(os.environ.get('LOCAL_RANK', 0))
+    name = device or open_device(types=('cpu', 'cuda')).type
+    if size > 1 and name.partition(':')[0] == 'cuda':
+        name = f'cuda:{local_rank}'
+    opened = open_device(name)
+    if opened.type == 'cuda':
+        opened = torch.device('cuda', opened.index or 0)
+        torch.cuda.set_device(opened)
     if size == 1:
-        yield DistributedContext(device=place)
+        yield DistributedContext(device=opened)
         return
     restarts = int(os.environ.get('TORCHELASTIC_RESTART_COUNT', 0))
-    store, rank, size = next(dist.rendezvous('env://', timeout=_PATIENCE))
+    store, rank, size = next(dist.rendezvous('env://', timeout=_TIMEOUT))
     if os.environ.get('GROUP_WORLD_SIZE', '1') == '1':
         # torchrun keeps its store over restarts, and with it the addresses of processes that are gone; several agents
-        # count restarts each for itself, and so could not agree on a name
+        # count restarts separately, and so could not agree on a name
         store = dist.PrefixStore(f'timm_sk/{restarts}', store)
-    # tensors on the CPU go by gloo, so that to agree on something waits for no GPU
-    backend = 'cpu:gloo,cuda:nccl' if place.type == 'cuda' else 'gloo'
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    # gloo for tensors on the CPU: agreeing on a flag does not wait for the GPU
+    backend = 'cpu:gloo,cuda:nccl' if opened.type == 'cuda' else 'gloo'
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
     try:
-        yield DistributedContext(rank=dist.get_rank(), size=size, device=place, restarts=restarts)
+        yield DistributedContext(rank=dist.get_rank(), size=size, device=opened, restarts=restarts)
     except RuntimeError as error:
         if is_peer_failure(error):
             raise PeerStoppedError("Another process stopped: see its message, or torchrun's summary.") from error
@@ -118,16 +121,16 @@ def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
 
 
 def is_peer_failure(error: BaseException) -> bool:
-    """Whether an error is how torch says that another process does not answer any more."""
+    """Whether an error of torch means that another process does not answer any more."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and 'gloo' in str(error).lower())
 
 
 def fail_together(context: DistributedContext, work: Callable[[], T]) -> T:
-    """Do work in every process, and fail in all of them if it fails in one, so that none waits for another in vain.
+    """Call a function in every process; if it fails in one, raise in all, so that none waits for another forever.
 
     Raises:
-        Exception: What the first process that failed raised, in that process; in the others a RuntimeError or a
-            ValueError with the same message.
+        Exception: The error of the first process that failed; the others raise a RuntimeError or a ValueError with its
+            message.
     """
     failure: Exception | None = None
     try:
@@ -135,7 +138,7 @@ def fail_together(context: DistributedContext, work: Callable[[], T]) -> T:
     except Exception as error:
         failure = error
     kind = RuntimeError if isinstance(failure, RuntimeError) else ValueError
-    failures = context.gather(None if failure is None else (kind, str(failure) or type(failure).__name__))
+    failures = context.all_gather(None if failure is None else (kind, str(failure) or type(failure).__name__))
     first = next((rank for rank, found in enumerate(failures) if found), None)
     if first is None:
         return result

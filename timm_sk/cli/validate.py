@@ -87,7 +87,7 @@ def validate_models(
             failures |= _report(found, failures, results_file, per_class=per_class, as_json=as_json)
             for name, failure in failures.items():
                 log_error(f'{name}: {failure}' if name in models and len(models) > 1 else failure)
-        context.wait()  # torchrun ends the others as soon as one has failed
+        context.barrier()  # torchrun ends the others as soon as one has failed
     if failures:
         raise typer.Exit(1)
 

@@ -136,7 +136,7 @@ def evaluate(
         return time.perf_counter() - start
 
     seconds = fail_together(context, judge_all)
-    return _summed(verdicts, num_classes, max(context.gather(seconds)), context, max_bad)
+    return _summed(verdicts, num_classes, max(context.all_gather(seconds)), context, max_bad)
 
 
 def _summed(
@@ -144,17 +144,17 @@ def _summed(
 ) -> Evaluation:
     from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
-    bad = [name for names in context.gather(verdicts.bad) for name in names]
+    bad = [name for names in context.all_gather(verdicts.bad) for name in names]
     _require_readable(bad, max_bad)
     predictions, truths = _joined(verdicts.predictions, torch.int64), _joined(verdicts.truths, torch.int64)
-    confusion = context.sum(multiclass_confusion_matrix(predictions, truths, num_classes, validate_args=False))
+    confusion = context.all_reduce(multiclass_confusion_matrix(predictions, truths, num_classes, validate_args=False))
     losses, are_in_top5 = _joined(verdicts.losses, torch.float64), _joined(verdicts.are_in_top5, torch.int64)
-    loss = float(context.sum(losses.sum()))
-    images, in_top5 = context.sum(torch.stack([torch.tensor(verdicts.images), are_in_top5.sum()])).tolist()
+    loss = float(context.all_reduce(losses.sum()))
+    images, in_top5 = context.all_reduce(torch.stack([torch.tensor(verdicts.images), are_in_top5.sum()])).tolist()
     count = int(confusion.sum())
     if not count:
         raise ValueError(f'There is no image to judge by: {_few(bad) or "none has a label"}.')
-    shares = context.gather((_joined(verdicts.confidences, torch.float32), predictions == truths))
+    shares = context.all_gather((_joined(verdicts.confidences, torch.float32), predictions == truths))
     confidences, are_right = (torch.cat(parts) for parts in zip(*shares, strict=True))
     ece = (  # of a class's confidence and whether it is right; rounding must not make a probability exceed 1
         float(binary_calibration_error(confidences.clamp(max=1), are_right.long(), _BINS))

@@ -1,6 +1,6 @@
-"""The settings of a run: one flat dataclass, whose fields are the command's flags and the keys of its YAML.
+"""Settings of a run: one flat dataclass, whose fields are the command's options and the keys of its YAML file.
 
-Names are those of timm's `train.py` where it has the setting, so that a recipe drives both.
+Names are those of timm's `train.py` where it has the setting, so that a recipe works with both.
 """
 
 import dataclasses
@@ -14,11 +14,6 @@ import yaml
 
 from .recipes import find_recipe
 
-
-def _of(default: Any, group: str, text: str) -> Any:
-    return field(default=default, metadata=dict(group=group, help=text))
-
-
 DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, RUN = (
     'Data',
     'Model',
@@ -29,100 +24,106 @@ DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, RUN = (
 )
 
 
+def _of(default: Any, group: str, text: str) -> Any:
+    return field(default=default, metadata=dict(group=group, help=text))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One run's settings; each field's meaning is its help text."""
+    """Settings of one run; the help texts say what each field is."""
 
     data: str = _of('', DATA, 'Folder or tar of images, or torch/NAME, hfds/NAME, wds/FOLDER, hfids/NAME, tfds/NAME.')
-    data_dir: str | None = _of(None, DATA, 'Where a data set that has a name is kept.')
+    data_dir: str | None = _of(None, DATA, 'Folder where named data sets are stored.')
     dataset_download: bool = _of(False, DATA, 'Download the data set if it is missing.')
-    train_split: str = _of('train', DATA, 'Split to train on.')
-    val_split: str = _of('validation', DATA, 'Split that judges; cut from the former if there is none.')
-    val_fraction: float = _of(0.1, DATA, 'Share of the images to cut off for that.')
-    class_map: str | None = _of(None, DATA, 'File that lists the names of the classes.')
-    num_samples: int | None = _of(None, DATA, 'Training images of a stream that does not say so.')
-    synthetic: int = _of(0, DATA, 'Draw so many images of shapes instead: to try a run.')
-    max_bad_images: int = _of(0, DATA, 'Images that cannot be read to skip before the run stops.')
+    train_split: str = _of('train', DATA, 'Training split.')
+    val_split: str = _of('validation', DATA, 'Validation split; held out from the training split if missing.')
+    val_fraction: float = _of(0.1, DATA, 'Fraction of each class to hold out.')
+    class_map: str | None = _of(None, DATA, 'File with the names of the classes.')
+    num_samples: int | None = _of(None, DATA, 'Number of training images, for streams of unknown length.')
+    synthetic: int = _of(0, DATA, 'Train on N synthetic images (smoke test).')
+    max_bad_images: int = _of(0, DATA, 'Number of unreadable images to skip before the run stops.')
 
-    model: str = _of('sknet_atto.digits', MODEL, 'Architecture or arch.tag to begin with.')
-    pretrained: bool = _of(True, MODEL, 'Begin with its weights.')
-    initial_checkpoint: str | None = _of(None, MODEL, 'Begin with the weights in this file.')
-    num_classes: int | None = _of(None, MODEL, 'How many classes there should be.')
-    img_size: int | None = _of(None, MODEL, "Height and width of the images; the checkpoint's if not given.")
-    in_chans: int | None = _of(None, MODEL, "1 for grey images, 3 for colour; the checkpoint's if not given.")
-    gp: str | None = _of(None, MODEL, 'Pooling before the classifier: avg, max, avgmax, catavgmax.')
+    model: str = _of('sknet_atto.digits', MODEL, 'Architecture or arch.tag.')
+    pretrained: bool = _of(True, MODEL, 'Start from pretrained weights.')
+    initial_checkpoint: str | None = _of(None, MODEL, 'Start from the weights in this file.')
+    num_classes: int | None = _of(None, MODEL, "Number of classes; the data set's by default.")
+    img_size: int | None = _of(None, MODEL, "Height and width of the input; the checkpoint's by default.")
+    in_chans: int | None = _of(None, MODEL, "1 for grey images, 3 for colour; the checkpoint's by default.")
+    gp: str | None = _of(None, MODEL, 'Global pooling: avg, max, avgmax or catavgmax.')
     drop: float | None = _of(None, MODEL, 'Dropout before the classifier.')
-    drop_path: float | None = _of(None, MODEL, 'Stochastic depth: how often a residual branch is dropped.')
+    drop_path: float | None = _of(None, MODEL, 'Stochastic depth: drop rate of residual branches.')
     drop_block: float | None = _of(None, MODEL, 'DropBlock rate in the last stages.')
-    freeze: str | None = _of(None, MODEL, 'Train from this part on, as "head" or "layer4"; what lies below stays.')
-    freeze_bn: bool = _of(False, MODEL, 'Keep the running statistics of all BatchNorms.')
-    linear_probe: bool = _of(False, MODEL, 'Train the classifier alone, on the images as they are.')
+    freeze: str | None = _of(None, MODEL, 'First module to train, as "head" or "layer4"; freeze everything before it.')
+    freeze_bn: bool = _of(False, MODEL, 'Freeze the running statistics of all BatchNorms.')
+    linear_probe: bool = _of(False, MODEL, 'Train the classifier only, without augmentation.')
 
-    opt: str = _of('adamw', TRAINING, "One of timm.optim's.")
-    lr: float | None = _of(None, TRAINING, 'Learning rate; goes before --lr-base, and is 0.001 if neither is given.')
-    lr_base: float | None = _of(None, TRAINING, 'Learning rate for a step of --lr-base-size images; grows with it.')
-    lr_base_size: int = _of(256, TRAINING, 'How many images that is meant for.')
-    lr_base_scale: str = _of('', TRAINING, 'How it grows: linear or sqrt; by the optimizer, as timm does, if empty.')
-    momentum: float = _of(0.9, TRAINING, 'Of SGD and its kin.')
-    weight_decay: float = _of(0.05, TRAINING, 'Of all but biases and norms.')
-    layer_decay: float | None = _of(None, TRAINING, 'Factor of the learning rate from each layer to the one below.')
-    epochs: int = _of(20, TRAINING, 'Epochs of the schedule.')
-    batch_size: int = _of(64, TRAINING, 'Images in a batch of one process.')
-    grad_accum_steps: int = _of(1, TRAINING, 'Batches whose gradients make one step.')
-    clip_grad: float | None = _of(None, TRAINING, 'Clip gradients at this.')
-    clip_mode: str = _of('norm', TRAINING, 'norm, value or agc.')
-    sched: str = _of('cosine', TRAINING, "One of timm.scheduler's: cosine, step, multistep, poly, constant, plateau, …")
-    sched_on_updates: bool = _of(True, TRAINING, 'Change the learning rate at each step, not at each epoch.')
-    warmup_epochs: float = _of(1, TRAINING, 'Epochs in which it rises, at most half of all.')
-    warmup_lr: float = _of(1e-5, TRAINING, 'Where it rises from.')
-    min_lr: float = _of(0.0, TRAINING, 'Where it falls to.')
-    decay_epochs: float = _of(30, TRAINING, 'Epochs between the drops of step.')
-    decay_milestones: tuple[int, ...] = _of((30, 60), TRAINING, 'Epochs of the drops of multistep.')
-    decay_rate: float = _of(0.1, TRAINING, 'Factor of a drop.')
-    cooldown_epochs: int = _of(0, TRAINING, 'Epochs at the end with the least learning rate.')
-    patience_epochs: int = _of(10, TRAINING, 'Epochs without improvement before plateau drops it.')
-    model_ema: bool = _of(False, TRAINING, 'Keep averaged weights, judge and export those.')
-    model_ema_decay: float = _of(0.9998, TRAINING, 'How slowly they follow.')
-    early_stopping: int = _of(0, TRAINING, 'Stop after so many epochs without improvement; 0 for never.')
-    eval_metric: str = _of('top1', TRAINING, 'What the best epoch is judged by: top1, top5 or loss.')
+    opt: str = _of('adamw', TRAINING, 'Optimizer, by its name in timm.optim.')
+    lr: float | None = _of(None, TRAINING, 'Learning rate; overrides --lr-base; 0.001 if neither is given.')
+    lr_base: float | None = _of(None, TRAINING, 'Learning rate for --lr-base-size images per step.')
+    lr_base_size: int = _of(256, TRAINING, 'Number of images per step that --lr-base is for.')
+    lr_base_scale: str = _of('', TRAINING, "Scaling of --lr-base: linear or sqrt; timm's for the optimizer if empty.")
+    momentum: float = _of(0.9, TRAINING, 'SGD momentum.')
+    weight_decay: float = _of(0.05, TRAINING, 'Weight decay, except for biases and norms.')
+    layer_decay: float | None = _of(None, TRAINING, 'Layer-wise decay of the learning rate.')
+    epochs: int = _of(20, TRAINING, 'Number of epochs.')
+    batch_size: int = _of(64, TRAINING, 'Batch size of one process.')
+    grad_accum_steps: int = _of(1, TRAINING, 'Number of batches per optimizer step.')
+    clip_grad: float | None = _of(None, TRAINING, 'Gradient clipping threshold.')
+    clip_mode: str = _of('norm', TRAINING, 'Gradient clipping mode: norm, value or agc.')
+    sched: str = _of('cosine', TRAINING, 'Schedule, as in timm.scheduler: cosine, step, multistep, poly, plateau, …')
+    sched_on_updates: bool = _of(True, TRAINING, 'Update the learning rate every step instead of every epoch.')
+    warmup_epochs: float = _of(1, TRAINING, 'Warmup epochs, at most half of all epochs.')
+    warmup_lr: float = _of(1e-5, TRAINING, 'Initial learning rate of the warmup.')
+    min_lr: float = _of(0.0, TRAINING, 'Final learning rate.')
+    decay_epochs: float = _of(30, TRAINING, 'Epochs between drops (step).')
+    decay_milestones: tuple[int, ...] = _of((30, 60), TRAINING, 'Epochs of the drops (multistep).')
+    decay_rate: float = _of(0.1, TRAINING, 'Factor of each drop.')
+    cooldown_epochs: int = _of(0, TRAINING, 'Epochs at the final learning rate, after the schedule.')
+    patience_epochs: int = _of(10, TRAINING, 'Epochs without improvement before a drop (plateau).')
+    model_ema: bool = _of(False, TRAINING, 'Average the weights; evaluate and export the average.')
+    model_ema_decay: float = _of(0.9998, TRAINING, 'Decay of the average.')
+    early_stopping: int = _of(0, TRAINING, 'Stop after N epochs without improvement; 0 for never.')
+    eval_metric: str = _of('top1', TRAINING, 'Metric of the best epoch: top1, top5 or loss.')
 
     smoothing: float = _of(0.1, AUGMENTATION, 'Label smoothing.')
     bce_loss: bool = _of(False, AUGMENTATION, 'Binary cross-entropy per class instead of softmax.')
-    no_aug: bool = _of(False, AUGMENTATION, 'Resize and crop as in validation, no more.')
-    scale: tuple[float, float] = _of((0.35, 1.0), AUGMENTATION, 'Least and greatest share of an image in a crop.')
-    ratio: tuple[float, float] = _of((0.75, 4 / 3), AUGMENTATION, "Least and greatest of a crop's width over height.")
-    hflip: float = _of(0.5, AUGMENTATION, 'How often images are mirrored.')
-    vflip: float = _of(0.0, AUGMENTATION, 'How often they are turned upside down.')
+    no_aug: bool = _of(False, AUGMENTATION, 'Disable augmentation: resize and crop as in validation.')
+    scale: tuple[float, float] = _of((0.35, 1.0), AUGMENTATION, 'Range of the area of random crops.')
+    ratio: tuple[float, float] = _of((0.75, 4 / 3), AUGMENTATION, 'Range of the aspect ratio of random crops.')
+    hflip: float = _of(0.5, AUGMENTATION, 'Probability of a horizontal flip.')
+    vflip: float = _of(0.0, AUGMENTATION, 'Probability of a vertical flip.')
     color_jitter: float = _of(0.0, AUGMENTATION, 'Jitter of brightness, contrast, saturation; not with --aa.')
-    aa: str | None = _of(None, AUGMENTATION, "AutoAugment's policy as timm writes it, such as rand-m9-mstd0.5.")
-    train_interpolation: str | None = _of(None, AUGMENTATION, "bilinear, bicubic or random; the checkpoint's.")
-    reprob: float = _of(0.0, AUGMENTATION, 'How often a rectangle is erased.')
-    remode: str = _of('pixel', AUGMENTATION, 'Filled with: const, rand or pixel.')
-    recount: int = _of(1, AUGMENTATION, 'Most rectangles in an image.')
-    mixup: float = _of(0.0, AUGMENTATION, "Alpha of mixup's distribution; 0 for none.")
-    cutmix: float = _of(0.0, AUGMENTATION, "Alpha of cutmix's.")
-    mixup_prob: float = _of(1.0, AUGMENTATION, 'Share of the batches that are mixed.')
-    mixup_switch_prob: float = _of(0.5, AUGMENTATION, 'How often by cutmix where both are on.')
-    mixup_off_epoch: int = _of(0, AUGMENTATION, 'Epoch from which nothing is mixed; 0 for never.')
+    aa: str | None = _of(None, AUGMENTATION, "AutoAugment policy in timm's notation, such as rand-m9-mstd0.5.")
+    train_interpolation: str | None = _of(
+        None, AUGMENTATION, "bilinear, bicubic or random; the checkpoint's by default."
+    )
+    reprob: float = _of(0.0, AUGMENTATION, 'Probability of random erasing.')
+    remode: str = _of('pixel', AUGMENTATION, 'Random erasing mode: const, rand or pixel.')
+    recount: int = _of(1, AUGMENTATION, 'Maximum number of erased rectangles per image.')
+    mixup: float = _of(0.0, AUGMENTATION, 'Mixup alpha; 0 to disable.')
+    cutmix: float = _of(0.0, AUGMENTATION, 'CutMix alpha; 0 to disable.')
+    mixup_prob: float = _of(1.0, AUGMENTATION, 'Probability of mixup or CutMix per batch.')
+    mixup_switch_prob: float = _of(0.5, AUGMENTATION, 'Probability of CutMix where both are enabled.')
+    mixup_off_epoch: int = _of(0, AUGMENTATION, 'Epoch from which mixup and CutMix are disabled; 0 for never.')
 
-    device: str | None = _of(None, MACHINE, 'cpu, cuda or cuda:1; the best one if not given.')
-    workers: int = _of(2, MACHINE, 'Processes that load images, for each that trains.')
+    device: str | None = _of(None, MACHINE, 'cpu, cuda or cuda:<index>; cuda where available by default.')
+    workers: int = _of(2, MACHINE, 'Number of data loading workers per process.')
     amp: bool = _of(False, MACHINE, 'Mixed precision.')
-    amp_dtype: str = _of('bfloat16', MACHINE, 'In bfloat16, or on CUDA float16.')
-    channels_last: bool = _of(True, MACHINE, 'Memory format.')
+    amp_dtype: str = _of('bfloat16', MACHINE, 'Dtype of mixed precision: bfloat16, or float16 (CUDA only).')
+    channels_last: bool = _of(True, MACHINE, 'Channels-last memory format.')
     grad_checkpointing: bool = _of(False, MACHINE, 'Recompute activations: less memory, more time.')
-    sync_bn: bool = _of(False, MACHINE, 'Running statistics over all processes; on CUDA alone.')
-    compile: bool = _of(False, MACHINE, 'torch.compile.')
+    sync_bn: bool = _of(False, MACHINE, 'BatchNorm statistics over all processes (CUDA only).')
+    compile: bool = _of(False, MACHINE, 'Use torch.compile.')
 
-    output: str | None = _of(None, RUN, 'Folder of the run; runs/MODEL-DATA if not given.')
-    resume: str | None = _of(None, RUN, '"auto" to go on where the run in the folder stopped.')
+    output: str | None = _of(None, RUN, 'Output folder; runs/MODEL-DATA by default.')
+    resume: str | None = _of(None, RUN, '"auto" to resume the run in the output folder.')
     save_every: int = _of(0, RUN, 'Steps between checkpoints within an epoch; 0 for one after each epoch.')
-    seed: int = _of(42, RUN, 'Of everything that is drawn.')
-    tensorboard: bool = _of(False, RUN, "Write TensorBoard's events too.")
-    tag: str = _of('finetuned', RUN, 'Name of the exported weights.')
-    licence: str | None = _of(None, RUN, "SPDX identifier of the new weights' licence.")
-    features: str | None = _of(None, RUN, 'Train nothing: write the embeddings of all images into this folder.')
-    features_format: str = _of('safetensors', RUN, 'safetensors or npy.')
+    seed: int = _of(42, RUN, 'Random seed.')
+    tensorboard: bool = _of(False, RUN, 'Write TensorBoard events.')
+    tag: str = _of('finetuned', RUN, 'Tag of the exported weights.')
+    licence: str | None = _of(None, RUN, 'SPDX identifier of the licence of the exported weights.')
+    features: str | None = _of(None, RUN, 'Write the embeddings of all images into this folder; no training.')
+    features_format: str = _of('safetensors', RUN, 'Format of the embeddings: safetensors or npy.')
 
     def __post_init__(self) -> None:
         for rule, holds in _rules(self).items():
@@ -131,42 +132,42 @@ class Config:
                 raise ValueError(f'{rule}, got {getattr(self, name)!r}.')
 
     def changed(self, **settings: Any) -> 'Config':
-        """The same with other settings."""
+        """A copy with other settings."""
         return dataclasses.replace(self, **settings)
 
     def as_dict(self) -> dict[str, Any]:
-        """All settings by name, as YAML has them."""
+        """All settings by name, in the types of YAML."""
         return {name: [*value] if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
 
 def read_settings(name: str) -> dict[str, Any]:
-    """The settings of a YAML file, or of a recipe that ships with the package.
+    """Read the settings in a YAML file or a recipe of the package.
 
     Args:
-        name: A path, or a recipe's name.
+        name: Path of the file, or name of the recipe.
 
     Raises:
-        ValueError: If there is no such file or recipe, it is no YAML, or has a key that is no setting.
+        ValueError: If there is no such file or recipe, it is not YAML, or a key or value is invalid.
     """
     path = Path(name) if Path(name).is_file() else find_recipe(name)
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f'{path} is no YAML: {" ".join(str(error).split())}') from error
+        raise ValueError(f'{path} is not YAML: {" ".join(str(error).split())}') from error
     if not isinstance(content, Mapping):
-        raise ValueError(f'{path} holds no settings: write one "name: value" a line.')
+        raise ValueError(f'{path} holds no settings: write one "name: value" per line.')
     return checked(content, str(path))
 
 
 def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Settings of the right types, by the names of fields.
+    """Settings by field name, converted to the types of the fields.
 
     Args:
-        settings: From YAML.
-        where: What to call their place in an error.
+        settings: Settings as read from YAML.
+        where: Name of the file, for errors.
 
     Raises:
-        ValueError: If a key is no setting, or a value of another type.
+        ValueError: If a key is unknown or a value has another type.
     """
     fields = {item.name: item for item in dataclasses.fields(Config)}
     found = {}
@@ -174,18 +175,15 @@ def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
         name = str(key).replace('-', '_')
         if name not in fields:
             near = difflib.get_close_matches(name, fields, n=1)
-            raise ValueError(f'{where}: there is no setting {key}' + (f', but {near[0]}.' if near else '.'))
-        found[name] = _converted(name, _kind(fields[name].type), value, where)
+            raise ValueError(f'{where}: unknown setting {key}' + (f'; did you mean {near[0]}?' if near else '.'))
+        annotation = fields[name].type
+        kind = annotation.__name__ if annotation in (bool, int, float, str) else str(annotation)
+        found[name] = _converted(name, kind, value, where)
     return found
 
 
-def _kind(annotation: Any) -> str:
-    """An annotation as it is written: 'int', 'float | None', 'tuple[int, ...]'."""
-    return annotation.__name__ if annotation in (bool, int, float, str) else str(annotation)
-
-
 def _converted(name: str, kind: str, value: Any, where: str) -> Any:
-    """A value as the field's annotation wants it; numbers may be written as text, as YAML reads 1e-3."""
+    """A value in the type of an annotation such as 'int | None'; numbers may be text, as YAML reads 1e-3."""
     if value is None and 'None' in kind:
         return None
     plain = kind.removesuffix(' | None')
@@ -207,60 +205,40 @@ def _converted(name: str, kind: str, value: Any, where: str) -> Any:
     raise ValueError(f'{where}: {name} must be of type {plain}, got {value!r}.')
 
 
+_FRACTIONS = (
+    *('drop', 'drop_path', 'drop_block', 'smoothing', 'hflip', 'vflip'),
+    *('reprob', 'mixup_prob', 'mixup_switch_prob'),
+)
+_POSITIVE = (
+    *('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size', 'grad_accum_steps'),
+    *('recount', 'decay_rate'),
+)
+_NOT_NEGATIVE = (
+    *('weight_decay', 'workers', 'save_every', 'early_stopping', 'max_bad_images', 'synthetic'),
+    *('mixup', 'cutmix', 'warmup_epochs', 'cooldown_epochs', 'seed'),
+)
+_BETWEEN_0_AND_1 = ('val_fraction', 'model_ema_decay')
+_CHOICES = dict(
+    eval_metric=('top1', 'top5', 'loss'),
+    amp_dtype=('bfloat16', 'float16'),
+    clip_mode=('norm', 'value', 'agc'),
+    remode=('const', 'rand', 'pixel'),
+    features_format=('safetensors', 'npy'),
+)
+
+
 def _rules(config: Config) -> dict[str, bool]:
-    """What must hold, as a sentence that begins with the setting's name, and whether it does."""
-    shares = (
-        'drop',
-        'drop_path',
-        'drop_block',
-        'smoothing',
-        'hflip',
-        'vflip',
-        'reprob',
-        'mixup_prob',
-        'mixup_switch_prob',
-    )
-    positive = (
-        'lr',
-        'lr_base',
-        'lr_base_size',
-        'epochs',
-        'batch_size',
-        'grad_accum_steps',
-        'recount',
-        'decay_rate',
-    )
-    not_negative = (
-        'weight_decay',
-        'workers',
-        'save_every',
-        'early_stopping',
-        'max_bad_images',
-        'synthetic',
-        'mixup',
-        'cutmix',
-        'warmup_epochs',
-        'cooldown_epochs',
-        'seed',
-    )
-    rules = {f'{name} must be from 0 to 1': 0 <= (getattr(config, name) or 0) <= 1 for name in shares}
-    rules |= {
-        f'{name} must be above 0': getattr(config, name) is None or getattr(config, name) > 0 for name in positive
-    }
-    rules |= {f'{name} must not be negative': getattr(config, name) >= 0 for name in not_negative}
-    rules |= {
-        'val_fraction must be above 0 and below 1': 0 < config.val_fraction < 1,
-        'eval_metric must be top1, top5 or loss': config.eval_metric in ('top1', 'top5', 'loss'),
-        'amp_dtype must be bfloat16 or float16': config.amp_dtype in ('bfloat16', 'float16'),
-        'lr_base_scale must be linear, sqrt or empty': config.lr_base_scale in ('linear', 'sqrt', ''),
-        'clip_mode must be norm, value or agc': config.clip_mode in ('norm', 'value', 'agc'),
-        'remode must be const, rand or pixel': config.remode in ('const', 'rand', 'pixel'),
-        'features_format must be safetensors or npy': config.features_format in ('safetensors', 'npy'),
-        'in_chans must be 1 or 3': config.in_chans in (None, 1, 3),
-        'model_ema_decay must be above 0 and below 1': 0 < config.model_ema_decay < 1,
-        'scale must be two ascending shares above 0': 0 < config.scale[0] <= config.scale[-1]
-        and len(config.scale) == 2,
-        'ratio must be two ascending numbers above 0': 0 < config.ratio[0] <= config.ratio[-1]
-        and len(config.ratio) == 2,
-    }
+    """Sentences that begin with a setting's name, and whether they hold."""
+    values = vars(config)
+    rules = {f'{name} must be from 0 to 1': 0 <= (values[name] or 0) <= 1 for name in _FRACTIONS}
+    rules |= {f'{name} must be above 0': values[name] is None or values[name] > 0 for name in _POSITIVE}
+    rules |= {f'{name} must not be negative': values[name] >= 0 for name in _NOT_NEGATIVE}
+    rules |= {f'{name} must be above 0 and below 1': 0 < values[name] < 1 for name in _BETWEEN_0_AND_1}
+    for name, choices in _CHOICES.items():
+        rules[f'{name} must be {", ".join(choices[:-1])} or {choices[-1]}'] = values[name] in choices
+    for name in ('scale', 'ratio'):
+        limits = values[name]
+        rules[f'{name} must be two ascending numbers above 0'] = len(limits) == 2 and 0 < limits[0] <= limits[1]
+    rules['lr_base_scale must be linear, sqrt or empty'] = config.lr_base_scale in ('linear', 'sqrt', '')
+    rules['in_chans must be 1 or 3'] = config.in_chans in (None, 1, 3)
     return rules

@@ -2,44 +2,43 @@
 
 from typing import Any
 
-from ..data import ImageDataset, ImageStream, Splits, SyntheticImages, cut, open_parts, open_splits, shapes
+from ..data import ImageDataset, ImageStream, Splits, SyntheticImages, open_parts, open_splits, shapes, split_indices
 from .config import Config
 
-_LEAST_JUDGING = 0.25  # of drawn images, of which there are few
+_MIN_SYNTHETIC_FRACTION = 0.25  # of validation images, as there are few
 
 
 def open_data(config: Config) -> Splits:
-    """Open what is trained on and what judges it, or draw both.
+    """Open the training and validation images, or draw both.
 
     Raises:
         ValueError: If no data is named, or `timm_sk.data.open_splits` refuses it.
     """
-    if config.synthetic:
-        return _halves(_drawn(config), config)
-    return open_splits(
-        _named(config), val_fraction=config.val_fraction, num_classes=config.num_classes, **_options(config)
-    )
+    if not config.synthetic:
+        return open_splits(
+            config.data, val_fraction=config.val_fraction, num_classes=config.num_classes, **_options(config)
+        )
+    images, names = _synthetic(config), [*shapes.CLASS_NAMES]
+    fraction = max(config.val_fraction, _MIN_SYNTHETIC_FRACTION)
+    train, val = (images.subset(indices) for indices in split_indices(images.targets(), fraction, config.seed))
+    return Splits(train=train, val=val, class_names=names, num_classes=len(names), was_cut=True)
 
 
-def open_uncut(config: Config) -> dict[str, ImageDataset | ImageStream]:
-    """Open the parts that the data set has: `train` and `validation`, or `all`.
+def open_unsplit(config: Config) -> dict[str, ImageDataset | ImageStream]:
+    """Open the parts of the data set: `train` and `validation`, or `all`.
 
     Raises:
         ValueError: If no data is named, or `timm_sk.data.open_parts` refuses it.
     """
     if config.synthetic:
-        return {'all': _drawn(config)}
-    train, val = open_parts(_named(config), **_options(config))
+        return {'all': _synthetic(config)}
+    train, val = open_parts(config.data, **_options(config))
     return {'all': train} if val is None else {'train': train, 'validation': val}
 
 
-def _named(config: Config) -> str:
-    if not config.data:
-        raise ValueError('Name the data: a folder of images, hfds/NAME, … or --synthetic 64 to try a run.')
-    return config.data
-
-
 def _options(config: Config) -> dict[str, Any]:
+    if not config.data:
+        raise ValueError('No data: name a folder of images, hfds/NAME, …, or pass --synthetic 64 for a smoke test.')
     return dict(
         train_split=config.train_split,
         val_split=config.val_split,
@@ -57,13 +56,5 @@ def _mode(config: Config) -> str:
     return 'L' if config.in_chans == 1 else 'RGB'
 
 
-def _drawn(config: Config) -> SyntheticImages:
+def _synthetic(config: Config) -> SyntheticImages:
     return SyntheticImages(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=_mode(config))
-
-
-def _halves(drawn: SyntheticImages, config: Config) -> Splits:
-    names = [*shapes.CLASS_NAMES]
-    train, val = cut(drawn.targets(), max(config.val_fraction, _LEAST_JUDGING), config.seed)
-    return Splits(
-        train=drawn.subset(train), val=drawn.subset(val), class_names=names, num_classes=len(names), was_cut=True
-    )

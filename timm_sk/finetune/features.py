@@ -105,7 +105,7 @@ def write_features(
     if chunk < 1:
         raise ValueError(f'chunk must be above 0, got {chunk}.')
     wanted = _identity(model, images, transform, source=source, form=form, chunk=chunk)
-    problems = context.gather(_begin(folder, wanted) if context.is_main else None)
+    problems = context.all_gather(_begin(folder, wanted) if context.is_main else None)
     if problems[0]:
         raise ValueError(problems[0])
     mine: list[_Facts] = []
@@ -133,7 +133,7 @@ def write_features(
                 break
     finally:
         model.train(was_training)
-    chunks = sorted((facts for part in context.gather(mine) for facts in part), key=lambda facts: facts.number)
+    chunks = sorted((facts for part in context.all_gather(mine) for facts in part), key=lambda facts: facts.number)
     bad = [line for facts in chunks for line in facts.bad]
     if len(bad) > max_bad:
         for facts in mine:
@@ -143,7 +143,7 @@ def write_features(
         raise ValueError(f'An image cannot be read: {bad[0]}{more}. {max_bad} may be left out: mend it, or allow more.')
     if context.is_main:
         _write_index(folder, wanted, chunks, bad)
-    context.wait()
+    context.barrier()
     return folder
 
 

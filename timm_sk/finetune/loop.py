@@ -1,11 +1,12 @@
-"""The epochs of a run: train, judge, save, until the schedule ends or nothing improves."""
+"""The loop of a run, top to bottom: epochs, steps, evaluation."""
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import model_parameters
@@ -17,270 +18,284 @@ from ..data import Batch, Loader, seed_everything, seed_of
 from ..distributed import DistributedContext
 from ..evaluation.metrics import Evaluation
 from .config import Config
-from .progress import Progress
-from .run_checkpoint import require_finite, save, save_best, what_to_try
-from .run_report import Report
-from .signals import Stop
-from .train_state import Trainee
+from .run_checkpoint import WHAT_TO_TRY, save, save_best
+from .run_report import format_metrics, write_events, write_metrics
+from .signals import StopRequest
+from .train_state import Progress, TrainState
 
-_STEPS_BETWEEN_LOOKS = 10  # on a GPU, where looking at a loss waits for it
-_OF_STEPS = 1  # keeps the seeds of steps apart from those of images
+_STEPS_PER_CHECK = 10  # on a GPU, where reading a loss waits for it
+_STEP_SEEDS = 1  # separates the seeds of steps from those of images
 
 
-class Stopped(Exception):  # noqa: N818 - not an error: the run goes on another time
-    """Raised when a run has saved itself after it was asked to stop."""
+class Stopped(Exception):  # noqa: N818 - not an error: the run can resume
+    """Raised when a run was asked to stop and has saved itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A training step, as reported.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        epochs: Number of epochs.
+        step: Number of finished batches of the epoch.
+        steps: Number of batches of an epoch.
+        metrics: `loss`, `top1` in percent and `images_per_s` of the epoch so far in this process.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    metrics: dict[str, float]
 
 
 @dataclass(kw_only=True)
 class Run:
-    """A run and all that it works with.
+    """What the parts of a run share.
 
     Attributes:
-        config: The settings.
-        context: The processes.
-        folder: Where checkpoints and reports go.
-        trainee: What trains.
-        loader: Its images.
-        transform: What makes a training batch of 8-bit images, labels and the epoch.
-        evaluate: Judges a model on the validation images.
-        report: What a person sees.
-        progress: Where the run is.
-        data: What tells this data from other.
-        stop: Whether it was asked to stop.
+        config: Settings.
+        context: Processes and device.
+        folder: Folder of the run.
+        state: Everything that training changes.
+        loader: Batches of training images.
+        transform: Makes model inputs and targets of 8-bit images, labels and the epoch.
+        evaluate: Evaluates a model on the validation images.
+        data: Fingerprint of the data.
+        stop: Whether the run was asked to stop.
+        log: Called with each line of the log.
+        on_step: Called after each batch.
+        events: Writer of TensorBoard events, if enabled.
     """
 
     config: Config
     context: DistributedContext
     folder: Path
-    trainee: Trainee
+    state: TrainState
     loader: Loader
     transform: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
     evaluate: Callable[[nn.Module], Evaluation]
-    report: Report
-    progress: Progress
     data: str
-    stop: Stop
+    stop: StopRequest
+    log: Callable[[str], None]
+    on_step: Callable[[Step], None]
+    events: Any = None
 
     def save(self) -> None:
-        """Write the checkpoint of now."""
-        save(self.folder, self.trainee, self.progress, self.config, self.context, data=self.data)
+        """Write the checkpoint of this moment."""
+        save(self.folder, self.state, self.config, self.context, data=self.data)
 
     def stop_if_asked(self) -> None:
-        """Leave the run, which is saved, if any process was asked to stop."""
-        if self.context.any(self.stop.asked):
-            raise Stopped(f'Stopped after epoch {self.progress.epoch}, step {self.progress.updates}.')
+        """End the run, which is saved, if any process was asked to stop."""
+        if self.context.any(self.stop.is_set):
+            progress = self.state.progress
+            raise Stopped(f'Stopped after epoch {progress.epoch}, step {progress.updates}.')
 
 
 def fit(run: Run) -> None:
-    """Train from where the run is to its end.
+    """Train to the end of the schedule.
 
     Raises:
-        Stopped: If it was asked to stop; it is saved.
+        Stopped: If the run was asked to stop; it is saved.
         ValueError: If the loss is not finite, or too many images cannot be read.
         OSError: If a checkpoint cannot be written.
     """
-    progress, scheduler = run.progress, run.trainee.scheduler
-    while progress.epoch < run.trainee.epochs and not has_converged(progress, run.config):
+    state, progress, metric = run.state, run.state.progress, run.config.eval_metric
+    while progress.epoch < state.epochs:
+        if run.config.early_stopping and progress.epochs_since_best() >= run.config.early_stopping:
+            break
         train_epoch(run)
-        judged = judge(run)
-        progress.history.append(judged)
-        if progress.best is None or _is_better(judged, progress.best, run.config.eval_metric):
-            progress.best = judged
+        row = evaluate_epoch(run)
+        progress.history.append(row)
+        if progress.best is None or _is_better(row, progress.best, metric):
+            progress.best = row
             if run.context.is_main:
-                require_finite(run.trainee.judged.state_dict(), progress)
-                save_best(run.folder, run.trainee, run.config, judged)
-        progress.begin_epoch(progress.epoch + 1)
-        if scheduler is not None:
-            scheduler.step(progress.epoch, judged[f'val_{run.config.eval_metric}'])
-        run.report.finish_epoch(progress.history)  # before the checkpoint, or a kill between them would lose the row
+                save_best(run.folder, state, run.config, row)
+        progress.epoch, progress.images = progress.epoch + 1, 0
+        progress.reset_sums()
+        if state.scheduler is not None:
+            state.scheduler.step(progress.epoch, row[f'val_{metric}'])
+        if run.context.is_main:  # before the checkpoint, or a kill between them would lose the row
+            write_metrics(run.folder, progress.history)
+        if run.events is not None:
+            write_events(run.events, progress.history)
+        run.log(f'epoch {progress.epoch}/{state.epochs}: {format_metrics(row)}')
         run.save()
         run.stop_if_asked()
 
 
 def train_epoch(run: Run) -> None:
     """Train on every image once, from where the epoch is."""
-    config, progress, trainee, context = run.config, run.progress, run.trainee, run.context
-    trainee.train()
-    trainee.optimizer.zero_grad()
-    whole = run.loader.batch_size * context.size
-    first, count, steps = progress.images // whole, len(run.loader), config.grad_accum_steps
-    watch = LossWatch(context.device)
-    shown: dict[str, float] = {}
-    with run.report.epoch(progress.epoch, trainee.epochs, count, first) as show:
-        for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
-            note_bad(progress, batch.bad, config.max_bad_images)
-            if not len(batch.targets):
-                raise ValueError(f'No image of a batch can be read: {"; ".join(batch.bad[:3])}')
-            seed_everything(seed_of(config.seed, _OF_STEPS, progress.epoch, number, context.rank))
-            images, targets = run.transform(batch.images, batch.targets, progress.epoch)
-            is_last = number % steps == steps - 1 or number == count - 1
-            batches = min(steps, count - (number - number % steps))
-            loss, logits = train_step(
-                trainee, images, targets, config=config, batches=batches, is_last=is_last, updates=progress.updates
-            )
-            progress.tally(loss, logits, batch.targets)
-            watch.note(progress.updates, trainee.lr, loss)
-            progress.images += whole
-            if is_last:
-                progress.updates += 1
-            if watch.looks(number):
-                watch.require_finite()
-                shown = progress.shown()
-            show(shown)
-            if is_last and number < count - 1:
-                save_within_epoch(run, watch)
-    watch.require_finite()
+    config, state, progress = run.config, run.state, run.state.progress
+    state.train()
+    state.optimizer.zero_grad()
+    images_per_batch = run.loader.batch_size * run.context.size
+    first, count, accumulated = progress.images // images_per_batch, len(run.loader), config.grad_accum_steps
+    losses = LossCheck(run.context.device)
+    metrics: dict[str, float] = {}
+    for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
+        add_bad(progress, batch.bad, config.max_bad_images)
+        if not len(batch.targets):
+            raise ValueError(f'No image of a batch can be read: {"; ".join(batch.bad[:3])}')
+        seed_everything(seed_of(config.seed, _STEP_SEEDS, progress.epoch, number, run.context.rank))
+        images, targets = run.transform(batch.images, batch.targets, progress.epoch)
+        is_last = number % accumulated == accumulated - 1 or number == count - 1
+        batches = min(accumulated, count - (number - number % accumulated))
+        loss, logits = train_step(state, images, targets, config=config, batches=batches, is_last=is_last)
+        progress.add(loss, logits, batch.targets)
+        progress.images += images_per_batch
+        losses.add(progress.updates, state.lr, loss)
+        if is_last:
+            progress.updates += 1
+        if losses.is_due(number):
+            losses.require_finite()
+            metrics = progress.batch_metrics()
+        run.on_step(
+            Step(epoch=progress.epoch, epochs=state.epochs, step=number + 1, steps=count, metrics=metrics)
+        )
+        if is_last and number < count - 1:
+            save_within_epoch(run, losses)
+    losses.require_finite()
 
 
-def save_within_epoch(run: Run, watch: 'LossWatch') -> None:
-    """Write a checkpoint where one is due after this step, or the run was asked to stop, which it does then."""
-    asked = run.context.any(run.stop.asked)
+def train_step(
+    state: TrainState, images: Tensor, targets: Tensor, *, config: Config, batches: int = 1, is_last: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Add the gradients of a batch; on the last batch of a step update the weights.
+
+    Args:
+        state: State of the run.
+        images: Model inputs [B, C, H, W].
+        targets: Labels [B], or class probabilities [B, K].
+        config: Settings.
+        batches: Number of batches of this step.
+        is_last: Whether this is the last of them.
+
+    Returns:
+        The loss, and the logits [B, K], both detached.
+    """
+    net = state.net
+    # gradients are averaged over the processes once per step
+    no_sync = net.no_sync() if isinstance(net, DistributedDataParallel) and not is_last else nullcontext()
+    with no_sync:
+        with state.autocast():
+            logits = net(images)
+            loss = state.loss(logits, targets)
+        state.scaler.scale(loss / batches).backward()
+    if is_last:
+        if config.clip_grad is not None:
+            state.scaler.unscale_(state.optimizer)
+            clipped = model_parameters(state.model, exclude_head=config.clip_mode == 'agc')
+            dispatch_clip_grad(clipped, config.clip_grad, mode=config.clip_mode)
+        state.scaler.step(state.optimizer)
+        state.scaler.update()
+        state.optimizer.zero_grad()
+        updates = state.progress.updates + 1
+        if state.ema is not None:
+            state.ema.update(state.model, step=updates)
+        if state.scheduler is not None:
+            state.scheduler.step_update(updates)
+    return loss.detach(), logits.detach().float()
+
+
+def save_within_epoch(run: Run, losses: 'LossCheck') -> None:
+    """Write a checkpoint if one is due after this step, or if the run was asked to stop, which it then does."""
+    is_asked = run.context.any(run.stop.is_set)
     every = run.config.save_every
-    if asked or (every and run.progress.updates % every == 0):
-        watch.require_finite()
+    if is_asked or (every and run.state.progress.updates % every == 0):
+        losses.require_finite()
         run.save()
-    if asked:
+    if is_asked:
         run.stop_if_asked()
 
 
-def judge(run: Run) -> dict[str, float]:
-    """The row of a finished epoch: training and validation, the same in all processes."""
-    trained = run.progress.summed(run.context)
-    run.context.broadcast_buffers(run.trainee.model)
-    run.context.broadcast_buffers(run.trainee.judged)
-    found = run.evaluate(run.trainee.judged)
-    tell_bad(run, found.bad)
+def evaluate_epoch(run: Run) -> dict[str, float]:
+    """Metrics of a finished epoch, training and validation, the same in all processes."""
+    state, progress = run.state, run.state.progress
+    trained = progress.epoch_metrics(run.context)
+    run.context.broadcast_buffers(state.model)
+    run.context.broadcast_buffers(state.eval_model)
+    found = run.evaluate(state.eval_model)
+    bad = {*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)}
+    progress.bad = []
+    add_bad(progress, sorted(bad), run.config.max_bad_images)
+    for line in progress.bad:
+        if line not in progress.reported:
+            run.log(f'skipped: {line}')
+    progress.reported = progress.bad
     return dict(
-        epoch=run.progress.epoch,
-        train_loss=trained.loss,
-        train_top1=trained.top1,
+        epoch=progress.epoch,
+        train_loss=trained['train_loss'],
+        train_top1=trained['train_top1'],
         val_loss=found.loss,
         val_top1=found.top1,
         val_top5=found.top5,
-        lr=run.trainee.lr,
-        images_per_s=trained.images_per_s,
-        wait_share=trained.wait_share,
-        seconds=trained.seconds,
+        lr=state.lr,
+        images_per_s=trained['images_per_s'],
+        wait_share=trained['wait_share'],
+        seconds=trained['seconds'],
     )
 
 
-def tell_bad(run: Run, judging: list[str]) -> None:
-    """Count the images that could not be read in all processes, and name new ones."""
-    progress = run.progress
-    training = {name for names in run.context.gather(progress.bad) for name in names}
-    progress.bad = []
-    note_bad(progress, sorted({*training, *judging}), run.config.max_bad_images)
-    for line in progress.bad:
-        if line not in progress.told:
-            run.report.say(f'skipped: {line}')
-    progress.told = progress.bad
+@dataclass
+class LossCheck:
+    """Checks that losses are finite: each on a CPU, several at a time on a GPU.
 
-
-def has_converged(progress: Progress, config: Config) -> bool:
-    """Whether as many epochs as early stopping waits for have passed since the best one."""
-    if not config.early_stopping or progress.best is None:
-        return False
-    return progress.epoch - 1 - progress.best['epoch'] >= config.early_stopping
-
-
-class LossWatch:
-    """Looks at the losses of steps: at each one on a CPU, at some together on a GPU.
-
-    Args:
-        device: Where the losses are.
+    Attributes:
+        device: Device of the losses.
+        unchecked: Step, learning rate and loss.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.every = 1 if device.type == 'cpu' else _STEPS_BETWEEN_LOOKS
-        self.unseen: list[tuple[int, float, Tensor]] = []
+    device: torch.device
+    unchecked: list[tuple[int, float, Tensor]] = field(default_factory=list)
 
-    def note(self, step: int, lr: float, loss: Tensor) -> None:
-        """Remember a loss."""
-        self.unseen.append((step, lr, loss))
+    def add(self, step: int, lr: float, loss: Tensor) -> None:
+        self.unchecked.append((step, lr, loss))
 
-    def looks(self, number: int) -> bool:
-        """Whether to look after this batch."""
-        return number % self.every == self.every - 1
+    def is_due(self, number: int) -> bool:
+        """Whether to check after this batch."""
+        return self.device.type == 'cpu' or number % _STEPS_PER_CHECK == _STEPS_PER_CHECK - 1
 
     def require_finite(self) -> None:
-        """Look at the losses since the last look.
+        """Check the losses since the last check.
 
         Raises:
-            ValueError: If one is not finite; names the first.
+            ValueError: If one is NaN or infinite.
         """
-        for step, lr, loss in self.unseen:
+        for step, lr, loss in self.unchecked:
             if not math.isfinite(loss.item()):
-                raise ValueError(f'The loss is {loss.item()} at step {step}, with lr {lr:.3g}. {what_to_try()}')
-        self.unseen.clear()
+                raise ValueError(f'The loss is {loss.item()} at step {step}, with lr {lr:.3g}. {WHAT_TO_TRY}')
+        self.unchecked.clear()
 
 
 def timed(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
-    """Pass batches on, and count the time that they are waited for, and all time."""
-    asked = time.perf_counter()
+    """Pass batches on, and measure the time of the epoch and how much of it is waiting for them."""
+    start = time.perf_counter()
     for batch in batches:
-        came = time.perf_counter()
-        progress.waiting += came - asked
+        loaded = time.perf_counter()
+        progress.waiting += loaded - start
         yield batch
-        done = time.perf_counter()
-        progress.seconds += done - asked
-        asked = done
+        end = time.perf_counter()
+        progress.seconds += end - start
+        start = end
 
 
-def note_bad(progress: Progress, bad: list[str], most: int) -> None:
-    """Remember images that could not be read.
+def add_bad(progress: Progress, bad: list[str], limit: int) -> None:
+    """Add images that cannot be read.
 
     Raises:
-        ValueError: If they are more than may be.
+        ValueError: If they are more than the limit.
     """
-    fresh = [line for line in bad if line not in progress.bad]
-    progress.bad = progress.bad + fresh
-    if fresh and len(progress.bad) > most:
+    new = [line for line in bad if line not in progress.bad]
+    progress.bad = progress.bad + new
+    if new and len(progress.bad) > limit:
         raise ValueError(
             f'{len(progress.bad)} image{"s" * (len(progress.bad) > 1)} cannot be read, more than --max-bad-images '
-            f'{most}: {"; ".join(progress.bad[:3])}'
+            f'{limit}: {"; ".join(progress.bad[:3])}'
         )
 
 
 def _is_better(row: dict[str, float], best: dict[str, float], metric: str) -> bool:
     new, old = row[f'val_{metric}'], best[f'val_{metric}']
     return math.isnan(old) or (new < old if metric == 'loss' else new > old)
-
-
-def train_step(
-    trainee: Trainee, images: Tensor, targets: Tensor, *, config: Config, batches: int, is_last: bool, updates: int
-) -> tuple[Tensor, Tensor]:
-    """Add a batch's gradients, and on the last batch of a step change the weights.
-
-    Args:
-        trainee: What trains.
-        images: ImageDataset [B, C, H, W] as the model takes them.
-        targets: Labels [B], or shares of the classes [B, K].
-        config: The settings.
-        batches: Batches whose gradients make this step.
-        is_last: Whether this is the last of them.
-        updates: Steps of the optimizer before this one.
-
-    Returns:
-        The loss, a number, and the logits [B, K], both without gradients.
-    """
-    net = trainee.net
-    # the processes' gradients are averaged once a step
-    alone = net.no_sync() if isinstance(net, DistributedDataParallel) and not is_last else nullcontext()
-    with alone:
-        with trainee.autocast():
-            logits = net(images)
-            loss = trainee.loss(logits, targets)
-        trainee.scaler.scale(loss / batches).backward()
-    if is_last:
-        if config.clip_grad is not None:
-            trainee.scaler.unscale_(trainee.optimizer)
-            clipped = model_parameters(trainee.model, exclude_head=config.clip_mode == 'agc')
-            dispatch_clip_grad(clipped, config.clip_grad, mode=config.clip_mode)
-        trainee.scaler.step(trainee.optimizer)
-        trainee.scaler.update()
-        trainee.optimizer.zero_grad()
-        if trainee.ema is not None:
-            trainee.ema.update(trainee.model, step=updates + 1)
-        if trainee.scheduler is not None:
-            trainee.scheduler.step_update(updates + 1)
-    return loss.detach(), logits.detach().float()

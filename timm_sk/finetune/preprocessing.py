@@ -1,4 +1,4 @@
-"""What becomes of images before a model sees them."""
+"""Preprocessing and augmentation of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,11 +12,9 @@ from ..data import normalizer
 from .config import Config
 
 
-def data_config_of(config: Config, model: nn.Module) -> dict[str, Any]:
-    """The model's preprocessing, with the settings' changes, as `timm.data.resolve_data_config` gives it."""
-    changes: dict[str, Any] = {}
-    if config.in_chans is not None:
-        changes['in_chans'] = config.in_chans
+def resolve_preprocessing(config: Config, model: nn.Module) -> dict[str, Any]:
+    """The model's preprocessing, as `timm.data.resolve_data_config` gives it, with the changes of the settings."""
+    changes = {} if config.in_chans is None else dict(in_chans=config.in_chans)
     found: dict[str, Any] = resolve_data_config(changes, model=model)
     channels = config.in_chans or found['input_size'][0]
     size = (config.img_size,) * 2 if config.img_size else tuple(found['input_size'][1:])
@@ -26,19 +24,19 @@ def data_config_of(config: Config, model: nn.Module) -> dict[str, Any]:
     return found | dict(input_size=(channels, *size))
 
 
-def transforms_of(config: Config, data_config: dict[str, Any]) -> tuple[Any, Any]:
-    """What makes 8-bit pixels [C, H, W] of an image: for training, augmented, and for validation."""
-    judging = create_transform(
-        data_config['input_size'],
-        interpolation=data_config['interpolation'],
-        crop_pct=data_config['crop_pct'],
-        crop_mode=data_config.get('crop_mode'),
+def build_transforms(config: Config, preprocessing: dict[str, Any]) -> tuple[Any, Any]:
+    """Transforms of images to 8-bit pixels [C, H, W]: augmented for training, and for validation."""
+    evaluating = create_transform(
+        preprocessing['input_size'],
+        interpolation=preprocessing['interpolation'],
+        crop_pct=preprocessing['crop_pct'],
+        crop_mode=preprocessing.get('crop_mode'),
         use_prefetcher=True,
     )
     if config.linear_probe:
-        return judging, judging
+        return evaluating, evaluating
     training = create_transform(
-        data_config['input_size'],
+        preprocessing['input_size'],
         is_training=True,
         no_aug=config.no_aug,
         scale=config.scale,
@@ -47,27 +45,25 @@ def transforms_of(config: Config, data_config: dict[str, Any]) -> tuple[Any, Any
         vflip=config.vflip,
         color_jitter=config.color_jitter,
         auto_augment=config.aa,
-        interpolation=config.train_interpolation or data_config['interpolation'],
-        mean=data_config['mean'],  # which auto-augment fills with
+        interpolation=config.train_interpolation or preprocessing['interpolation'],
+        mean=preprocessing['mean'],  # fill colour of AutoAugment
         use_prefetcher=True,
     )
-    return training, judging
+    return training, evaluating
 
 
 def batch_transform(
-    config: Config, data_config: dict[str, Any], num_classes: int, device: torch.device
+    config: Config, preprocessing: dict[str, Any], num_classes: int, device: torch.device
 ) -> Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]:
-    """What makes a training batch of 8-bit images [B, C, H, W] and labels [B]: normalised, erased, mixed.
+    """Normalization, random erasing and mixup of a training batch.
 
-    It is called with the epoch too, and gives images in float32 and labels [B], or shares [B, K] where it mixes.
+    The function takes 8-bit images [B, C, H, W], labels [B] and the epoch. It returns images in float32, and labels
+    [B], or class probabilities [B, K] with mixup.
     """
-    prepare = normalizer(data_config['mean'], data_config['std'], device, channels_last=config.channels_last)
+    mean, std = preprocessing['mean'], preprocessing['std']
+    prepare = normalizer(mean, std, device, channels_last=config.channels_last)
     augments = not (config.no_aug or config.linear_probe)
-    erase = (
-        RandomErasing(config.reprob, mode=config.remode, max_count=config.recount, device=str(device))
-        if augments and config.reprob > 0
-        else None
-    )
+    erase = RandomErasing(config.reprob, mode=config.remode, max_count=config.recount, device=str(device))
     mix = Mixup(
         mixup_alpha=config.mixup,
         cutmix_alpha=config.cutmix,
@@ -76,13 +72,14 @@ def batch_transform(
         label_smoothing=config.smoothing,
         num_classes=num_classes,
     )
+    erases = augments and config.reprob > 0
     mixes = augments and (config.mixup > 0 or config.cutmix > 0)
 
     def transform(images: Tensor, targets: Tensor, epoch: int) -> tuple[Tensor, Tensor]:
         images, targets = prepare(images), targets.to(device, non_blocking=True)
-        if erase is not None:
+        if erases:
             images = erase(images)
-        if mixes and len(images) % 2 == 0:  # images are mixed in pairs
+        if mixes and len(images) % 2 == 0:  # mixup takes pairs
             mix.mixup_enabled = not config.mixup_off_epoch or epoch < config.mixup_off_epoch
             images, targets = mix(images, targets)
         return images, targets

@@ -1,86 +1,168 @@
-"""Checkpoints of a run: written whole or not at all, and read without executing anything."""
+"""The folder and the checkpoints of a run: written atomically, and read without executing anything."""
 
 import dataclasses
 import io
+import os
 import pickle
 from pathlib import Path
 from typing import Any
 
 import torch
-from timm.scheduler import PlateauLRScheduler
-from timm.scheduler.scheduler import Scheduler
+import yaml
 from torch import Tensor
 
 from ..atomic_io import whole_file
 from ..distributed import DistributedContext
 from ..errors import TimmSkError
 from .config import MACHINE, RUN, Config
-from .progress import Progress
-from .train_state import Trainee
+from .train_state import TrainState
 
-LAST, BEST = 'last.pt', 'best.pt'
-_MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # beside what says where and on what a run runs
-_MAY_NOT_CHANGE = {'seed', 'amp', 'amp_dtype', 'sync_bn'}  # which change what is computed
+LAST, BEST, CONFIG = 'last.pt', 'best.pt', 'config.yaml'
+CLAIM = '.run'  # marks the folder of a run; holds the id of the torchrun that started it
+FORMAT = 1  # of the checkpoints
+WHAT_TO_TRY = 'Try a lower --lr, --clip-grad 1, more --warmup-epochs or no --amp, with another --output.'
+_MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # in addition to the groups RUN and MACHINE
+_MAY_NOT_CHANGE = {'seed', 'amp', 'amp_dtype', 'sync_bn'}  # settings of these groups that change what is computed
 
 
 class ResumeError(TimmSkError):
-    """Raised when a run cannot go on from its checkpoint: damaged, or of a run with other settings or data."""
+    """Raised when a run cannot resume: its checkpoint is damaged, or has other settings or data."""
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under another name, and rename it when it is complete.
+def claim_folder(folder: Path, config: Config, context: DistributedContext) -> bool:
+    """Create the folder of a run, or find a run in it to resume; returns whether there is one.
+
+    The main process looks, and tells the others: looking by themselves, they would see each other's files.
 
     Raises:
-        OSError: If it cannot be written; what stood there before is whole.
+        ValueError: If the folder cannot be written or holds something else.
     """
-    try:
-        with whole_file(path) as file:
-            file.write(content)
-    except OSError as error:
-        raise OSError(
-            f'{path} cannot be written: {error.strerror or error}. The one before it is whole: make room, and go on '
-            'with --resume auto.'
-        ) from error
+    found: str | bool = False
+    if context.is_main:
+        try:
+            found = _claim(folder, config, restarted=context.restarts > 0)
+        except (OSError, ValueError) as error:
+            found = str(error)
+    found = context.all_gather(found)[0]
+    if isinstance(found, str):
+        raise ValueError(found)
+    return found
 
 
-def save(
-    folder: Path, trainee: Trainee, progress: Progress, config: Config, context: DistributedContext, *, data: str
-) -> None:
-    """Write a run's checkpoint.
+def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
+    if config.resume not in (None, 'auto'):
+        raise ValueError(f'resume must be "auto", got {config.resume!r}: name the folder of the run with --output.')
+    exists = folder.exists()
+    if exists and not folder.is_dir():
+        raise ValueError(f'{folder} is a file: name a folder with --output.')
+    launch, claim = os.environ.get('TORCHELASTIC_RUN_ID', ''), folder / CLAIM
+    names = {path.name for path in folder.iterdir()} if exists else set()
+    if names and CLAIM not in names:
+        raise ValueError(f'{folder} is not empty and holds no run: choose another --output.')
+    resumes = config.resume == 'auto' or (restarted and bool(names) and claim.read_text() == launch)
+    if not resumes and names - {CLAIM, CONFIG}:
+        raise ValueError(f'{folder} is not empty: resume the run in it with --resume auto, or choose --output.')
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(claim, launch.encode())
+    for leftover in folder.glob('*.partial'):  # of a process that was killed while writing
+        leftover.unlink()
+    if resumes and (folder / LAST).exists():
+        return True
+    _write(folder / CONFIG, yaml.safe_dump(config.as_dict(), sort_keys=False, allow_unicode=True).encode())
+    return False
+
+
+def save(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
+    """Write the checkpoint of a run.
 
     Args:
-        folder: The run's.
-        trainee: What trains.
-        progress: Where it is.
-        config: The settings.
-        context: The processes; all take part, the first one writes.
-        data: What tells this data from other.
+        folder: Folder of the run.
+        state: State of the run.
+        config: Settings.
+        context: Processes; all have to call this, the main one writes.
+        data: Fingerprint of the data.
 
     Raises:
         ValueError: If a weight is not finite.
         OSError: If it cannot be written.
     """
-    together = progress.as_saved(context)
-    if not context.is_main:
-        return
-    require_finite(trainee.model.state_dict(), progress)
-    content = dict(
-        state_dict=trainee.model.state_dict(),
-        state_dict_ema=None if trainee.ema is None else trainee.ema.module.state_dict(),
-        optimizer=trainee.optimizer.state_dict(),
-        scheduler=None if trainee.scheduler is None else _state_of(trainee.scheduler),
-        scaler=trainee.scaler.state_dict(),
-        config=config.as_dict(),
-        progress=together,
-        data=data,
-    )
-    write_atomically(folder / LAST, _serialized({key: value for key, value in content.items() if value is not None}))
+    content = state.state_dict(context)
+    if context.is_main:
+        require_finite(content['state_dict'], state.progress.updates)
+        _write(folder / LAST, _serialized(content | dict(format=FORMAT, config=config.as_dict(), data=data)))
 
 
-def save_best(folder: Path, trainee: Trainee, config: Config, metrics: dict[str, float]) -> None:
-    """Write the weights that are best so far, as timm and `timm-sk weights export` read them."""
-    content = dict(state_dict=trainee.judged.state_dict(), epoch=int(metrics['epoch']), metrics=metrics)
-    write_atomically(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
+def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str, float]) -> None:
+    """Write the best weights so far, in the layout that timm and `timm-sk weights export` read.
+
+    Raises:
+        ValueError: If a weight is not finite.
+        OSError: If it cannot be written.
+    """
+    weights = state.eval_model.state_dict()
+    require_finite(weights, state.progress.updates)
+    content = dict(format=FORMAT, state_dict=weights, epoch=int(metrics['epoch']), metrics=metrics)
+    _write(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
+
+
+def restore(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
+    """Load the last checkpoint of a run into its state.
+
+    Args:
+        folder: Folder of the run.
+        state: State of a new run.
+        config: Settings.
+        context: Processes.
+        data: Fingerprint of the data.
+
+    Raises:
+        ResumeError: If the checkpoint cannot be read, or has other settings or data.
+    """
+    content = read(folder / LAST, torch.device('cpu'))  # from where each part is copied to its device
+    try:
+        _require_same_settings(content['config'], config)
+        if content['data'] != data:
+            raise ResumeError(f'{folder} was trained on other data ({content["data"]}; this is {data}).')
+        state.load_state_dict(content, context)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {error}.') from error
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """Read a checkpoint.
+
+    Raises:
+        ResumeError: If it cannot be read, or its format is unknown.
+    """
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        raise ResumeError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
+    found = content.get('format') if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise ResumeError(f'{path} has checkpoint format {found!r}, expected {FORMAT}: choose another --output.')
+    return content
+
+
+def require_finite(state_dict: dict[str, Tensor], step: int) -> None:
+    """Check that all weights are finite.
+
+    Raises:
+        ValueError: If one is NaN or infinite.
+    """
+    for name, tensor in state_dict.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise ValueError(f'{name} is not finite after step {step}: nothing was saved. {WHAT_TO_TRY}')
+
+
+def _require_same_settings(before: dict[str, Any], config: Config) -> None:
+    now = config.as_dict()
+    free = {item.name for item in dataclasses.fields(Config) if item.metadata['group'] in (RUN, MACHINE)}
+    binding = (set(now) - free - _MAY_CHANGE) | _MAY_NOT_CHANGE
+    changed = sorted(name for name in binding if before.get(name) != now[name])
+    if changed:
+        listed = ', '.join(f'{name} was {before.get(name)!r} and is {now[name]!r}' for name in changed[:3])
+        raise ResumeError(f'The run has other settings: {listed}. Resume with those, or choose another --output.')
 
 
 def _serialized(content: dict[str, Any]) -> bytes:
@@ -89,94 +171,12 @@ def _serialized(content: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def restore(folder: Path, trainee: Trainee, config: Config, context: DistributedContext, *, data: str) -> Progress:
-    """Bring a run to where its last checkpoint was.
-
-    Args:
-        folder: The run's.
-        trainee: What trains, as it began.
-        config: The settings.
-        context: The processes.
-        data: What tells this data from other.
-
-    Returns:
-        Where it is.
-
-    Raises:
-        ResumeError: If the checkpoint cannot be read, or is of other settings or data.
-    """
-    content = read(folder / LAST, torch.device('cpu'))  # whence each part goes to where it is used
+def _write(path: Path, content: bytes) -> None:
     try:
-        _require_same(content['config'], config)
-        if content['data'] != data:
-            raise ResumeError(f'{folder} was trained on other data ({content["data"]}; this is {data}).')
-        trainee.model.load_state_dict(content['state_dict'])
-        if trainee.ema is not None:
-            trainee.ema.module.load_state_dict(content['state_dict_ema'])
-        trainee.optimizer.load_state_dict(content['optimizer'])
-        if trainee.scheduler is not None:
-            _load_state(trainee.scheduler, content['scheduler'])
-        trainee.scaler.load_state_dict(content['scaler'])
-        progress = Progress(**content['progress'])
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {error}.') from error
-    if not context.is_main:  # they are sums over all
-        progress.forget_sums()
-    return progress
-
-
-def _state_of(scheduler: Scheduler) -> dict[str, Any]:
-    """A scheduler's state; of timm's for plateaus also how long it has waited, which timm leaves out."""
-    state = scheduler.state_dict()
-    return state | dict(plateau=scheduler.lr_scheduler.state_dict()) if _waits(scheduler) else state
-
-
-def _load_state(scheduler: Scheduler, state: dict[str, Any]) -> None:
-    scheduler.load_state_dict(state)
-    if _waits(scheduler):
-        scheduler.lr_scheduler.load_state_dict(state['plateau'])
-
-
-def _waits(scheduler: Scheduler) -> bool:
-    return isinstance(scheduler, PlateauLRScheduler)
-
-
-def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """What a checkpoint holds.
-
-    Raises:
-        ResumeError: If it cannot be read.
-    """
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ResumeError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
-    if not isinstance(content, dict):
-        raise ResumeError(f'{path} is not a checkpoint of a run.')
-    return content
-
-
-def require_finite(state_dict: dict[str, Tensor], progress: Progress) -> None:
-    """Check that no weight is infinite or no number.
-
-    Raises:
-        ValueError: If one is.
-    """
-    for name, tensor in state_dict.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f'{name} is not finite after step {progress.updates}: nothing was saved. {what_to_try()}')
-
-
-def what_to_try() -> str:
-    """What helps where training diverges."""
-    return 'Try a lower --lr, --clip-grad 1, more --warmup-epochs or no --amp, with another --output.'
-
-
-def _require_same(before: dict[str, Any], config: Config) -> None:
-    now = config.as_dict()
-    free = {item.name for item in dataclasses.fields(Config) if item.metadata['group'] in (RUN, MACHINE)}
-    binding = (set(now) - free - _MAY_CHANGE) | _MAY_NOT_CHANGE
-    changed = sorted(name for name in binding if before.get(name) != now[name])
-    if changed:
-        listed = ', '.join(f'{name} was {before.get(name)!r} and is {now[name]!r}' for name in changed[:3])
-        raise ResumeError(f'The run has other settings: {listed}. Go on with those, or choose another --output.')
+        with whole_file(path) as file:
+            file.write(content)
+    except OSError as error:
+        raise OSError(
+            f'{path} cannot be written: {error.strerror or error}. The previous one is complete: free some space, and '
+            'resume with --resume auto.'
+        ) from error

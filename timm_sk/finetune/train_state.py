@@ -1,15 +1,15 @@
-"""A model in training, with its loss, optimizer and schedule."""
+"""The state of a run: model, loss, optimizer, schedule, averaged weights, and how far it is."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
+from timm.scheduler import PlateauLRScheduler, create_scheduler_v2
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -21,24 +21,98 @@ from .model import freeze
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 DEFAULT_LR = 1e-3  # AdamW's, which is the default optimizer
-_SCALED_BY_ROOT = ('ada', 'lamb')  # parts of the names of optimizers, as timm's train.py has them
+_SQRT_SCALED = ('ada', 'lamb')  # parts of the names of optimizers, as in timm's train.py
 
 
 @dataclass(kw_only=True)
-class Trainee:
-    """A model in training, and what changes with it.
+class Progress:
+    """How far a run is.
 
     Attributes:
-        model: The model itself, which is saved.
-        net: The same as it is called: compiled, and in step with other processes.
-        frozen: The parts that stay as they are, with their running statistics.
-        loss: Of logits [B, K] and labels [B], or the shares [B, K] that mixing gives.
-        optimizer: Of the parameters that are not frozen.
-        scheduler: Of its learning rate; None for a constant one.
-        epochs: How many the schedule has.
-        scaler: Of the loss, where gradients are float16.
-        ema: The averaged model, if there is one.
-        autocast: The context of a forward pass.
+        epoch: Number of finished epochs.
+        images: Number of images of the current epoch that all processes have trained on.
+        updates: Number of optimizer steps.
+        sums: Of this process and epoch: loss times images, correct predictions, images; on the model's device.
+        seconds: Duration of the epoch so far in this process.
+        waiting: Seconds of it that were spent waiting for images.
+        history: Metrics of each finished epoch.
+        best: Metrics of the best epoch; None before the first.
+        bad: Images that could not be read, with the reasons.
+        reported: Those of them that were logged.
+    """
+
+    epoch: int = 0
+    images: int = 0
+    updates: int = 0
+    sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
+    seconds: float = 0.0
+    waiting: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, float] | None = None
+    bad: list[str] = field(default_factory=list)
+    reported: list[str] = field(default_factory=list)
+
+    def reset_sums(self) -> None:
+        """Set all sums to zero."""
+        self.sums, self.seconds, self.waiting = torch.zeros_like(self.sums), 0.0, 0.0
+
+    def epochs_since_best(self) -> float:
+        """Number of epochs after the best one."""
+        return 0 if self.best is None else self.epoch - 1 - self.best['epoch']
+
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Add a batch: mean loss, logits [B, K] and labels [B]; does not synchronize with a GPU."""
+        correct = (logits.argmax(dim=1) == targets.to(logits.device, non_blocking=True)).sum()
+        count = len(logits)
+        self.sums = self.sums.to(loss.device)
+        self.sums += torch.stack([loss.double() * count, correct.double(), torch.full_like(correct, count).double()])
+
+    def batch_metrics(self) -> dict[str, float]:
+        """Loss, accuracy in percent and speed of the epoch so far in this process."""
+        loss, correct, count = self.sums.tolist()
+        values = dict(loss=loss / count, top1=100 * correct / count)
+        return values | dict(images_per_s=count / self.seconds) if self.seconds else values
+
+    def epoch_metrics(self, context: DistributedContext) -> dict[str, float]:
+        """Loss, accuracy in percent, speed and share of waiting of the epoch so far in all processes."""
+        loss, correct, count, seconds, waiting = self._totals(context).tolist()
+        count, seconds = max(count, 1.0), max(seconds, 1e-9)
+        return dict(
+            train_loss=loss / count,
+            train_top1=100 * correct / count,
+            images_per_s=context.size * count / seconds,
+            wait_share=waiting / seconds,
+            seconds=seconds / context.size,
+        )
+
+    def state_dict(self, context: DistributedContext) -> dict[str, Any]:
+        """The progress of all processes; each has to call this."""
+        totals = self._totals(context)
+        bad = sorted({line for lines in context.all_gather(self.bad) for line in lines})
+        seconds, waiting = totals[3:].tolist()
+        return asdict(self) | dict(sums=totals[:3], seconds=seconds, waiting=waiting, bad=bad)
+
+    def _totals(self, context: DistributedContext) -> Tensor:
+        own = [*self.sums.tolist(), self.seconds, self.waiting]
+        return context.all_reduce(torch.tensor(own, dtype=torch.float64))
+
+
+@dataclass(kw_only=True)
+class TrainState:
+    """Everything that training changes.
+
+    Attributes:
+        model: Model that is saved.
+        net: The same model as it is called: compiled, and wrapped for several processes.
+        frozen: Modules that stay in eval mode.
+        loss: Loss of logits [B, K] and labels [B], or class probabilities [B, K] as mixup gives.
+        optimizer: Optimizer of the parameters that are not frozen.
+        scheduler: Schedule of the learning rate; None for a constant one.
+        epochs: Number of epochs of the schedule.
+        scaler: Loss scaling for float16.
+        ema: Averaged model; None if disabled.
+        autocast: Context of a forward pass.
+        progress: How far the run is.
     """
 
     model: nn.Module
@@ -51,41 +125,77 @@ class Trainee:
     scaler: torch.amp.GradScaler
     ema: ModelEmaV3 | None
     autocast: Autocast
+    progress: Progress = field(default_factory=Progress)
 
     @property
-    def judged(self) -> nn.Module:
-        """The model that is judged and exported: the averaged one if there is one."""
+    def eval_model(self) -> nn.Module:
+        """The model that is evaluated and exported: the averaged one if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     @property
     def lr(self) -> float:
-        """The greatest learning rate of now."""
+        """The highest current learning rate."""
         return max(float(group['lr']) for group in self.optimizer.param_groups)
 
     def train(self) -> None:
-        """Put all but what is frozen into training mode."""
+        """Set all modules but the frozen ones to train mode."""
         self.net.train()
         for module in self.frozen:
             module.eval()
 
+    def state_dict(self, context: DistributedContext) -> dict[str, Any]:
+        """The whole state; each process has to call this."""
+        state = dict(
+            state_dict=self.model.state_dict(),
+            optimizer=self.optimizer.state_dict(),
+            scaler=self.scaler.state_dict(),
+            progress=self.progress.state_dict(context),
+        )
+        if self.ema is not None:
+            state['state_dict_ema'] = self.ema.module.state_dict()
+        if self.scheduler is not None:
+            state['scheduler'] = self.scheduler.state_dict()
+        if isinstance(self.scheduler, PlateauLRScheduler):  # timm's state leaves out how long it has waited
+            state['scheduler'] |= dict(plateau=self.scheduler.lr_scheduler.state_dict())
+        return state
 
-def build_trainee(config: Config, model: nn.Module, context: DistributedContext, updates_per_epoch: int) -> Trainee:
-    """Put a model into training.
+    def load_state_dict(self, state: dict[str, Any], context: DistributedContext) -> None:
+        """Restore what `state_dict` gave.
+
+        Raises:
+            KeyError, TypeError, RuntimeError: If the state is of another run.
+        """
+        self.model.load_state_dict(state['state_dict'])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state['state_dict_ema'])
+        self.optimizer.load_state_dict(state['optimizer'])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state['scheduler'])
+        if isinstance(self.scheduler, PlateauLRScheduler):
+            self.scheduler.lr_scheduler.load_state_dict(state['scheduler']['plateau'])
+        self.scaler.load_state_dict(state['scaler'])
+        self.progress = Progress(**state['progress'])
+        if not context.is_main:  # the saved sums are those of all processes
+            self.progress.reset_sums()
+
+
+def build_train_state(
+    config: Config, model: nn.Module, context: DistributedContext, updates_per_epoch: int
+) -> TrainState:
+    """Prepare a model for training.
 
     Args:
-        config: The settings.
-        model: As `build_model` gives it.
-        context: The processes.
-        updates_per_epoch: Steps of the optimizer in an epoch.
+        config: Settings.
+        model: Model as built by `build_model`.
+        context: Processes and device.
+        updates_per_epoch: Number of optimizer steps per epoch.
 
     Raises:
-        ValueError: If the settings ask for what the model, the device or timm's factories lack.
+        ValueError: If the model, the device or timm's factories do not support the settings.
     """
     if config.sync_bn:
         if context.device.type != 'cuda':
-            raise ValueError(
-                f'--sync-bn needs CUDA: torch has no SyncBatchNorm on {context.device.type}. Leave it out.'
-            )
+            raise ValueError(f'--sync-bn needs CUDA: torch has no SyncBatchNorm on {context.device.type}. Omit it.')
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model.to(context.device, memory_format=memory_format)  # type: ignore[call-overload]
@@ -120,77 +230,76 @@ def build_trainee(config: Config, model: nn.Module, context: DistributedContext,
             updates_per_epoch=updates_per_epoch,
         )
     except (ValueError, AssertionError, TypeError) as error:
-        raise ValueError(f'opt {config.opt} with sched {config.sched} cannot be made: {error}') from error
+        raise ValueError(f'Cannot build opt {config.opt} with sched {config.sched}: {error}') from error
     net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if context.size > 1:
-        on = [context.device.index] if context.device.type == 'cuda' else None
-        net = DistributedDataParallel(net, device_ids=on, find_unused_parameters=False)
-    in_float16 = config.amp and config.amp_dtype == 'float16'
-    return Trainee(
+        device_ids = [context.device.index] if context.device.type == 'cuda' else None
+        net = DistributedDataParallel(net, device_ids=device_ids, find_unused_parameters=False)
+    is_float16 = config.amp and config.amp_dtype == 'float16'
+    return TrainState(
         model=model,
         net=net,
         frozen=frozen,
-        loss=_loss(config),
+        loss=_build_loss(config),
         optimizer=optimizer,
         scheduler=scheduler,
         epochs=epochs,
-        scaler=torch.amp.GradScaler(context.device.type, enabled=in_float16),
+        scaler=torch.amp.GradScaler(context.device.type, enabled=is_float16),
         ema=ema,
-        autocast=autocast_of(config, context.device),
+        autocast=build_autocast(config, context.device),
     )
 
 
-def autocast_of(config: Config, device: torch.device) -> Autocast:
-    """The context that a model runs in.
+def build_autocast(config: Config, device: torch.device) -> Autocast:
+    """Context of a forward pass.
 
     Raises:
-        ValueError: If it is float16's and the device no GPU.
+        ValueError: If it is float16 on a CPU.
     """
     if not config.amp:
         return nullcontext
     if config.amp_dtype == 'float16' and device.type != 'cuda':
-        raise ValueError('amp_dtype float16 needs CUDA: take bfloat16, which the CPU has too.')
+        raise ValueError('amp_dtype float16 needs CUDA: use bfloat16.')
     return partial(torch.autocast, device.type, getattr(torch, config.amp_dtype))
 
 
-def _loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
+def _build_loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
     if config.bce_loss:
         return BinaryCrossEntropy(smoothing=config.smoothing)
     smoothed = nn.CrossEntropyLoss(label_smoothing=config.smoothing)
     plain = nn.CrossEntropyLoss()
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return smoothed(logits, targets) if targets.ndim == 1 else plain(logits, targets)  # shares are smooth already
+        return smoothed(logits, targets) if targets.ndim == 1 else plain(logits, targets)  # mixup smooths already
 
     return loss
 
 
-def resolve_lr(config: Config, global_batch: int) -> float:
-    """The learning rate at its highest, as timm's `train.py` resolves it.
+def resolve_lr(config: Config, images_per_step: int) -> float:
+    """The peak learning rate, as timm's `train.py` resolves it.
 
-    `lr` where it is given. Else `lr_base` times the number of images in a step over `lr_base_size`, or times the
-    root of that ratio. 0.001 where neither is given.
+    `lr` if it is given. Else `lr_base` scaled by `images_per_step / lr_base_size`, or by its square root. 0.001 if
+    neither is given.
 
     Args:
-        config: The settings.
-        global_batch: ImageDataset that make one step of the optimizer: a batch, times the processes, times the batches
-            whose gradients are accumulated.
+        config: Settings.
+        images_per_step: Number of images per optimizer step.
 
     Raises:
-        ValueError: If no image makes a step.
+        ValueError: If `images_per_step` is not positive.
     """
-    if global_batch < 1:
-        raise ValueError(f'global_batch must be at least 1, got {global_batch}.')
+    if images_per_step < 1:
+        raise ValueError(f'images_per_step must be at least 1, got {images_per_step}.')
     if config.lr is not None:
         return config.lr
     if config.lr_base is None:
         return DEFAULT_LR
-    ratio = global_batch / config.lr_base_size
-    by_root = any(part in config.opt.lower() for part in _SCALED_BY_ROOT)
-    scale = config.lr_base_scale or ('sqrt' if by_root else 'linear')
+    ratio = images_per_step / config.lr_base_size
+    is_sqrt_scaled = any(part in config.opt.lower() for part in _SQRT_SCALED)
+    scale = config.lr_base_scale or ('sqrt' if is_sqrt_scaled else 'linear')
     return config.lr_base * (ratio**0.5 if scale == 'sqrt' else ratio)
 
 
 def images_per_step(config: Config, context: DistributedContext) -> int:
-    """Images that make one step of the optimizer, in all processes together."""
+    """Number of images per optimizer step, in all processes."""
     return config.batch_size * context.size * config.grad_accum_steps
