@@ -17,7 +17,7 @@ from torch import Tensor
 
 from timm_sk import shapes
 from timm_sk.finetune import Config, finetune
-from timm_sk.finetune.run_checkpoint import BEST, LAST
+from timm_sk.finetune.run_checkpoint import BEST, LAST, read
 
 PATIENCE = 120  # seconds
 CLOCK = {'seconds', 'waiting', 'images_per_s', 'wait_share'}  # names of what the clock says
@@ -57,6 +57,11 @@ def small(data: Path, output: Path, **settings: Any) -> Config:
         aa='rand-m5-mstd0.5',
     )
     return Config(**usual | settings)
+
+
+def read_last(folder: Path) -> dict[str, Any]:
+    """The last checkpoint of a run."""
+    return read(folder / LAST, torch.device('cpu'))
 
 
 def state_of(folder: Path) -> dict[str, Any]:

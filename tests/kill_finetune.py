@@ -1,4 +1,4 @@
-"""Kill runs of fine-tuning at random moments, resume them, and compare the end with an undisturbed run.
+"""Kill fine-tuning runs at random moments, resume them, and compare the end with an undisturbed run.
 
     python tests/kill_finetune.py 20      # one process, and then two together, so often
     python tests/kill_finetune.py 20 2    # two alone

@@ -1,5 +1,7 @@
-"""`timm-sk finetune` as a person types it."""
+"""`timm-sk finetune`: options, output and errors."""
 
+import contextlib
+import io
 import json
 import os
 import shutil
@@ -8,18 +10,22 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
-from finetune_runs import PATIENCE, draw_folder, require_equal, small, state_of
+from finetune_runs import PATIENCE, draw_folder, read_last, small
+from rich.console import Console
 from safetensors.torch import load_file
 from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
-from timm_sk.finetune import Config, extract, finetune
-from timm_sk.finetune.run_checkpoint import LAST, read
+from timm_sk.cli.finetune import step_report
+from timm_sk.finetune import extract
+from timm_sk.finetune.run_checkpoint import LAST
+from timm_sk.finetune.train_state import TrainState
 
 QUICK = ['--epochs', '1', '--workers', '0', '--device', 'cpu', '--batch-size', '8']
 
@@ -29,18 +35,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_folder(tmp_path_factory.mktemp('data'))
 
 
-def settings_of(folder: Path) -> dict[str, object]:
-    found: dict[str, object] = read(folder / LAST, torch.device('cpu'))['config']
-    return found
-
-
-def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> None:
+def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
     (tmp_path / 'mine.yaml').write_text('lr: 2e-3\nsmoothing: 0.2\ndecay_milestones: [3, 5]\nsynthetic: 32\n')
     arguments = ['finetune', '--config', str(tmp_path / 'mine.yaml'), '--output', str(tmp_path / 'run'), *QUICK]
     result = CliRunner().invoke(app, [*arguments, '--smoothing', '0', '--scale', '0.5', '1'])
     assert result.exit_code == 0, result.output
     assert result.stdout.strip() == str(tmp_path / 'run' / 'export')
-    settings = settings_of(tmp_path / 'run')
+    settings = read_last(tmp_path / 'run')['config']
     expected = dict(lr=2e-3, smoothing=0.0, decay_milestones=[3, 5], scale=[0.5, 1.0], momentum=0.9, batch_size=8)
     assert {name: settings[name] for name in expected} == expected
 
@@ -55,7 +56,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(tmp_path: Path) -> N
         (['nowhere'], 'nowhere: no such folder or tar'),
     ],
 )
-def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_errors_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ['finetune', *arguments, *QUICK, '--output', str(tmp_path / 'run')])
     assert result.exit_code == 1
     lines = result.stderr.strip().splitlines()
@@ -64,7 +65,7 @@ def test_what_is_wrong_is_one_line(arguments: list[str], message: str, tmp_path:
 
 
 @pytest.mark.deep
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
+def test_ctrl_c(tmp_path: Path, data: Path) -> None:
     command = [sys.executable, '-m', 'timm_sk', 'finetune', str(data), '--output', str(tmp_path / 'run'), *QUICK]
     command += ['--model', 'sknet_atto.shapes', '--epochs', '300', '--save-every', '1', '--workers', '1']
     environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
@@ -80,13 +81,13 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, data: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 130, messages
-    assert 'Go on with the same command and --resume auto.' in messages
+    assert 'Resume with the same command and --resume auto.' in messages
     assert 'Traceback' not in messages
-    assert read(tmp_path / 'run' / LAST, torch.device('cpu'))['progress']['updates'] > 0
+    assert read_last(tmp_path / 'run')['progress']['updates'] > 0
 
 
 @pytest.mark.deep
-def test_a_trial_run(tmp_path: Path) -> None:
+def test_synthetic(tmp_path: Path) -> None:
     arguments = ['-m', 'timm_sk', 'finetune', '--synthetic', '64', '--output', 'run', *QUICK]
     done = run_python(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -94,10 +95,10 @@ def test_a_trial_run(tmp_path: Path) -> None:
     assert 'epoch 1/1: loss ' in done.stderr
     again = run_python(*arguments, cwd=tmp_path)
     assert again.returncode == 1
-    assert again.stderr.startswith('timm-sk: run is not empty: go on with the run in it by --resume auto')
+    assert again.stderr.startswith('timm-sk: run is not empty: resume the run in it with --resume auto')
 
 
-def test_features_of_both_parts_and_of_a_whole(tmp_path: Path, data: Path) -> None:
+def test_features(tmp_path: Path, data: Path) -> None:
     extract(small(data, tmp_path, features=str(tmp_path / 'both')))
     counts = {
         path.parent.name: json.loads(path.read_text())['count'] for path in (tmp_path / 'both').glob('*/index.json')
@@ -112,7 +113,7 @@ def test_features_of_both_parts_and_of_a_whole(tmp_path: Path, data: Path) -> No
     assert torch.equal(alone['embeddings'], part['embeddings'])
 
 
-def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> None:
+def test_features_of_one_image(tmp_path: Path, data: Path) -> None:
     (tmp_path / 'data' / 'ring').mkdir(parents=True)
     image = next((data / 'train' / 'ring').iterdir())
     shutil.copy(image, tmp_path / 'data' / 'ring')
@@ -121,32 +122,44 @@ def test_features_of_a_folder_that_cannot_be_cut(tmp_path: Path, data: Path) -> 
     assert index['count'] == 1
 
 
-def learnt(state: dict[str, Any]) -> dict[str, Any]:
-    parts = ('state_dict', 'state_dict_ema', 'optimizer')
-    return {
-        name: value
-        for name, value in state.items()
-        if name.split('/')[1] in parts and 'running' not in name and 'tracked' not in name
-    }
+@pytest.fixture
+def console(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Console:
+    """Standard error: a terminal or not."""
+    console = Console(file=io.StringIO(), width=100, force_terminal=request.param, color_system=None)
+    monkeypatch.setattr('timm_sk.console.err', console)
+    return console
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize(
-    'settings',
-    [dict(amp=True), dict(grad_checkpointing=True), dict(sched='plateau', sched_on_updates=False), dict(bce_loss=True)],
-    ids=lambda settings: next(iter(settings)),
-)
-def test_other_ways_to_train(settings: dict[str, object], data: Path, tmp_path: Path) -> None:
-    plain = finetune(small(data, tmp_path / 'plain', epochs=1, save_every=0, drop=None))
-    other = finetune(small(data, tmp_path / 'other', epochs=1, save_every=0, drop=None, **settings))
-    assert other.metrics['train_loss'] > 0
-    if 'grad_checkpointing' in settings:  # the same gradients; running statistics see each batch twice
-        require_equal(*(learnt(state_of(run.folder)) for run in (other, plain)))
-    else:
-        before, after = (read(run.folder / LAST, torch.device('cpu'))['state_dict'] for run in (plain, other))
-        assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())
+METRICS = dict(loss=0.51234, top1=87.5, images_per_s=1234.4)
 
 
-def test_a_config_of_python_is_checked() -> None:
-    with pytest.raises(ValueError, match='epochs must be above 0, got 0'):
-        Config(epochs=0)
+def new_state(epoch: int, epochs: int) -> TrainState:
+    return cast(TrainState, SimpleNamespace(epochs=epochs, progress=SimpleNamespace(epoch=epoch)))
+
+
+@pytest.mark.parametrize('console', [False], indirect=True)
+def test_step_lines(console: Console, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr('time.monotonic', lambda: now)
+    with step_report() as on_step:
+        for step in range(3, 11):
+            now += 13
+            on_step(new_state(1, 20), step, 10, METRICS)
+    assert console.file.getvalue().splitlines() == [
+        'epoch 2/20, step 6/10: loss 0.5123, top-1 87.50 %, 1,234 images/s, 0:52 left',
+        'epoch 2/20, step 9/10: loss 0.5123, top-1 87.50 %, 1,234 images/s, 0:13 left',
+    ]
+
+
+@pytest.mark.parametrize('error', [None, KeyboardInterrupt])
+@pytest.mark.parametrize('console', [True], indirect=True)
+def test_progress_bar(console: Console, error: type[BaseException] | None) -> None:
+    with contextlib.suppress(KeyboardInterrupt), step_report() as on_step:
+        on_step(new_state(0, 3), 2, 4, METRICS)
+        if error:
+            raise error
+    shown = console.file.getvalue()
+    assert 'epoch 1/3' in shown
+    assert '2/4 loss 0.5123, top-1 87.50 %, 1,234 images/s' in shown
+    assert max(len(line.split('\x1b')[0]) for line in shown.splitlines()) <= 100
+    assert shown.rstrip('\r\n').endswith('\x1b[2K')  # the line is erased

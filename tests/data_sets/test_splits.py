@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet, write_shards, write_tar
 
-from timm_sk.data import cut, open_splits
+from timm_sk.data import open_splits, split_indices
 
 TARGETS = [0] * 40 + [1] * 10 + [2] * 3
 
@@ -23,9 +23,9 @@ def test_a_cut_is_complete_disjoint_and_stratified():
         counts = Counter(targets)
         if max(counts.values()) == 1:
             with pytest.raises(ValueError, match='no more than one of a class'):
-                cut(targets, fraction, seed)
+                split_indices(targets, fraction, seed)
             return
-        train, val = cut(targets, fraction, seed)
+        train, val = split_indices(targets, fraction, seed)
         assert sorted(train + val) == [*range(len(targets))]
         assert (train, val) == (sorted(train), sorted(val))
         judging = Counter(targets[index] for index in val)
@@ -39,24 +39,24 @@ def test_a_cut_is_complete_disjoint_and_stratified():
 
 
 def test_a_cut_follows_from_the_seed():
-    train, val = cut(TARGETS, 0.1, seed=5)
-    assert (train, val) == cut(TARGETS, 0.1, seed=5)
+    train, val = split_indices(TARGETS, 0.1, seed=5)
+    assert (train, val) == split_indices(TARGETS, 0.1, seed=5)
     assert Counter(TARGETS[index] for index in val) == {0: 4, 1: 1, 2: 1}
-    assert len({tuple(cut(TARGETS, 0.1, seed)[1]) for seed in range(8)}) == 8
-    chosen = {index for seed in range(200) for index in cut(TARGETS, 0.1, seed)[1]}
+    assert len({tuple(split_indices(TARGETS, 0.1, seed)[1]) for seed in range(8)}) == 8
+    chosen = {index for seed in range(200) for index in split_indices(TARGETS, 0.1, seed)[1]}
     assert chosen == {*range(len(TARGETS))}  # the first and last of a class as well
 
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
 def test_a_fraction_is_between_none_and_all(fraction):
     with pytest.raises(ValueError, match=rf'val_fraction must be above 0 and below 1, got {fraction}\.'):
-        cut(TARGETS, fraction, seed=0)
+        split_indices(TARGETS, fraction, seed=0)
 
 
 @pytest.mark.parametrize(('targets', 'beginning'), [([0], '1 image, '), ([0, 1, 2], '3 images, ')])
 def test_one_image_of_a_class_cannot_be_cut(targets, beginning):
     with pytest.raises(ValueError, match=f'^{beginning}no more than one of a class, cannot be cut into a part to'):
-        cut(targets, 0.5, seed=0)
+        split_indices(targets, 0.5, seed=0)
 
 
 def pixels(part):

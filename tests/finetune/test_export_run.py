@@ -24,11 +24,14 @@ def trained(**options):
     return fill_model(timm.create_model('sknet_atto', num_classes=3, **options))
 
 
-def export(folder, model=None, *, config=None, **options):
+def export(folder, model=None, *, config=None, input_size=(3, 48, 48), **options):
     model = model or trained()
     facts = dict(class_names=NAMES, metrics=dict(val_loss=0.25, val_top1=97.5, val_top5=100.0), dataset='three pets')
-    facts |= dict(input_size=(3, 48, 48), data_config=timm.data.resolve_data_config({}, model=model))
-    return export_run(folder, model, config=config or Config(tag='pets'), **{**facts, **options})
+    preprocessing = (
+        timm.data.resolve_data_config({}, model=model) | dict(input_size=input_size) | options.pop('changed', {})
+    )
+    facts['preprocessing'] = preprocessing
+    return export_run(folder, model, config=config or Config(tag='pets'), **facts | options)
 
 
 def card_of(folder):
@@ -57,7 +60,7 @@ def test_timm_loads_it(tmp_path):
     told = ''.join((folder / name).read_text() for name in ('config.yaml', 'README.md'))
     assert 'somebody' not in told
     assert str(tmp_path) not in told
-    assert f'| Training data | {tmp_path.name}, training part |' in told
+    assert f'| Training data | {tmp_path.name}, training split |' in told
     again = Config(**read_settings(str(folder / 'config.yaml')))
     assert again == config.changed(data='', output=None)
 
@@ -74,12 +77,12 @@ def test_the_card_tells_of_data_settings_metrics_and_the_parent(tmp_path):
     for line in (
         'Fine-tuned by `timm-sk finetune` from `skresnet18.ra_in1k`, whose licence is apache-2.0. The licence of these '
         'weights is mit.',
-        '| Training data | three pets, training part |',
+        '| Training data | three pets, training split |',
         '| Learning rate | 0.02 |',
         '| val_loss | 0.25 |',
         '| lr | 0.02 |',
         '| Classes | 3: cat, dog, eel |',
-        'Top-1 97.50 %, top-5 100.00 % on three pets, reported by: timm-sk finetune, on the validation part.',
+        'Top-1 97.50 %, top-5 100.00 % on three pets, reported by: timm-sk finetune, on the validation split.',
     ):
         assert f'\n{line}\n' in card.content
     assert '| epochs |' not in card.content  # as by default
@@ -118,7 +121,7 @@ def test_grey_images_and_another_pooling(tmp_path):
     model = trained(**options)
     data_config = dict(mean=[0.4], std=[0.2], interpolation='bicubic', crop_pct=0.9)
     config = Config(tag='grey', in_chans=1, gp='catavgmax')
-    folder = export(tmp_path / 'x', model, config=config, input_size=(1, 32, 32), data_config=data_config)
+    folder = export(tmp_path / 'x', model, config=config, input_size=(1, 32, 32), changed=data_config)
     loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     assert check_golden(loaded, folder / 'golden.safetensors') == 0
     assert loaded.fc.weight.shape == (3, 448)
@@ -174,10 +177,10 @@ def test_killed_between_the_two_renames_the_older_one_comes_back(tmp_path):
 def test_refused(tmp_path):
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own' / 'thesis.tex').write_text('years of work')
-    with pytest.raises(ValueError, match=r'own exists and is no exported sknet_atto\.pets: nothing was written'):
+    with pytest.raises(ValueError, match=r'own exists and is not an export of sknet_atto\.pets: nothing was written'):
         export(tmp_path / 'own')
     folder = export(tmp_path / 'x')
-    with pytest.raises(ValueError, match=r'x exists and is no exported sknet_atto\.birds'):
+    with pytest.raises(ValueError, match=r'x exists and is not an export of sknet_atto\.birds'):
         export(folder, config=Config(tag='birds'))
     with pytest.raises(ValueError, match='2 label names for 3 classes'):
         export(tmp_path / 'y', class_names=['a', 'b'])

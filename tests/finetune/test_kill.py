@@ -12,7 +12,7 @@ from finetune_runs import DISK, draw_folder, kill_at, require_equal, run_ranks, 
 pytestmark = pytest.mark.deep
 
 
-def test_the_end_is_bit_identical(tmp_path: Path) -> None:
+def test_resume_after_kill(tmp_path: Path) -> None:
     data = draw_folder(tmp_path / 'data')
     whole = small(data, tmp_path / 'whole', epochs=2)
     assert run_ranks(whole, disk=DISK) == [0]

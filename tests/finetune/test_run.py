@@ -1,4 +1,4 @@
-"""A run from its settings to what it leaves, and what stops it: one line each, nothing lost."""
+"""A run: its outputs, what interrupts it and how it resumes, and what is refused."""
 
 import csv
 import os
@@ -13,13 +13,12 @@ import pytest
 import timm
 import torch
 import yaml
-from finetune_runs import draw_folder, require_equal, small, state_of
+from finetune_runs import draw_folder, read_last, require_equal, small, state_of
 from subprocesses import run_python
 
 from timm_sk import shapes
-from timm_sk.finetune import Config, Stopped, finetune, loop
-from timm_sk.finetune.run import CLAIM, _claim_alone
-from timm_sk.finetune.run_checkpoint import LAST, ResumeError, read
+from timm_sk.finetune import Config, Stopped, finetune, loop, read_settings
+from timm_sk.finetune.run_checkpoint import CLAIM, LAST, ResumeError, _claim, read
 
 EPOCHS = 2
 
@@ -31,66 +30,64 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
+    torch.set_num_threads(1)  # as each test does
     folder = tmp_path_factory.mktemp('finished') / 'run'
     finetune(small(data, folder, epochs=EPOCHS))
     return folder
 
 
-@pytest.fixture
-def slow_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+def patch_step(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any, torch.Tensor], torch.Tensor]) -> None:
+    """Change the images of each step, given the state and the images."""
     step = loop.train_step
 
-    def slow(*arguments: object, **settings: object) -> object:
-        time.sleep(0.05)
-        return step(*arguments, **settings)  # type: ignore[arg-type]
+    def changed(state: Any, images: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        return step(state, change(state, images), *arguments, **options)
 
-    monkeypatch.setattr(loop, 'train_step', slow)
-
-
-def stop_after(epochs: int) -> Callable[[loop.Run], None]:
-    """What a run does in place of `Run.stop_if_asked`, to be stopped after so many epochs."""
-
-    def stop(run: loop.Run) -> None:
-        if run.progress.epoch == epochs:
-            raise Stopped('Stopped.')
-
-    return stop
+    monkeypatch.setattr(loop, 'train_step', changed)
 
 
-def test_what_a_run_leaves(finished: Path) -> None:
+def run_epochs(config: Config, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop a run after some epochs."""
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, 'is_asked_to_stop', lambda run: run.state.progress.epoch == epochs)
+        with pytest.raises(Stopped):
+            finetune(config)
+
+
+def test_outputs(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {'config.yaml', 'metrics.csv', 'curves.png', 'confusion.png', 'last.pt', 'best.pt', 'export'}
     rows = [*csv.DictReader((finished / 'metrics.csv').open())]
     assert [int(float(row['epoch'])) for row in rows] == [*range(EPOCHS)]
     assert all(0 <= float(row['wait_share']) <= 1 and float(row['images_per_s']) > 0 for row in rows)
     settings = yaml.safe_load((finished / 'config.yaml').read_text())
-    assert Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}).as_dict() == settings
+    assert Config(**read_settings(str(finished / 'config.yaml'))).as_dict() == settings
+    progress = read_last(finished)['progress']
+    assert progress['best']['val_top1'] == max(row['val_top1'] for row in progress['history'])
 
 
-def test_the_exported_model_is_the_best_one(finished: Path) -> None:
+def test_exported_weights_are_the_best(finished: Path) -> None:
     model = timm.create_model(f'local-dir:{finished / "export"}', pretrained=True)
     best = read(finished / 'best.pt', torch.device('cpu'))['state_dict']
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
     assert model.pretrained_cfg['label_names'] == [*shapes.CLASS_NAMES]
 
 
-def test_the_best_epoch_is_the_one_with_the_best_metric(finished: Path) -> None:
-    progress = read(finished / LAST, torch.device('cpu'))['progress']
-    assert progress['best']['val_top1'] == max(row['val_top1'] for row in progress['history'])
-
-
-def test_a_finished_run_that_is_resumed_stays(finished: Path) -> None:
+def test_resume_finished_run(finished: Path) -> None:
     before = state_of(finished)
-    settings = yaml.safe_load((finished / 'config.yaml').read_text())
-    config = Config(**{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()})
+    config = Config(**read_settings(str(finished / 'config.yaml')))
     finetune(config.changed(resume='auto'))
     require_equal(state_of(finished), before)
 
 
-def test_an_existing_run_is_not_overwritten(finished: Path, data: Path) -> None:
-    before = (finished / LAST).read_bytes()
-    with pytest.raises(ValueError, match=r'is not empty: go on with the run in it by --resume auto, or choose'):
-        finetune(small(data, finished, epochs=EPOCHS))
+def test_existing_run_is_not_overwritten(finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, config = (finished / LAST).read_bytes(), small(data, finished, epochs=EPOCHS)
+    message = r'is not empty: resume the run in it with --resume auto, or choose --output'
+    with pytest.raises(ValueError, match=message):
+        finetune(config)
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
+    with pytest.raises(ValueError, match=message):  # a restart by another torchrun
+        _claim(finished, config, restarted=True)
     assert (finished / LAST).read_bytes() == before
 
 
@@ -98,30 +95,44 @@ def test_an_existing_run_is_not_overwritten(finished: Path, data: Path) -> None:
     ('settings', 'message'),
     [(dict(lr=0.1), 'lr was None and is 0.1'), (dict(amp=True), 'amp was False and is True')],
 )
-def test_other_settings_do_not_go_on(finished: Path, data: Path, settings: dict[str, Any], message: str) -> None:
+def test_resume_with_other_settings(finished: Path, data: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ResumeError, match=f'other settings: {message}'):
         finetune(small(data, finished, epochs=EPOCHS, resume='auto', **settings))
 
 
-def test_other_data_does_not_go_on(finished: Path, tmp_path: Path) -> None:
+def test_resume_with_other_data(finished: Path, tmp_path: Path) -> None:
     other = draw_folder(tmp_path / 'other', train=56)
-    settings = small(other, finished, epochs=EPOCHS, resume='auto')
     with pytest.raises(ResumeError, match=r'data was|other data'):
-        finetune(settings)
+        finetune(small(other, finished, epochs=EPOCHS, resume='auto'))
 
 
-def test_a_damaged_checkpoint_says_so(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize('damage', ['cut off', 'format', 'no format'])
+def test_resume_from_unreadable_checkpoint(finished: Path, data: Path, tmp_path: Path, damage: str) -> None:
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / CLAIM).touch()
-    (tmp_path / 'run' / LAST).write_bytes(b'PK\x03\x04 cut off')
-    with pytest.raises(ResumeError, match=r'last.pt cannot be read'):
+    last = tmp_path / 'run' / LAST
+    if damage == 'cut off':
+        last.write_bytes(b'PK\x03\x04 cut off')
+    else:
+        content = read_last(finished) | dict(format=2)
+        torch.save(content if damage == 'format' else {'state_dict': content['state_dict']}, last)
+    found = '2' if damage == 'format' else 'None'
+    message = r'last.pt cannot be read' if damage == 'cut off' else f'last.pt has checkpoint format {found}, expected 1'
+    with pytest.raises(ResumeError, match=message) as error:
         finetune(small(data, tmp_path / 'run', resume='auto'))
+    assert '\n' not in str(error.value)
 
 
 @pytest.mark.deep
-@pytest.mark.usefixtures('slow_steps')
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_asked_to_stop_it_saves_and_goes_on(data: Path, tmp_path: Path, finished: Path, number: int) -> None:
+def test_stop_by_signal_and_resume(
+    data: Path, tmp_path: Path, finished: Path, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slowly(state: object, images: torch.Tensor) -> torch.Tensor:
+        time.sleep(0.05)
+        return images
+
+    patch_step(monkeypatch, slowly)
     config = small(data, tmp_path / 'run', epochs=EPOCHS, save_every=0)
     before = signal.getsignal(number)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
@@ -135,57 +146,44 @@ def test_asked_to_stop_it_saves_and_goes_on(data: Path, tmp_path: Path, finished
     with pytest.raises(Stopped, match=r'Stopped after epoch \d, step [1-9]'):
         finetune(config)
     assert signal.getsignal(number) is before
-
     finetune(config.changed(resume='auto'))
     require_equal(state_of(tmp_path / 'run'), state_of(finished))
 
 
-def test_a_loss_that_is_no_number_stops_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    step = loop.train_step
-
-    def diverging(
-        trainee: object, images: torch.Tensor, *arguments: object, updates: int, **settings: object
-    ) -> object:
-        images = images * float('nan') if updates == 3 else images
-        return step(trainee, images, *arguments, updates=updates, **settings)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(loop, 'train_step', diverging)
+def test_nan_loss(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patch_step(monkeypatch, lambda state, images: images * float('nan') if state.progress.updates == 3 else images)
     with pytest.raises(ValueError, match=r'The loss is nan at step 3, with lr 0.0\d+. Try a lower --lr, --clip-grad 1'):
         finetune(small(data, tmp_path / 'run'))
-    saved = read(tmp_path / 'run' / LAST, torch.device('cpu'))
+    saved = read_last(tmp_path / 'run')
     assert saved['progress']['updates'] == 3
     assert all(tensor.isfinite().all() for tensor in saved['state_dict'].values())
 
 
-def test_weights_that_are_no_numbers_are_not_saved(data: Path, tmp_path: Path) -> None:
+def test_infinite_weights(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'not finite after step|The loss is (nan|inf) at step'):
         finetune(small(data, tmp_path / 'run', lr=1e30, warmup_epochs=0, opt='sgd', mixup=0, cutmix=0))
     if (tmp_path / 'run' / LAST).exists():
-        saved = read(tmp_path / 'run' / LAST, torch.device('cpu'))['state_dict']
-        assert all(tensor.isfinite().all() for tensor in saved.values())
+        assert all(tensor.isfinite().all() for tensor in read_last(tmp_path / 'run')['state_dict'].values())
 
 
-def test_images_that_cannot_be_read_stop_it_or_are_skipped(tmp_path: Path) -> None:
+def test_unreadable_images(tmp_path: Path) -> None:
     data = draw_folder(tmp_path / 'data')
     victim = next((data / 'train' / 'ring').iterdir())
     victim.write_bytes(victim.read_bytes()[:60])
     with pytest.raises(ValueError, match=rf'1 image cannot be read, more than --max-bad-images 0: .*{victim.name}'):
         finetune(small(data, tmp_path / 'strict', epochs=1, warmup_epochs=0))
-    finetune(small(data, tmp_path / 'lenient', epochs=1, warmup_epochs=0, max_bad_images=1))
-    (line,) = read(tmp_path / 'lenient' / LAST, torch.device('cpu'))['progress']['bad']
-    assert victim.name in line
+    lines: list[str] = []
+    finetune(small(data, tmp_path / 'lenient', epochs=1, warmup_epochs=0, max_bad_images=1), log=lines.append)
+    (bad,) = read_last(tmp_path / 'lenient')['progress']['bad']
+    assert victim.name in bad
+    assert lines.count(f'skipped: {bad}') == 1
 
 
 @pytest.mark.deep
-def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
-    data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The kernel refuses files as long as a checkpoint to the process that goes on with a run."""
+def test_full_disk(data: Path, tmp_path: Path, finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel refuses files of a checkpoint's size to the process that resumes a run."""
     config = small(data, tmp_path / 'run', epochs=EPOCHS)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, 'stop_if_asked', stop_after(1))
-        with pytest.raises(Stopped):
-            finetune(config)
+    run_epochs(config, 1, monkeypatch)
     content = (tmp_path / 'run' / LAST).read_bytes()
     settings = {name: value for name, value in config.changed(resume='auto').as_dict().items() if value is not None}
     (tmp_path / 'settings.yaml').write_text(yaml.safe_dump(settings))
@@ -194,7 +192,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
     done = run_python('-c', command, 'finetune', '--config', str(tmp_path / 'settings.yaml'), OMP_NUM_THREADS='1')
     assert (done.returncode, done.stdout) == (1, '')
     (line,) = [line for line in done.stderr.splitlines() if line.startswith('timm-sk: ')]
-    assert f'{LAST} cannot be written: File too large. The one before it is whole: make room' in line
+    assert f'{LAST} cannot be written: File too large. The previous one is complete: free some space' in line
     assert 'Traceback' not in done.stderr
     assert (tmp_path / 'run' / LAST).read_bytes() == content
     assert not [*(tmp_path / 'run').glob('*.partial')]
@@ -202,22 +200,14 @@ def test_a_full_disk_is_one_line_and_leaves_the_checkpoint_before(
     require_equal(state_of(tmp_path / 'run'), state_of(finished))
 
 
-def test_a_folder_that_cannot_be_written(data: Path, tmp_path: Path) -> None:
-    (tmp_path / 'file').write_text('')
-    with pytest.raises(ValueError, match='is a file: name a folder'):
-        finetune(small(data, tmp_path / 'file'))
-    with pytest.raises(ValueError, match='Not a directory'):
-        finetune(small(data, tmp_path / 'file' / 'run'))
-
-
 def test_early_stopping(data: Path, tmp_path: Path) -> None:
     done = finetune(small(data, tmp_path / 'run', epochs=9, early_stopping=1, lr=1e-9, warmup_lr=1e-9, model_ema=False))
     assert len([*csv.DictReader((done.folder / 'metrics.csv').open())]) < 9
 
 
-def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
+def test_invalid_settings_leave_no_folder(tmp_path: Path, data: Path) -> None:
     for settings, message in (
-        (dict(data=''), 'Name the data: a folder of images'),
+        (dict(data=''), 'No data: name a folder of images'),
         (dict(data=str(tmp_path / 'nowhere')), 'no such folder'),
         (dict(model='sknet_atto.shape'), 'sknet_atto'),
         (dict(freeze='layer9'), 'freeze must be "head" or one of'),
@@ -231,61 +221,77 @@ def test_what_does_not_begin_leaves_nothing(tmp_path: Path, data: Path) -> None:
 
 
 @pytest.mark.deep
-def test_a_plateau_is_waited_out_over_a_stop(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing improves, so after two epochs beside the first the learning rate falls."""
-    settings: dict[str, Any] = dict(
-        sched='plateau', patience_epochs=1, min_lr=0, lr=1e-6, model_ema=False, save_every=0
-    )
-    config = small(data, tmp_path / 'whole', epochs=4, warmup_epochs=0, **settings)
+def test_resume_plateau_schedule(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing improves, so the learning rate drops two epochs after the first."""
+    settings: dict[str, Any] = dict(sched='plateau', patience_epochs=1, min_lr=0, lr=1e-6, model_ema=False)
+    config = small(data, tmp_path / 'whole', epochs=4, warmup_epochs=0, save_every=0, **settings)
     finetune(config)
     stopped = config.changed(output=str(tmp_path / 'stopped'))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, 'stop_if_asked', stop_after(2))
-        with pytest.raises(Stopped):
-            finetune(stopped)
+    run_epochs(stopped, 2, monkeypatch)
     finetune(stopped.changed(resume='auto'))
-
-    histories = [
-        [row['lr'] for row in read(tmp_path / name / LAST, torch.device('cpu'))['progress']['history']]
-        for name in ('whole', 'stopped')
-    ]
-    assert histories[0][-1] < histories[0][0]
-    assert histories[0] == histories[1]
+    whole, resumed = (
+        [row['lr'] for row in read_last(tmp_path / name)['progress']['history']] for name in ('whole', 'stopped')
+    )
+    assert whole[-1] < whole[0]
+    assert whole == resumed
     require_equal(state_of(tmp_path / 'stopped'), state_of(tmp_path / 'whole'))
 
 
-def test_a_linear_probe_changes_the_classifier_alone(data: Path, tmp_path: Path) -> None:
+def test_linear_probe(data: Path, tmp_path: Path) -> None:
     done = finetune(small(data, tmp_path / 'run', epochs=1, warmup_epochs=0, linear_probe=True, model_ema=False))
-    begin = timm.create_model('sknet_atto.shapes', pretrained=True).state_dict()
-    end = read(done.folder / LAST, torch.device('cpu'))['state_dict']
-    assert {name for name in end if not torch.equal(end[name], begin[name])} == {'fc.weight', 'fc.bias'}
+    start = timm.create_model('sknet_atto.shapes', pretrained=True).state_dict()
+    end = read_last(done.folder)['state_dict']
+    assert {name for name in end if not torch.equal(end[name], start[name])} == {'fc.weight', 'fc.bias'}
 
 
-def test_a_folder_of_others_is_left_alone(data: Path, tmp_path: Path) -> None:
-    (tmp_path / 'run').mkdir()
-    (tmp_path / 'run' / 'config.yaml').write_text('mine')
-    for settings in (dict(), dict(resume='auto')):
-        with pytest.raises(ValueError, match='is not empty and holds no run: choose another --output'):
-            finetune(small(data, tmp_path / 'run', **settings))
-    assert (tmp_path / 'run' / 'config.yaml').read_text() == 'mine'
-
-
-def test_a_restart_takes_over_no_run_of_another_start(
-    finished: Path, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before = (finished / LAST).read_bytes()
-    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
-    with pytest.raises(ValueError, match='is not empty: go on with the run in it by --resume auto'):
-        _claim_alone(finished, small(data, finished, epochs=EPOCHS), restarted=True)
-    assert (finished / LAST).read_bytes() == before
+def test_unusable_output(data: Path, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine' / 'config.yaml').write_text('mine')
+    for output, settings, message in (
+        ('file', {}, 'is a file: name a folder'),
+        ('file/run', {}, 'Not a directory'),
+        ('mine', {}, 'is not empty and holds no run: choose another --output'),
+        ('mine', dict(resume='auto'), 'is not empty and holds no run: choose another --output'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            finetune(small(data, tmp_path / output, **settings))
+    assert (tmp_path / 'mine' / 'config.yaml').read_text() == 'mine'
 
 
 @pytest.mark.deep
-def test_new_weights_follow_the_seed(data: Path, tmp_path: Path) -> None:
+def test_seed_of_new_weights(data: Path, tmp_path: Path) -> None:
     runs = [
         finetune(small(data, tmp_path / name, epochs=1, lr=1e-30, warmup_lr=1e-30, pretrained=False, seed=seed))
         for name, seed in (('one', 1), ('again', 1), ('two', 2))
     ]
-    one, again, two = (read(run.folder / LAST, torch.device('cpu'))['state_dict']['fc.weight'] for run in runs)
+    one, again, two = (read_last(run.folder)['state_dict']['fc.weight'] for run in runs)
     assert torch.equal(one, again)
     assert not torch.allclose(one, two)
+
+
+def learnt(folder: Path) -> dict[str, Any]:
+    """Weights and optimizer of a run, without running statistics."""
+    parts = ('state_dict', 'state_dict_ema', 'optimizer')
+    return {
+        name: value
+        for name, value in state_of(folder).items()
+        if name.split('/')[1] in parts and 'running' not in name and 'tracked' not in name
+    }
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize(
+    'settings',
+    [dict(amp=True), dict(grad_checkpointing=True), dict(sched='plateau', sched_on_updates=False), dict(bce_loss=True)],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_training_options(settings: dict[str, object], data: Path, tmp_path: Path) -> None:
+    plain = finetune(small(data, tmp_path / 'plain', epochs=1, save_every=0, drop=None))
+    other = finetune(small(data, tmp_path / 'other', epochs=1, save_every=0, drop=None, **settings))
+    assert other.metrics['train_loss'] > 0
+    if 'grad_checkpointing' in settings:  # the same gradients; running statistics see each batch twice
+        require_equal(learnt(other.folder), learnt(plain.folder))
+    else:
+        before, after = (read_last(run.folder)['state_dict'] for run in (plain, other))
+        assert any(not torch.equal(tensor, after[name]) for name, tensor in before.items())

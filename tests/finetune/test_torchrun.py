@@ -1,4 +1,4 @@
-"""Real torchrun: a worker that is killed, two agents that meet, and one line for what is wrong."""
+"""Real torchrun: a killed worker, two agents, and errors in one line."""
 
 import os
 import signal
@@ -54,18 +54,18 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Config]:
     return folder / 'run', config
 
 
-def test_a_killed_worker_is_restarted_and_the_run_ends_by_itself(tmp_path: Path, whole: tuple[Path, Config]) -> None:
+def test_restart_after_killed_worker(tmp_path: Path, whole: tuple[Path, Config]) -> None:
     config = whole[1].changed(output=str(tmp_path / 'run'))
     agent = torchrun(config, tmp_path, '--standalone', '--nproc-per-node=2', '--max-restarts=1')
     wait_for_step(tmp_path / 'run', 2)
     os.kill(workers_of(agent.pid)[-1], signal.SIGKILL)
 
     assert finish(agent) == [0], (tmp_path / 'log0').read_text()[:3000]
-    assert 'Going on after' in (tmp_path / 'log0').read_text()
+    assert 'Resuming after' in (tmp_path / 'log0').read_text()
     require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
 
 
-def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
+def test_two_agents(tmp_path: Path, whole: tuple[Path, Config]) -> None:
     config = whole[1].changed(output=str(tmp_path / 'run'))
     meeting = ['--rdzv-backend=c10d', f'--rdzv-endpoint=127.0.0.1:{free_port()}', '--rdzv-id=meeting']
     agents = [torchrun(config, tmp_path, '--nnodes=2', '--nproc-per-node=1', *meeting) for _ in range(2)]
@@ -74,10 +74,8 @@ def test_two_agents_meet(tmp_path: Path, whole: tuple[Path, Config]) -> None:
     require_equal(state_of(tmp_path / 'run'), state_of(whole[0]))
 
 
-def test_the_process_with_the_error_says_it_and_the_other_ends_quietly(
-    tmp_path: Path, whole: tuple[Path, Config]
-) -> None:
-    """An image that cannot be read, among those of the second process."""
+def test_error_of_one_process_is_logged_once(tmp_path: Path, whole: tuple[Path, Config]) -> None:
+    """An unreadable image, among those of the second process."""
     config = whole[1].changed(data=str(tmp_path / 'data'), output=str(tmp_path / 'run'))
     images = open_dataset(str(draw_folder(tmp_path / 'data')), split='train')
     order = TrainBatches(len(images), config.batch_size, DistributedContext(rank=1, size=2), config.seed)

@@ -1,10 +1,10 @@
-"""Two processes with SyncBatchNorm on CUDA compute what one does."""
+"""SyncBatchNorm in two processes on CUDA computes what one process does."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from ddp_equivalence import CONFIG, require_halves_equal_the_whole
+from ddp_equivalence import CONFIG, require_ddp_equivalence
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +23,7 @@ pytestmark = [
         ('gloo', ['cuda:0', 'cuda:0']),  # nccl refuses two processes on one GPU
     ],
 )
-def test_two_halves_equal_the_whole(backend: str, devices: list[str], tmp_path: Path) -> None:
+def test_ddp_equivalence_with_sync_bn(backend: str, devices: list[str], tmp_path: Path) -> None:
     trained = CONFIG.changed(freeze_bn=False)
     synced = trained.changed(sync_bn=True)
-    require_halves_equal_the_whole(tmp_path, backend=backend, devices=devices, config=synced, whole=trained)
+    require_ddp_equivalence(tmp_path, backend=backend, devices=devices, config=synced, whole=trained)

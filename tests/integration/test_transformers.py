@@ -90,10 +90,16 @@ def test_what_a_run_exports_and_publishes(changes, hub, api, tmp_path):
     model = fill_model(
         timm.create_model('sknet_atto', num_classes=3, in_chans=channels, global_pool=config.gp or 'avg')
     )
-    data_config = dict(mean=(0.5,) * channels, std=(0.5,) * channels, interpolation='bicubic', crop_pct=1.0)
+    preprocessing = dict(
+        input_size=(channels, 32, 32),
+        mean=(0.5,) * channels,
+        std=(0.5,) * channels,
+        interpolation='bicubic',
+        crop_pct=1.0,
+    )
     exported = export_run(
         tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'], metrics=dict(val_top1=50.0),
-        dataset='pets', input_size=(channels, 32, 32), data_config=data_config,
+        dataset='pets', preprocessing=preprocessing,
     )  # fmt: skip
     Publisher(org='me', api=api).publish_folder(exported)
     answer = ask_transformers(hub, tmp_path / 'home', 'me/sknet_atto.pets')

@@ -30,7 +30,7 @@ app.add_typer(weights.app, name='weights')
 app.command('bench')(bench.bench)
 app.command('demo')(demo.demo)
 app.command('explain')(explain.explain_selection)
-app.command('finetune')(finetune.command())
+app.command('finetune')(finetune.finetune_model)
 app.command('validate')(validate.validate_models)
 
 

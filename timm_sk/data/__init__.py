@@ -3,7 +3,7 @@
 from .datasets import ImageDataset, ImageStream, SyntheticImages, open_dataset
 from .images import UnreadableSampleError
 from .loading import Batch, Loader, TrainBatches, eval_loader, normalizer, seed_everything, seed_of, train_loader
-from .splits import Splits, cut, open_parts, open_splits
+from .splits import Splits, open_parts, open_splits, split_indices
 
 __all__ = [
     'Batch',
@@ -14,7 +14,6 @@ __all__ = [
     'SyntheticImages',
     'TrainBatches',
     'UnreadableSampleError',
-    'cut',
     'eval_loader',
     'normalizer',
     'open_dataset',
@@ -22,5 +21,6 @@ __all__ = [
     'open_splits',
     'seed_everything',
     'seed_of',
+    'split_indices',
     'train_loader',
 ]

@@ -64,7 +64,7 @@ def open_splits(
     train, val = open_parts(data, train_split=train_split, val_split=val_split, seed=seed, **options)
     was_cut = val is None
     if val is None:
-        first, second = cut(train.targets(), val_fraction, seed)  # type: ignore[union-attr]
+        first, second = split_indices(train.targets(), val_fraction, seed)  # type: ignore[union-attr]
         train, val = train.subset(first), train.subset(second)  # type: ignore[union-attr]
     names = train.class_names()
     found = len(names) if names is not None else _highest(train, val)
@@ -111,7 +111,7 @@ def open_parts(
     return train, val
 
 
-def cut(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
+def split_indices(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """Cut indices in two so that each class has the same share in both, as near as its count allows.
 
     Args:

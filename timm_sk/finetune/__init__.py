@@ -1,4 +1,4 @@
-"""Fine-tuning: one readable loop on timm's parts and torchrun, which ends in a folder that is ready for a hub."""
+"""Fine-tuning: one readable loop on timm's parts and torchrun, which ends in a folder that the Hub can load."""
 
 from .config import Config, read_settings
 from .features import extract

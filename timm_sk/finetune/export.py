@@ -1,4 +1,4 @@
-"""The folder that a run leaves, which timm and transformers load and a hub takes."""
+"""The exported folder of a run, which timm, transformers and the Hub can load."""
 
 import copy
 import json
@@ -16,14 +16,14 @@ from ..checkpoints.describe import NOT_ESTABLISHED
 from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_exported
 from .config import Config
 
-# Settings that say where things lie on the machine of the run, which is nobody else's concern.
-_OF_THE_MACHINE = ('data', 'data_dir', 'class_map', 'output', 'resume', 'features', 'features_format', 'device')
+# Settings of the machine of the run, which are not published.
+_PRIVATE = ('data', 'data_dir', 'class_map', 'output', 'resume', 'features', 'features_format', 'device')
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Parent:
-    """The weights that a run began with: their name, licence and repository, as far as they are known."""
+    """The initial weights of a run: name, licence and repository, as far as they are known."""
 
     name: str
     licence: str | None = None
@@ -38,60 +38,59 @@ def export_run(
     class_names: list[str] | None,
     metrics: Mapping[str, float],
     dataset: str,
-    input_size: tuple[int, int, int],
-    data_config: Mapping[str, Any],
+    preprocessing: Mapping[str, Any],
 ) -> Path:
-    """Write a fine-tuned model's folder: weights, config, goldens, card, and the settings of its run.
+    """Write weights, config, golden batch, model card and settings of a fine-tuned model.
 
     Args:
-        folder: Where; an older one of the same architecture and tag is replaced once the new one is complete.
-        model: The model, on any device, in any mode; it stays as it is.
-        config: The run's settings; those that tell where things lie on this machine are left out of the folder.
-        class_names: Names of the classes in order, if they have any.
-        metrics: What the model reached on the validation part; `top1` and `top5`, or `val_top1` and `val_top5`, are
-            accuracies in percent.
-        dataset: What to call the data; of a path that is there the last part.
-        input_size: (channels, height, width) of the images.
-        data_config: The preprocessing: `mean`, `std`, `interpolation`, `crop_pct`, as timm resolves them.
+        folder: Folder to write; replaces an older export of the same architecture and tag atomically.
+        model: Model on any device and in any mode; it stays as it is.
+        config: Settings of the run; paths of this machine are not written.
+        class_names: Names of the classes in order, if known.
+        metrics: Metrics on the validation split; `val_top1` and `val_top5` are accuracies in percent.
+        dataset: Name of the data; of an existing path only the last part is written.
+        preprocessing: Preprocessing as timm resolves it: `input_size` (channels, height, width), `mean`, `std`,
+            `interpolation`, `crop_pct`.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: If the tag is no name, the names are not as many as the classes, or the folder holds something else.
-        UnpublishableError: If what was written does not load as the same model.
+        ValueError: If the tag is invalid, the number of names is wrong, or the folder holds something else.
+        UnpublishableError: If the written files do not load as the same model.
     """
     require_tag(config.tag)
     dataset = Path(dataset).name if Path(dataset).exists() else dataset
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
-    start, parent = _start(cfg, config.model), _parent(cfg, config)
+    start = _start(cfg, config.model)
+    parent = _parent(cfg, config, start)
     _require_replaceable(folder, start.arch, config.tag)
     row = fine_tuned_row(
         start,
         config.tag,
         num_classes=int(model.num_classes),  # type: ignore[arg-type]
-        input_size=input_size,
+        input_size=preprocessing['input_size'],
         label_names=tuple(class_names) if class_names else None,
         licence=config.licence,
         origin='timm-sk finetune',
         dataset=dataset,
-        top1=_percent(metrics, 'top1'),
-        top5=_percent(metrics, 'top5'),
-        evaluation='timm-sk finetune, on the validation part',
+        top1=_rounded(metrics.get('val_top1')),
+        top5=_rounded(metrics.get('val_top5')),
+        evaluation='timm-sk finetune, on the validation split',
         recipe=f'timm-sk finetune DATA --config {SETTINGS}',
-        **{key: _fact(data_config[key]) for key in _PREPROCESSING if data_config.get(key) is not None},
+        **{key: _hashable(preprocessing[key]) for key in _PREPROCESSING if preprocessing.get(key) is not None},
     )
-    judged = copy.deepcopy(model).cpu().float().eval()
+    exported = copy.deepcopy(model).cpu().float().eval()
     settings = _shareable(config)
     with staged(folder) as written:
         (written / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding='utf-8')
         write_exported(
             written,
-            judged,
+            exported,
             row,
             settings=recipe_settings(settings),
             base_model=parent.hub_id if parent else None,
-            trained_on=f'{dataset}, training part',
+            trained_on=f'{dataset}, training split',
             story=_story(parent, config.licence),
             notes=_notes(settings, metrics),
         )
@@ -99,7 +98,7 @@ def export_run(
 
 
 def _shareable(config: Config) -> dict[str, Any]:
-    settings = {name: value for name, value in config.as_dict().items() if name not in _OF_THE_MACHINE}
+    settings = {name: value for name, value in config.as_dict().items() if name not in _PRIVATE}
     if config.initial_checkpoint:
         settings['initial_checkpoint'] = Path(config.initial_checkpoint).name
     source, _, path = config.model.partition(':')
@@ -109,23 +108,21 @@ def _shareable(config: Config) -> dict[str, Any]:
 
 
 def _start(cfg: Mapping[str, Any], name: str) -> Checkpoint:
-    """The row of what the run began with; of other architectures than ours, what timm knows of it."""
+    """The row of the initial weights; for architectures of timm, what timm knows of them."""
     arch = cfg['architecture']
     row = CHECKPOINTS.get(name) or CHECKPOINTS.get(f'{arch}.{cfg.get("tag")}')
     if row is not None and row.arch == arch:
         return row
-    facts = {key: _fact(cfg[key]) for key in ('input_size', 'pool_size', 'first_conv', 'classifier') if key in cfg}
+    facts = {key: _hashable(cfg[key]) for key in ('input_size', 'pool_size', 'first_conv', 'classifier') if key in cfg}
     return Checkpoint(name=f'{arch}.{cfg.get("tag") or ""}', family='timm', **facts)
 
 
-def _parent(cfg: Mapping[str, Any], config: Config) -> _Parent | None:
+def _parent(cfg: Mapping[str, Any], config: Config, row: Checkpoint) -> _Parent | None:
     if config.initial_checkpoint:
         return _Parent(name=f'the file {Path(config.initial_checkpoint).name}')
     if not config.pretrained:
         return None
-    row = _start(cfg, config.model)
-    from_table = ':' not in config.model and CHECKPOINTS.get(row.name)
-    if from_table:
+    if ':' not in config.model and row.name in CHECKPOINTS:
         return _Parent(name=f'`{row.name}`', licence=row.licence, hub_id=row.hub_id)
     hub_id = config.model.removeprefix('hf-hub:') if config.model.startswith('hf-hub:') else cfg.get('hf_hub_id')
     own = '.'.join(filter(None, (cfg['architecture'], cfg.get('tag'))))
@@ -141,46 +138,41 @@ def _require_replaceable(folder: Path, arch: str, tag: str) -> None:
     except (OSError, ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise ValueError(f'{folder} exists and is no exported {arch}.{tag}: nothing was written. Move it away.')
+        raise ValueError(f'{folder} exists and is not an export of {arch}.{tag}: nothing was written. Move it away.')
 
 
 def _story(parent: _Parent | None, licence: str | None) -> str:
-    """Where the weights come from, and under which licences, for the card."""
+    """Origin and licence of the weights, for the card."""
     own = f'The licence of these weights is {licence or NOT_ESTABLISHED}.'
     if parent is None:
         return f'Trained by `timm-sk finetune` from random weights. {own}'
-    theirs = f'{parent.licence}' if parent.licence else f'{NOT_ESTABLISHED}'
-    return f'Fine-tuned by `timm-sk finetune` from {parent.name}, whose licence is {theirs}. {own}'
+    theirs = f'whose licence is {parent.licence or NOT_ESTABLISHED}'
+    return f'Fine-tuned by `timm-sk finetune` from {parent.name}, {theirs}. {own}'
 
 
 def _notes(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
-    """The card's tables of what was reached, and of all settings that are not the defaults."""
+    """Tables of the metrics, and of all settings that differ from the defaults, for the card."""
     defaults = Config().as_dict()
     changed = {name: value for name, value in settings.items() if value != defaults[name]}
-    reached = {name: f'{value:.6g}' for name, value in metrics.items()}
+    rounded = {name: f'{value:.6g}' for name, value in metrics.items()}
     parts = [
         '# Run',
-        _table('metric', reached),
-        'Those that begin with `val_` are of the validation part; accuracies are in percent.',
+        _table('metric', rounded),
+        'Metrics that begin with `val_` are of the validation split; accuracies are in percent.',
         _table('setting', changed),
-        f'All settings are in `{SETTINGS}`; those that the table leaves out have their defaults.',
+        f'All settings are in `{SETTINGS}`; those not in the table have their defaults.',
     ]
     return '\n\n'.join(parts)
 
 
 def _table(head: str, facts: Mapping[str, Any]) -> str:
-    rows = [f'| {name} | {_cell(value)} |' for name, value in facts.items()]
-    return '\n'.join([f'| {head} | value |', '|---|---|', *rows])
+    cells = {name: ' '.join(str(value).replace('|', r'\|').split()) for name, value in facts.items()}
+    return '\n'.join([f'| {head} | value |', '|---|---|', *(f'| {name} | {cell} |' for name, cell in cells.items())])
 
 
-def _cell(value: Any) -> str:
-    return ' '.join(str(value).replace('|', r'\|').split())
-
-
-def _percent(metrics: Mapping[str, float], name: str) -> float | None:
-    value = metrics.get(name, metrics.get(f'val_{name}'))
+def _rounded(value: float | None) -> float | None:
     return None if value is None else round(float(value), 3)
 
 
-def _fact(value: Any) -> Any:
+def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value

@@ -4,11 +4,10 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from timm.models import model_parameters
 from timm.utils import dispatch_clip_grad
 from torch import Tensor, nn
@@ -23,31 +22,14 @@ from .run_report import format_metrics, write_events, write_metrics
 from .signals import StopRequest
 from .train_state import Progress, TrainState
 
+OnStep = Callable[[TrainState, int, int, dict[str, float]], None]
+
 _STEPS_PER_CHECK = 10  # on a GPU, where reading a loss waits for it
 _STEP_SEEDS = 1  # separates the seeds of steps from those of images
 
 
 class Stopped(Exception):  # noqa: N818 - not an error: the run can resume
     """Raised when a run was asked to stop and has saved itself."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """A training step, as reported.
-
-    Attributes:
-        epoch: Number of the epoch, from 0.
-        epochs: Number of epochs.
-        step: Number of finished batches of the epoch.
-        steps: Number of batches of an epoch.
-        metrics: `loss`, `top1` in percent and `images_per_s` of the epoch so far in this process.
-    """
-
-    epoch: int
-    epochs: int
-    step: int
-    steps: int
-    metrics: dict[str, float]
 
 
 @dataclass(kw_only=True)
@@ -65,7 +47,8 @@ class Run:
         data: Fingerprint of the data.
         stop: Whether the run was asked to stop.
         log: Called with each line of the log.
-        on_step: Called after each batch.
+        on_step: Called after each batch with the state, the number of finished batches, the number of batches of an
+            epoch, and `loss`, `top1` in percent and `images_per_s` of the epoch so far in this process.
         events: Writer of TensorBoard events, if enabled.
     """
 
@@ -79,18 +62,16 @@ class Run:
     data: str
     stop: StopRequest
     log: Callable[[str], None]
-    on_step: Callable[[Step], None]
+    on_step: OnStep
     events: Any = None
 
     def save(self) -> None:
         """Write the checkpoint of this moment."""
         save(self.folder, self.state, self.config, self.context, data=self.data)
 
-    def stop_if_asked(self) -> None:
-        """End the run, which is saved, if any process was asked to stop."""
-        if self.context.any(self.stop.is_set):
-            progress = self.state.progress
-            raise Stopped(f'Stopped after epoch {progress.epoch}, step {progress.updates}.')
+    def is_asked_to_stop(self) -> bool:
+        """Whether any process was asked to stop."""
+        return self.context.any(self.stop.is_set)
 
 
 def fit(run: Run) -> None:
@@ -122,7 +103,8 @@ def fit(run: Run) -> None:
             write_events(run.events, progress.history)
         run.log(f'epoch {progress.epoch}/{state.epochs}: {format_metrics(row)}')
         run.save()
-        run.stop_if_asked()
+        if run.is_asked_to_stop():
+            raise Stopped(f'Stopped after epoch {progress.epoch}, step {progress.updates}.')
 
 
 def train_epoch(run: Run) -> None:
@@ -132,7 +114,8 @@ def train_epoch(run: Run) -> None:
     state.optimizer.zero_grad()
     images_per_batch = run.loader.batch_size * run.context.size
     first, count, accumulated = progress.images // images_per_batch, len(run.loader), config.grad_accum_steps
-    losses = LossCheck(run.context.device)
+    losses: list[tuple[int, float, Tensor]] = []  # step, learning rate and loss, not checked yet
+    steps_per_check = 1 if run.context.device.type == 'cpu' else _STEPS_PER_CHECK
     metrics: dict[str, float] = {}
     for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
         add_bad(progress, batch.bad, config.max_bad_images)
@@ -145,18 +128,21 @@ def train_epoch(run: Run) -> None:
         loss, logits = train_step(state, images, targets, config=config, batches=batches, is_last=is_last)
         progress.add(loss, logits, batch.targets)
         progress.images += images_per_batch
-        losses.add(progress.updates, state.lr, loss)
+        losses.append((progress.updates, state.lr, loss))
         if is_last:
             progress.updates += 1
-        if losses.is_due(number):
-            losses.require_finite()
+        if number % steps_per_check == steps_per_check - 1:
+            require_finite_losses(losses)
             metrics = progress.batch_metrics()
-        run.on_step(
-            Step(epoch=progress.epoch, epochs=state.epochs, step=number + 1, steps=count, metrics=metrics)
-        )
+        run.on_step(state, number + 1, count, metrics)
         if is_last and number < count - 1:
-            save_within_epoch(run, losses)
-    losses.require_finite()
+            is_asked = run.is_asked_to_stop()
+            if is_asked or (config.save_every and progress.updates % config.save_every == 0):
+                require_finite_losses(losses)
+                run.save()
+            if is_asked:
+                raise Stopped(f'Stopped after epoch {progress.epoch}, step {progress.updates}.')
+    require_finite_losses(losses)
 
 
 def train_step(
@@ -199,17 +185,6 @@ def train_step(
     return loss.detach(), logits.detach().float()
 
 
-def save_within_epoch(run: Run, losses: 'LossCheck') -> None:
-    """Write a checkpoint if one is due after this step, or if the run was asked to stop, which it then does."""
-    is_asked = run.context.any(run.stop.is_set)
-    every = run.config.save_every
-    if is_asked or (every and run.state.progress.updates % every == 0):
-        losses.require_finite()
-        run.save()
-    if is_asked:
-        run.stop_if_asked()
-
-
 def evaluate_epoch(run: Run) -> dict[str, float]:
     """Metrics of a finished epoch, training and validation, the same in all processes."""
     state, progress = run.state, run.state.progress
@@ -224,49 +199,23 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
         if line not in progress.reported:
             run.log(f'skipped: {line}')
     progress.reported = progress.bad
-    return dict(
-        epoch=progress.epoch,
-        train_loss=trained['train_loss'],
-        train_top1=trained['train_top1'],
-        val_loss=found.loss,
-        val_top1=found.top1,
-        val_top5=found.top5,
-        lr=state.lr,
-        images_per_s=trained['images_per_s'],
-        wait_share=trained['wait_share'],
-        seconds=trained['seconds'],
-    )
+    validated = dict(val_loss=found.loss, val_top1=found.top1, val_top5=found.top5)
+    return dict(epoch=progress.epoch, **trained, **validated, lr=state.lr)
 
 
-@dataclass
-class LossCheck:
-    """Checks that losses are finite: each on a CPU, several at a time on a GPU.
+def require_finite_losses(losses: list[tuple[int, float, Tensor]]) -> None:
+    """Check losses, and clear the list.
 
-    Attributes:
-        device: Device of the losses.
-        unchecked: Step, learning rate and loss.
+    Args:
+        losses: Step, learning rate and loss.
+
+    Raises:
+        ValueError: If a loss is NaN or infinite.
     """
-
-    device: torch.device
-    unchecked: list[tuple[int, float, Tensor]] = field(default_factory=list)
-
-    def add(self, step: int, lr: float, loss: Tensor) -> None:
-        self.unchecked.append((step, lr, loss))
-
-    def is_due(self, number: int) -> bool:
-        """Whether to check after this batch."""
-        return self.device.type == 'cpu' or number % _STEPS_PER_CHECK == _STEPS_PER_CHECK - 1
-
-    def require_finite(self) -> None:
-        """Check the losses since the last check.
-
-        Raises:
-            ValueError: If one is NaN or infinite.
-        """
-        for step, lr, loss in self.unchecked:
-            if not math.isfinite(loss.item()):
-                raise ValueError(f'The loss is {loss.item()} at step {step}, with lr {lr:.3g}. {WHAT_TO_TRY}')
-        self.unchecked.clear()
+    for step, lr, loss in losses:
+        if not math.isfinite(loss.item()):
+            raise ValueError(f'The loss is {loss.item()} at step {step}, with lr {lr:.3g}. {WHAT_TO_TRY}')
+    losses.clear()
 
 
 def timed(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:

@@ -15,7 +15,7 @@ from .config import Config
 from .curves import plot_confusion, plot_curves, require_matplotlib
 from .dataset import open_data
 from .export import export_run
-from .loop import Run, Step, fit
+from .loop import OnStep, Run, fit
 from .model import build_model
 from .preprocessing import batch_transform, build_transforms, resolve_preprocessing
 from .run_checkpoint import BEST, claim_folder, read, restore
@@ -46,14 +46,15 @@ def finetune(
     config: Config,
     *,
     log: Callable[[str], None] | None = None,
-    on_step: Callable[[Step], None] | None = None,
+    on_step: OnStep | None = None,
 ) -> Finished:
     """Fine-tune a model; under torchrun in all its processes.
 
     Args:
         config: Settings.
         log: Called with each line of the log, in the main process.
-        on_step: Called after each batch, in the main process.
+        on_step: Called after each batch in the main process with the state, the number of finished batches, the number
+            of batches of an epoch, and `loss`, `top1` in percent and `images_per_s` of the epoch so far.
 
     Returns:
         The result, in every process.
@@ -77,9 +78,7 @@ def finetune(
         preprocessing = resolve_preprocessing(config, model)
         train_transform, eval_transform = build_transforms(config, preprocessing)
         loading: dict[str, Any] = dict(context=context, workers=config.workers)
-        loader = train_loader(
-            splits.train, train_transform, batch_size=config.batch_size, seed=config.seed, **loading
-        )
+        loader = train_loader(splits.train, train_transform, batch_size=config.batch_size, seed=config.seed, **loading)
         if not len(loader):
             raise ValueError(f'{len(splits.train)} images do not fill a batch per process: lower --batch-size.')
         state = build_train_state(config, model, context, -(-len(loader) // config.grad_accum_steps))
@@ -137,8 +136,7 @@ def finish(run: Run, splits: Splits, preprocessing: dict[str, Any]) -> Finished:
             class_names=splits.class_names,
             metrics=dict(metrics, ece=found.ece),
             dataset='synthetic' if config.synthetic else config.data,
-            input_size=preprocessing['input_size'],
-            data_config=preprocessing,
+            preprocessing=preprocessing,
         )
         run.log(f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %.')
         run.log(f'Load it with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')
@@ -172,5 +170,5 @@ def _log_start(run: Run, splits: Splits) -> None:
         run.log(f'Resuming after epoch {progress.epoch}, step {progress.updates}.')
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     pass

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import PlateauLRScheduler, create_scheduler_v2
@@ -266,11 +267,10 @@ def build_autocast(config: Config, device: torch.device) -> Autocast:
 def _build_loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
     if config.bce_loss:
         return BinaryCrossEntropy(smoothing=config.smoothing)
-    smoothed = nn.CrossEntropyLoss(label_smoothing=config.smoothing)
-    plain = nn.CrossEntropyLoss()
 
     def loss(logits: Tensor, targets: Tensor) -> Tensor:
-        return smoothed(logits, targets) if targets.ndim == 1 else plain(logits, targets)  # mixup smooths already
+        smoothing = config.smoothing if targets.ndim == 1 else 0.0  # mixup has smoothed probabilities
+        return F.cross_entropy(logits, targets, label_smoothing=smoothing)
 
     return loss
 
