@@ -123,7 +123,7 @@ sys.exit(sys.argv[1] != "cpu" and not kernels.available())' "$device"
   cat "$log"
   tests 'registration and units' 60 8 -m 'gpu or not integration' $units/test_registration.py $units/test_kernels_in_units.py
   tests 'kernels' 60 14 -m 'gpu or not integration' -k "not ($slow)" \
-    $units/test_fuse_kernel.py $units/test_select_kernel.py $units/test_fuse_select_bias_act.py $units/test_on_a_gpu.py
+    $units/test_fuse_kernel.py $units/test_select_kernel.py $units/test_on_a_gpu.py
   tests 'two branches' 75 14 -m gpu -k "not ($slow)" $units/test_two_branch.py $units/test_two_branch_unit.py
   tests 'models' 45 6 -m gpu -k "not ($slow)" tests/gpu
   kernels 'bandwidth' 30 --formats channels_last

@@ -1,4 +1,4 @@
-"""What the kernels are tested on, what they must give, and a proof that they ran."""
+"""Inputs of the kernels' tests, tolerances, and counts of launches."""
 
 import random
 from collections.abc import Iterator, Sequence
@@ -14,13 +14,13 @@ from torch import Tensor
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 
-# Of the largest element: a rounding to the dtype, which Triton's interpreter cuts off in bfloat16; in float32 that of
-# sums over a few hundred elements.
+# Relative to the largest element: a rounding to the dtype, which Triton's interpreter truncates in bfloat16; in float32
+# that of sums over a few hundred elements.
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2**-11, torch.bfloat16: 2**-8 if DEVICE == 'cuda' else 2**-7}
 SLACK = 1.05
 
 LAYOUTS = (
-    *('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other picture'),  # read where they lie
+    *('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other image'),  # read where they lie
     *('every other column', 'cropped', 'cropped channels last', 'transposed', 'mixed'),  # copied
 )
 
@@ -35,6 +35,8 @@ class Case(NamedTuple):
     layout: str
 
 
+PLAIN = Case(2, 1, (2, 5, 7, 6), torch.float32, 'contiguous')
+
 # Shapes that fill no tile, and some that are a single row, column or pixel.
 NARROW = [
     Case(1, 1, (2, 5, 7, 6), torch.float32, 'contiguous'),
@@ -45,7 +47,7 @@ NARROW = [
     Case(3, 1, (2, 3, 5, 5), torch.float32, 'slices'),
     Case(3, 1, (1, 5, 3, 7), torch.bfloat16, 'slices of channels last'),
     Case(4, 1, (2, 3, 3, 5), torch.float32, 'mixed'),
-    Case(4, 4, (2, 3, 3, 5), torch.float32, 'every other picture'),
+    Case(4, 4, (2, 3, 3, 5), torch.float32, 'every other image'),
     Case(4, 2, (1, 7, 1, 9), torch.bfloat16, 'channels last'),
     Case(2, 1, (2, 3, 5, 3), torch.float32, 'every other column'),
     Case(2, 1, (1, 3, 5, 3), torch.float32, 'cropped'),
@@ -71,8 +73,8 @@ def name_of(case: object) -> str | None:
 
 def make_tensors(case: Case, *, offset: float = 0.5) -> list[Tensor]:
     """Tensors [B, radix * C, H, W] that hold the branches of a case and need gradients, of a mean other than zero."""
-    pictures, channels, height, width = case.shape
-    shape = (pictures, channels * case.radix, height, width)
+    batch, channels, height, width = case.shape
+    shape = (batch, channels * case.radix, height, width)
     values = [make_input(shape, seed=m) + offset for m in range(case.count // case.radix)]
     return [lay_out(x.to(DEVICE, case.dtype), case.layout, index).requires_grad_() for index, x in enumerate(values)]
 
@@ -84,27 +86,52 @@ def lay_out(x: Tensor, layout: str, index: int = 0) -> Tensor:
         return x.contiguous(memory_format=(torch.contiguous_format, torch.channels_last)[index % 2])
     if layout == 'transposed':
         return x.transpose(2, 3).contiguous().transpose(2, 3)
-    pictures, channels, height, width = x.shape
-    if 'slices' in layout:
-        room = _nothing(x, (pictures, channels + 3, height, width), memory_format)[:, 2:-1]
-    elif layout == 'every other picture':
-        room = _nothing(x, (2 * pictures, channels, height, width), memory_format)[1::2]
-    elif layout == 'every other column':
-        room = _nothing(x, (pictures, channels, height, 2 * width), memory_format)[..., ::2]
-    elif 'cropped' in layout:
-        room = _nothing(x, (pictures, channels, height, width + 2), memory_format)[..., 1:-1]
-    else:
-        room = torch.empty_like(x, memory_format=memory_format)
-    return room.copy_(x)
-
-
-def _nothing(x: Tensor, shape: Sequence[int], memory_format: torch.memory_format) -> Tensor:
-    return torch.full(shape, float('nan'), dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format)
+    batch, channels, height, width = x.shape
+    shape, part = {
+        'slices': ((batch, channels + 3, height, width), (slice(None), slice(2, -1))),
+        'every other image': ((2 * batch, channels, height, width), (slice(1, None, 2),)),
+        'every other column': ((batch, channels, height, 2 * width), (..., slice(None, None, 2))),
+        'cropped': ((batch, channels, height, width + 2), (..., slice(1, -1))),
+    }.get(layout.partition(' of')[0].removesuffix(' channels last'), (x.shape, (...,)))
+    memory = torch.full(shape, float('nan'), dtype=x.dtype, device=x.device).contiguous(memory_format=memory_format)
+    return memory[part].copy_(x)
 
 
 def make_logits(case: Case, dtype: torch.dtype | None = None) -> Tensor:
     logits = 2 * make_input((case.shape[0], case.count, case.shape[1]), seed=9)
     return logits.to(DEVICE, dtype or case.dtype).requires_grad_()
+
+
+def make_biases(count: int, channels: int) -> list[Tensor]:
+    """[C] for each branch, as large as the features, so that each activation and its absence differ."""
+    return [make_input((channels,), seed=30 + m).to(DEVICE) for m in range(count)]
+
+
+def fuse(tensors: Sequence[Tensor], radix: int = 1, biases: Sequence[Tensor] = (), activation: str = '') -> Tensor:
+    """The operator `timm_sk::fuse`, imported when it is called."""
+    from timm_sk.ops.kernels import fuse
+
+    return fuse.fuse(tensors, radix, biases, activation)
+
+
+def select(
+    tensors: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequence[Tensor] = (), activation: str = ''
+) -> Tensor:
+    """The operator `timm_sk::select`, imported when it is called."""
+    from timm_sk.ops.kernels import select
+
+    return select.select(tensors, logits, gate, biases, activation)
+
+
+def launch_one_less(monkeypatch: pytest.MonkeyPatch, kernel_name: str) -> None:
+    """Leave out one program of a kernel of fuse or select."""
+    from timm_sk.ops.kernels import fuse, launcher, select
+
+    def one_less(name: str, kernel: object, programs: int, *args: object, **constants: object) -> None:
+        launcher.launch(name, kernel, programs - (name == kernel_name), *args, **constants)
+
+    for module in (fuse, select):
+        monkeypatch.setattr(module, 'launch', one_less)
 
 
 def exact(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -13,7 +13,7 @@ import torch.fx
 from torch import Tensor
 
 from . import eager, reference
-from .branches import BatchNormReLUState, Branches, Epilogue, join
+from .branches import NO_EPILOGUE, BatchNormReLUState, Branches, Epilogue, join
 from .dispatch import runs_eagerly, runs_kernels
 from .eager import batch_norm_relu
 
@@ -32,28 +32,12 @@ __all__ = [
 
 def _implementation(branches: Branches, logits: Tensor | None = None) -> str:
     """Choose 'kernels', 'eager' or 'reference', which alone promotes dtypes."""
-    watched = branches.observed and torch.is_grad_enabled()
-    if not watched and runs_kernels(branches.tensors, logits, radix=branches.radix):
+    needs_graph = torch.is_grad_enabled() and (branches.observed or branches.epilogue is not None)
+    if not needs_graph and runs_kernels(branches.tensors, logits, radix=branches.radix):
         return 'kernels'
     dtype = branches.tensors[0].dtype
     is_eager = runs_eagerly(*branches.tensors, logits) and all(tensor.dtype == dtype for tensor in branches.tensors)
     return 'eager' if is_eager else 'reference'
-
-
-def _fuse_by_kernel(branches: Branches) -> Tensor:
-    from .kernels import fuse, fuse_select_bias_act  # of Triton, which is not needed elsewhere
-
-    if branches.epilogue is None:
-        return fuse.fuse(branches.tensors, branches.radix)
-    return fuse_select_bias_act.fuse_bias_act(branches.tensors, *branches.epilogue)
-
-
-def _select_by_kernel(branches: Branches, logits: Tensor, gate: str) -> Tensor:
-    from .kernels import fuse_select_bias_act, select
-
-    if branches.epilogue is None:
-        return select.select(branches.tensors, logits, gate)
-    return fuse_select_bias_act.select_bias_act(branches.tensors, *branches.epilogue, logits, gate)
 
 
 def _check_branches(branches: Sequence[Tensor]) -> None:
@@ -109,7 +93,9 @@ def fuse(branches: Sequence[Tensor] | Branches) -> Tensor:
     given = _as_branches(branches)
     implementation = _implementation(given)
     if implementation == 'kernels':
-        return _fuse_by_kernel(given)
+        from .kernels import fuse as by_kernel  # needs Triton
+
+        return by_kernel.fuse(given.tensors, given.radix, *(given.epilogue or NO_EPILOGUE))
     return eager.fuse(given) if implementation == 'eager' else reference.fuse(given.unpack())
 
 
@@ -139,7 +125,9 @@ def select(
         _check_logits(given.tensors, given.radix, logits, gate)
     implementation = _implementation(given, logits)
     if implementation == 'kernels':
-        return _select_by_kernel(given, logits, gate)
+        from .kernels import select as by_kernel  # needs Triton
+
+        return by_kernel.select(given.tensors, logits, gate, *(given.epilogue or NO_EPILOGUE))
     if implementation == 'eager':
         return eager.select(given, logits, gate, in_place=in_place)
     return reference.select(given.unpack(), logits, gate)

@@ -24,6 +24,9 @@ class Epilogue(NamedTuple):
     activation: str
 
 
+NO_EPILOGUE = Epilogue((), '')
+
+
 class BatchNormReLUState(NamedTuple):
     """What it takes to compute `relu(batch_norm(source))` again in a backward pass.
 

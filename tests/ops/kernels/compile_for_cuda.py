@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from timm_sk.ops import kernels
-from timm_sk.ops.kernels import fuse, fuse_select_bias_act, launcher, select, two_branch
+from timm_sk.ops.kernels import fuse, launcher, select, two_branch
 from timm_sk.ops.kernels.two_branch_tiling import block_count
 
 TWO_BRANCHES = (  # channels, groups, height and width, dtype
@@ -85,11 +85,11 @@ def main() -> None:
         shape = (8, 64, 56, 56)
         branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
         logits, biases = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]
-        fuse.fuse(branches, 1)
-        select.select(branches, logits, 'softmax')
+        fuse.fuse(branches, 1, [], '')
+        select.select(branches, logits, 'softmax', [], '')
         select.select_backward(branches[0], branches, logits, ('softmax', 'sigmoid')[count // 4])
-        fuse_select_bias_act.fuse_bias_act(branches, biases, 'relu')
-        fuse_select_bias_act.select_bias_act(branches, biases, 'relu6', logits, 'sigmoid')
+        fuse.fuse(branches, 1, biases, 'relu')
+        select.select(branches, logits, 'sigmoid', biases, 'relu6')
         for channels, groups, size, dtype in TWO_BRANCHES:
             two_branches(channels, groups, size, dtype)
 

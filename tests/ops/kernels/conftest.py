@@ -20,7 +20,7 @@ from packaging.version import Version
 from timm_sk.bench.agreement import exact_float32
 from timm_sk.ops import kernels
 
-FILES = ('device_functions', 'fuse', 'select', 'fuse_select_bias_act', 'two_branch')
+FILES = ('device_functions', 'fuse', 'select', 'two_branch')
 INTERPRETED_ALWAYS = 'test_two_branch'  # modules whose tests for a CUDA device are marked so
 
 

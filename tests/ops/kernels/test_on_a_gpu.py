@@ -1,11 +1,11 @@
-"""What only a CUDA device has: graphs, streams, several devices, tensors whose offsets need 64 bits."""
+"""On a CUDA device: graphs, streams, several devices, and tensors whose offsets need 64 bits."""
 
 import copy
 
 import pytest
 import torch
 from filling import fill_model, make_input
-from kernel_cases import Case, assert_close, exact, launched, make_logits, make_tensors
+from kernel_cases import Case, assert_close, exact, fuse, launched, make_logits, make_tensors, select
 from torch import Tensor, nn
 
 import timm_sk
@@ -17,13 +17,10 @@ PLAIN = Case(2, 1, (4, 64, 28, 28), torch.float32, 'channels last')
 
 
 def both(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
-    from timm_sk.ops.kernels.fuse import fuse
-    from timm_sk.ops.kernels.select import select
-
-    return [fuse(branches, 1), select(branches, logits, 'softmax')]
+    return [fuse(branches), select(branches, logits, 'softmax')]
 
 
-def law(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
+def expected(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
     return [reference.fuse(branches), reference.select(branches, logits)]
 
 
@@ -38,7 +35,7 @@ def test_cuda_graphs():
         branch.mul_(-2)
     logits.add_(make_input(logits.shape).cuda())
     graph.replay()
-    assert_close(found, law(exact(branches), logits.double()))
+    assert_close(found, expected(exact(branches), logits.double()))
 
 
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead', 'max-autotune'])
@@ -69,10 +66,10 @@ def test_two_streams():
                 found[index] = both(*given[index])
     torch.cuda.synchronize()
     for index, (branches, logits) in enumerate(given):
-        assert_close(found[index], law(exact(branches), logits.double()))
+        assert_close(found[index], expected(exact(branches), logits.double()))
 
 
-def test_nothing_waits_for_the_device():
+def test_no_synchronisation():
     branches, logits = make_tensors(PLAIN), make_logits(PLAIN)
 
     def step() -> None:
@@ -89,15 +86,15 @@ def test_nothing_waits_for_the_device():
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
-def test_a_device_that_is_not_the_current_one():
+def test_second_device():
     branches = [tensor.detach().to('cuda:1').requires_grad_() for tensor in make_tensors(PLAIN)]
     logits = make_logits(PLAIN).detach().to('cuda:1').requires_grad_()
     found = both(branches, logits)
     gradients = torch.autograd.grad(found[1].square().sum(), [*branches, logits])
     given = exact([*branches, logits])
-    expected = law(given[:2], given[2])
-    assert_close(found, expected)
-    assert_close(gradients, torch.autograd.grad(expected[1].square().sum(), given), torch.float16)
+    wanted = expected(given[:2], given[2])
+    assert_close(found, wanted)
+    assert_close(gradients, torch.autograd.grad(wanted[1].square().sum(), given), torch.float16)
     with pytest.raises(ValueError, match='must be on one device, got cuda:0 and cuda:1'):
         both(branches, logits.to('cuda:0'))
 
@@ -112,18 +109,15 @@ def test_data_parallel():
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
-def test_offsets_above_two_thousand_million(memory_format):
+def test_offsets_of_64_bits(memory_format):
     step = 2**31
     strides = (step, 9, 3, 1) if memory_format == torch.contiguous_format else (step, 1, 15, 5)
     storage = torch.empty(step + 64, dtype=torch.float16, device='cuda')
     values = make_input((2, 5, 3, 3)).half().cuda()
     branch = storage.as_strided((2, 5, 3, 3), strides).copy_(values)
     logits = make_input((2, 1, 5)).cuda()
-    from timm_sk.ops.kernels.fuse import fuse
-    from timm_sk.ops.kernels.select import select
-
     with launched(fuse=1, select=1):
-        found = fuse([branch], 1), select([branch], logits, 'sigmoid')
+        found = fuse([branch]), select([branch], logits, 'sigmoid')
     assert_close(
         found, [reference.fuse([values.double()]), reference.select([values.double()], logits.double(), 'sigmoid')]
     )

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 from filling import make_input
-from kernel_cases import DEVICE, Case, assert_close, exact, launched, make_logits, make_tensors
+from kernel_cases import DEVICE, Case, assert_close, exact, launched, make_biases, make_logits, make_tensors
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -48,27 +48,25 @@ def assert_agrees(function, inputs: list[Tensor]) -> None:
 @pytest.mark.parametrize('case', [PLAIN, PLAIN._replace(layout='slices', radix=2)], ids=['two', 'two in one'])
 def test_opcheck(case):
     from timm_sk.ops.kernels.fuse import fuse
-    from timm_sk.ops.kernels.fuse_select_bias_act import _fuse_bias_act, _select_bias_act
     from timm_sk.ops.kernels.select import select, select_backward
 
     tensors, logits = make_tensors(case), make_logits(case)
     constants = [tensor.detach() for tensor in tensors]
-    torch.library.opcheck(fuse, (tensors, case.radix))
-    torch.library.opcheck(select, (tensors, logits, 'softmax'))
+    torch.library.opcheck(fuse, (tensors, case.radix, [], ''))
+    torch.library.opcheck(select, (tensors, logits, 'softmax', [], ''))
     grad = torch.randn(case.shape, device=DEVICE)
     torch.library.opcheck(select_backward, (grad, constants, logits.detach(), 'sigmoid'))
-    if case.radix == 1:
-        biases = [torch.randn(5, device=DEVICE) for _ in range(2)]
-        torch.library.opcheck(_fuse_bias_act, (constants, biases, 'relu'))
-        torch.library.opcheck(_select_bias_act, (constants, biases, 'relu6', logits.detach(), 'softmax'))
+    biases = make_biases(2, 5)
+    torch.library.opcheck(fuse, (constants, case.radix, biases, 'relu'))
+    torch.library.opcheck(select, (constants, logits.detach(), 'softmax', biases, 'relu6'))
 
 
 def test_no_operator_has_default_arguments():
     """Up to torch 2.11 a backward pass may not return a gradient for an argument that the dispatcher left out."""
-    for name in ('fuse_select_bias_act', 'fuse', 'select', 'two_branch'):
+    for name in ('fuse', 'select', 'two_branch'):
         kernels.load(name)
     schemas = [schema for schema in torch._C._jit_get_all_schemas() if schema.name.startswith('timm_sk::')]
-    assert len(schemas) == 8
+    assert len(schemas) == 6
     assert not [(s.name, a.name) for s in schemas for a in s.arguments if a.has_default_value()]
 
 
@@ -253,7 +251,7 @@ def test_branches_that_lie_side_by_side_are_one_operand():
 def test_slices_are_read_where_they_lie():
     from timm_sk.ops.kernels.strides import readable
 
-    for layout in ('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other picture'):
+    for layout in ('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other image'):
         for radix in (1, 2):
             branches = [
                 branch

@@ -1,18 +1,23 @@
-"""timm_sk::select against the law in float64: values, gradients in one pass, second derivatives."""
+"""timm_sk::select against the reference in float64: values, gradients in one pass, second derivatives."""
 
 import pytest
 import torch
 from kernel_cases import (
     CASES,
     DEVICE,
+    PLAIN,
     Case,
     assert_close,
     branches_of,
     exact,
+    fuse,
+    launch_one_less,
     launched,
+    make_biases,
     make_logits,
     make_tensors,
     name_of,
+    select,
 )
 from torch import Tensor
 
@@ -21,14 +26,7 @@ from timm_sk.ops import reference
 pytestmark = pytest.mark.usefixtures('poisoned')
 
 GATES = ('softmax', 'sigmoid')
-PLAIN = Case(2, 1, (2, 5, 7, 6), torch.float32, 'contiguous')
-
-
-@pytest.fixture
-def select():
-    from timm_sk.ops.kernels.select import select
-
-    return select
+TRAINED = dict(select=1, select_backward=1, gate_backward=1)
 
 
 def backward_formula(grad: Tensor, branches: list[Tensor], logits: Tensor, gate: str) -> list[Tensor]:
@@ -44,7 +42,7 @@ def backward_formula(grad: Tensor, branches: list[Tensor], logits: Tensor, gate:
 
 @pytest.mark.parametrize('gate', GATES)
 @pytest.mark.parametrize('count', [1, 2, 3, 4])
-def test_the_formula_is_the_derivative(count, gate):
+def test_backward_formula(count, gate):
     case = Case(count, 1, (2, 2, 3, 2), torch.float32, 'contiguous')
     branches, (logits,) = exact(make_tensors(case)), exact([make_logits(case)])
 
@@ -64,7 +62,7 @@ def test_the_formula_is_the_derivative(count, gate):
 
 
 @pytest.mark.parametrize('case', CASES, ids=name_of)
-def test_values_and_gradients(select, case):
+def test_values_and_gradients(case):
     # each case of the narrow grid with one gate, each count of branches with both
     for gate in GATES if case.shape[0] == 2 else GATES[case.count % 2 :][:1]:
         tensors, logits = make_tensors(case), make_logits(case)
@@ -79,19 +77,19 @@ def test_values_and_gradients(select, case):
         grad = torch.randn_like(selected)
         with launched(select_backward=1, gate_backward=1):
             gradients = torch.autograd.grad(selected, [*tensors, logits], grad)
-        by_law = torch.autograd.grad(expected, [*exacts, exact_logits], grad.double())
-        assert_close(gradients, by_law)
+        by_reference = torch.autograd.grad(expected, [*exacts, exact_logits], grad.double())
+        assert_close(gradients, by_reference)
         by_formula = backward_formula(grad.double(), branches, exact_logits, gate)
         assert_close([*branches_of(gradients[:-1], case.radix), gradients[-1]], by_formula)
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('logits_dtype', [torch.bfloat16, torch.float32])
-def test_logits_may_have_another_dtype(select, dtype, logits_dtype):
+def test_logits_of_another_dtype(dtype, logits_dtype):
     case = PLAIN._replace(dtype=dtype, shape=(1, 3, 5, 7))
     tensors, logits = make_tensors(case), make_logits(case, logits_dtype)
     exacts, (exact_logits,) = exact(tensors), exact([logits])
-    with launched(select=1, select_backward=1, gate_backward=1):
+    with launched(**TRAINED):
         selected = select(tensors, logits, 'softmax')
         gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
     expected = reference.select(exacts, exact_logits)
@@ -100,7 +98,7 @@ def test_logits_may_have_another_dtype(select, dtype, logits_dtype):
     assert_close(gradients, torch.autograd.grad(expected.sum(), [*exacts, exact_logits]))
 
 
-def test_large_logits_neither_overflow_nor_vanish(select):
+def test_large_logits_neither_overflow_nor_vanish():
     tensors = make_tensors(PLAIN)
     logits = torch.tensor([500.0, 501.0], device=DEVICE)[None, :, None].expand(2, 2, 5)
     far = torch.tensor([-500.0, 500.0], device=DEVICE)[None, :, None].expand(2, 2, 5)
@@ -111,7 +109,7 @@ def test_large_logits_neither_overflow_nor_vanish(select):
 
 
 @pytest.mark.parametrize('incoming', ['expanded', 'channels last', 'slice'])
-def test_any_incoming_gradient(select, incoming):
+def test_layouts_of_the_incoming_gradient(incoming):
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
     exacts, (exact_logits,) = exact(tensors), exact([logits])
     grad = torch.randn(2, 9, 7, 6, device=DEVICE)
@@ -120,18 +118,18 @@ def test_any_incoming_gradient(select, incoming):
         'channels last': grad[:, :5].contiguous(memory_format=torch.channels_last),
         'slice': grad[:, 2:7],
     }[incoming]
-    with launched(select=1, select_backward=1, gate_backward=1):
+    with launched(**TRAINED):
         gradients = torch.autograd.grad(select(tensors, logits, 'softmax'), [*tensors, logits], grad)
     expected = torch.autograd.grad(reference.select(exacts, exact_logits), [*exacts, exact_logits], grad.double())
     assert_close(gradients, expected)
 
 
 @pytest.mark.parametrize('gate', GATES)
-def test_second_derivatives_are_the_laws(select, gate):
+def test_second_derivatives(gate):
     case = Case(2, 1, (1, 3, 5, 3), torch.float32, 'contiguous')
     second = []
     inputs = [*make_tensors(case), make_logits(case)]
-    with launched(select=1, select_backward=1, gate_backward=1):  # the kernels' part of the second pass
+    with launched(**TRAINED):  # the kernels' part of the second pass
         for given in (inputs, exact(inputs)):
             *tensors, logits = given
             by = select if given is inputs else reference.select
@@ -141,7 +139,7 @@ def test_second_derivatives_are_the_laws(select, gate):
         torch.testing.assert_close(ours.double(), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_gradients_are_the_same_each_time(select):
+def test_gradients_are_deterministic():
     case = Case(2, 1, (1, 3, 9, 31), torch.float32, 'channels last')
     tensors, logits = make_tensors(case), make_logits(case)
     grad = torch.randn(case.shape, device=DEVICE)
@@ -153,24 +151,26 @@ def test_gradients_are_the_same_each_time(select):
 
 
 @pytest.mark.parametrize('needing', [[0], [1], [2]])
-def test_gradients_where_only_one_input_has_them(select, needing):
+def test_gradients_where_only_one_input_has_them(needing):
     inputs = [tensor.detach() for tensor in (*make_tensors(PLAIN), make_logits(PLAIN))]
     for index in needing:
         inputs[index].requires_grad_()
     exacts = exact(inputs)
-    with launched(select=1, select_backward=1, gate_backward=1):
+    with launched(**TRAINED):
         select(inputs[:2], inputs[2], 'softmax').square().sum().backward()
     reference.select(exacts[:2], exacts[2]).square().sum().backward()
     assert_close([inputs[index].grad for index in needing], [exacts[index].grad for index in needing], torch.bfloat16)
 
 
 @pytest.mark.parametrize('shape', [(0, 5, 7, 6), (2, 0, 7, 6), (2, 5, 0, 6)])
-def test_nothing_is_selected_without_a_launch(select, shape):
+def test_empty_tensors(shape):
     branches = [torch.ones(shape, device=DEVICE, requires_grad=True) for _ in range(2)]
     logits = torch.zeros(shape[0], 2, shape[1], device=DEVICE, requires_grad=True)
     with launched():
         selected = select(branches, logits, 'softmax')
         selected.sum().backward()
+        with torch.no_grad():
+            assert select(branches, logits, 'softmax', make_biases(2, shape[1]), 'relu').shape == shape
     assert selected.shape == branches[0].grad.shape == shape
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
@@ -186,17 +186,17 @@ def test_nothing_is_selected_without_a_launch(select, shape):
         (torch.zeros(2, 2, 5).double(), 'softmax', 'got torch.float64'),
     ],
 )
-def test_refuses_before_a_launch(select, logits, gate, message):
+def test_wrong_logits(logits, gate, message):
     with launched(), pytest.raises(ValueError, match=message):
         select(make_tensors(PLAIN), logits.to(DEVICE), gate)
 
 
-def test_refuses_tensors_on_two_devices(select):
+def test_tensors_on_two_devices():
     with launched(), pytest.raises(ValueError, match='must be on one device, got meta'):
         select([torch.ones(2, 5, 7, 6, device=DEVICE)], torch.zeros(2, 1, 5, device='meta'), 'softmax')
 
 
-def test_the_gradient_must_be_like_the_result():
+def test_wrong_gradients():
     from timm_sk.ops.kernels.select import select_backward
 
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
@@ -206,16 +206,54 @@ def test_the_gradient_must_be_like_the_result():
 
 
 @pytest.mark.parametrize('launch_of', ['select', 'select_backward', 'gate_backward'])
-def test_what_no_program_writes_is_nan(select, launch_of, monkeypatch):
-    from timm_sk.ops.kernels import select as module
-    from timm_sk.ops.kernels.launcher import launch
-
-    def one_less(name, kernel, programs, *rest, **constants):
-        launch(name, kernel, programs - (name == launch_of), *rest, **constants)
-
-    monkeypatch.setattr(module, 'launch', one_less)
+def test_what_no_program_writes_is_nan(launch_of, monkeypatch):
+    launch_one_less(monkeypatch, launch_of)
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
-    with launched(select=1, select_backward=1, gate_backward=1):
+    with launched(**TRAINED):
         selected = select(tensors, logits, 'softmax')
         gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
     assert any(tensor.isnan().any() for tensor in (selected, *gradients))
+
+
+@pytest.mark.parametrize('case', CASES, ids=name_of)
+@torch.no_grad()
+def test_fuse_and_select_with_bias_and_activation(case):
+    tensors, logits = make_tensors(case), make_logits(case)
+    biases = make_biases(case.count, case.shape[1])
+    activation, gate = ('relu', 'relu6', '')[case.count % 3], GATES[case.count // 3]
+    if case.shape[1] > 5 or case.count == 2:
+        activation = 'relu'
+    with launched(fuse_bias_act=1, select_bias_act=1):
+        fused = fuse(tensors, case.radix, biases, activation)
+        selected = select(tensors, logits, gate, biases, activation)
+    branches = reference.apply_epilogue(branches_of(exact(tensors), case.radix), exact(biases), activation)
+    assert_close([fused, selected], [reference.fuse(branches), reference.select(branches, logits.double(), gate)])
+    assert selected.dtype is fused.dtype is case.dtype
+
+
+@torch.no_grad()
+def test_both_ends_of_relu6():
+    tensors, logits, biases = [8 * tensor for tensor in make_tensors(PLAIN)], make_logits(PLAIN), make_biases(2, 5)
+    with launched(fuse_bias_act=1, select_bias_act=1):
+        found = fuse(tensors, 1, biases, 'relu6'), select(tensors, logits, 'softmax', biases, 'relu6')
+    sums = [x.double() + bias.double()[:, None, None] for x, bias in zip(tensors, biases, strict=True)]
+    branches = [x.clamp(0, 6) for x in sums]
+    assert {0.0, 6.0} <= set(branches[0].unique().tolist())
+    assert_close(found, [reference.fuse(branches), reference.select(branches, logits.double())])
+
+
+@torch.no_grad()
+def test_nan_before_a_relu():
+    tensor = make_tensors(PLAIN)[0]
+    tensor[1, 2, 3, 4] = float('nan')
+    with launched(select_bias_act=1):
+        selected = select([tensor], torch.zeros(2, 1, 5, device=DEVICE), 'softmax', make_biases(1, 5), 'relu')
+    assert selected.isnan().nonzero().tolist() == [[1, 2, 3, 4]]
+
+
+def test_bias_and_activation_have_no_gradient():
+    tensors, logits, biases = make_tensors(PLAIN), make_logits(PLAIN), make_biases(2, 5)
+    with pytest.raises(ValueError, match='no backward pass through bias and activation'):
+        fuse(tensors, 1, biases, 'relu')
+    with pytest.raises(ValueError, match='no backward pass through bias and activation'):
+        select([tensor.detach() for tensor in tensors], logits, 'softmax', biases, 'relu')

@@ -1,5 +1,8 @@
 """`timm_sk::fuse`: fused[b, c] = 1 / (H W) * sum over m, h, w of branch_m[b, c, h, w].
 
+For inference, branch_m may be activation(x_m[b, c, h, w] + bias_m[c]), made in float32 as x_m is read, so that no
+complete branch is ever in memory.
+
 Each branch is read once, by the strides that it has, and B * C numbers are written: M * B * C * H * W elements are all
 the traffic that matters. The sum of the branches is never in memory. Sums are in float32 and in a fixed order: where
 too few programs would run, several share a picture's pixels, and their sums, a few kilobytes, are added in a second
@@ -17,7 +20,7 @@ from torch import Tensor
 from .. import reference
 from .device_functions import columns, features, place
 from .launcher import launch, shares, tile
-from .strides import in_slices, readable, require
+from .strides import in_slices, readable, require, require_epilogue, require_no_epilogue
 
 
 @triton.jit
@@ -56,20 +59,33 @@ def _fuse_kernel(
     tl.store(sums + row + channel, tl.sum(total, axis=1) * weight, mask=is_channel)
 
 
-def launch_fuse(branches: Sequence[Tensor], biases: Sequence[Tensor] = (), activation: str = '') -> Tensor:
-    """Average over space the sum of the branches, each with bias and activation where they are given.
+@torch.library.custom_op('timm_sk::fuse', mutates_args=())
+def fuse(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activation: str) -> Tensor:
+    """Sum the branches and average over space.
+
+    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
+    strides, or among which the strides differ, are copied first.
 
     Args:
-        branches: M checked tensors [B, C, H, W], not empty.
-        biases: M tensors [C], or none.
-        activation: '', 'relu' or 'relu6'.
+        branches: 1 to 4 tensors [B, radix * C, H, W] of one dtype, shape and device.
+        radix: Branches in each tensor, side by side in its channels.
+        biases: [C] for each branch, which the kernel adds before the activation, without gradients; or none.
+        activation: '', 'relu' or 'relu6', with biases.
 
     Returns:
         [B, C], in the branches' dtype.
+
+    Raises:
+        ValueError: If an argument is none of these.
     """
-    pictures, channels, height, width = branches[0].shape
-    pixels, device, dtype = height * width, branches[0].device, branches[0].dtype
-    tensors, strides = readable(branches)
+    require(branches)
+    slices = in_slices(branches, radix)
+    require_epilogue(slices, biases, activation)
+    if not slices[0].numel():
+        return reference.fuse(slices)
+    pictures, channels, height, width = slices[0].shape
+    pixels, device, dtype = height * width, slices[0].device, slices[0].dtype
+    tensors, strides = readable(slices)
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=1, device=device)
     channel_blocks = triton.cdiv(channels, block.channels)
     share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
@@ -82,7 +98,7 @@ def launch_fuse(branches: Sequence[Tensor], biases: Sequence[Tensor] = (), activ
         device,
         sums,
         tensors,
-        tuple(biases),
+        tuple(bias.contiguous() for bias in biases),
         channels,
         pixels,
         share_pixels,
@@ -98,44 +114,23 @@ def launch_fuse(branches: Sequence[Tensor], biases: Sequence[Tensor] = (), activ
     return sums.view(pictures, channels) if share_count == 1 else sums.sum(dim=1).to(dtype)
 
 
-@torch.library.custom_op('timm_sk::fuse', mutates_args=())
-def fuse(branches: Sequence[Tensor], radix: int) -> Tensor:
-    """Sum the branches and average over space.
-
-    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
-    strides, or among which the strides differ, are copied first.
-
-    Args:
-        branches: 1 to 4 tensors [B, radix * C, H, W] of one dtype, shape and device.
-        radix: Branches in each tensor, side by side in its channels.
-
-    Returns:
-        [B, C], in the branches' dtype.
-
-    Raises:
-        ValueError: If they are not such tensors.
-    """
-    require(branches)
-    slices = in_slices(branches, radix)
-    return launch_fuse(slices) if slices[0].numel() else reference.fuse(slices)
-
-
 @fuse.register_fake
-def _(branches: Sequence[Tensor], radix: int) -> Tensor:
+def _(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activation: str) -> Tensor:
     require(branches)
     pictures, channels = branches[0].shape[:2]
     return branches[0].new_empty([pictures, channels // radix])
 
 
-def _keep_shape(ctx: Any, inputs: tuple[Sequence[Tensor], int], output: Tensor) -> None:
-    branches, radix = inputs
+def _keep_shape(ctx: Any, inputs: tuple[Sequence[Tensor], int, Sequence[Tensor], str], output: Tensor) -> None:
+    branches, radix, biases, _ = inputs
+    require_no_epilogue(biases)
     ctx.count, ctx.shape, ctx.radix = len(branches), branches[0].shape, radix
 
 
-def _spread(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None]:
+def _spread(ctx: Any, grad: Tensor) -> tuple[list[Tensor], None, list[Tensor], None]:
     height, width = ctx.shape[2:]
     share = (grad / max(height * width, 1)).repeat(1, ctx.radix)[:, :, None, None]
-    return [share.expand(ctx.shape) for _ in range(ctx.count)], None
+    return [share.expand(ctx.shape) for _ in range(ctx.count)], None, [], None
 
 
 fuse.register_autograd(_spread, setup_context=_keep_shape)

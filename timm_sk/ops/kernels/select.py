@@ -1,7 +1,8 @@
 """`timm_sk::select`: selected[b, c, h, w] = sum over m of weight[b, m, c] * branch_m[b, c, h, w].
 
 The weights are the softmax of the logits over m, or their sigmoids, made in float32 inside the kernel. Each branch is
-read once and the result written once: M + 1 times B * C * H * W elements.
+read once and the result written once: M + 1 times B * C * H * W elements. For inference the kernel may add bias and
+activation to the branches, as `timm_sk::fuse`.
 
 `timm_sk::select_backward` gives the gradients. With grad the result's gradient,
 
@@ -26,7 +27,16 @@ from ..dispatch import is_batched
 from ..eager import select_backward as differentiable_backward
 from .device_functions import columns, features, gate_weights, place
 from .launcher import launch, shares, tile
-from .strides import dense_strides, format_of, in_slices, readable, require, require_logits
+from .strides import (
+    dense_strides,
+    format_of,
+    in_slices,
+    readable,
+    require,
+    require_epilogue,
+    require_logits,
+    require_no_epilogue,
+)
 
 
 @triton.jit
@@ -66,30 +76,35 @@ def _select_kernel(
     tl.store(selected + out, total, mask=mask)
 
 
-def launch_select(
-    branches: Sequence[Tensor],
-    logits: Tensor,
-    gate: str,
-    biases: Sequence[Tensor] = (),
-    activation: str = '',
-) -> Tensor:
-    """Weigh the branches, each with bias and activation where they are given.
+@torch.library.custom_op('timm_sk::select', mutates_args=())
+def select(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequence[Tensor], activation: str) -> Tensor:
+    """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
+
+    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
+    strides, or among which the strides differ, are copied first. Second derivatives are the reference's.
 
     Args:
-        branches: M checked tensors [B, C, H, W], not empty.
-        logits: [B, M, C].
+        branches: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or fewer tensors [B, R * C, H, W]
+            that hold R branches each, side by side in their channels.
+        logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
-        biases: M tensors [C], or none.
-        activation: '', 'relu' or 'relu6'.
+        biases: [C] for each branch, which the kernel adds before the activation, without gradients; or none.
+        activation: '', 'relu' or 'relu6', with biases.
 
     Returns:
         [B, C, H, W], in the branches' dtype and the first one's memory format.
+
+    Raises:
+        ValueError: If an argument is none of these.
     """
-    pictures, channels, height, width = branches[0].shape
-    pixels, device = height * width, branches[0].device
-    selected = torch.empty_like(branches[0], memory_format=format_of(branches[0]))
-    tensors, strides = readable(branches)
-    count = len(tensors)
+    slices = in_slices(branches, require_logits(branches, logits, gate))
+    require_epilogue(slices, biases, activation)
+    pictures, channels, height, width = slices[0].shape
+    pixels, device, count = height * width, slices[0].device, len(slices)
+    selected = torch.empty_like(slices[0], memory_format=format_of(slices[0]))
+    if not selected.numel():
+        return selected
+    tensors, strides = readable(slices)
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count, device=device)
     channel_blocks, pixel_blocks = triton.cdiv(channels, block.channels), triton.cdiv(pixels, block.pixels)
     launch(
@@ -99,7 +114,7 @@ def launch_select(
         device,
         selected,
         tensors,
-        tuple(biases),
+        tuple(bias.contiguous() for bias in biases),
         logits.contiguous(),
         channels,
         pixels,
@@ -116,46 +131,24 @@ def launch_select(
     return selected
 
 
-@torch.library.custom_op('timm_sk::select', mutates_args=())
-def select(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
-    """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
-
-    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
-    strides, or among which the strides differ, are copied first. Second derivatives are the reference's.
-
-    Args:
-        branches: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or fewer tensors [B, R * C, H, W]
-            that hold R branches each, side by side in their channels.
-        logits: [B, M, C], before the gate.
-        gate: 'softmax' or 'sigmoid'.
-
-    Returns:
-        [B, C, H, W], in the branches' dtype and the first one's memory format.
-
-    Raises:
-        ValueError: If they are not such tensors, or there is no such gate.
-    """
-    slices = in_slices(branches, require_logits(branches, logits, gate))
-    return launch_select(slices, logits, gate) if slices[0].numel() else torch.empty_like(slices[0])
-
-
 @select.register_fake
-def _(branches: Sequence[Tensor], logits: Tensor, gate: str) -> Tensor:
+def _(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequence[Tensor], activation: str) -> Tensor:
     first = in_slices(branches, require_logits(branches, logits, gate))[0]
     return torch.empty_like(first, memory_format=format_of(first))
 
 
-def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str], output: Tensor) -> None:
-    branches, logits, ctx.gate = inputs
+def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str, Sequence[Tensor], str], output: Tensor) -> None:
+    branches, logits, ctx.gate, biases, _ = inputs
+    require_no_epilogue(biases)
     ctx.save_for_backward(*branches, logits)
 
 
-def _backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor | None], Tensor | None, None]:
+def _backward(ctx: Any, grad: Tensor) -> tuple[Sequence[Tensor], Tensor, None, list[Tensor], None]:
     *branches, logits = ctx.saved_tensors
     if torch.is_grad_enabled() or is_batched(grad):
         radix = logits.shape[1] // len(branches)
-        return *differentiable_backward(grad, branches, radix, logits, ctx.gate), None
-    return *select_backward(grad, branches, logits, ctx.gate), None
+        return *differentiable_backward(grad, branches, radix, logits, ctx.gate), None, [], None
+    return *select_backward(grad, branches, logits, ctx.gate), None, [], None
 
 
 select.register_autograd(_backward, setup_context=_keep_inputs)
@@ -252,10 +245,10 @@ def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, ga
     """The gradients of `select`'s branches and logits.
 
     Args:
-        grad: The result's gradient [B, C, H, W], in its dtype.
-        branches: As of `select`.
-        logits: As of `select`.
-        gate: As of `select`.
+        grad: Gradient of the result [B, C, H, W], in its dtype.
+        branches: Those of `select`.
+        logits: Those of `select`.
+        gate: That of `select`.
 
     Returns:
         A gradient for each branch, in the first one's memory format, and the logits' gradient [B, M, C].

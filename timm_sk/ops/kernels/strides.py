@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import kernels
+from ..conv_bias_act import ACTIVATIONS
 
 
 class Strides(NamedTuple):
@@ -84,20 +85,45 @@ def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int
     return radix
 
 
-def in_slices(wholes: Sequence[Tensor], radix: int) -> list[Tensor]:
-    """The branches that lie side by side in the channels of each whole, as views of them.
+def require_epilogue(branches: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> None:
+    """Refuse biases and activations that do not belong to the branches.
+
+    Raises:
+        ValueError: If there are biases but not [C] for each branch [B, C, H, W], or there is no such activation.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"The activation must be '', 'relu' or 'relu6', got '{activation}'.")
+    if biases and len(biases) != len(branches):
+        raise ValueError(f'There must be one bias for each of the {len(branches)} branches, got {len(biases)}.')
+    for bias in biases:
+        require(branches, bias)
+        if list(bias.shape) != [branches[0].shape[1]]:
+            raise ValueError(f'Biases must be [C] = {[branches[0].shape[1]]}, got {list(bias.shape)}.')
+
+
+def require_no_epilogue(biases: Sequence[Tensor]) -> None:
+    """Refuse to compute gradients of branches with bias and activation."""
+    if biases:
+        raise ValueError(
+            'The kernels have no backward pass through bias and activation, got a tensor that requires a gradient: '
+            'call them under torch.no_grad(), or complete the branches first.'
+        )
+
+
+def in_slices(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
+    """The branches that lie side by side in the channels of each tensor, as views.
 
     Raises:
         ValueError: If the radix does not divide the channels, or there are too many branches.
     """
     if radix == 1:
-        return list(wholes)
-    if radix < 1 or wholes[0].shape[1] % radix or radix * len(wholes) > kernels.MAX_BRANCHES:
+        return list(packed)
+    if radix < 1 or packed[0].shape[1] % radix or radix * len(packed) > kernels.MAX_BRANCHES:
         raise ValueError(
-            f'The radix must divide the {wholes[0].shape[1]} channels, and {len(wholes)} times the radix be at most '
+            f'The radix must divide the {packed[0].shape[1]} channels, and {len(packed)} times the radix be at most '
             f'{kernels.MAX_BRANCHES}, got {radix}.'
         )
-    return [branch for whole in wholes for branch in whole.chunk(radix, dim=1)]
+    return [branch for tensor in packed for branch in tensor.chunk(radix, dim=1)]
 
 
 def readable(
