@@ -13,7 +13,7 @@ from .folded_conv import FoldedConv, FoldedConvNormAct
 from .merged_groups import merge_groups
 from .selective_kernel import SelectiveKernel
 
-FORMS = ('kept', 'recomputed')
+FORMS = ('store_branches', 'recompute_branches')
 
 
 class TwoBranchSelectiveKernel(SelectiveKernel):
@@ -25,7 +25,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
 
     Args:
         unit: A folded unit for which `can_replace` is true; its modules are taken over.
-        form: 'kept' to write the branches to memory once, 'recomputed' to compute them twice instead.
+        form: 'store_branches' to write the branches to memory once, 'recompute_branches' to compute them twice instead.
 
     Raises:
         ValueError: If there is no such form, the unit cannot be replaced, or there is no working Triton.
@@ -74,13 +74,17 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
     def forward(self, x: Tensor) -> Tensor:
         if not self._can_launch(x):
             return super().forward(x)
-        operators: Any = torch.ops.timm_sk
-        arguments = (self.stride, self.dilations)
-        if self.form == 'kept':
-            *branches, fused = operators.two_branch_keep(x, self.packed_weight, self.packed_bias, *arguments)
+        if self.form == 'store_branches':
+            *branches, fused = self._launch(x, None, True)
             return ops.select(branches, self.attn(fused))
-        logits = self.attn(operators.two_branch_fuse(x, self.packed_weight, self.packed_bias, *arguments))
-        return operators.two_branch_select(x, self.packed_weight, self.packed_bias, logits, *arguments)
+        (fused,) = self._launch(x, None, False)
+        (selected,) = self._launch(x, self.attn(fused), False)
+        return selected
+
+    def _launch(self, x: Tensor, logits: Tensor | None, store_branches: bool) -> list[Tensor]:
+        return torch.ops.timm_sk.two_branch(
+            x, self.packed_weight, self.packed_bias, self.stride, self.dilations, logits, store_branches
+        )
 
     def _can_launch(self, x: Tensor) -> bool:
         if not (self._loaded and ops.runs_kernels([x, self.packed_weight])):
@@ -92,7 +96,7 @@ class TwoBranchSelectiveKernel(SelectiveKernel):
         return can_bypass(*self.paths)
 
     def extra_repr(self) -> str:
-        return f'branches {self.form}'
+        return f'form={self.form}'
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)

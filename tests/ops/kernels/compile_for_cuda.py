@@ -69,11 +69,11 @@ def two_branches(channels: int, groups: int, size: int, dtype: torch.dtype) -> N
     width = channels // blocks
     x = torch.empty(2, channels, size, size, dtype=dtype).to(memory_format=torch.channels_last)
     weight, bias = torch.empty(2, blocks, 9, width, width, dtype=dtype), torch.empty(2, channels, dtype=dtype)
-    for form in ('keep', 'fuse', 'select'):
-        logits = [torch.empty(2, 2, channels, dtype=dtype)] if form == 'select' else []
+    for form in ('store', 'fuse', 'select'):
+        logits = torch.empty(2, 2, channels, dtype=dtype) if form == 'select' else None
         label = f'two_branch_{form} {channels}/{groups} {str(dtype)[6:]}'
         two_branch.launcher.launch = lambda _, *args, label=label, **constants: compile_only(label, *args, **constants)
-        getattr(two_branch, form)(x, weight, bias, *logits, 1, [1, 2])
+        two_branch.compute(x, weight, bias, 1, [1, 2], logits, form == 'store')
 
 
 def main() -> None:

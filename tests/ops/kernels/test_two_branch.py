@@ -1,7 +1,5 @@
-"""The two-branch kernel against the law in float64: in Triton's interpreter, and wider on a GPU."""
+"""The two-branch kernel against the reference in float64: in Triton's interpreter, with wider cases on a GPU."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from filling import make_input
-from launches import Launches, counted
+from kernel_cases import launched
 from torch import Tensor
 
 from timm_sk.layers.merged_groups import merge_groups
@@ -84,7 +82,7 @@ class Inputs:
         self.packed = (plan.pack(merged, blocks), torch.stack(self.biases))
         self.numbers = (case.stride, list(case.dilations))
 
-    def law(self) -> list[Tensor]:
+    def reference(self) -> list[Tensor]:
         """The branches in float64."""
         weights, biases = ([tensor.double() for tensor in tensors] for tensors in (self.weights, self.biases))
         stride, dilations = self.numbers
@@ -92,6 +90,16 @@ class Inputs:
             F.conv2d(self.x.double(), weight, bias, stride, dilation, dilation, self.case.groups).relu()
             for weight, bias, dilation in zip(weights, biases, dilations, strict=True)
         ]
+
+    def compute(self, x: Tensor, logits: Tensor | None = None, *, store: bool = False) -> list[Tensor]:
+        return two_branch.compute(x, *self.packed, *self.numbers, logits, store)
+
+    def run(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Branches, descriptor and selected features: by the kernel, and by the reference."""
+        logits, wanted = self.logits.to(x.dtype), self.reference()
+        with launched(two_branch=2):
+            found = self.compute(x, store=True) + self.compute(x, logits)
+        return found, [*wanted, reference.fuse(wanted), reference.select(wanted, logits.double())]
 
     def framed(self) -> Tensor:
         """The input, channels last, between NaNs: what is read before the first picture and after the last is seen."""
@@ -102,22 +110,6 @@ class Inputs:
         return inside.copy_(nhwc).permute(0, 3, 1, 2)
 
 
-@pytest.fixture
-def launches(interpreter: None) -> Iterator[Launches]:
-    with counted(two_branch, '_two_branch_kernel') as kernel:
-        yield kernel
-
-
-@contextmanager
-def poisoned() -> Iterator[None]:
-    """New memory is full of NaN, so that an element that nobody writes is seen."""
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(False)
-
-
 def assert_close(found: Tensor, wanted: Tensor, *, sums: float = FLOAT32_SUMS, largest: float | None = None) -> None:
     assert found.shape == wanted.shape
     if largest is None:
@@ -126,41 +118,25 @@ def assert_close(found: Tensor, wanted: Tensor, *, sums: float = FLOAT32_SUMS, l
     torch.testing.assert_close(found.double(), wanted, rtol=rounding, atol=sums * largest)
 
 
-def test_memory_is_poisoned():
-    with poisoned():
-        for shape in ((3, 5), (2, 16, 3, 3)):
-            assert torch.empty(shape).isnan().all()
-        assert two_branch._new_branch(torch.zeros(2, 16, 5, 5), torch.zeros(2, 32), 2).isnan().all()
-
-
+@pytest.mark.usefixtures('poisoned')
 @pytest.mark.parametrize(('device', 'case'), on_devices(*SMALL))
-def test_kept(device, case, launches):
+def test_values(device, case):
     inputs = Inputs(case, device=device)
-    with poisoned():
-        *branches, fused = two_branch.keep(inputs.framed(), *inputs.packed, *inputs.numbers)
-    assert launches.count == min(case.batch, 1)
-    law = inputs.law()
-    for branch, wanted in zip(branches, law, strict=True):
-        assert_close(branch, wanted)
-        assert branch.is_contiguous(memory_format=torch.channels_last)
-    assert_close(fused, reference.fuse(law))
-
-
-@pytest.mark.parametrize(('device', 'case'), on_devices(*SMALL))
-def test_recomputed(device, case, launches):
-    inputs = Inputs(case, device=device)
-    with poisoned():
-        fused = two_branch.fuse(inputs.framed(), *inputs.packed, *inputs.numbers)
-        selected = two_branch.select(inputs.framed(), *inputs.packed, inputs.logits, *inputs.numbers)
-    assert launches.count == 2 * min(case.batch, 1)
-    law = inputs.law()
-    assert_close(fused, reference.fuse(law))
-    assert_close(selected, reference.select(law, inputs.logits.double()))
-    assert selected.is_contiguous(memory_format=torch.channels_last)
+    x, logits, launches = inputs.framed(), inputs.logits, 3 * min(case.batch, 1)
+    with launched(**dict(two_branch=launches) if launches else {}):
+        *branches, fused = inputs.compute(x, store=True)
+        (again,), (selected,) = inputs.compute(x), inputs.compute(x, logits)
+    wanted = inputs.reference()
+    for branch, expected in zip(branches, wanted, strict=True):
+        assert_close(branch, expected)
+    for found in (fused, again):
+        assert_close(found, reference.fuse(wanted))
+    assert_close(selected, reference.select(wanted, logits.double()))
+    assert all(x.is_contiguous(memory_format=torch.channels_last) for x in (*branches, selected))
 
 
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 24, 24, 1, 3, 5)))
-def test_nothing_is_written_beside_the_results(device, case, monkeypatch, launches):
+def test_writes_stay_within_the_results(device, case, monkeypatch):
     inputs, empty, margin, fence = Inputs(case, device=device), torch.empty, 20 * case.width * case.channels, 7.0
     made: list[Tensor] = []
 
@@ -169,78 +145,69 @@ def test_nothing_is_written_beside_the_results(device, case, monkeypatch, launch
         made.append(torch.full((shape.numel() + 2 * margin,), fence, dtype=shape.dtype, device=device))
         return made[-1].as_strided(shape.shape, shape.stride(), margin)
 
-    with monkeypatch.context() as patched:
+    with monkeypatch.context() as patched, launched(two_branch=2):
         patched.setattr(torch, 'empty', fenced)
-        two_branch.keep(inputs.x, *inputs.packed, *inputs.numbers)
-        two_branch.select(inputs.x, *inputs.packed, inputs.logits, *inputs.numbers)
-    assert launches.count == 2
-    assert len(made) == 4  # two branches, partial sums, what is selected
+        inputs.compute(inputs.x, store=True)
+        inputs.compute(inputs.x, inputs.logits)
+    assert len(made) == 4  # two branches, partial sums, selected features
     for memory in made:
         assert (memory[:margin] == fence).all()
         assert (memory[-margin:] == fence).all()
         assert (memory[margin:-margin] != fence).all()
 
 
+@pytest.mark.usefixtures('poisoned')
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 48, 48, 8, 5, 9), Case(1, 64, 64, 4, 5, 4, 2, (1, 3))))
-def test_narrow_dtypes(device, case, dtype, launches):
+def test_half_precision(device, case, dtype):
     inputs = Inputs(case, dtype, device)
-    with poisoned():
-        *branches, fused = two_branch.keep(inputs.framed(), *inputs.packed, *inputs.numbers)
-        selected = two_branch.select(inputs.framed(), *inputs.packed, inputs.logits.to(dtype), *inputs.numbers)
-    assert launches.count == 2
-    law = inputs.law()
-    wanted = [*law, reference.fuse(law), reference.select(law, inputs.logits.to(dtype).double())]
-    products, largest = 9 * case.in_channels // case.groups, max(float(branch.max()) for branch in law)
-    for ours, theirs in zip((*branches, fused, selected), wanted, strict=True):
-        assert_close(ours, theirs, sums=products * CUT_OFF, largest=largest)
-    assert {tensor.dtype for tensor in (*branches, fused, selected)} == {dtype}
+    found, wanted = inputs.run(inputs.framed())
+    products, largest = 9 * case.in_channels // case.groups, max(float(branch.max()) for branch in wanted[:2])
+    for ours, expected in zip(found, wanted, strict=True):
+        assert_close(ours, expected, sums=products * CUT_OFF, largest=largest)
+        assert ours.dtype is dtype
 
 
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(2, 32, 32, 8, 4, 5)))
-def test_any_layout_of_the_input(device, case, launches):
+def test_layouts_of_the_input(device, case):
     inputs = Inputs(case, device=device)
     wide = torch.full((case.batch, case.in_channels, case.height, 2 * case.width), torch.nan, device=device)
     wide[..., ::2] = inputs.x
     layouts = [inputs.x, inputs.framed(), wide[..., ::2], inputs.x.transpose(2, 3).contiguous().transpose(2, 3)]
-    found = [two_branch.keep(x, *inputs.packed, *inputs.numbers) for x in layouts]
-    assert launches.count == len(layouts)
+    with launched(two_branch=len(layouts)):
+        found = [inputs.compute(x, store=True) for x in layouts]
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(other, found[0], strict=True))
-    assert_close(found[0][1], inputs.law()[1])
+    assert_close(found[0][1], inputs.reference()[1])
 
 
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 16, 16, 1, 6, 7)))
-def test_what_is_not_finite_is_so_where_the_law_says(device, case, launches):
+def test_nan_and_large_logits(device, case):
     inputs = Inputs(case, device=device)
     inputs.x[0, 3, 2, 4] = torch.nan
     inputs.logits[0, :, 1] = torch.tensor([1e4, -1e4])
-    *branches, fused = two_branch.keep(inputs.x, *inputs.packed, *inputs.numbers)
-    selected = two_branch.select(inputs.x, *inputs.packed, inputs.logits, *inputs.numbers)
-    law = inputs.law()
-    wanted = [*law, reference.fuse(law), reference.select(law, inputs.logits.double())]
-    assert launches.count == 2
-    for ours, theirs in zip((*branches, fused, selected), wanted, strict=True):
-        assert torch.equal(ours.isnan(), theirs.isnan())
-        assert_close(ours.nan_to_num(), theirs.nan_to_num())
-    assert 0 < branches[0].isnan().sum() < branches[0].numel()
+    found, wanted = inputs.run(inputs.x)
+    for ours, expected in zip(found, wanted, strict=True):
+        assert torch.equal(ours.isnan(), expected.isnan())
+        assert_close(ours.nan_to_num(), expected.nan_to_num())
+    assert 0 < found[0].isnan().sum() < found[0].numel()
 
 
 @pytest.mark.parametrize(('device', 'case'), on_devices(Case(1, 16, 16, 1, 3, 3)))
-def test_operators_are_registered_as_torch_wants_it(device, case, launches):
+def test_opcheck(device, case):
     inputs = Inputs(case, device=device)
-    x, (weight, bias), logits = inputs.x, inputs.packed, inputs.logits
     checks = ('test_schema', 'test_faketensor', 'test_aot_dispatch_dynamic')
-    torch.library.opcheck(two_branch.keep, (x, weight, bias, *inputs.numbers), test_utils=checks)
-    torch.library.opcheck(two_branch.fuse, (x, weight, bias, *inputs.numbers), test_utils=checks)
-    torch.library.opcheck(two_branch.select, (x, weight, bias, logits, *inputs.numbers), test_utils=checks)
-    assert launches.count >= 3
+    for logits, store in ((None, True), (None, False), (inputs.logits, False)):
+        arguments = (inputs.x, *inputs.packed, *inputs.numbers, logits, store)
+        torch.library.opcheck(two_branch.compute, arguments, test_utils=checks)
 
 
-def refused(**changes: Any) -> None:
+def select_with(**changes: Any) -> None:
     inputs = Inputs(Case(2, 32, 32, 8, 4, 5))
     weight, bias = inputs.packed
     arguments = dict(x=inputs.x, weight=weight, bias=bias, logits=inputs.logits, stride=1, dilations=[1, 2])
-    two_branch.select(**{**arguments, **{name: change(arguments[name]) for name, change in changes.items()}})
+    two_branch.compute(
+        store_branches=False, **{**arguments, **{name: change(arguments[name]) for name, change in changes.items()}}
+    )
 
 
 @pytest.mark.parametrize(
@@ -261,14 +228,12 @@ def refused(**changes: Any) -> None:
         (dict(dilations=lambda d: [1, 2, 3]), r'two dilations from 1, got 1 and \[1, 2, 3\]'),
     ],
 )
-def test_refuses(changes, message, launches):
-    with pytest.raises(ValueError, match=message):
-        refused(**changes)
-    assert not launches.count
+def test_wrong_arguments(changes, message):
+    with launched(), pytest.raises(ValueError, match=message):
+        select_with(**changes)
 
 
-def test_refuses_a_cpu_without_the_interpreter(monkeypatch, launches):
+def test_cpu_without_the_interpreter(monkeypatch):
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
-    with pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
-        refused()
-    assert not launches.count
+    with launched(), pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
+        select_with()

@@ -3,13 +3,12 @@
 import copy
 import json
 import pickle
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from filling import fill_model, make_input
-from launches import Launches, counted
+from kernel_cases import launched
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from variants import filled, images
@@ -28,10 +27,14 @@ from timm_sk.ops import kernels
 from timm_sk.pretrained import store_root
 
 two_branch = pytest.importorskip('timm_sk.ops.kernels.two_branch')
+launcher = pytest.importorskip('timm_sk.ops.kernels.launcher')
 
-TO_SEPARATE = {SEPARATE: [1.0], 'kept': [0.96], 'recomputed': [2.0]}  # 4 % are within the margin
-TO_KEPT = {SEPARATE: [1.0], 'kept': [0.5], 'recomputed': [0.6]}
-TO_RECOMPUTED = {SEPARATE: [1.0], 'kept': [0.9], 'recomputed': [0.8]}
+SEPARATE_WINS = {SEPARATE: [1.0], 'store_branches': [0.96], 'recompute_branches': [2.0]}  # 4 % are within the margin
+STORE_WINS = {SEPARATE: [1.0], 'store_branches': [0.5], 'recompute_branches': [0.6]}
+RECOMPUTE_WINS = {SEPARATE: [1.0], 'store_branches': [0.9], 'recompute_branches': [0.8]}
+
+
+LAUNCHES = {'store_branches': dict(two_branch=1, select=1), 'recompute_branches': dict(two_branch=2)}
 
 
 def folded(layer: type[SelectiveKernel] = SelectiveKernel, channels: int = 16, **kwargs: Any) -> nn.Module:
@@ -48,44 +51,36 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
     torch.testing.assert_close(found, wanted, rtol=0, atol=2e-6 * float(wanted.abs().max()))
 
 
-@pytest.fixture
-def launches(interpreter: None) -> Iterator[Launches]:
-    with counted(two_branch, '_two_branch_kernel') as kernel:
-        yield kernel
-
-
 @pytest.mark.parametrize('form', FORMS)
 @pytest.mark.parametrize(
     ('layer', 'kwargs'),
     [(SelectiveKernel, dict(stride=2, groups=4)), (SigmoidSelectiveKernel, dict(out_channels=32, dilation=2))],
 )
-def test_values_are_the_units(layer, kwargs, form, launches):
+def test_same_values_and_state_dict(layer, kwargs, form):
     unit = folded(layer, **kwargs)
     before = {key: tensor.clone() for key, tensor in unit.state_dict().items()}
     wanted = unit(picture())
     joined = TwoBranchSelectiveKernel(unit, form)
     for twin in (joined, copy.deepcopy(joined), pickle.loads(pickle.dumps(joined))):
-        seen = launches.count
-        assert_close(twin(picture()), wanted)
-        assert launches.count == seen + (1 if form == 'kept' else 2)
+        with launched(**LAUNCHES[form]):
+            assert_close(twin(picture()), wanted)
         assert twin.state_dict().keys() == before.keys()
         assert all(torch.equal(tensor, before[key]) for key, tensor in twin.state_dict().items())
 
 
 @pytest.mark.parametrize('form', FORMS)
-def test_compiles_in_one_graph(form, launches):
+def test_compiles_in_one_graph(form):
     joined = TwoBranchSelectiveKernel(folded(), form)
     wanted = joined(picture())
-    seen = launches.count
-    assert_close(torch.compile(joined, backend='aot_eager', fullgraph=True)(picture()), wanted)
-    assert launches.count == 2 * seen
+    with launched(**LAUNCHES[form]):
+        assert_close(torch.compile(joined, backend='aot_eager', fullgraph=True)(picture()), wanted)
 
 
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
-def test_steps_back_where_the_kernel_cannot_run(monkeypatch, launches):
+def test_modules_run_where_the_kernel_cannot(monkeypatch):
     unit = folded()
-    joined, x = TwoBranchSelectiveKernel(copy.deepcopy(unit), 'kept'), picture()
-    wanted = unit(x)
+    joined, x = TwoBranchSelectiveKernel(copy.deepcopy(unit), 'store_branches'), picture()
+    wanted, launches = unit(x), launcher.launches['two_branch']
     assert_close(torch.jit.trace(joined, x, check_trace=False)(x), wanted)
     assert_close(torch.export.export(joined, (x,)).module()(x), wanted)
     assert_close(torch.func.vmap(joined)(x[None])[0], wanted)
@@ -103,18 +98,19 @@ def test_steps_back_where_the_kernel_cannot_run(monkeypatch, launches):
     with monkeypatch.context() as patched:
         patched.setattr(kernels, 'INTERPRETED', False)
         assert_close(joined(x), wanted)
-    assert launches.count == 0
-    assert_close(joined(x), wanted)
-    assert launches.count == 1
+    assert launcher.launches['two_branch'] == launches
+    with launched(**LAUNCHES['store_branches']):
+        assert_close(joined(x), wanted)
 
 
-def test_other_weights_are_packed_too(launches):
+def test_loaded_weights_are_packed():
     other = fill_model(SelectiveKernel(16, split_input=False), seed=1).eval()
     other = reparameterize_model(other).requires_grad_(False)
-    joined = TwoBranchSelectiveKernel(folded(), 'recomputed')
+    joined = TwoBranchSelectiveKernel(folded(), 'recompute_branches')
     joined.load_state_dict(other.state_dict())
-    assert_close(joined(picture()), other(picture()))
-    assert launches.count == 2
+    with launched(two_branch=2):
+        found = joined(picture())
+    assert_close(found, other(picture()))
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,7 @@ def test_other_weights_are_packed_too(launches):
         (lambda: folded(channels=136), False),
         (lambda: folded(channels=136, groups=2), True),
         (lambda: SelectiveKernel(16, split_input=False).eval(), False),
-        (lambda: TwoBranchSelectiveKernel(folded(), 'kept'), False),
+        (lambda: TwoBranchSelectiveKernel(folded(), 'store_branches'), False),
         (lambda: nn.Conv2d(16, 16, 3), False),
     ],
 )
@@ -151,11 +147,11 @@ def test_which_units_are_replaced(unit, taken):
     assert can_replace(module) is taken
     if not taken:
         with pytest.raises(ValueError, match='a unit of two folded 3x3 branches'):
-            TwoBranchSelectiveKernel(module, 'kept')
+            TwoBranchSelectiveKernel(module, 'store_branches')
 
 
 def test_refuses_an_unknown_form():
-    with pytest.raises(ValueError, match="one of kept, recomputed, got 'A'"):
+    with pytest.raises(ValueError, match="one of store_branches, recompute_branches, got 'A'"):
         TwoBranchSelectiveKernel(folded(), 'A')
 
 
@@ -194,42 +190,51 @@ class Stopwatch:
 
 def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
     path = store_root() / FILE_NAME
-    answers = iter(['kept', SEPARATE, 'recomputed', 'kept'])  # no more than these are asked for
+    answers = iter(
+        ['store_branches', SEPARATE, 'recompute_branches', 'store_branches']
+    )  # no more than these are asked for
     monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     net = Net()
     found = replace_where_faster(net, net.inputs(), remember=False, interpret=True)
-    assert found == {'units.0': 'kept', 'units.1': 'kept'}
-    assert net.forms() == ['kept', 'kept', SEPARATE]
+    assert found == {'units.0': 'store_branches', 'units.1': 'store_branches'}
+    assert net.forms() == ['store_branches', 'store_branches', SEPARATE]
     assert not path.exists()
     for _ in range(2):
         net = Net()
         replace_where_faster(net, net.inputs(), interpret=True)
-        assert net.forms() == ['recomputed', 'recomputed', 'kept']
+        assert net.forms() == ['recompute_branches', 'recompute_branches', 'store_branches']
     again = json.loads(path.read_text())['fastest']
-    assert sorted(again.values()) == ['kept', 'recomputed']
+    assert sorted(again.values()) == ['recompute_branches', 'store_branches']
     assert all('torch 2' in key and 'triton' in key and 'groups 1' in key for key in again)
 
 
-@pytest.mark.parametrize(('times', 'form'), [(TO_SEPARATE, SEPARATE), (TO_KEPT, 'kept'), (TO_RECOMPUTED, 'recomputed')])
-def test_the_fastest_form_must_win_by_a_margin(monkeypatch, times, form, launches):
+@pytest.mark.parametrize(
+    ('times', 'form'),
+    [(SEPARATE_WINS, SEPARATE), (STORE_WINS, 'store_branches'), (RECOMPUTE_WINS, 'recompute_branches')],
+)
+def test_fastest_form_must_win_by_a_margin(monkeypatch, times, form):
     monkeypatch.setattr(tune_branches, 'measure', Stopwatch(times))
+    launches = launcher.launches['two_branch']
     assert tune_branches.fastest_form(folded(), like(16, 3, 3)) == form
-    assert launches.count == 3 + 3  # once to prepare, once in the measurement
+    assert launcher.launches['two_branch'] == launches + 3 + 3  # once to prepare, once in the measurement
 
 
-@pytest.mark.parametrize('name', ['two_branch_keep', 'two_branch_fuse'])
-def test_a_kernel_that_cannot_be_built_is_left_out(monkeypatch, name, caplog):
-    def fail(*unused: object) -> None:
-        raise RuntimeError('no C compiler')
+@pytest.mark.parametrize('form', FORMS)
+def test_kernel_that_cannot_be_built(monkeypatch, form, caplog):
+    compute = two_branch.compute
+
+    def fail(*arguments: Any) -> list[Tensor]:
+        if arguments[-1] == (form == 'store_branches'):
+            raise RuntimeError('no C compiler')
+        return compute(*arguments)
 
     seen: list[list[str]] = []
     monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: seen.append(list(runs)) or {SEPARATE: [1.0]})
-    monkeypatch.setattr(torch.ops.timm_sk, name, fail)
+    monkeypatch.setattr(torch.ops.timm_sk, 'two_branch', fail)
     tune_branches._log_once.cache_clear()
     for _ in range(2):
         assert tune_branches.fastest_form(folded(), like(16, 3, 3)) == SEPARATE
-    left = 'recomputed' if name == 'two_branch_keep' else 'kept'
-    assert seen == [[SEPARATE, left]] * 2
+    assert seen == [[SEPARATE, *(other for other in FORMS if other != form)]] * 2
     assert [record.getMessage() for record in caplog.records] == [
         'The two-branch kernel is not used: RuntimeError: no C compiler'
     ]
@@ -239,15 +244,15 @@ def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
     unit = folded(channels=32, groups=4)
     for conv in convolutions(unit):
         conv.merge(2)
-    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(TO_KEPT))
+    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(STORE_WINS))
     tune_branches.fastest_form(unit, like(32, 3, 3))
     assert type(unit) is SelectiveKernel
     assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
-    assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'kept'))] == [4, 4]
+    assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'store_branches'))] == [4, 4]
 
 
 def test_never_on_a_cpu_unless_asked(monkeypatch):
-    monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: TO_KEPT)
+    monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: STORE_WINS)
     net = Net()
     assert replace_where_faster(net, net.inputs()) == {}
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
@@ -261,15 +266,15 @@ def test_never_on_a_cpu_unless_asked(monkeypatch):
 @pytest.mark.deep
 def test_forms_are_measured_without_compiling_them(monkeypatch):
     monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
-    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(TO_KEPT))
+    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(STORE_WINS))
     monkeypatch.setattr(tune_branches, '_runs_on_device', lambda *_: True)  # as on a GPU
     net = Net()
     net.units = net.units[:1]
-    assert replace_where_faster(net, net.inputs()) == {'units.0': 'kept'}
+    assert replace_where_faster(net, net.inputs()) == {'units.0': 'store_branches'}
 
 
 @torch.no_grad()
-def test_a_whole_net(monkeypatch, launches):
+def test_whole_net(monkeypatch):
     model = filled('sknet_atto')
     deployed = timm_sk.deploy(model, input_size=(3, 32, 32), compile=False, merge_groups=False)
     assert not [module for module in deployed.modules() if isinstance(module, TwoBranchSelectiveKernel)]
@@ -278,14 +283,15 @@ def test_a_whole_net(monkeypatch, launches):
     keys = {key: tensor.clone() for key, tensor in deployed.state_dict().items()}
     x = images(1, size=32)
     wanted, weights = deployed(x), timm_sk.attention_weights(model, x)
-    forms = ['kept', 'recomputed', 'kept', SEPARATE, 'recomputed']
+    forms = ['store_branches', 'recompute_branches', 'store_branches', SEPARATE, 'recompute_branches']
     answers = iter(forms)
     monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     inputs = {convolutions(unit)[0]: like(unit.in_channels, 1, 1) for unit in units}
     replaced = replace_where_faster(deployed, inputs, remember=False, interpret=True)
     assert list(replaced.values()) == [form for form in forms if form != SEPARATE]
+    launches = launcher.launches['two_branch']
     assert float((deployed(x) - wanted).abs().max() / wanted.abs().max()) <= 1e-5
-    assert launches.count == 6
+    assert launcher.launches['two_branch'] == launches + 6
     assert deployed.state_dict().keys() == keys.keys()
     assert all(torch.equal(tensor, keys[key]) for key, tensor in deployed.state_dict().items())
     for ours, theirs in zip(timm_sk.attention_weights(deployed.model, x), weights, strict=True):

@@ -6,9 +6,9 @@
 
 For inference, after norms are folded; there are no gradients. Two forms, equal in value up to rounding:
 
-- kept (`two_branch_keep`): one launch writes both branches and `fused`; `timm_sk.ops.select` reads them.
-- recomputed (`two_branch_fuse`, `two_branch_select`): one launch writes `fused` alone; a second one computes the
-  branches again and writes `selected` alone.
+- store_branches: one launch writes both branches and `fused`; `timm_sk.ops.select` reads them.
+- recompute_branches: one launch writes only `fused`; a second one computes the branches again and writes only
+  `selected`.
 
 A program computes a tile of output pixels for a block of groups. Groups are merged block-diagonally into blocks of K
 input and N output channels, 16 to 128, so that each tap of each branch is a dense product [pixels, K] x [K, N] for the
@@ -20,15 +20,15 @@ e bytes, H' = ceil(H / stride), and T tiles per picture,
 
     separate, bias and ReLU in the convolutions' own pass   (2 X +  7 P) e   x twice, U written, read twice, result
     separate, bias and ReLU in a pass of their own each     (2 X + 15 P) e   U read and written twice more
-    kept                                                    (  X +  5 P) e + 8 B T C   x, U written, read once, result
-    recomputed                                              (2 X +    P) e + 8 B T C   x twice, result
+    store_branches                                          (  X +  5 P) e + 8 B T C   x, U written, read once, result
+    recompute_branches                                      (2 X +    P) e + 8 B T C   x twice, result
 
 so with X = P: 9, 17, 6 and 3 P e. 8 B T C are the partial sums, written and read. Of the caches, a tile of h x w pixels
 asks for (h + 2 d)(w + 2 d) pixels of x at stride 1 (d the larger dilation), each up to 18 times.
 
-Multiply-adds: the separate convolutions do 18 P C_in / G; kept does 18 P K, which is K G / C_in times as many, and
-recomputed 36 P K. Tiles compute pixels beyond the picture too (up to h - 1 rows and w - 1 columns), and channels beyond
-the block's up to the next power of two.
+Multiply-adds: the separate convolutions do 18 P C_in / G; store_branches does 18 P K, which is K G / C_in times as
+many, and recompute_branches 36 P K. Tiles compute pixels beyond the image too (up to h - 1 rows and w - 1 columns), and
+channels beyond the block's up to the next power of two.
 """
 
 from collections.abc import Sequence
@@ -136,143 +136,99 @@ def _two_branch_kernel(
         tl.store(selected + at, mixed.to(selected.dtype.element_ty), mask=there)
 
 
-@torch.library.custom_op('timm_sk::two_branch_keep', mutates_args=(), device_types=_DEVICES)
-def keep(
-    x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Both branches, and the mean over space of their sum.
+@torch.library.custom_op('timm_sk::two_branch', mutates_args=(), device_types=_DEVICES)
+def compute(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    dilations: Sequence[int],
+    logits: Tensor | None,
+    store_branches: bool,
+) -> list[Tensor]:
+    """Both branches, the mean over space of their sum, or the selected features.
+
+    The softmax over the branches, and sums before they are rounded to the input's dtype, are in float32.
 
     Args:
         x: [B, C_in, H, W], H and W at least 1, on a GPU, or on a CPU under Triton's interpreter. It is copied unless it
             is channels last.
-        weight: [2, blocks, 9, K, N] from `two_branch_plan.pack`, C_in = blocks * K, in the input's dtype.
-        bias: [2, C], C = blocks * N, likewise.
+        weight: [2, blocks, 9, K, N] from `two_branch_tiling.pack`, C_in = blocks * K, in the input's dtype.
+        bias: [2, C], C = blocks * N, in the input's dtype.
         stride: 1 or 2.
-        dilations: Of the two convolutions, which are their paddings too.
+        dilations: Those of the two convolutions, which are their paddings too.
+        logits: [B, 2, C] to select, or None to fuse.
+        store_branches: Return the branches too, where there are no logits.
 
     Returns:
-        Two branches [B, C, H', W'], channels last, and the descriptor [B, C], in the input's dtype.
+        With logits, [selected]; otherwise [fused] or [*branches, fused]. Branches and selected features are
+        [B, C, H', W'] in channels last, fused is [B, C], all in the input's dtype.
 
     Raises:
-        ValueError: If an argument is none of these, or a picture or the launch is too large for 32-bit offsets.
-    """
-    check(x, weight, bias, stride, dilations)
-    branches = _new_branch(x, bias, stride), _new_branch(x, bias, stride)
-    return *branches, _fused(x, weight, bias, stride, dilations, branches=branches)
-
-
-@torch.library.custom_op('timm_sk::two_branch_fuse', mutates_args=(), device_types=_DEVICES)
-def fuse(x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int]) -> Tensor:
-    """The descriptor [B, C] of `keep` alone; arguments and errors as there."""
-    check(x, weight, bias, stride, dilations)
-    return _fused(x, weight, bias, stride, dilations)
-
-
-@torch.library.custom_op('timm_sk::two_branch_select', mutates_args=(), device_types=_DEVICES)
-def select(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    logits: Tensor,
-    stride: int,
-    dilations: Sequence[int],
-) -> Tensor:
-    """The selected features [B, C, H', W'], channels last, from logits [B, 2, C]; the rest as for `keep`.
-
-    The softmax over the branches, and the sum before it is rounded to the input's dtype, are in float32.
+        ValueError: If an argument is none of these, or an image or the launch is too large for 32-bit offsets.
     """
     check(x, weight, bias, stride, dilations, logits)
-    selected = _new_branch(x, bias, stride)
-    _launch(x, weight, bias, stride, dilations, logits=logits.contiguous(), selected=selected)
-    return selected
-
-
-@keep.register_fake
-def _(x, weight, bias, stride, dilations):
-    branches = _new_branch(x, bias, stride), _new_branch(x, bias, stride)
-    return *branches, x.new_empty(x.shape[0], bias.shape[1])
-
-
-@fuse.register_fake
-def _(x, weight, bias, stride, dilations):
-    return x.new_empty(x.shape[0], bias.shape[1])
-
-
-@select.register_fake
-def _(x, weight, bias, logits, stride, dilations):
-    return _new_branch(x, bias, stride)
-
-
-def _new_branch(x: Tensor, bias: Tensor, stride: int) -> Tensor:
-    size = (x.shape[0], bias.shape[1], *output_size(x.shape[2], x.shape[3], stride))
-    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-
-def _fused(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: int,
-    dilations: Sequence[int],
-    *,
-    branches: Sequence[Tensor | None] = (None, None),
-) -> Tensor:
-    """Launch for the partial sums, and for the branches where they are given; finish the sums."""
-    height, width = output_size(x.shape[2], x.shape[3], stride)
-    tiles = tiling(height, width, weight.shape[3], weight.shape[4], x.element_size()).tiles
-    partial = torch.empty(x.shape[0], tiles, bias.shape[1], dtype=torch.float32, device=x.device)
-    _launch(x, weight, bias, stride, dilations, partial=partial, branches=branches)
-    return (partial.sum(dim=1) / (height * width)).to(x.dtype)
-
-
-def _launch(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    stride: int,
-    dilations: Sequence[int],
-    *,
-    partial: Tensor | None = None,
-    branches: Sequence[Tensor | None] = (None, None),
-    logits: Tensor | None = None,
-    selected: Tensor | None = None,
-) -> None:
-    """Run the kernel on checked arguments; it writes the tensors that are given."""
     _, blocks, _, k, n = weight.shape
-    out_height, out_width = output_size(x.shape[2], x.shape[3], stride)
-    cut = tiling(out_height, out_width, k, n, x.element_size())
+    height, width = output_size(x.shape[2], x.shape[3], stride)
+    cut = tiling(height, width, k, n, x.element_size())
     programs = x.shape[0] * cut.tiles * blocks
     if programs >= LIMIT:
         raise ValueError(f'The input {list(x.shape)} needs {programs} programs, 2^31 or more: split the batch.')
-    if not programs:
-        return
-    launcher.launch(
-        'two_branch',
-        _two_branch_kernel,
-        programs,
-        x.device,
-        x.contiguous(memory_format=torch.channels_last),
-        weight.contiguous(),
-        bias.contiguous(),
-        partial,
-        *branches,
-        logits,
-        selected,
-        blocks,
-        cut.tiles,
-        cut.across,
-        x.shape[2],
-        x.shape[3],
-        out_height,
-        out_width,
-        stride,
-        *dilations,
-        K=k,
-        N=n,
-        TILE_H=cut.tile_h,
-        TILE_W=cut.tile_w,
-        BLOCK_K=cut.block_k,
-        BLOCK_N=cut.block_n,
-        num_warps=4,
-        num_stages=cut.stages,
-    )
+    features = _new_features(x, bias, stride, logits, store_branches)
+    partial = None
+    if logits is None:
+        partial = torch.empty(x.shape[0], cut.tiles, bias.shape[1], dtype=torch.float32, device=x.device)
+    if programs:
+        launcher.launch(
+            'two_branch',
+            _two_branch_kernel,
+            programs,
+            x.device,
+            x.contiguous(memory_format=torch.channels_last),
+            weight.contiguous(),
+            bias.contiguous(),
+            partial,
+            *(features if logits is None and store_branches else (None, None)),
+            *((None, None) if logits is None else (logits.contiguous(), *features)),
+            blocks,
+            cut.tiles,
+            cut.across,
+            x.shape[2],
+            x.shape[3],
+            height,
+            width,
+            stride,
+            *dilations,
+            K=k,
+            N=n,
+            TILE_H=cut.tile_h,
+            TILE_W=cut.tile_w,
+            BLOCK_K=cut.block_k,
+            BLOCK_N=cut.block_n,
+            num_warps=4,
+            num_stages=cut.stages,
+        )
+    if partial is None:
+        return features
+    return [*features, (partial.sum(dim=1) / (height * width)).to(x.dtype)]
+
+
+@compute.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    stride: int,
+    dilations: Sequence[int],
+    logits: Tensor | None,
+    store_branches: bool,
+) -> list[Tensor]:
+    features = _new_features(x, bias, stride, logits, store_branches)
+    return features if logits is not None else [*features, x.new_empty(x.shape[0], bias.shape[1])]
+
+
+def _new_features(x: Tensor, bias: Tensor, stride: int, logits: Tensor | None, store_branches: bool) -> list[Tensor]:
+    """New tensors [B, C, H', W'] for the selected features or the branches."""
+    size = (x.shape[0], bias.shape[1], *output_size(x.shape[2], x.shape[3], stride))
+    count = 1 if logits is not None else 2 * store_branches
+    return [torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last) for _ in range(count)]
