@@ -1,4 +1,4 @@
-"""Writing files, of safetensors or else, that are there whole or not at all."""
+"""Write safetensors files atomically."""
 
 import json
 import struct
@@ -9,18 +9,9 @@ import torch
 from torch import Tensor
 
 from ..atomic_io import whole_file
+from .readers.stream import DTYPES
 
-# Names of the safetensors format for the types that state dicts hold.
-_DTYPE_NAMES = {
-    torch.float64: 'F64',
-    torch.float32: 'F32',
-    torch.float16: 'F16',
-    torch.bfloat16: 'BF16',
-    torch.int64: 'I64',
-    torch.int32: 'I32',
-    torch.uint8: 'U8',
-    torch.bool: 'BOOL',
-}
+_DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def save_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str] | None = None) -> None:

@@ -9,11 +9,11 @@ from torch import Size, Tensor
 
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .readers.stream import Refusal, quote
+from .readers.stream import FormatError, quote
 from .readers.zips import unzip_single
 
 _CHUNK_BYTES = 1 << 20
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 def sha256_of(path: Path) -> str:
@@ -74,7 +74,7 @@ def _content_sha1_of(path: Path) -> str:
     try:
         with path.open('rb') as file:
             return hashlib.sha1(unzip_single(file).read()).hexdigest()
-    except Refusal as error:
+    except FormatError as error:
         raise UnreadableCheckpointError(f'{path} is no zip archive of one file: {error}.') from error
 
 
@@ -147,8 +147,8 @@ def _differ_in_inputs_only(shape: Size, other: Size) -> bool:
 
 
 def _enumerate(keys: list[str]) -> str:
-    rest = len(keys) - _MOST_NAMED
-    return ', '.join(keys[:_MOST_NAMED]) + (f' and {rest} more' if rest > 0 else '')
+    rest = len(keys) - _MAX_NAMED
+    return ', '.join(keys[:_MAX_NAMED]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def _shown(key: str) -> str:

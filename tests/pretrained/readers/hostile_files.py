@@ -33,10 +33,10 @@ def safetensors_lies() -> dict[str, tuple[bytes, str]]:
             'its header should have 1073741824 bytes, where 6. are left',
         ),
         'a header of 2**47 bytes': (safetensors_bytes({'a': one}, bytes(4), length=1 << 47), 'its header should have'),
-        'a header of 2**60 bytes': (safetensors_bytes({'a': one}, bytes(4), length=1 << 60), 'of no known format'),
+        'a header of 2**60 bytes': (safetensors_bytes({'a': one}, bytes(4), length=1 << 60), 'format is unknown'),
         'a long header': (
             safetensors_bytes(b'{"a":' + b'[],' * 400_000 + b'[]}'),
-            'its header has 1200008 bytes; no more',
+            'its header has 1200008 bytes; the limit',
         ),
         'a long list of tensors': (safetensors_bytes(many), 'its header has 11|its header has 10'),
         'a header cut off': (safetensors_bytes({'a': one}, length=9), 'not valid JSON'),
@@ -64,8 +64,8 @@ def safetensors_lies() -> dict[str, tuple[bytes, str]]:
         'three offsets': (safetensors_bytes({'a': dict(one, data_offsets=[0, 2, 4])}, bytes(4)), 'not two offsets'),
         'data of no tensor': (safetensors_bytes({'a': one}, bytes(5)), '1 bytes of its data belong to no tensor'),
         'data cut off': (safetensors_bytes({'a': one}, bytes(3)), "'a' ends at byte 4 of the data, which has 3"),
-        'duplicate keys': (safetensors_bytes(twice, bytes(4)), "the key 'a' is in its header twice"),
-        'duplicate fields': (safetensors_bytes(inner, bytes(4)), "the key 'dtype' is in its header twice"),
+        'duplicate keys': (safetensors_bytes(twice, bytes(4)), "the key 'a' appears twice in its header"),
+        'duplicate fields': (safetensors_bytes(inner, bytes(4)), "the key 'dtype' appears twice in its header"),
         'a shape of other size': (safetensors_bytes({'a': described([2], 0, 4)}, bytes(4)), 'its shape needs 8'),
         'a shape beyond 64 bits': (
             safetensors_bytes({'a': described([1 << 40] * 2, 0, 4)}, bytes(4)),
@@ -88,9 +88,9 @@ def safetensors_lies() -> dict[str, tuple[bytes, str]]:
         'a shape of 10,000 digits': (safetensors_bytes(digits, bytes(4)), 'not valid JSON'),
         'another type': (
             safetensors_bytes({'a': described([1], 0, 4, 'F33')}, bytes(4)),
-            "of type 'F33'; read are F64",
+            "has type 'F33'; expected one of F64",
         ),
-        'a type that is a list': (safetensors_bytes({'a': described([1], 0, 4, [])}, bytes(4)), r'of type \[\]'),
+        'a type that is a list': (safetensors_bytes({'a': described([1], 0, 4, [])}, bytes(4)), r'has type \[\]'),
         'an entry without a shape': (
             safetensors_bytes({'a': dict(dtype='F32', data_offsets=[0, 4])}),
             'not described by',
@@ -119,7 +119,7 @@ def mxnet_lies() -> dict[str, tuple[bytes, str]]:
             'name 0 should have 1152921504606846976',
         ),
         'a name that is not text': (one(good, b'\xff'), 'name 0 is not valid UTF-8'),
-        'two arrays of one name': (mxnet_bytes([good, good], [b'arg:a', b'aux:a']), "the key 'a' is there twice"),
+        'two arrays of one name': (mxnet_bytes([good, good], [b'arg:a', b'aux:a']), "the key 'a' appears twice"),
         'an array of a terabyte': (one(mxnet_array((1 << 38,), b'')), 'array 0 should have 1099511627776 bytes'),
         'an array beyond 64 bits': (one(mxnet_array((1 << 40, 1 << 40), b'')), 'impossible shape'),
         'an array of negative size': (one(mxnet_array((-1,), b'')), 'impossible shape'),
@@ -127,7 +127,7 @@ def mxnet_lies() -> dict[str, tuple[bytes, str]]:
         '-1 dimensions': (one(mxnet_array((), b'', dimensions=-1, magic=0xF993FACA)), 'has -1 dimensions'),
         'no array': (one(mxnet_array((), b'', dimensions=0)), 'has 0 dimensions'),
         'a sparse array': (one(mxnet_array(storage=1)), 'storage of kind 1; only dense'),
-        'an array of another type': (one(mxnet_array(flag=99)), 'is of type 99; read are 0, 1'),
+        'an array of another type': (one(mxnet_array(flag=99)), 'has type 99; expected one of 0, 1'),
         'an array of the oldest version': (one(mxnet_array(magic=1)), 'begins with 0x1, not with'),
         'a list cut off': (one(good)[:-1], 'name 0 should have 1 bytes, where 0 are left'),
         'a list with a tail': (one(good) + b'more', '4 bytes follow its last name'),
@@ -145,7 +145,7 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
     empty_blobs = field(1, b'net') + field(100, field(7, b'') * 1_000_000)
     good = mindspore_value(b'a', (1,), b'Float32', four)
     return {
-        'Caffe, groups nested 100,000 deep': (groups, 'field 8 is of wire type 3, which these formats lack'),
+        'Caffe, groups nested 100,000 deep': (groups, 'field 8 has wire type 3, which these formats lack'),
         'Caffe, layers nested 2,000 deep': (field(1, b'net') + layer, 'has no shape'),
         'Caffe, a million layers': (empty_layers, 'more than 200000 protobuf fields'),
         'Caffe, a million blobs': (empty_blobs, 'more than 200000 protobuf fields'),
@@ -200,8 +200,11 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
             'needs 1099511627776',
         ),
         'MindSpore, a negative shape': (mindspore_value(b'a', (-1,), b'Float32', four), 'impossible shape'),
-        'MindSpore, another type': (mindspore_value(b'a', (1,), b'str', four), "of type b'str'; read are Float64"),
-        'MindSpore, a parameter in two values': (good + good, "the key 'a' is there twice"),
+        'MindSpore, another type': (
+            mindspore_value(b'a', (1,), b'str', four),
+            "has type b'str'; expected one of Float64",
+        ),
+        'MindSpore, a parameter in two values': (good + good, "the key 'a' appears twice"),
         'MindSpore, another field': (good + field(2, b'x'), 'field 2 of wire type 2 that no MindSpore file has'),
         'MindSpore, a name that is not text': (mindspore_value(b'\xff', (1,), b'Float32', four), 'name of a parameter'),
         'MindSpore, cut off': (good[:-1], 'bytes of'),
@@ -211,9 +214,9 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
 def strangers() -> dict[str, tuple[bytes, str]]:
     return {
         'nothing': (b'', 'it is empty'),
-        'one byte': (b'\x80', 'of no known format'),
-        'zeros': (bytes(4096), 'of no known format'),
-        'text': (b'These are not the weights you are looking for.', 'of no known format'),
+        'one byte': (b'\x80', 'format is unknown'),
+        'zeros': (bytes(4096), 'format is unknown'),
+        'text': (b'These are not the weights you are looking for.', 'format is unknown'),
         'a web page': (b'<!DOCTYPE html><html>', 'a web page'),
         'a pointer of Git LFS': (b'version https://git-lfs.github.com/spec/v1\noid sha256:0', 'a pointer of Git LFS'),
         'HDF5': (b'\x89HDF\r\n\x1a\n' + bytes(100), 'an HDF5 file'),

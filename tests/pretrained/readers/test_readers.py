@@ -26,7 +26,7 @@ from subprocesses import run_python
 
 from timm_sk.errors import TimmSkError, UnreadableCheckpointError
 from timm_sk.pretrained.readers import detect_format, read_checkpoint
-from timm_sk.pretrained.readers.stream import Refusal, Stream
+from timm_sk.pretrained.readers.stream import FormatError, Stream
 
 KEYS = ('conv1.weight', 'bn1.gamma', 'bn1.beta', 'fc.weight')
 CAFFE_KEYS = ('conv1:0', 'conv1/bn:0', 'conv1/bn:1', 'classifier:0')
@@ -201,11 +201,25 @@ def test_old_pickles(tmp_path, name):
     assert_same(read_checkpoint(path), {'a': tensor})
 
 
+def test_storage_in_an_entry_named_like_a_folder(tmp_path):
+    """Zip readers may call the entry `archive/data/` a folder without content."""
+    tensor = torch.arange(6.0)
+    pickled = tensor_pickle().replace(b'X\x01\0\0\x000', b'X\0\0\0\0')
+    path = written(tmp_path, archive_of(pickled, {'': numpy_bytes(tensor)}))
+    assert_same(read_checkpoint(path), {'a': tensor})
+
+
+def test_big_endian_archive(tmp_path):
+    tensor = torch.arange(6.0)
+    entries = {'a/data.pkl': tensor_pickle(), 'a/byteorder': b'big', 'a/data/0': tensor.numpy().byteswap().tobytes()}
+    assert_same(read_checkpoint(written(tmp_path, zip_bytes(entries))), {'a': tensor})
+
+
 def test_file_that_shrinks_while_it_is_read():
     file = io.BytesIO(bytes(8))
     stream = Stream(file)
     file.truncate(4)
-    with pytest.raises(Refusal, match='the header was cut off while it was read'):
+    with pytest.raises(FormatError, match='the header was cut off while it was read'):
         stream.take(8, 'the header')
 
 
@@ -298,31 +312,5 @@ def test_error_is_ours_and_a_missing_file_is_missing(tmp_path):
     for function in (read_checkpoint, detect_format):
         with pytest.raises(FileNotFoundError):
             function(tmp_path / 'nothing')
-        with pytest.raises(UnreadableCheckpointError, match='no regular file'):
+        with pytest.raises(UnreadableCheckpointError, match='not a regular file'):
             function(tmp_path)
-
-
-@pytest.mark.deep
-def test_protobuf_is_imported_when_needed_only():
-    code = 'import sys, timm_sk, timm_sk.pretrained.readers as r; print("google.protobuf" in sys.modules)'
-    assert run_python('-c', code).stdout.split() == ['False']
-
-
-@pytest.mark.deep
-def test_without_protobuf_the_error_says_what_to_install():
-    code = f"""
-import sys
-sys.modules['google.protobuf'] = None
-from timm_sk.pretrained.readers import read_checkpoint
-print(len(read_checkpoint({str(SAMPLES / 'gluon.params')!r})))
-for name in ('caffe.caffemodel', 'mindspore.ckpt'):
-    try:
-        read_checkpoint({str(SAMPLES)!r} + '/' + name)
-    except ValueError as error:
-        print(type(error).__name__, error)
-"""
-    lines = run_python('-c', code).stdout.splitlines()
-    assert lines[0] == '4'
-    assert len(lines) == 3
-    assert all(line.startswith('UnreadableCheckpointError') for line in lines[1:])
-    assert all(line.endswith("needs protobuf. Install it: pip install 'timm_sk[convert]'.") for line in lines[1:])

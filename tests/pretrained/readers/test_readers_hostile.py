@@ -15,7 +15,7 @@ from subprocesses import run_python
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import read_checkpoint
 
-ROOM = 160 << 20  # what reading may take beyond a file's size; see the limits in stream, pickles and protobuf
+ROOM = 160 << 20  # what reading may take beyond a file's size; see the limits in stream, torch_pickle and protobuf
 NAMES = list(hostile_files('target'))
 
 
@@ -55,7 +55,7 @@ def test_sparse_file_with_a_header_of_1_gb(tmp_path):
     with path.open('wb') as file:
         file.write(GIB.to_bytes(8, 'little') + b'{')
         file.truncate(GIB + 8)
-    with pytest.raises(UnreadableCheckpointError, match='its header has 1073741824 bytes; no more than 1048576'):
+    with pytest.raises(UnreadableCheckpointError, match='its header has 1073741824 bytes; the limit is 1048576'):
         read_checkpoint(path)
 
 
@@ -71,7 +71,7 @@ def status(key):
     return int(lines[key].split()[0]) << 10
 
 room, folder, samples = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
-for sample in samples.glob('*.*[st]'):  # what is imported once is no memory of a file
+for sample in samples.glob('*.*[st]'):  # imports that the first file causes
     read_checkpoint(sample)
 outcomes, address_space = {}, status('VmSize')
 for path in sorted(folder.iterdir()):

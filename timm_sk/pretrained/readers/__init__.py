@@ -1,4 +1,4 @@
-"""Readers of foreign checkpoint files, a module per format. Nothing in a file is executed or trusted."""
+"""Readers of checkpoint files, a module per format. Nothing in a file is executed or trusted."""
 
 from .checkpoint import detect_format, read_checkpoint
 

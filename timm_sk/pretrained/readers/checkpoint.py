@@ -1,4 +1,4 @@
-"""The public functions: a file's format, and its tensors."""
+"""The public functions: detect a checkpoint's format, and read its tensors."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,13 +9,13 @@ from typing import Any, BinaryIO
 from torch import Tensor
 
 from ...errors import UnreadableCheckpointError
-from .caffe import read_caffe
+from .caffemodel import read_caffe
 from .formats import detect
 from .mindspore import read_mindspore
 from .mxnet import read_mxnet
 from .safetensors_file import read_safetensors
 from .state_dict import unwrap
-from .stream import Refusal
+from .stream import FormatError
 from .torch_archive import read_torch_archive
 from .torch_stream import read_torch_stream
 from .zips import unzip_single
@@ -31,7 +31,7 @@ _READERS: dict[str, Callable[[BinaryIO], Any]] = {
 
 
 def detect_format(path: str | os.PathLike[str]) -> str:
-    """Tell the format of a checkpoint's file from its content; its name plays no part.
+    """Detect the format of a checkpoint's file from its content; its name is ignored.
 
     Args:
         path: The file.
@@ -41,7 +41,7 @@ def detect_format(path: str | os.PathLike[str]) -> str:
         'zip' for an archive of one of these.
 
     Raises:
-        UnreadableCheckpointError: If it is of none of these; says what it is where that can be told.
+        UnreadableCheckpointError: If it is none of these; says what it is, where that is known.
         FileNotFoundError: If there is no such file.
     """
     with _opened(path) as file:
@@ -49,19 +49,19 @@ def detect_format(path: str | os.PathLike[str]) -> str:
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
-    """Read a checkpoint of any known format. Nothing in it is executed, and memory stays within its size's order.
+    """Read a checkpoint of any known format. Nothing in it is executed; memory is bounded by the file's size.
 
     Args:
         path: The file.
-        use_ema: Whether to take the averaged weights of timm's train.py, if the file has any.
+        use_ema: Take the averaged weights of timm's train.py, if the file has any.
 
     Returns:
-        Dense, contiguous tensors on the CPU in the file's order, of the types that the file has. Wrappers such as
-        {'state_dict': …, 'optimizer': …} and a prefix `module.` on all keys are taken off. A Caffe blob's key is
+        Dense, contiguous tensors on the CPU in the file's order, with the file's types. Wrappers such as
+        {'state_dict': …, 'optimizer': …} and a prefix `module.` of all keys are removed. A Caffe blob's key is
         '<layer>:<index>'.
 
     Raises:
-        UnreadableCheckpointError: If the file is damaged, hostile or of another format; names file and reason.
+        UnreadableCheckpointError: If the file is damaged, hostile or of another format; names the file and the reason.
         FileNotFoundError: If there is no such file.
     """
     with _opened(path) as file:
@@ -71,25 +71,25 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
         inner = unzip_single(file)
         found = detect(inner)
         if found == 'zip':
-            raise Refusal('it is a zip in a zip', 'Unpack it first.')
+            raise FormatError('it is a zip in a zip', 'Unpack it first.')
         return unwrap(_READERS[found](inner), use_ema=use_ema)
 
 
 @contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """The file, and an error with its name for whatever is refused."""
+    """Open the file, and add its name to errors."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
-            raise Refusal('it is no regular file', 'Give the path of the file itself.')
+            raise FormatError('it is not a regular file', 'Give the path of the file itself.')
         with path.open('rb') as file:
             yield file
-    except Refusal as refusal:
+    except FormatError as error:
         raise UnreadableCheckpointError(
-            f'{path} cannot be read as a checkpoint: {refusal.reason}. {refusal.advice}'
-        ) from refusal
+            f'{path} cannot be read as a checkpoint: {error.reason}. {error.advice}'
+        ) from error
     except MemoryError as error:
         raise UnreadableCheckpointError(
             f'{path} cannot be read as a checkpoint: its {path.stat().st_size} bytes do not fit in memory. '
-            'Use a machine with more.'
+            'Use a machine with more memory.'
         ) from error

@@ -1,14 +1,14 @@
-"""Which format a file is of, told from its content alone."""
+"""Detect the format of a file from its content alone."""
 
 import os
 import tarfile
 from contextlib import suppress
 from typing import BinaryIO
 
-from . import caffe, mindspore
+from . import caffemodel, mindspore
 from .mxnet import LIST_MAGIC
 from .protobuf import BYTES, VARINT, varint
-from .stream import Refusal
+from .stream import FormatError
 from .torch_archive import find_root
 from .torch_stream import MAGIC
 from .zips import open_zip
@@ -17,52 +17,52 @@ _HEAD_BYTES = 1 << 16
 _ZIP = (b'PK\x03\x04', b'PK\x05\x06')
 _CAFFE_FIELDS = {1, 2, 3, 4, 5, 6, 7, 8, 100}  # of NetParameter
 
-# What is met in place of checkpoints, by how it begins.
+# Files that are mistaken for checkpoints, by their first bytes.
 _OTHERS = (
     (b'\x89HDF\r\n\x1a\n', 'an HDF5 file, of Keras for instance'),
     (b'\x1f\x8b', 'compressed with gzip'),
     (b'BZh', 'compressed with bzip2'),
     (b'\xfd7zXZ\x00', 'compressed with xz'),
     (b'version https://git-lfs', 'a pointer of Git LFS, not the file itself'),
-    (b'<', 'a web page: a download that asks for confirmation, perhaps'),
+    (b'<', 'a web page, perhaps of a download that asks for confirmation'),
     (b'{', 'JSON text'),
 )
 
 
 def detect(file: BinaryIO) -> str:
-    """Tell the format; the file is left at its beginning.
+    """Detect the format; the file is left at its beginning.
 
     Returns:
         'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', or 'zip' for one file in an archive.
 
     Raises:
-        Refusal: If it is none of these, saying what it is where that can be told.
+        FormatError: If it is none of these; says what it is, where that is known.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0, os.SEEK_SET)
     if not head:
-        raise Refusal('it is empty')
+        raise FormatError('it is empty')
     if head.startswith(_ZIP):
         with open_zip(file) as archive:
             found = 'zip' if find_root(archive) is None else 'torch'
         file.seek(0, os.SEEK_SET)
         return found
     if _is_tar(head):
-        raise Refusal(
+        raise FormatError(
             "it is a tar archive, PyTorch's format before 0.1.10, which cannot be read without running its pickles",
-            'Load it with an old PyTorch that you trust it with, and save its state dict again.',
+            'If you trust it, load it with an old PyTorch and save its state dict again.',
         )
     if head.startswith(MAGIC):
         return 'torch-legacy'
     if head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5:
-        raise Refusal("it is a pickle, but not one of PyTorch's, and was not executed", 'Save it as safetensors.')
+        raise FormatError("it is a pickle, but not one of PyTorch's, and was not executed", 'Save it as safetensors.')
     if int.from_bytes(head[:8], 'little') == LIST_MAGIC:
         return 'mxnet'
     if head[6:9] == b'\0\0{':  # a header of less than 2**48 bytes
         return 'safetensors'
     for beginning, description in _OTHERS:
         if head.startswith(beginning):
-            raise Refusal(f'it is {description}', 'Fetch the checkpoint itself.')
+            raise FormatError(f'it is {description}', 'Download the checkpoint itself.')
     return _protobuf_format(head)
 
 
@@ -75,9 +75,9 @@ def _is_tar(head: bytes) -> bool:
 
 
 def _protobuf_format(head: bytes) -> str:
-    """Tell MindSpore, whose first field is a message that begins with a tag, from Caffe, which has layers."""
+    """MindSpore's first field is a message that begins with a tag; Caffe has layers."""
     view, position = memoryview(head), 0
-    with suppress(Refusal):
+    with suppress(FormatError):
         while position < len(view):
             tag, position = varint(view, position)
             number, wire_type = tag >> 3, tag & 7
@@ -87,19 +87,19 @@ def _protobuf_format(head: bytes) -> str:
             length, position = varint(view, position)
             if wire_type == VARINT:
                 continue
-            if number in (caffe.LAYERS, caffe.V1_LAYERS):
+            if number in (caffemodel.LAYERS, caffemodel.V1_LAYERS):
                 return 'caffe'
             if number == mindspore.VALUES and first and _is_value(view[position : position + length]):
                 return 'mindspore'
             position += length
-    raise Refusal(
-        'its content is of no known format',
-        'Read are files of PyTorch, safetensors, Caffe, MindSpore and MXNet, and zips of one such file.',
+    raise FormatError(
+        'its format is unknown',
+        'Supported are files of PyTorch, safetensors, Caffe, MindSpore and MXNet, and zips of one such file.',
     )
 
 
 def _is_value(message: memoryview) -> bool:
-    """Whether it begins with a name as field 1 and goes on with a message as field 2."""
+    """Whether it begins with a name as field 1 and continues with a message as field 2."""
     if bytes(message[:1]) != b'\x0a':
         return False
     length, position = varint(message, 1)

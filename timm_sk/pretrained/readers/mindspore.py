@@ -1,20 +1,17 @@
-"""MindSpore's `.ckpt`: a Checkpoint of values (field 1), each a tag and a tensor: dims, type and numbers as bytes."""
+"""MindSpore's `.ckpt`: a Checkpoint of values, each a tag and a tensor: dimensions, type and numbers as bytes."""
 
 from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
-from .protobuf import BYTES, Wire, declare, parse
-from .stream import Refusal, add_tensor, make_tensor, quote, text
+from .protobuf import BYTES, VARINT, Wire, check_shape_size, integers, last
+from .stream import FormatError, add_tensor, make_tensor, quote, text
 
-VALUES = 1  # field of Checkpoint
-_TENSOR, _DIMS = 2, 1  # fields of Value and TensorProto
+VALUES = 1  # of Checkpoint
+_TAG, _TENSOR = 1, 2  # of Value
+_DIMENSIONS, _TYPE, _CONTENT = 1, 2, 3  # of TensorProto
 
-_MESSAGES = (
-    ('TensorProto', (('dims', _DIMS, 'int64*'), ('tensor_type', 2, 'bytes'), ('tensor_content', 3, 'bytes'))),
-    ('Value', (('tag', 1, 'bytes'), ('tensor', _TENSOR, 'TensorProto'))),
-)
 _DTYPES = {
     b'Float64': torch.float64,
     b'Float32': torch.float32,
@@ -31,28 +28,33 @@ def read_mindspore(file: BinaryIO) -> dict[str, Tensor]:
     """Read every parameter.
 
     Raises:
-        Refusal: If the file is no sound Checkpoint, or a parameter is split over several values.
+        FormatError: If the file is not a sound Checkpoint, or a parameter is split over several values.
     """
-    value_class = declare('mindspore', _MESSAGES)['Value']
     wire = Wire()
     tensors: dict[str, Tensor] = {}
     for field in wire.fields(memoryview(file.read())):
         if field.number != VALUES or field.wire_type != BYTES:
-            raise Refusal(f'it has a field {field.number} of wire type {field.wire_type} that no MindSpore file has')
-        for part in wire.fields(field.value):
-            if part.number == _TENSOR and part.wire_type == BYTES:
-                wire.check_shape(part.value, _DIMS, 'a parameter')
-        value = parse(value_class, field.value, 'a parameter')
-        tag = text(value.tag, 'the name of a parameter')
-        what, tensor = quote(tag), value.tensor
-        if not value.HasField('tensor'):
-            raise Refusal(f'{what} has no tensor')
-        dtype = _DTYPES.get(tensor.tensor_type)
-        if dtype is None:
-            names = ', '.join(name.decode() for name in _DTYPES)
-            raise Refusal(f'{what} is of type {quote(tensor.tensor_type)}; read are {names}')
-        shape, content = list(tensor.dims), bytearray(tensor.tensor_content)
-        if shape == [0] and content:
-            shape = []  # how MindSpore writes a scalar
-        add_tensor(tensors, tag, make_tensor(content, dtype, shape, what))
+            raise FormatError(
+                f'it has a field {field.number} of wire type {field.wire_type} that no MindSpore file has'
+            )
+        value = wire.grouped(field.value)
+        tag = text(bytes(last(value[_TAG, BYTES])), 'the name of a parameter')
+        if len(value[_TENSOR, BYTES]) != 1:
+            raise FormatError(f'{quote(tag)} has {len(value[_TENSOR, BYTES]) or "no"} tensor')
+        add_tensor(tensors, tag, _read_tensor(wire, value[_TENSOR, BYTES][0], quote(tag)))
     return tensors
+
+
+def _read_tensor(wire: Wire, message: memoryview, name: str) -> Tensor:
+    tensor = wire.grouped(message)
+    dimensions = tensor[_DIMENSIONS, VARINT] + tensor[_DIMENSIONS, BYTES]
+    check_shape_size(sum(map(len, dimensions)), name)
+    kind = bytes(last(tensor[_TYPE, BYTES]))
+    dtype = _DTYPES.get(kind)
+    if dtype is None:
+        names = ', '.join(name.decode() for name in _DTYPES)
+        raise FormatError(f'{name} has type {quote(kind)}; expected one of {names}')
+    shape, content = integers(dimensions), bytearray(last(tensor[_CONTENT, BYTES]))
+    if shape == [0] and content:
+        shape = []  # how MindSpore writes a scalar
+    return make_tensor(content, dtype, shape, name)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .stream import MOST_DIMENSIONS, MOST_TENSORS, Refusal, Stream, add_tensor, count_bytes, make_tensor, text
+from .stream import MAX_DIMENSIONS, MAX_TENSORS, FormatError, Stream, add_tensor, count_bytes, make_tensor, text
 
 LIST_MAGIC = 0x112
 _V1, _V2, _V3 = 0xF993FAC8, 0xF993FAC9, 0xF993FACA
@@ -33,41 +33,41 @@ def read_mxnet(file: BinaryIO) -> dict[str, Tensor]:
     """Read every array under its name, without the prefixes `arg:` and `aux:` that symbolic networks save.
 
     Raises:
-        Refusal: If a count or a length does not fit the file, or an array is sparse, nameless or of another type.
+        FormatError: If a count or a length does not fit the file, or an array is sparse, nameless or of another type.
     """
     stream = Stream(file)
     if stream.number('<Q', 'the magic number') != LIST_MAGIC:
-        raise Refusal('it does not begin with the magic number of an MXNet list')
+        raise FormatError('it does not begin with the magic number of an MXNet list')
     stream.take(8, 'the reserved word')
     count = stream.number('<Q', 'the number of arrays')
-    if count > min(MOST_TENSORS, stream.left):
-        raise Refusal(f'it should hold {count} arrays, more than its {stream.size} bytes or this reader have room for')
+    if count > min(MAX_TENSORS, stream.left):
+        raise FormatError(f'it should hold {count} arrays, too many for its {stream.size} bytes or for this reader')
     arrays = [_read_array(stream, f'array {index}') for index in range(count)]
     named = stream.number('<Q', 'the number of names')
     if named != count:
-        raise Refusal(f'it holds {count} arrays and {named} names')
+        raise FormatError(f'it holds {count} arrays and {named} names')
     tensors: dict[str, Tensor] = {}
     for index, array in enumerate(arrays):
         length = stream.number('<Q', f'the length of name {index}')
         name = text(stream.take(length, f'name {index}'), f'name {index}')
         add_tensor(tensors, name.removeprefix('arg:').removeprefix('aux:'), array)
     if stream.left:
-        raise Refusal(f'{stream.left} bytes follow its last name')
+        raise FormatError(f'{stream.left} bytes follow its last name')
     return tensors
 
 
 def _read_array(stream: Stream, what: str) -> Tensor:
     magic = stream.number('<I', f'the magic number of {what}')
     if magic not in (_V1, _V2, _V3):
-        raise Refusal(f'{what} begins with {magic:#x}, not with the magic number of a V1, V2 or V3 array')
+        raise FormatError(f'{what} begins with {magic:#x}, not with the magic number of a V1, V2 or V3 array')
     if magic != _V1 and (storage := stream.number('<i', f'the storage of {what}')) != _DENSE:
-        raise Refusal(f'{what} has storage of kind {storage}; only dense arrays, kind {_DENSE}, are read')
+        raise FormatError(f'{what} has storage of kind {storage}; only dense arrays, kind {_DENSE}, are supported')
     dimensions = stream.number('<i', f'the number of dimensions of {what}')
-    if not (0 if magic == _V3 else 1) <= dimensions <= MOST_DIMENSIONS:  # before V3, 0 dimensions meant no array
-        raise Refusal(f'{what} has {dimensions} dimensions')
+    if not (0 if magic == _V3 else 1) <= dimensions <= MAX_DIMENSIONS:  # before V3, 0 dimensions meant no array
+        raise FormatError(f'{what} has {dimensions} dimensions')
     shape = [stream.number('<q', f'the shape of {what}') for _ in range(dimensions)]
     stream.take(8, f'the device of {what}')
     dtype = _DTYPES.get(flag := stream.number('<i', f'the type of {what}'))
     if dtype is None:
-        raise Refusal(f'{what} is of type {flag}; read are {", ".join(map(str, _DTYPES))}')
+        raise FormatError(f'{what} has type {flag}; expected one of {", ".join(map(str, _DTYPES))}')
     return make_tensor(stream.take(count_bytes(dtype, shape, what), what), dtype, shape, what)

@@ -1,4 +1,4 @@
-"""From what a training script saved to a flat state dict."""
+"""Find the state dict in what a training script saved."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,44 +6,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .stream import DTYPES, Refusal, quote
+from .stream import DTYPES, FormatError, quote
 
 _WRAPPERS = ('state_dict', 'model')
 _AVERAGED = ('state_dict_ema', 'model_ema')  # as timm's train.py has called them
-_MOST_WRAPPERS = 3
-_PARALLEL = 'module.'  # what nn.DataParallel puts before every key
-_MOST_NAMED = 5
+_MAX_WRAPPERS = 3
+_PARALLEL = 'module.'  # the prefix of nn.DataParallel
+_MAX_NAMED = 5  # entries in a message
 
 
 def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
-    """Take the state dict out of {'state_dict': …} or {'model': …}, whose other entries are left out.
+    """Take the state dict out of {'state_dict': …} or {'model': …}, and drop the other entries.
 
     Args:
         loaded: A state dict, or wrappers around one.
-        use_ema: Whether to take the averaged weights that timm's train.py saves beside the others, if there are any.
+        use_ema: Take the averaged weights that timm's train.py saves beside the others, if there are any.
 
     Returns:
         Dense, contiguous tensors in the file's order, without the prefix `module.` if all keys have it.
 
     Raises:
-        Refusal: If there is no state dict, or other things than dense tensors are in it; names them.
+        FormatError: If there is no state dict, or it holds anything but dense tensors; names it.
     """
-    for _ in range(_MOST_WRAPPERS):
+    for _ in range(_MAX_WRAPPERS):
         wrapped = _wrapped(loaded, (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS)
         if wrapped is None:
             break
         loaded = wrapped
     if not isinstance(loaded, Mapping) or not loaded:
-        raise Refusal(f'it holds {_describe(loaded)}, not a state dict', 'Save the state dict of its model.')
-    strangers = [
+        raise FormatError(f'it holds {_describe(loaded)}, not a state dict', 'Save the state dict of its model.')
+    others = [
         f'{quote(key)} ({_describe(value)})'
         for key, value in loaded.items()
         if not isinstance(key, str) or not _is_dense(value)
     ]
-    if strangers:
-        more = len(strangers) - _MOST_NAMED
-        raise Refusal(
-            f'its state dict holds other things than dense tensors: {", ".join(strangers[:_MOST_NAMED])}'
+    if others:
+        more = len(others) - _MAX_NAMED
+        raise FormatError(
+            f'its state dict holds other things than dense tensors: {", ".join(others[:_MAX_NAMED])}'
             f'{f" and {more} more" if more > 0 else ""}',
             'Save only the state dict of its model.',
         )
@@ -62,7 +62,7 @@ def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
 def _is_dense(value: object) -> bool:
     if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter):
         return False
-    return value.layout is torch.strided and value.dtype in DTYPES
+    return value.layout is torch.strided and value.dtype in DTYPES.values()
 
 
 def _describe(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What the readers share: refusing a file, reading it without trusting its lengths, making tensors of its bytes."""
+"""Shared by all readers: the error, a file whose lengths are not trusted, tensors from bytes."""
 
 import math
 import os
@@ -12,24 +12,24 @@ from torch import Tensor
 ADVICE = 'If it was downloaded, download it again.'
 
 # Limits on what costs memory beyond a file's own size. resnest269e has 2,447 tensors.
-MOST_TENSORS = 20_000
-MOST_DIMENSIONS = 8
-_MOST_ELEMENTS = 1 << 48
+MAX_TENSORS = 20_000
+MAX_DIMENSIONS = 8
+_MAX_ELEMENTS = 1 << 48
 
-DTYPES = (
-    torch.float64,
-    torch.float32,
-    torch.float16,
-    torch.bfloat16,
-    torch.int64,
-    torch.int32,
-    torch.uint8,
-    torch.bool,
-)
+DTYPES = {  # by their names in safetensors
+    'F64': torch.float64,
+    'F32': torch.float32,
+    'F16': torch.float16,
+    'BF16': torch.bfloat16,
+    'I64': torch.int64,
+    'I32': torch.int32,
+    'U8': torch.uint8,
+    'BOOL': torch.bool,
+}
 
 
-class Refusal(ValueError):  # noqa: N818  (never leaves the package: becomes an UnreadableCheckpointError there)
-    """Why a file is not read.
+class FormatError(ValueError):
+    """Raised inside the readers when a file cannot be read; callers get an UnreadableCheckpointError.
 
     Attributes:
         reason: What is wrong, without the file's name and without a full stop.
@@ -43,7 +43,7 @@ class Refusal(ValueError):  # noqa: N818  (never leaves the package: becomes an 
 
 
 class Stream:
-    """A file that never allocates more than it holds, however long a piece is asked for."""
+    """A file of which no more is read, or allocated, than it holds."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -68,34 +68,22 @@ class Stream:
         """Exactly `length` bytes.
 
         Raises:
-            Refusal: If the file does not hold that many more.
+            FormatError: If the file does not hold that many more.
         """
-        self._check(length, what)
+        if not 0 <= length <= self.left:
+            raise FormatError(f'{what} should have {length} bytes, where {self.left} are left in the file')
         taken = bytearray(length)
         if self._file.readinto(taken) != length:  # type: ignore[attr-defined]  # every binary file of io has it
-            raise Refusal(f'{what} was cut off while it was read')
+            raise FormatError(f'{what} was cut off while it was read')
         return taken
 
-    def skip(self, length: int, what: str) -> None:
-        """Go `length` bytes ahead.
-
-        Raises:
-            Refusal: If the file does not hold that many more.
-        """
-        self._check(length, what)
-        self._file.seek(length, os.SEEK_CUR)
-
     def number(self, layout: str, what: str) -> int:
-        """One integer; `layout` as in `struct`."""
+        """One integer; `layout` is a format of `struct`."""
         return struct.unpack(layout, self.take(struct.calcsize(layout), what))[0]
-
-    def _check(self, length: int, what: str) -> None:
-        if not 0 <= length <= self.left:
-            raise Refusal(f'{what} should have {length} bytes, where {self.left} are left in the file')
 
 
 def quote(name: object) -> str:
-    """A name from a file as a message shows it: escaped, and never longer than a line."""
+    """A name from a file, for a message: escaped and shortened."""
     quoted = repr(name)
     return quoted if len(quoted) <= 80 else f'{quoted[:77]}...'
 
@@ -104,35 +92,35 @@ def text(raw: bytes | bytearray, what: str) -> str:
     """Decode a name.
 
     Raises:
-        Refusal: If it is not UTF-8.
+        FormatError: If it is not UTF-8.
     """
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        raise Refusal(f'{what} is not valid UTF-8: {bytes(raw[:20])!r}') from error
+        raise FormatError(f'{what} is not valid UTF-8: {bytes(raw[:20])!r}') from error
 
 
 def count_bytes(dtype: torch.dtype, shape: Sequence[int], what: str) -> int:
     """Bytes of a dense tensor.
 
     Raises:
-        Refusal: If no tensor has this shape.
+        FormatError: If no tensor has this shape.
     """
-    plausible = len(shape) <= MOST_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
-    if not plausible or math.prod(max(length, 1) for length in shape) > _MOST_ELEMENTS:
-        raise Refusal(f'{what} has an impossible shape, {_shorten(shape)}')
+    plausible = len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
+    if not plausible or math.prod(max(length, 1) for length in shape) > _MAX_ELEMENTS:
+        raise FormatError(f'{what} has an impossible shape, {_shorten(shape)}')
     return math.prod(shape) * dtype.itemsize
 
 
 def make_tensor(raw: bytearray, dtype: torch.dtype, shape: Sequence[int], what: str) -> Tensor:
-    """A tensor of little-endian bytes, which it keeps.
+    """A tensor that shares the memory of little-endian bytes.
 
     Raises:
-        Refusal: If there are more or fewer bytes than the shape needs.
+        FormatError: If there are more or fewer bytes than the shape needs.
     """
     needed = count_bytes(dtype, shape, what)
     if len(raw) != needed:
-        raise Refusal(f'{what} has {len(raw)} bytes, where {_shorten(shape)} of {dtype} needs {needed}')
+        raise FormatError(f'{what} has {len(raw)} bytes, where {_shorten(shape)} of {dtype} needs {needed}')
     if not raw:
         return torch.empty(tuple(shape), dtype=dtype)
     if dtype is torch.bool:  # a bool that is neither 0 nor 1 would be undefined
@@ -141,18 +129,18 @@ def make_tensor(raw: bytearray, dtype: torch.dtype, shape: Sequence[int], what: 
 
 
 def add_tensor(tensors: dict[str, Tensor], key: str, tensor: Tensor) -> None:
-    """Enter a tensor under a new key.
+    """Add a tensor under a new key.
 
     Raises:
-        Refusal: If the key is taken, or there are too many tensors.
+        FormatError: If the key exists, or there are too many tensors.
     """
     if key in tensors:
-        raise Refusal(f'the key {quote(key)} is there twice')
-    if len(tensors) == MOST_TENSORS:
-        raise Refusal(f'it holds more than {MOST_TENSORS} tensors')
+        raise FormatError(f'the key {quote(key)} appears twice')
+    if len(tensors) == MAX_TENSORS:
+        raise FormatError(f'it has more than {MAX_TENSORS} tensors')
     tensors[key] = tensor
 
 
 def _shorten(shape: Sequence[int]) -> str:
-    described = ', '.join(str(length) if abs(length) < 1 << 64 else 'huge' for length in shape[:MOST_DIMENSIONS])
-    return f'[{described}{", …" if len(shape) > MOST_DIMENSIONS else ""}]'
+    described = ', '.join(str(length) if abs(length) < 1 << 64 else 'huge' for length in shape[:MAX_DIMENSIONS])
+    return f'[{described}{", …" if len(shape) > MAX_DIMENSIONS else ""}]'

@@ -4,11 +4,12 @@ import io
 import zipfile
 from typing import Any, BinaryIO
 
-from .pickle_contents import NOT_RUN, Contents
-from .pickle_vm import follow
-from .stream import Refusal, Stream, quote
-from .torch_stream import load
-from .zips import check_entry, open_zip, read_entry
+import numpy as np
+
+from .stream import FormatError, Stream, quote
+from .torch_pickle import read_pickle
+from .torch_tensors import NOT_EXECUTED, TensorTable
+from .zips import open_zip, read_entry
 
 _PICKLE = 'data.pkl'
 
@@ -20,10 +21,10 @@ def find_root(archive: zipfile.ZipFile) -> str | None:
 
 
 def read_torch_archive(file: BinaryIO) -> Any:
-    """Load what `torch.save` wrote, after checking that its numbers agree.
+    """Read what `torch.save` wrote.
 
     Raises:
-        Refusal: If it holds more than tensors and containers, or its lengths lie.
+        FormatError: If it holds more than tensors and containers, or its numbers disagree.
     """
     size = Stream(file).size
     with open_zip(file) as archive:
@@ -31,24 +32,32 @@ def read_torch_archive(file: BinaryIO) -> Any:
         entries = {entry.filename: entry for entry in archive.infolist()}
         outside = [name for name in entries if not name.startswith(f'{root}/')]
         if outside:
-            raise Refusal(f'{quote(outside[0])} is not in the folder of its pickle, {quote(root)}')
+            raise FormatError(f'{quote(outside[0])} is not in the folder of its pickle, {quote(root)}')
         if f'{root}/constants.pkl' in entries or any(name.startswith(f'{root}/code/') for name in entries):
-            raise Refusal('it is a TorchScript archive, which holds code', NOT_RUN)
+            raise FormatError('it is a TorchScript archive, which holds code', NOT_EXECUTED)
         compressed = [entry.filename for entry in entries.values() if entry.compress_type != zipfile.ZIP_STORED]
         if compressed:
-            raise Refusal(f'{quote(compressed[0])} in it is compressed; PyTorch stores its numbers as they are')
+            raise FormatError(f'{quote(compressed[0])} in it is compressed; PyTorch stores its numbers uncompressed')
         if sum(entry.file_size for entry in entries.values()) > size:
-            raise Refusal(f'its entries overlap: together they are larger than its {size} bytes')
-        contents = Contents()
-        pickle = Stream(io.BytesIO(read_entry(archive, entries[f'{root}/{_PICKLE}'])))
-        follow(pickle, contents)
-        if pickle.left:
-            raise Refusal(f'{pickle.left} bytes follow its pickle')
-        for key, storage in contents.storages.items():
+            raise FormatError(f'its entries overlap: together they are larger than its {size} bytes')
+        table = TensorTable()
+        stream = Stream(io.BytesIO(read_entry(archive, entries[f'{root}/{_PICKLE}'])))
+        loaded = read_pickle(stream, table)
+        if stream.left:
+            raise FormatError(f'{stream.left} bytes follow its pickle')
+        for key, storage in table.storages.items():
             entry = entries.get(f'{root}/data/{key}')
             if entry is None or entry.file_size != storage.size:
                 found = 'is missing' if entry is None else f'has {entry.file_size} bytes'
-                raise Refusal(f'storage {quote(key)} of {storage.size} bytes {found}')
-            check_entry(archive, entry)
-    file.seek(0)
-    return load(file, contents, size)
+                raise FormatError(f'storage {quote(key)} of {storage.size} bytes {found}')
+        table.check_size(size)
+        is_big_endian = f'{root}/byteorder' in entries and read_entry(archive, entries[f'{root}/byteorder']) == b'big'
+        for key, storage in table.storages.items():
+            content = read_entry(archive, entries[f'{root}/data/{key}'])
+            table.fill(storage, _swap_bytes(content, storage.dtype.itemsize) if is_big_endian else content)
+    return loaded
+
+
+def _swap_bytes(raw: bytearray, item_bytes: int) -> bytearray:
+    """Numbers of the other byte order."""
+    return bytearray(np.frombuffer(raw, f'u{item_bytes}').byteswap().tobytes())

@@ -2,59 +2,41 @@
 
 from typing import Any, BinaryIO
 
-import torch
-
-from .pickle_contents import Contents
-from .pickle_vm import follow
-from .stream import Refusal, Stream, quote
+from .stream import FormatError, Stream, quote
+from .torch_pickle import read_pickle
+from .torch_tensors import Storage, TensorTable
 
 MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle: the number 0x1950a86a20f9469cfc6c
 _PROTOCOL = 1001
 
 
 def read_torch_stream(file: BinaryIO) -> Any:
-    """Load what `torch.save` wrote, after checking that its numbers agree.
+    """Read what `torch.save` wrote.
 
     Raises:
-        Refusal: If it holds more than tensors and containers, or its lengths lie.
+        FormatError: If it holds more than tensors and containers, or its numbers disagree.
     """
-    contents = Contents()
-    start = file.tell()
-    stream = Stream(file)
+    table, stream = TensorTable(), Stream(file)
     stream.take(len(MAGIC), 'the magic number')
-    if follow(stream, contents) != _PROTOCOL:
-        raise Refusal(f'it is not of protocol {_PROTOCOL}, the only one of this format')
-    follow(stream, contents)  # facts on the machine that wrote it
-    follow(stream, contents)
-    keys = follow(stream, contents)
-    strings = isinstance(keys, list) and all(type(key) is str for key in keys)
-    if not strings or sorted(keys) != sorted(contents.storages):
-        raise Refusal('its list of storages is not that of the storages its tensors use')
+    if read_pickle(stream, table) != _PROTOCOL:
+        raise FormatError(f'it does not have protocol {_PROTOCOL}, the only one of this format')
+    read_pickle(stream, table)  # about the machine that wrote the file
+    loaded = read_pickle(stream, table)
+    keys = read_pickle(stream, table)
+    are_strings = isinstance(keys, list) and all(type(key) is str for key in keys)
+    if not are_strings or sorted(keys) != sorted(table.storages):
+        raise FormatError('its list of storages differs from the storages that its tensors use')
+    table.check_size(stream.size)
     for key in keys:
-        storage, what = contents.storages[key], f'storage {quote(key)}'
-        if stream.number('<Q', f'the length of {what}') != storage.length:
-            raise Refusal(f'{what} is not of the length that its pickle says, {storage.length}')
-        stream.skip(storage.size, what)
+        table.fill(table.storages[key], _read_storage(stream, table.storages[key]))
     if stream.left:
-        raise Refusal(f'{stream.left} bytes follow its last storage')
-    file.seek(start)
-    return load(file, contents, stream.size)
+        raise FormatError(f'{stream.left} bytes follow its last storage')
+    return loaded
 
 
-def load(file: BinaryIO, contents: Contents, size: int) -> Any:
-    """`torch.load` of a file that was found to be sound.
-
-    Args:
-        file: Positioned where the format begins.
-        contents: What its pickle describes.
-        size: Bytes of the file.
-
-    Raises:
-        Refusal: If its tensors share storages so often that copies would outgrow the file, or torch cannot load it.
-    """
-    if contents.tensor_bytes > 4 * size:
-        raise Refusal(f'its tensors would take {contents.tensor_bytes} bytes, more than four times its {size}')
-    try:
-        return torch.load(file, map_location='cpu', weights_only=True, mmap=False)
-    except Exception as error:  # torch raises whatever its parts raise
-        raise Refusal(f'torch cannot load it ({type(error).__name__}: {str(error).splitlines()[0]:.100})') from error
+def _read_storage(stream: Stream, storage: Storage) -> bytearray:
+    name = f'storage {quote(storage.key)}'
+    length = stream.number('<Q', f'the length of {name}')
+    if length != storage.length:
+        raise FormatError(f'{name} has length {length}; its pickle says {storage.length}')
+    return stream.take(storage.size, name)
