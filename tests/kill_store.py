@@ -36,10 +36,10 @@ from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import (
     Store,
+    fetch,
     hf_hub,
     http_download,
     import_checkpoint,
-    obtain,
     resolve,
     save_safetensors,
     sha256_of,
@@ -81,8 +81,8 @@ class Killing:
         self.from_hub = replace(row, sources=(Source(kind='hub', location='makers/atto'),))
         self.shapes = shapes_of(row)
         self.jobs: dict[str, Callable[[], Path]] = dict(
-            release=lambda: obtain(self.from_release, lambda: self.shapes),
-            hub=lambda: obtain(self.from_hub, lambda: self.shapes, store_all=True),
+            release=lambda: fetch(self.from_release, lambda: self.shapes),
+            hub=lambda: fetch(self.from_hub, lambda: self.shapes, store_all=True),
             convert=lambda: store_file(self.file, self.from_release, self.shapes),
         )
 
@@ -104,7 +104,11 @@ class Killing:
             if self.random.random() < 0.5:
                 self._check(self.jobs[name]())
                 if not shown:  # else this load had nothing to write, and left what there was to the next that has
-                    assert not [*self.store.root.glob('.staging/*'), *self.store.root.glob('.downloads/*')]
+                    assert not [
+                        *self.store.root.glob('.*.new'),
+                        *self.store.root.glob('.*.old'),
+                        *self.store.root.glob('.downloads/*'),
+                    ]
                 self._clear()
         self._check(self.jobs[name]())
         self._clear()
@@ -135,7 +139,7 @@ class Killing:
         self._mark('verify', hf_hub, 'check_against_table')
         self._mark('read', import_checkpoint, 'read_checkpoint')
         self._mark('write', store, 'save_safetensors')
-        self._mark('rename', Path, 'replace', only=lambda path, _: path.name == 'new', pause=RENAME_PAUSE)
+        self._mark('rename', Path, 'replace', only=lambda path, _: path.suffix == '.new', pause=RENAME_PAUSE)
         self._mark('end', resolve, 'record_first_seen')
 
     def _mark(

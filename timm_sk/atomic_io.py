@@ -1,52 +1,24 @@
-"""Writing files and folders that are there whole or not at all."""
+"""Atomic writes: a file or a folder is complete or absent, even if the process is killed or the power fails."""
 
 import json
 import os
 import shutil
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
+
+FORMAT_VERSION = 'format_version'
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """An empty folder beside another, which takes its place when it is complete; an error leaves all as it was.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """Write a file atomically; an older one is replaced.
 
-    Args:
-        folder: Where it shall be; an older one is replaced, and is there again at the next call if a process was
-            killed while it did that.
+    A killed process may leave a file beside it whose name ends in `.partial`.
     """
-    new, old = (folder.with_name(f'.{folder.name}.{state}') for state in ('new', 'old'))
-    _clear(folder, new, old)
-    new.mkdir(parents=True)
-    try:
-        yield new
-        for file in new.rglob('*'):
-            if file.is_file():
-                with file.open('rb+') as opened:
-                    os.fsync(opened.fileno())
-        if folder.exists():
-            folder.replace(old)
-        new.replace(folder)
-    finally:
-        _clear(folder, new, old)
-
-
-def _clear(folder: Path, new: Path, old: Path) -> None:
-    if old.exists() and not folder.exists():
-        old.replace(folder)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Write a file that appears, or replaces an older one, whole or not at all, even if the power fails.
-
-    What a killed process leaves beside it ends in `.partial`.
-    """
-    partial = path.with_name(f'{path.name}.{os.getpid()}.partial')
+    partial = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.partial')
     try:
         with partial.open('wb') as file:
             yield file
@@ -57,17 +29,86 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
-def write_json(path: Path, content: object) -> None:
-    """Write a JSON file to the disk."""
-    with path.open('w') as file:
-        json.dump(content, file, indent=2)
-        file.write('\n')
-        file.flush()
-        os.fsync(file.fileno())
+@contextmanager
+def atomic_dir(folder: Path) -> Iterator[Path]:
+    """Write a folder atomically: yields an empty folder beside it, which replaces it at the end of the block.
+
+    An error leaves the old folder as it was.
+
+    Args:
+        folder: The folder. If a process is killed while it replaces an old one, the next call restores that first.
+    """
+    new, old = _hidden(folder)
+    recover_dir(folder)
+    new.mkdir(parents=True)
+    try:
+        yield new
+        for file in new.rglob('*'):
+            if file.is_file():
+                with file.open('rb+') as opened:
+                    os.fsync(opened.fileno())
+        _sync_folder(new)
+        if folder.exists():
+            folder.replace(old)
+        new.replace(folder)
+        _sync_folder(folder.parent)
+    finally:
+        recover_dir(folder)
 
 
-def sync_folder(folder: Path) -> None:
-    """Write to the disk which files a folder has, where the platform can."""
+def recover_dir(folder: Path) -> None:
+    """Restore a folder that a killed process had moved aside, and remove what it had not finished."""
+    new, old = _hidden(folder)
+    if old.exists() and not folder.exists():
+        old.replace(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _hidden(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f'.{folder.name}.new'), folder.with_name(f'.{folder.name}.old')
+
+
+def require_empty_dir(folder: Path) -> None:
+    """Check that a folder can be written: it is empty, or does not exist and can be created.
+
+    Raises:
+        ValueError: If it has files, is a file, or cannot be created.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f'{folder} is a file: choose a folder.')
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f'{folder} is not empty: choose another folder, or remove it.')
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise ValueError(f'{folder} cannot be created in {above}: choose another folder.')
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, version: int | None = None) -> None:
+    """Write a JSON file atomically, with the version of its format, if it has one."""
+    versioned = {FORMAT_VERSION: version, **content} if version else content
+    with atomic_write(path) as file:
+        file.write(json.dumps(versioned, indent=2).encode() + b'\n')
+
+
+def read_json(path: Path, *, version: int) -> dict[str, Any]:
+    """Read what `write_json` wrote.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it is not a JSON object, or has another version.
+    """
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict):
+        raise ValueError('it is not a JSON object')
+    found = content.pop(FORMAT_VERSION, None)
+    if found != version:
+        raise ValueError(f'it has format version {found}, this version of timm_sk reads {version}')
+    return content
+
+
+def _sync_folder(folder: Path) -> None:
+    """Write a folder's list of files to the disk, where the platform can."""
     if os.name == 'posix':
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -118,7 +118,7 @@ def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
         (['--model', 'local-dir:bare', 'x.png'], 'local-dir:bare cannot be loaded: KeyError'),
         (['--model', 'local-dir:torn', 'x.png'], 'local-dir:torn cannot be loaded: SafetensorError'),
         (['--model', 'local-dir:headless', 'x.png'], 'The model has no classifier'),
-        (['--model', 'skresnet34', 'x.png'], 'The weights of skresnet34.ra_in1k could not be had.'),
+        (['--model', 'skresnet34', 'x.png'], 'Could not download the weights of skresnet34.ra_in1k.'),
     ],
 )
 def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):

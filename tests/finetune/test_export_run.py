@@ -168,7 +168,7 @@ def test_killed_between_the_two_renames_the_older_one_comes_back(tmp_path):
     folder = export(tmp_path / 'x')
     folder.rename(tmp_path / '.x.old')
     (tmp_path / '.x.new').mkdir()
-    with atomic_io.staged(folder) as new:
+    with atomic_io.atomic_dir(folder) as new:
         assert (folder / 'config.json').is_file()
         assert not list(new.iterdir())
     assert (list(tmp_path.iterdir()), list(folder.iterdir())) == ([folder], [])

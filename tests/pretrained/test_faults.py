@@ -17,7 +17,7 @@ from small_net import NAME, assert_loaded, create, sha256
 from timm_sk.checkpoints import Source
 from timm_sk.errors import UnobtainableCheckpointError, UnwritableStoreError
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import obtain, store_file
+from timm_sk.pretrained import fetch, store_file
 
 pytestmark = pytest.mark.deep
 
@@ -125,10 +125,10 @@ def test_an_interrupted_download_goes_on_later(hub, online, store, row, release,
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        obtain(checkpoint, lambda: shapes_of(checkpoint), progress=interrupt)
+        fetch(checkpoint, lambda: shapes_of(checkpoint), progress=interrupt)
     (part,) = store.downloads(NAME).iterdir()
     received = []
-    obtain(checkpoint, lambda: shapes_of(checkpoint), progress=lambda there, _: received.append(there))
+    fetch(checkpoint, lambda: shapes_of(checkpoint), progress=lambda there, _: received.append(there))
     assert received[0] > 300_000
     assert not part.exists()
     assert_loaded(create(), weights)
@@ -359,7 +359,7 @@ def test_a_checkpoint_is_made_once_by_many_at_a_time(hub, online, store, row, re
     checkpoint = row(release()[1])
     hub.faults.append(Fault(request=RELEASE, times=ALWAYS, rate=4_000_000))
     with ThreadPoolExecutor(8) as threads:
-        paths = set(threads.map(lambda _: obtain(checkpoint, lambda: shapes_of(checkpoint)), range(8)))
+        paths = set(threads.map(lambda _: fetch(checkpoint, lambda: shapes_of(checkpoint)), range(8)))
     assert paths == {store.folder(NAME) / 'model.safetensors'}
     assert hub.requests['GET', 'files'] == 1
     assert_loaded(create(), weights)

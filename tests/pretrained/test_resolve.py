@@ -17,7 +17,7 @@ from subprocesses import run_python
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import Store, bundled_folder, convert, obtain
+from timm_sk.pretrained import Store, bundled_folder, convert, fetch
 
 
 def hub_source(name='makers/atto', **fields):
@@ -29,7 +29,7 @@ def refuse_shapes():
 
 
 def test_the_bundled_file_needs_neither_store_nor_network(hub, online, store):
-    path = obtain(CHECKPOINTS[NAME], refuse_shapes)
+    path = fetch(CHECKPOINTS[NAME], refuse_shapes)
     assert path == bundled_folder(NAME) / 'model.safetensors'
     create()
     assert not hub.requests
@@ -43,7 +43,7 @@ def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub
     source = hub_source(sha256=sha256(content), revision=commit) if pinned else hub_source()
     row(source)
     assert_loaded(create(), weights)
-    assert obtain(CHECKPOINTS[NAME], refuse_shapes).is_relative_to(online)
+    assert fetch(CHECKPOINTS[NAME], refuse_shapes).is_relative_to(online)
     assert not store.folder(NAME).exists()
     (record,) = (store.root / '.first-seen').iterdir()
     assert json.loads(record.read_text())['sha256'] == sha256(content)
@@ -83,9 +83,9 @@ def test_a_releases_file_is_converted_once_and_stored(hub, online, store, row, r
     assert list(stored) == list(weights)
     origin = store.origin(NAME)
     assert (origin.kind, origin.location, origin.sha256) == ('url', source.location, sha256(content))
-    assert origin.trust == ('authentic' if hashes == 'sha256' else 'intact')
+    assert origin.trust == ('pinned' if hashes == 'sha256' else 'unpinned')
     assert not list(store.root.glob('.downloads/*'))
-    assert not list(store.root.glob('.staging/*'))
+    assert not [*store.root.glob('.*.new'), *store.root.glob('.*.old')]
 
 
 def test_the_stored_folder_loads_as_a_hub_repository_would(online, store, row, release, weights):
@@ -131,7 +131,7 @@ def test_the_order_is_bundled_store_hub_release(hub, online, store, row, hub_rep
     row(hub_source(), url)
     create()
     stored = row(url)
-    obtain(stored, lambda: shapes_of(stored))
+    fetch(stored, lambda: shapes_of(stored))
     row(bundled, hub_source(), url)
     found = []
     for absent in ('nothing', 'bundled', 'store', 'hub'):
@@ -153,7 +153,7 @@ def test_all_failures_are_told_in_one_line_each(hub, online, store, row):
     with pytest.raises(UnobtainableCheckpointError) as caught:
         create()
     lines = str(caught.value).splitlines()
-    assert lines[0] == f'The weights of {NAME} could not be had.'
+    assert lines[0] == f'Could not download the weights of {NAME}.'
     assert lines[1].startswith('- hub makers/none: RepositoryNotFoundError: 401')
     assert lines[2] == f'- url {gone.location}: the server answers 404 Not Found.'
     assert lines[3] == '- hub makers/headless: it has no classifier; `num_classes=0` does without.'
@@ -207,7 +207,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     def ask(checkpoint, shapes, **options):
         raise AskedForError(checkpoint.name, options)
 
-    monkeypatch.setattr('timm_sk.models._builder.obtain', ask)
+    monkeypatch.setattr('timm_sk.models._builder.fetch', ask)
     expected = (name, dict(cache_dir=None, needs_classifier=True))
     with pytest.raises(AskedForError) as caught:
         timm.create_model(name, pretrained=True, device='meta')
@@ -223,7 +223,7 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
     ],
 )
 def test_a_source_of_the_callers_is_left_to_timm(monkeypatch, overlay, error):
-    monkeypatch.delattr('timm_sk.models._builder.obtain')
+    monkeypatch.delattr('timm_sk.models._builder.fetch')
     with pytest.raises((CorruptCheckpointError, OSError), match=error):
         timm.create_model('skresnet18.ra_in1k', pretrained=True, pretrained_cfg_overlay=overlay)
 
@@ -235,7 +235,7 @@ def test_pulling_into_another_folder(hub, online, store, row, hub_repo, release,
     hub_repo()
     shapes = shapes_of(CHECKPOINTS[NAME])
     for number, checkpoint in enumerate((row(source), row(hub_source()))):
-        path = obtain(
+        path = fetch(
             checkpoint,
             lambda: shapes,
             store=elsewhere,
@@ -253,7 +253,7 @@ def test_pulling_into_another_folder(hub, online, store, row, hub_repo, release,
 def test_store_all_keeps_what_a_hub_has(hub, online, store, row, hub_repo, weights, monkeypatch):
     hub_repo()
     checkpoint = row(hub_source())
-    path = obtain(checkpoint, lambda: shapes_of(checkpoint), store_all=True)
+    path = fetch(checkpoint, lambda: shapes_of(checkpoint), store_all=True)
     assert path == store.folder(NAME) / 'model.safetensors'
     hub.repos.clear()
     monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(store.root / 'cold'))

@@ -35,7 +35,7 @@ def test_a_zip_is_checked_by_the_sha1_of_what_is_in_it(hub, online, store, row, 
         create()
     row(replace(source, content_sha1=hashlib.sha1(content).hexdigest()))
     assert_loaded(create(), weights)
-    assert store.origin(NAME).trust == 'authentic'
+    assert store.origin(NAME).trust == 'pinned'
 
 
 @pytest.mark.parametrize('kind', ['hub', 'url'])
@@ -87,7 +87,7 @@ def test_a_new_pin_refuses_what_was_stored_before_it(hub, online, store, row, re
     row(source)
     create()
     row(replace(source, sha256='0' * 64))
-    with pytest.raises(UnobtainableCheckpointError, match=rf'made from a file with sha256 {sha256(content)}, the pub'):
+    with pytest.raises(UnobtainableCheckpointError, match=rf'converted from a file with sha256 {sha256(content)}, the pub'):
         create()
 
 
@@ -131,7 +131,7 @@ def test_what_only_a_person_can_fetch(online, store, row, weights, tmp_path):
     path = store_file(tmp_path / 'fetched', manual, shapes_of(manual))
     assert path == store.folder(NAME) / 'model.safetensors'
     assert_loaded(create(), weights)
-    assert (store.origin(NAME).location, store.origin(NAME).trust) == (MANUAL.location, 'intact')
+    assert (store.origin(NAME).location, store.origin(NAME).trust) == (MANUAL.location, 'unpinned')
 
 
 def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, release, weights, tmp_path):
@@ -142,7 +142,7 @@ def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, r
     with pytest.raises(CorruptCheckpointError, match=rf'other is none of the published files of {NAME}\. .*sha256 is'):
         store_file(tmp_path / 'other', pinned, shapes_of(pinned))
     store_file(tmp_path / 'right', pinned, shapes_of(pinned))
-    assert (store.origin(NAME).kind, store.origin(NAME).trust) == ('url', 'authentic')
+    assert (store.origin(NAME).kind, store.origin(NAME).trust) == ('url', 'pinned')
     with pytest.raises(MismatchedCheckpointError, match='not of this model'):
         store_file(tmp_path / 'right', row(MANUAL), shapes_of(CHECKPOINTS['skresnet18.ra_in1k']))
 

@@ -62,8 +62,8 @@ RELEASE = Source(kind='url', location='https://makers.example/atto.pth', format=
 
 
 def put(store, tensors, sha256='5' * 64):
-    with store.turn(NAME):
-        return store.put(CHECKPOINTS[NAME], tensors, RELEASE, sha256=sha256, trust='intact')
+    with store.lock(NAME):
+        return store.put(CHECKPOINTS[NAME], tensors, RELEASE, sha256=sha256, trust='unpinned')
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_folder_says_what_it_is_and_where_it_is_from(store, weights):
     assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(store.root.stat().st_mode)
     origin = store.origin(NAME)
     assert (origin.kind, origin.location, origin.sha256) == ('url', RELEASE.location, '5' * 64)
-    assert (origin.trust, origin.has_classifier, origin.stored_sha256) == ('intact', True, sha256_of(path))
+    assert (origin.trust, origin.has_classifier, origin.stored_sha256) == ('unpinned', True, sha256_of(path))
     config = json.loads((path.parent / 'config.json').read_text())
     assert (config['architecture'], config['num_classes']) == ('sknet_atto', 10)
     assert config['label_names'] == list('0123456789')
@@ -107,7 +107,7 @@ def test_a_later_checkpoint_takes_the_place_of_the_first(store, weights):
     path = put(store, changed, sha256='6' * 64)
     assert torch.equal(load_file(path)['fc.bias'], changed['fc.bias'])
     assert store.origin(NAME).sha256 == '6' * 64
-    assert not list(store.root.glob('.staging/*'))
+    assert not [*store.root.glob('.*.new'), *store.root.glob('.*.old')]
 
 
 def test_what_is_not_there_is_not_found(store, weights):
@@ -118,7 +118,9 @@ def test_what_is_not_there_is_not_found(store, weights):
     assert store.find(CHECKPOINTS[NAME], needs_classifier=False) == store.folder(NAME) / 'model.safetensors'
 
 
-@pytest.mark.parametrize('content', ['', '{}', '[]', '{"kind": 1}', '\x00'])
+@pytest.mark.parametrize(
+    'content', ['', '{}', '[]', '{"kind": 1}', '{"format_version": 1}', '{"format_version": 9}', '\x00']
+)
 def test_an_origin_that_cannot_be_read_is_told(store, weights, content):
     path = put(store, weights).parent / 'origin.json'
     path.write_text(content)
@@ -129,9 +131,9 @@ def test_an_origin_that_cannot_be_read_is_told(store, weights, content):
 def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
     old = time.time() - 2 * 24 * 3600
     leftovers = {
-        f'.staging/{NAME}.abc': (False, True),
-        '.staging/skresnet18.ra_in1k.abc': (False, False),
-        '.staging/skresnet34.ra_in1k.abc': (True, True),
+        f'.{NAME}.new': (False, True),
+        '.skresnet18.ra_in1k.new': (False, False),
+        '.skresnet34.ra_in1k.new': (True, True),
         f'.downloads/{NAME}': (True, False),
         '.downloads/skresnet18.ra_in1k': (False, False),
         '.downloads/skresnet34.ra_in1k': (True, True),
@@ -141,7 +143,7 @@ def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
         (store.root / name / 'model.safetensors').write_bytes(b'half')
         if is_old:
             os.utime(store.root / name, (old, old))
-    with store.turn(NAME):
+    with store.lock(NAME):
         pass
     assert {name: not (store.root / name).exists() for name in leftovers} == {
         name: is_cleared for name, (_, is_cleared) in leftovers.items()
@@ -157,11 +159,10 @@ def test_a_folder_that_a_killed_process_had_put_aside_comes_back(online, store, 
     """Killed between two renames: the old folder is among the leftovers, and there is no new one."""
     changed = row(release()[1])
     create()
-    aside = store.root / '.staging' / f'{NAME}.abcd'
-    aside.mkdir(parents=True)
-    store.folder(NAME).replace(aside / 'old')
+    aside = store.root / f'.{NAME}.old'
+    store.folder(NAME).replace(aside)
     assert store.find(changed) is None
-    with store.turn(NAME):
+    with store.lock(NAME):
         assert store.find(changed) == store.folder(NAME) / 'model.safetensors'
     assert not aside.exists()
 

@@ -251,7 +251,7 @@ def test_export_command(tmp_path, trained, monkeypatch):
     assert tuple(model.pretrained_cfg['label_names']) == ('cat', 'dog', 'eel|ray')
     assert r'| Classes | 3: cat, dog, eel\|ray |' in (tmp_path / 'sknet_atto.pets' / 'README.md').read_text()
     again = CliRunner().invoke(cli_publish.app, arguments)
-    assert (again.exit_code, 'is not an empty folder' in again.output) == (1, True)
+    assert (again.exit_code, 'is not empty' in again.output) == (1, True)
 
 
 def test_export_errors(tmp_path, trained):

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column
 
+from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
 from ..data.images import find_images, read_image
 from ..data.shapes import CLASS_NAMES
@@ -17,7 +18,6 @@ from ..explain.figures import require_matplotlib
 from ..explain.report import (
     PAGE,
     explanation_table,
-    require_free,
     study_cells,
     study_heads,
     write_explanation,
@@ -61,7 +61,7 @@ def explain_selection(
         if by_class and not (data or shapes):
             raise ValueError('--by-class tells apart the classes of a data set: name one with --data, or --shapes.')
         require_matplotlib()
-        require_free(folder)
+        require_empty_dir(folder)
         model = ready_model(model_name, device=device)
         enlarging = Enlarging(model, _numbers(scales))
         wanted = None if units is None else [name.strip() for name in units.split(',')]

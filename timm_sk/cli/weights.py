@@ -14,7 +14,7 @@ from ..checkpoints import CHECKPOINTS, describe, lookup
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError
 from ..models._builder import shapes_of
-from ..pretrained import Store, obtain, store_file
+from ..pretrained import Store, fetch, store_file
 from ..publishing import local
 
 app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, export and publish checkpoints.')
@@ -85,7 +85,7 @@ def pull(
         try:
             with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
                 show = partial(_show_bytes, update)
-                path = obtain(row, partial(shapes_of, row), store=store, store_all=True, progress=show)
+                path = fetch(row, partial(shapes_of, row), store=store, store_all=True, progress=show)
         except (TimmSkError, OSError) as error:
             failed = True
             log_error(f'{row.name}: {error}')

@@ -1,13 +1,12 @@
 """The folder of an explanation or a study: figures, a CSV of every number, one HTML page."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
-from ..atomic_io import staged
+from ..atomic_io import atomic_dir, require_empty_dir
 from . import figures
 from .explanations import Explanation
 from .page import Figure, Section, render_page
@@ -27,21 +26,6 @@ _FIELDS = (
     'receptive field is the side of a square of as many pixels as have a gradient above 4.55 % of the largest on the '
     'middle of the output of the unit; it ends where the picture does.'
 )
-
-
-def require_free(folder: Path) -> None:
-    """Check that a folder is not there yet, or is empty, and can be written.
-
-    Raises:
-        ValueError: If it holds anything, is a file, or cannot be made.
-    """
-    if folder.is_file():
-        raise ValueError(f'{folder} is a file: name a folder.')
-    if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f'{folder} holds files already, maybe of another run: name another folder, or remove it.')
-    above = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise ValueError(f'{above}: no folder can be made there. Name another.')
 
 
 def write_explanation(
@@ -227,7 +211,7 @@ def _file_name(name: str) -> str:
 
 
 def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    require_free(folder)
-    with staged(folder) as new:
+    require_empty_dir(folder)
+    with atomic_dir(folder) as new:
         for name, content in files.items():
             (new / name).write_bytes(content)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 
 MAX_NAMED = 30  # classes whose names and counts fit into the plot
 MAX_PAIRS = 20
@@ -134,5 +134,5 @@ def _shortened(name: str, length: int = 20) -> str:
 
 def _save(figure: Any, path: Path | None) -> None:
     if path is not None:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             figure.savefig(file, format=path.suffix.lstrip('.') or 'png', dpi=_DPI)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import nn
 
-from ..atomic_io import staged
+from ..atomic_io import atomic_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.describe import NOT_ESTABLISHED
 from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_exported
@@ -82,7 +82,7 @@ def export_run(
     )
     exported = copy.deepcopy(model).cpu().float().eval()
     settings = _shareable(config)
-    with staged(folder) as written:
+    with atomic_dir(folder) as written:
         (written / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding='utf-8')
         write_exported(
             written,

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 from ..data import Batch, ImageDataset, eval_loader, normalizer
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
@@ -197,7 +197,7 @@ def _write_chunk(
         save_safetensors(tensors, paths['features'], metadata=texts)
     else:
         for name, array in (('embeddings', embeddings.numpy()), ('labels', np.array(labels, dtype=np.int64))):
-            with whole_file(paths[name]) as file:
+            with atomic_write(paths[name]) as file:
                 np.save(file, array)
         _write_json(paths['images'], dict(names=names, bad=bad))
     return _Chunk(number, len(labels), embeddings.shape[1], bad)
@@ -285,5 +285,5 @@ def _claim(folder: Path, identity: dict[str, Any]) -> str | None:
 
 
 def _write_json(path: Path, content: object) -> None:
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode())

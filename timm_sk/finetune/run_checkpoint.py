@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 from ..distributed import DistributedContext
 from ..errors import TimmSkError
 from .config import MACHINE, RUN, Config
@@ -173,7 +173,7 @@ def _serialized(content: dict[str, Any]) -> bytes:
 
 def _write(path: Path, content: bytes) -> None:
     try:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             file.write(content)
     except OSError as error:
         raise OSError(

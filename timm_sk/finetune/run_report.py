@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 
 METRICS, EVENTS = 'metrics.csv', 'tensorboard'
 
@@ -45,7 +45,7 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     writer = csv.writer(text, lineterminator='\n')
     writer.writerow(columns)
     writer.writerows([_cell(row.get(name)) for name in columns] for row in history)
-    with whole_file(folder / METRICS) as file:
+    with atomic_write(folder / METRICS) as file:
         file.write(text.getvalue().encode())
 
 

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 from ..errors import UnwritableStoreError
 from ..pretrained import store_root
 from .conv_inputs import memory_format_of
@@ -106,7 +106,7 @@ class AutotuneCache:
         try:
             folder = store_root()
             folder.mkdir(parents=True, exist_ok=True)
-            with whole_file(folder / FILE_NAME) as file:
+            with atomic_write(folder / FILE_NAME) as file:
                 file.write(json.dumps(content, indent=2, sort_keys=True).encode())
         except (OSError, UnwritableStoreError):
             return

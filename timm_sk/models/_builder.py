@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch, of_family
 from ..errors import CorruptCheckpointError, NoWeightsError
-from ..pretrained import bundled_file, check_state_dict, obtain, to_our_layout
+from ..pretrained import bundled_file, check_state_dict, fetch, to_our_layout
 
 StateDict = dict[str, Tensor]
 
@@ -108,7 +108,7 @@ def _load(
     """Load the row's weights, or without a row those that the cfg names, before timm wraps the model for features."""
     drops_classifier = features_only or model.num_classes != cfg.num_classes
     if row:
-        path = obtain(row, partial(shapes_of, row), cache_dir=cache_dir, needs_classifier=not drops_classifier)
+        path = fetch(row, partial(shapes_of, row), cache_dir=cache_dir, needs_classifier=not drops_classifier)
         cfg = replace(cfg, file=str(path), source='')
 
     def rename_and_check(state_dict: StateDict, model: nn.Module) -> StateDict:

@@ -5,7 +5,7 @@ from .hf_config import hub_config
 from .hf_hub import hub_file
 from .import_checkpoint import store_file, to_our_layout
 from .readers import read_checkpoint
-from .resolve import bundled_file, obtain
+from .resolve import bundled_file, fetch
 from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
 from .verify import check_file, check_state_dict, sha256_of, trust_of
@@ -21,9 +21,9 @@ __all__ = [
     'check_file',
     'check_state_dict',
     'convert',
+    'fetch',
     'hub_config',
     'hub_file',
-    'obtain',
     'read_checkpoint',
     'save_safetensors',
     'sha256_of',

@@ -129,7 +129,7 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
         names = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
         source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
-    with store.turn(checkpoint.name):
+    with store.lock(checkpoint.name):
         return store_converted(path, checkpoint, shapes, source=source, sha256=sha256, store=store)
 
 

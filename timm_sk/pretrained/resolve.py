@@ -35,7 +35,7 @@ def bundled_file(checkpoint: Checkpoint) -> Path | None:
     return bundled_folder(checkpoint.name) / WEIGHTS_NAME if checkpoint.bundled else None
 
 
-def obtain(
+def fetch(
     checkpoint: Checkpoint,
     shapes: Shapes,
     *,
@@ -99,9 +99,9 @@ def obtain(
             failures.append(f'{_describe(source)}: {error}')
         except OSError as error:
             failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
-    told = ''.join(f'\n- {failure}' for failure in failures)
+    reasons = ''.join(f'\n- {failure}' for failure in failures)
     raise UnobtainableCheckpointError(
-        f'The weights of {checkpoint.name} could not be had.{told}\n{_what_to_do(checkpoint, stores[0])}'
+        f'Could not download the weights of {checkpoint.name}.{reasons}\n{_what_to_do(checkpoint, stores[0])}'
     )
 
 
@@ -125,7 +125,7 @@ def _from_hub(
             except UnwritableStoreError as error:
                 _logger.warning('A later change of %s will not be noticed: %s', _describe(source), error)
         return path
-    with store.turn(checkpoint.name):
+    with store.lock(checkpoint.name):
         if stored := _made_meanwhile(store, checkpoint, source):
             return stored
         stored = store_converted(path, checkpoint, shapes(), source=source, sha256=sha256, store=store)
@@ -144,7 +144,7 @@ def _is_recorded(store: Store, source: Source, sha256: str) -> bool:
 def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, progress: Progress | None) -> Path:
     if is_offline():
         raise DownloadError('HF_HUB_OFFLINE forbids the network.')
-    with store.turn(checkpoint.name):
+    with store.lock(checkpoint.name):
         if stored := _made_meanwhile(store, checkpoint, source):
             return stored
         url = source.location or ''

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..atomic_io import whole_file
+from ..atomic_io import atomic_write
 from .readers.stream import DTYPES
 
 _DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -31,7 +31,7 @@ def save_safetensors(tensors: Mapping[str, Tensor], path: Path, *, metadata: Map
         header[key] = dict(dtype=_DTYPE_NAMES[tensor.dtype], shape=list(tensor.shape), data_offsets=[begin, end])
     encoded = json.dumps(header, separators=(',', ':')).encode()
     encoded += b' ' * (-len(encoded) % 8)  # the format aligns the data to 8 bytes
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(struct.pack('<Q', len(encoded)) + encoded)
         for tensor in tensors.values():
             file.write(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

@@ -1,15 +1,13 @@
-"""Where checkpoints lie on this machine: what ships with the project, and the local store.
+"""Where weights are stored on this machine: those that ship with the project, and the local store.
 
-The store has a folder per checkpoint, laid out as its hub repository would be, so that timm's `local-dir:` loads it:
-`model.safetensors` in our layout, `config.json`, and `origin.json`, which says what it was made from. A folder is
-written beside the others under a hidden name and renamed when it is on the disk, so it is there whole or not at all.
+The store has a folder per checkpoint, laid out like a hub repository, so that timm's `local-dir:` loads it:
+`model.safetensors` in our layout, `config.json`, and `origin.json`, which records the source. Folders are written
+atomically.
 """
 
-import json
 import os
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +18,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..atomic_io import sync_folder, write_json
+from ..atomic_io import atomic_dir, read_json, recover_dir, write_json
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, UnwritableStoreError
 from .hf_config import hub_config
@@ -30,7 +28,8 @@ from .verify import sha256_of
 WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'origin.json'
 
 _PACKAGE = Path(__file__).resolve().parent.parent
-_LEFTOVER_SECONDS = 24 * 3600  # from then on, what another checkpoint's turn left behind is nobody's work any more
+_ORIGIN_VERSION = 1
+_LEFTOVER_SECONDS = 24 * 3600  # when no process can still be writing what is left of another checkpoint
 
 
 def bundled_folder(name: str) -> Path:
@@ -43,7 +42,7 @@ def store_root() -> Path:
     """The local store's folder: `TIMM_SK_HOME`, else `timm_sk` in the platform's folder for caches.
 
     Raises:
-        UnwritableStoreError: If that is in a home folder, and the system knows none.
+        UnwritableStoreError: If that is in a home folder, and the system has none.
     """
     home = os.environ.get('TIMM_SK_HOME')
     try:
@@ -51,7 +50,7 @@ def store_root() -> Path:
     except RuntimeError as error:
         given = f'TIMM_SK_HOME is "{home}"' if home else 'TIMM_SK_HOME is not set'
         raise UnwritableStoreError(
-            f'The local store has no folder: {given}, and the system knows no such home folder. '
+            f'The local store has no folder: {given}, and the system has no such home folder. '
             'Set TIMM_SK_HOME to a folder that can be written.'
         ) from error
 
@@ -66,15 +65,15 @@ def _cache_folder() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """What a stored checkpoint was made from.
+    """The source of a stored checkpoint.
 
     Attributes:
-        kind, location, revision, filename: As of the table's source.
-        sha256: Of the original file.
-        trust: 'authentic' where its makers' hash was published and compared, else 'intact': as it came.
-        has_classifier: Whether the classifier's weights are there.
-        stored_sha256: Of the stored `model.safetensors`.
-        date: When it was stored, in ISO 8601.
+        kind, location, revision, filename: Fields of the table's source.
+        sha256: Hash of the original file.
+        trust: 'pinned' if the file has the hash that its makers published, else 'unpinned'.
+        has_classifier: Whether the classifier's weights are included.
+        stored_sha256: Hash of the stored `model.safetensors`.
+        date: Date and time of storing, in ISO 8601.
     """
 
     kind: str
@@ -89,10 +88,10 @@ class Origin:
 
 
 class Store:
-    """A local store; making one touches nothing on the disk.
+    """A local store; creating the object does not touch the disk.
 
     Args:
-        root: Its folder; None for `store_root()`.
+        root: The store's folder; None for `store_root()`.
     """
 
     def __init__(self, root: Path | None = None) -> None:
@@ -100,33 +99,33 @@ class Store:
 
     @cached_property
     def root(self) -> Path:
-        """Its folder, looked for when it is first needed.
+        """The store's folder.
 
         Raises:
-            UnwritableStoreError: As `store_root`.
+            UnwritableStoreError: If there is none; see `store_root`.
         """
         return store_root() if self._given_root is None else self._given_root
 
     def folder(self, name: str) -> Path:
-        """Where a checkpoint's folder is or will be."""
+        """The folder of a checkpoint, whether or not it exists."""
         return self.root / name
 
     def downloads(self, name: str) -> Path:
-        """Where the files from which a checkpoint is made are downloaded to."""
+        """The folder for a checkpoint's downloads."""
         return self.root / '.downloads' / name
 
     def origin(self, name: str) -> Origin | None:
-        """What a stored checkpoint was made from; None if it is not stored.
+        """The source of a stored checkpoint; None if it is not stored.
 
         Raises:
-            CorruptCheckpointError: If that cannot be read.
+            CorruptCheckpointError: If the record is unreadable.
         """
         path = self.folder(name) / ORIGIN_NAME
         with _reading(path):
             if not path.parent.is_dir():
                 return None
             try:
-                return Origin(**json.loads(path.read_text()))
+                return Origin(**read_json(path, version=_ORIGIN_VERSION))
             except (FileNotFoundError, ValueError, TypeError) as error:
                 raise CorruptCheckpointError(f'{path} cannot be read ({error}). {_remedy(path.parent)}') from error
 
@@ -134,7 +133,7 @@ class Store:
         """The stored weights of a checkpoint, verified; None if they are not stored.
 
         Raises:
-            CorruptCheckpointError: If they are damaged or unreadable, or were made from another file than the table's.
+            CorruptCheckpointError: If they are damaged, unreadable or not of the table's file.
         """
         origin = self.origin(checkpoint.name)
         if origin is None or (needs_classifier and not origin.has_classifier):
@@ -152,7 +151,8 @@ class Store:
         pinned = {source.sha256 for source in checkpoint.sources if _made_from(origin, source) and source.sha256}
         if pinned and origin.sha256 not in pinned:
             raise CorruptCheckpointError(
-                f'{path} was made from a file with sha256 {origin.sha256}, the published one is {", ".join(pinned)}. '
+                f'{path} was converted from a file with sha256 {origin.sha256}, '
+                f'the published one is {", ".join(pinned)}. '
                 f'{_remedy(path.parent)}'
             )
         return path
@@ -166,61 +166,52 @@ class Store:
         sha256: str,
         trust: str,
     ) -> Path:
-        """Store a checkpoint, in place of one that is there; call it in the checkpoint's `turn`.
+        """Store a checkpoint, or replace a stored one; call it in the checkpoint's `lock`.
 
         Args:
-            checkpoint: Its row.
-            tensors: In our layout.
-            source: Where they come from.
-            sha256: Of the original file.
-            trust: 'authentic' or 'intact'.
+            checkpoint: The table's row.
+            tensors: State dict in our layout.
+            source: The source that it comes from.
+            sha256: Hash of the original file.
+            trust: 'pinned' or 'unpinned'.
 
         Returns:
-            The path of its weights.
+            The path of the stored weights.
 
         Raises:
-            UnwritableStoreError: If it cannot be written; nothing is left behind then.
+            UnwritableStoreError: If the store cannot be written; it is then as before.
         """
-        with self.writing():
-            staged = Path(tempfile.mkdtemp(prefix=f'{checkpoint.name}.', dir=_made(self.root / '.staging')))
-            try:
-                folder = staged / 'new'
-                folder.mkdir()
-                save_safetensors(tensors, folder / WEIGHTS_NAME, metadata=dict(format='pt'))
-                origin = Origin(
-                    kind=source.kind,
-                    location=source.location,
-                    revision=source.revision,
-                    filename=source.filename,
-                    sha256=sha256,
-                    trust=trust,
-                    has_classifier=f'{checkpoint.classifier}.weight' in tensors,
-                    stored_sha256=sha256_of(folder / WEIGHTS_NAME),
-                    date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
-                )
-                write_json(folder / CONFIG_NAME, hub_config(checkpoint))
-                write_json(folder / ORIGIN_NAME, asdict(origin))
-                sync_folder(folder)
-                target = self.folder(checkpoint.name)
-                if target.exists():
-                    target.replace(staged / 'old')
-                folder.replace(target)
-                sync_folder(self.root)
-            finally:
-                shutil.rmtree(staged, ignore_errors=True)
+        target = self.folder(checkpoint.name)
+        with self.writing(), atomic_dir(target) as folder:
+            save_safetensors(tensors, folder / WEIGHTS_NAME, metadata=dict(format='pt'))
+            origin = Origin(
+                kind=source.kind,
+                location=source.location,
+                revision=source.revision,
+                filename=source.filename,
+                sha256=sha256,
+                trust=trust,
+                has_classifier=f'{checkpoint.classifier}.weight' in tensors,
+                stored_sha256=sha256_of(folder / WEIGHTS_NAME),
+                date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+            )
+            write_json(folder / CONFIG_NAME, hub_config(checkpoint))
+            write_json(folder / ORIGIN_NAME, asdict(origin), version=_ORIGIN_VERSION)
         return target / WEIGHTS_NAME
 
     @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        """Wait until no other process makes this checkpoint, then clear what killed ones left behind.
+    def lock(self, name: str) -> Iterator[None]:
+        """Wait until no other process writes this checkpoint, then remove what killed ones left behind.
 
         Raises:
             UnwritableStoreError: If the store cannot be written.
         """
-        from filelock import FileLock  # not needed by who only reads
+        from filelock import FileLock  # only needed for writing
 
         with self.writing():
-            lock = FileLock(_made(self.root / '.locks') / f'{name}.lock')
+            folder = self.root / '.locks'
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(folder / f'{name}.lock')
             lock.acquire()
         try:
             with self.writing():
@@ -231,31 +222,30 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Turn what the disk refuses into an error that names the store's folder."""
+        """Convert an OSError to an error that names the store's folder."""
         try:
             yield
         except OSError as error:
             raise UnwritableStoreError(
                 f'The local store {self.root} cannot be written ({error}). '
-                'Make room there, or set TIMM_SK_HOME to a folder that can be written.'
+                'Free some space, or set TIMM_SK_HOME to a folder that can be written.'
             ) from error
 
     def _clear_leftovers(self, name: str) -> None:
+        """Remove what killed processes left of this checkpoint, and what they left of others a day ago."""
         old = time.time() - _LEFTOVER_SECONDS
-        for leftover in self.root.glob('.staging/*'):
-            made = leftover.name.rpartition('.')[0]
-            if made == name or _changed(leftover) < old:
-                if (leftover / 'old').is_dir() and not self.folder(made).exists():  # killed between two renames
-                    (leftover / 'old').replace(self.folder(made))
-                shutil.rmtree(leftover, ignore_errors=True)
+        for leftover in (*self.root.glob('.*.new'), *self.root.glob('.*.old')):
+            written = leftover.stem.removeprefix('.')
+            if written == name or _modified(leftover) < old:
+                recover_dir(self.folder(written))
         for leftover in self.root.glob('.downloads/*'):
-            if leftover.name != name and _changed(leftover) < old:
+            if leftover.name != name and _modified(leftover) < old:
                 shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what the system refuses into an error that names the file."""
+    """Convert an OSError to an error that names the file."""
     try:
         yield
     except OSError as error:
@@ -264,12 +254,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _changed(path: Path) -> float:
+def _modified(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except FileNotFoundError:  # another process was faster
@@ -281,4 +266,4 @@ def _made_from(origin: Origin, source: Source) -> bool:
 
 
 def _remedy(folder: Path) -> str:
-    return f'Delete the folder {folder}; what can be fetched will be fetched again.'
+    return f'Delete the folder {folder}; the checkpoint is then downloaded again, if it can be.'

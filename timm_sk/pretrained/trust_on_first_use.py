@@ -1,46 +1,47 @@
-"""The first verified hash of a source that is not pinned, kept so that another file under the same name is refused."""
+"""Trust on first use: the first verified hash of an unpinned source is recorded, and other files are refused later."""
 
 import hashlib
 import json
-import os
 from datetime import datetime, timezone
 from pathlib import Path
 
-from ..atomic_io import write_json
+from ..atomic_io import read_json, write_json
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError
 from .store import Store
 
+_RECORD_VERSION = 1
+
 
 def record_path(store: Store, source: Source) -> Path:
-    """Where a source's record is or will be; the file's name begins as the source's file does."""
+    """Path of a source's record, whether or not it exists; its name begins like the source's file."""
     key = json.dumps([source.kind, source.location, source.revision, source.filename])
     readable = ''.join(c if c.isalnum() else '-' for c in (source.location or '').rpartition('/')[2])
     return store.root / '.first-seen' / f'{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json'
 
 
 def first_seen(store: Store, source: Source) -> str | None:
-    """The sha256 that a source's file had when it was first verified; None if it was not seen before.
+    """The sha256 that a source's file had when it was first verified; None if there is no record.
 
     Raises:
         CorruptCheckpointError: If the record cannot be read.
     """
     path = record_path(store, source)
     try:
-        return json.loads(path.read_text())['sha256']
+        return read_json(path, version=_RECORD_VERSION)['sha256']
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise CorruptCheckpointError(
-            f'The record {path} cannot be read ({error}). Delete it to accept the file as it comes now.'
+            f'The record {path} cannot be read ({error}). Delete it to accept the file that is downloaded now.'
         ) from error
 
 
 def check_first_seen(store: Store, source: Source, sha256: str) -> None:
-    """Compare a file with the first of its source.
+    """Compare a file's hash with the recorded one of its source.
 
     Raises:
-        CorruptCheckpointError: If it is another one; names both hashes and how to accept it.
+        CorruptCheckpointError: If they differ; names both, and how to accept the new one.
     """
     first = first_seen(store, source)
     if first not in (None, sha256):
@@ -51,7 +52,7 @@ def check_first_seen(store: Store, source: Source, sha256: str) -> None:
 
 
 def record_first_seen(store: Store, source: Source, sha256: str) -> None:
-    """Record a source's file that passed its checks, unless there is a record already.
+    """Record the hash of a source's file that passed its checks, unless there is a record.
 
     Raises:
         UnwritableStoreError: If it cannot be written.
@@ -61,10 +62,11 @@ def record_first_seen(store: Store, source: Source, sha256: str) -> None:
         return
     with store.writing():
         path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f'.{path.name}.{os.getpid()}')
-        try:
-            record = dict(source=source.location, revision=source.revision, filename=source.filename, sha256=sha256)
-            write_json(staged, dict(record, date=datetime.now(timezone.utc).isoformat(timespec='seconds')))
-            os.replace(staged, path)
-        finally:
-            staged.unlink(missing_ok=True)
+        record = dict(
+            source=source.location,
+            revision=source.revision,
+            filename=source.filename,
+            sha256=sha256,
+            date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        )
+        write_json(path, record, version=_RECORD_VERSION)

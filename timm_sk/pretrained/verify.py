@@ -37,8 +37,8 @@ def is_pinned(source: Source) -> bool:
 
 
 def trust_of(source: Source) -> str:
-    """What a verified file of a source is: 'authentic', the one that was published, or 'intact', as it was sent."""
-    return 'authentic' if is_pinned(source) else 'intact'
+    """What a verified file of a source is: 'pinned', the one that was published, or 'unpinned', as it was sent."""
+    return 'pinned' if is_pinned(source) else 'unpinned'
 
 
 def check_against_table(path: Path, source: Source) -> str:

@@ -19,8 +19,8 @@ from ..pretrained import (
     ORIGIN_NAME,
     Store,
     check_state_dict,
+    fetch,
     hub_file,
-    obtain,
     read_checkpoint,
     sha256_of,
     to_our_layout,
@@ -32,7 +32,7 @@ from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
 STATES = ('bundled', 'stored', 'cached', 'on the hub', 'on the web', 'needs a file')
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CHANNELS = 1024  # of images, hyperspectral ones included
-TRUST = {'authentic': 'pinned: its publisher states this hash', 'intact': 'not pinned: no published hash to compare'}
+TRUST = {'pinned': 'pinned: its publisher states this hash', 'unpinned': 'not pinned: no published hash to compare'}
 
 
 def state_of(row: Checkpoint, store: Store) -> str:
@@ -113,7 +113,7 @@ def _verify_row(row: Checkpoint, passed: list[str]) -> None:
     store = Store()
     stored = None if row.bundled else store.find(row, needs_classifier=False)
     if row.bundled:
-        path = obtain(row, partial(shapes_of, row))
+        path = fetch(row, partial(shapes_of, row))
         passed.append(f'sha256 {sha256_of(path)}, as published')
     elif stored:
         path = stored

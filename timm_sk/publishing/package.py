@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from ..atomic_io import staged
+from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from ..pretrained import check_state_dict
@@ -57,8 +57,7 @@ def export_checkpoint(
     """
     require_tag(tag)
     folder = out or Path(f'{arch}.{tag}')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f'{folder} exists and is not an empty folder: choose another with --out, or remove it.')
+    require_empty_dir(folder)
     state_dict, options = read_training_checkpoint(file)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
     preprocessing = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
@@ -76,7 +75,7 @@ def export_checkpoint(
     check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
     model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
     base_model = start.hub_id if options.get('pretrained') else None
-    with staged(folder) as written:
+    with atomic_dir(folder) as written:
         write_exported(written, model, row, settings=recipe_settings(options), base_model=base_model)
     return folder
 

@@ -15,7 +15,7 @@ from yaml import YAMLError
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import UnpublishableError
 from ..models._builder import shapes_of
-from ..pretrained import Origin, Store, bundled_folder, obtain
+from ..pretrained import Origin, Store, bundled_folder, fetch
 from .hub_folder import (
     CARD,
     CONFIG,
@@ -82,14 +82,14 @@ def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
         UnobtainableCheckpointError: If no such source gives them.
     """
     if row.bundled:
-        return obtain(row, partial(shapes_of, row)), None
+        return fetch(row, partial(shapes_of, row)), None
     pinned = replace(row, sources=tuple(s for s in row.sources if hash_of(s) and s.has_classifier))
     store = Store()
     origin = store.origin(row.name)
     locations = {(source.kind, source.location, source.filename) for source in pinned.sources}
     if origin and (origin.kind, origin.location, origin.filename) not in locations:
         store = Store(store.root / '.releases')
-    path = obtain(pinned, partial(shapes_of, row), store=store, store_all=True)
+    path = fetch(pinned, partial(shapes_of, row), store=store, store_all=True)
     return path, store.origin(row.name)
 
 

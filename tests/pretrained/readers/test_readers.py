@@ -22,7 +22,6 @@ from checkpoint_files import (
     zip_bytes,
 )
 from safetensors.torch import save_file
-from subprocesses import run_python
 
 from timm_sk.errors import TimmSkError, UnreadableCheckpointError
 from timm_sk.pretrained.readers import detect_format, read_checkpoint
