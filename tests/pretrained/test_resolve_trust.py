@@ -87,7 +87,9 @@ def test_a_new_pin_refuses_what_was_stored_before_it(hub, online, store, row, re
     row(source)
     create()
     row(replace(source, sha256='0' * 64))
-    with pytest.raises(UnobtainableCheckpointError, match=rf'converted from a file with sha256 {sha256(content)}, the pub'):
+    with pytest.raises(
+        UnobtainableCheckpointError, match=rf'converted from a file with sha256 {sha256(content)}, the pub'
+    ):
         create()
 
 

@@ -366,7 +366,9 @@ def test_publish_all(hub, api, monkeypatch):
     monkeypatch.setitem(CHECKPOINTS, failing.name, failing)
     only(monkeypatch, NAME, 'sknet_atto.shapes', 'sknet50.implus_in1k', failing.name)
     outcomes = {outcome.name: outcome for outcome in Publisher(org='timm-sk', api=api).publish_all()}
-    assert outcomes[failing.name].detail.startswith('UnobtainableCheckpointError: The weights of skresnet18.ra_in1k')
+    assert outcomes[failing.name].detail.startswith(
+        'UnobtainableCheckpointError: Could not download the weights of skresnet18.ra_in1k'
+    )
     states = {name: outcome.state for name, outcome in outcomes.items()}
     assert states == {
         'skresnet18.ra_in1k': 'failed',
