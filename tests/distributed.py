@@ -8,7 +8,7 @@ import timm
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

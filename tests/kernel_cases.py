@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from filling import make_input
+from random_weights import make_input
 from tiers import deep_except
 from torch import Tensor
 

@@ -26,9 +26,9 @@ from typing import Any
 
 import timm
 import torch
-from filling import fill_model
 from hub_server import Fault, Hub
 from huggingface_hub import constants, file_download
+from random_weights import fill_model
 from safetensors.torch import load_file
 
 import timm_sk  # noqa: F401  (registers the models)

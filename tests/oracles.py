@@ -1,8 +1,8 @@
 """What other implementations answer, for weights that are filled from their own names and shapes.
 
 An oracle is a pair of files in `tests/data/oracles/`: `<name>.json` lists one upstream network's tensors in upstream's
-naming, how they are filled (`filling.fill`) and its inputs; `<name>.safetensors` has the outputs of upstream's own
-code on the CPU in float32, in eval mode.
+naming, how they are filled (`random_weights.fill`) and its inputs; `<name>.safetensors` has the outputs of upstream's
+own code on the CPU in float32, in eval mode.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from filling import fill, make_input
+from random_weights import fill, make_input
 from safetensors.torch import load_file
 from torch import Tensor
 

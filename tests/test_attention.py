@@ -3,7 +3,7 @@
 import pytest
 import timm
 import torch
-from filling import fill_model
+from random_weights import fill_model
 from variants import filled, images
 
 import timm_sk

@@ -13,7 +13,6 @@ from urllib.error import HTTPError
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_server import Fault, Hub
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import (
@@ -24,6 +23,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from random_weights import fill_model
 from safetensors.torch import save_file
 from subprocesses import run_python
 

@@ -11,8 +11,8 @@ import timm.models
 import timm.models.resnest
 import torch
 import torch.nn.functional as F
-from filling import fill_model, make_input
 from oracles import load_oracle
+from random_weights import fill_model, make_input
 from tiers import deep_except
 from torch import Tensor, nn
 from variants import LUCID_NAMES

@@ -9,7 +9,7 @@ import pytest
 import timm
 import timm.models
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 from variants import upstream

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import timm
 import torch
-from filling import fill
 from pretrained.readers.checkpoint_files import (
     caffe_blob,
     field,
@@ -20,6 +19,7 @@ from pretrained.readers.checkpoint_files import (
     torch_bytes,
     zip_bytes,
 )
+from random_weights import fill
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -3,7 +3,7 @@
 import timm
 import timm.models
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk.registry

@@ -7,8 +7,8 @@ import timm
 import timm.data
 import torch
 import yaml
-from filling import fill_model
 from huggingface_hub import ModelCard
+from random_weights import fill_model
 
 from timm_sk import atomic_io
 from timm_sk.errors import UnpublishableError

@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 import torch.distributed as dist
-from filling import fill_model
+from random_weights import fill_model
 from safetensors import safe_open
 from torch import nn
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from filling import fill_model
+from random_weights import fill_model
 from torch import Tensor, nn
 from variants import filled, images, shallow
 

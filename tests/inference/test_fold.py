@@ -10,7 +10,7 @@ import timm.models
 import timm.utils
 import torch
 import torch.fx
-from filling import fill_model
+from random_weights import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
 from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, images, shallow

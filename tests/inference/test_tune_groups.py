@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 from variants import filled, images
 

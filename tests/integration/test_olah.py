@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_repos import File
 from huggingface_hub import constants, get_hf_file_metadata
+from random_weights import fill_model
 from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS

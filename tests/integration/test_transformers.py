@@ -5,8 +5,8 @@ import json
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_server import Hub
+from random_weights import fill_model
 from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import timm.layers
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import nn
 
 import timm_sk

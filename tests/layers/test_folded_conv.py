@@ -7,7 +7,7 @@ import pytest
 import timm.layers
 import torch
 import torch.nn.utils.prune
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 

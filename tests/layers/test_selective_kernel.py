@@ -3,7 +3,7 @@
 import pytest
 import timm.layers
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import nn
 
 from timm_sk import SelectiveKernel

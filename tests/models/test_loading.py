@@ -7,8 +7,8 @@ import pytest
 import timm
 import timm.models
 import torch
-from filling import fill_model
 from hub_server import serve
+from random_weights import fill_model
 from subprocesses import run_python
 from tiers import deep_except
 from torch import nn

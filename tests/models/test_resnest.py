@@ -8,8 +8,8 @@ import timm.layers
 import timm.models
 import timm.models.resnest
 import torch
-from filling import fill_model, make_input
 from oracles import load_oracle
+from random_weights import fill_model, make_input
 from subprocesses import ROOT
 from torch import nn
 from variants import RESNESTS, TIMM_RESNESTS, images, shallow, upstream

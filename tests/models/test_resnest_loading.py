@@ -4,9 +4,9 @@ import pytest
 import timm
 import timm.models
 import torch
-from filling import fill_model
 from hub_server import serve
 from oracles import load_oracle
+from random_weights import fill_model
 from subprocesses import run_python
 from variants import TIMM_RESNESTS, filled, shallow, upstream
 

@@ -13,7 +13,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 import torchvision.models
-from filling import fill_model
+from random_weights import fill_model
 from subprocesses import ROOT
 from torch import nn
 from variants import filled, images

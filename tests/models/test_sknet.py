@@ -6,7 +6,7 @@ import timm.layers
 import timm.models
 import torch
 from ablations import CONTROLS, TABLE_6, TABLE_7, table
-from filling import fill_model
+from random_weights import fill_model
 from subprocesses import ROOT
 from torch import nn
 from variants import images

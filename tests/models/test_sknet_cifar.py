@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from filling import fill_model
+from random_weights import fill_model
 from torch import nn
 from variants import images
 

@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 import timm
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from tiers import deep_except
 from torch import Tensor, nn
 from variants import TIMM_NAMES, TIMM_RESNESTS, TIMM_SKNETS, upstream

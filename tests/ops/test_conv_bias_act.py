@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from filling import make_input
+from random_weights import make_input
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

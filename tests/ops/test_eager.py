@@ -5,7 +5,7 @@ from functools import partial
 
 import pytest
 import torch
-from filling import fill_model, make_input
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from variants import filled, images

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from filling import make_input
+from random_weights import make_input
 from torch import Tensor
 
 from timm_sk import ops

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_server import Hub
 from huggingface_hub import constants
+from random_weights import fill_model
 from small_net import NAME
 
 from timm_sk.checkpoints import CHECKPOINTS, Source

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import timm
 import torch
-from filling import fill_model
 from huggingface_hub import constants
+from random_weights import fill_model
 from safetensors.torch import load_file
 from small_net import NAME, assert_loaded, create, sha256
 from subprocesses import run_python

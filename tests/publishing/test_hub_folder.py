@@ -10,7 +10,7 @@ import pytest
 import timm
 import torch
 import yaml
-from filling import fill_model
+from random_weights import fill_model
 from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner

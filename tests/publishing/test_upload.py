@@ -15,11 +15,11 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_contents import contents, writes
 from hub_repos import File
 from hub_server import Fault
 from huggingface_hub import HfApi
+from random_weights import fill_model
 from safetensors.torch import load, save
 from subprocesses import ROOT, run_python
 from typer.testing import CliRunner

@@ -6,10 +6,10 @@ import shutil
 import pytest
 import timm
 import torch
-from filling import fill_model
 from hub_contents import contents, writes
 from hub_server import Fault
 from huggingface_hub import HfApi, hf_hub_download
+from random_weights import fill_model
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 

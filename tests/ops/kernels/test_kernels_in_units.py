@@ -5,8 +5,8 @@ import copy
 import pytest
 import timm
 import torch
-from filling import fill_model, make_input
 from kernel_cases import DEVICE, exact, launched
+from random_weights import fill_model, make_input
 from torch import nn
 
 import timm_sk

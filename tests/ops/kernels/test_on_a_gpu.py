@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from filling import fill_model, make_input
 from kernel_cases import Case, assert_close, exact, fuse, launched, make_logits, make_tensors, select
+from random_weights import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk

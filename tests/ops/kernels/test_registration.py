@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from filling import make_input
 from kernel_cases import DEVICE, Case, assert_close, exact, launched, make_biases, make_logits, make_tensors
+from random_weights import make_input
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from filling import make_input
 from kernel_cases import launched
+from random_weights import make_input
 from torch import Tensor
 
 from timm_sk.layers.merged_groups import merge_groups

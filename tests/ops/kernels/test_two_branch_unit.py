@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from filling import fill_model, make_input
 from kernel_cases import launched
+from random_weights import fill_model, make_input
 from timm.utils import reparameterize_model
 from torch import Tensor, nn
 from variants import filled, images
