@@ -355,7 +355,7 @@ def test_weights_that_load_as_another_model(tmp_path, monkeypatch, converted):
     def write_another(folder, model, row, *, metadata):
         write_model(folder, fill_model(copy.deepcopy(model), seed=5), row, metadata=metadata)
 
-    monkeypatch.setattr('timm_sk.publishing.release.write_model', write_another)
+    monkeypatch.setattr('timm_sk.publishing.hub_folder.write_model', write_another)
     with pytest.raises(UnpublishableError, match='loads as another model'):
         build_folder(converted, tmp_path, repo_id=REPO)
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..atomic_io import atomic_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.describe import NOT_ESTABLISHED
-from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_exported
+from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_folder
 from .config import Config
 
 # Settings of the machine of the run, which are not published.
@@ -84,7 +84,7 @@ def export_run(
     settings = _shareable(config)
     with atomic_dir(folder) as written:
         (written / SETTINGS).write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding='utf-8')
-        write_exported(
+        write_folder(
             written,
             exported,
             row,

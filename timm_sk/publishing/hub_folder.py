@@ -35,11 +35,6 @@ _TECHNIQUES = (
 )
 
 
-def metadata_of(row: Checkpoint) -> dict[str, str]:
-    """Header of the safetensors files of a row."""
-    return dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
-
-
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:
     """Write the weights, in the order of the state dict, and the config.
 
@@ -197,8 +192,14 @@ def fine_tuned_row(
     )
 
 
-def write_exported(
-    folder: Path, model: nn.Module, row: Checkpoint, *, settings: Mapping[str, Any], **card: Any
+def write_folder(
+    folder: Path,
+    model: nn.Module,
+    row: Checkpoint,
+    *,
+    repo_id: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    **card: Any,
 ) -> None:
     """Write weights, config, golden file, recipe and card, and check that they load as the same model.
 
@@ -206,18 +207,20 @@ def write_exported(
         folder: An empty folder.
         model: Model in float32 on the CPU.
         row: Row of the model.
+        repo_id: Repository that the card's examples load from; `ORG/arch.tag` if None.
         settings: Training settings, from `recipe_settings`.
         **card: Further arguments of `render_card`.
 
     Raises:
         UnpublishableError: If the folder does not give the same logits.
     """
-    metadata = metadata_of(row)
+    metadata = dict(checkpoint=row.name, licence=row.licence or '', origin=row.origin or '')
     write_model(folder, model, row, metadata=metadata)
     write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
     if settings:
         (folder / RECIPE).write_text(json.dumps(settings, indent=2) + '\n')
-    text = render_card(row, repo_id=f'ORG/{row.name}', weights=folder / WEIGHTS, settings=settings, **card)
+    repo_id = repo_id or f'ORG/{row.name}'
+    text = render_card(row, repo_id=repo_id, weights=folder / WEIGHTS, settings=settings, **card)
     (folder / CARD).write_text(text, encoding='utf-8')
     require_same_logits(folder)
 

@@ -1,4 +1,4 @@
-"""What a model repository says of its model: the card, filled from facts only, and the results for the Hub's tables."""
+"""Model cards, filled from the table's facts alone, and evaluation results in the Hub's format."""
 
 import re
 from collections.abc import Mapping
@@ -16,15 +16,14 @@ from ..checkpoints.rows import IMAGENET
 from ..models import listing
 from ..pretrained import Origin, sha256_of
 
-EVAL_RESULTS = '.eval_results'
-
-# Ids of data sets on the Hub, by what the table says was measured on.
+# Title and id on the Hub of the data sets that the table names.
 _HUB_DATASETS = {
     IMAGENET: ('ImageNet-1k', 'ILSVRC/imagenet-1k'),
     'Imagenette validation': ('Imagenette', 'frgfm/imagenette'),
 }
 MAIN_SETTINGS = ('lr', 'epochs', 'batch_size', 'weight_decay')
 _NO_TECHNIQUES = (*MAIN_SETTINGS, 'seed')
+_MAX_CLASS_NAMES = 12
 
 
 def render_card(
@@ -42,21 +41,21 @@ def render_card(
     """Fill the template `model_card.md`.
 
     Args:
-        row: The facts.
-        repo_id: The repository that the card's examples load from.
-        weights: Its `model.safetensors`; None leaves size and sha256 open.
-        settings: How the weights were trained: `lr`, `epochs`, `batch_size`, `weight_decay`, and whatever else.
-        notes: A text that follows, such as the card of a bundled folder; its headings become one level deeper.
-        base_model: The repository of the weights that these were fine-tuned from.
-        origin: What the weights were made from.
-        trained_on: The training data, where the row does not tell them.
-        story: Where the weights come from, where they come from no source of the table.
+        row: Row of the table.
+        repo_id: Repository that the examples load from.
+        weights: Weights file, for its size and hash; 'not established' if None.
+        settings: Training settings: `lr`, `epochs`, `batch_size`, `weight_decay`, and any others.
+        notes: Markdown to append, such as the card of a bundled folder; its headings become one level deeper.
+        base_model: Repository of the weights that these were fine-tuned from.
+        origin: Source of the weights.
+        trained_on: Training data, if the row does not name it.
+        story: Where the weights come from, if they have no source in the table.
     """
     settings = settings or {}
     entry = listing.entry(row)
     size = 'x'.join(map(str, row.input_size))
     techniques = ', '.join(f'{key} {value}' for key, value in settings.items() if key not in _NO_TECHNIQUES)
-    facts = dict(
+    fields = dict(
         metadata=_metadata(row, base_model),
         name=row.name,
         arch=row.arch,
@@ -69,7 +68,7 @@ def render_card(
         sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
         licence=_known(row.licence),
         origin=_known(row.origin),
-        training_data=_cell(trained_on) if trained_on else _training_data(row),
+        training_data=_cell(trained_on or _training_data(row)),
         techniques=techniques or NOT_ESTABLISHED,
         **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
         recipe=f'`{row.recipe}`' if row.recipe else NOT_ESTABLISHED,
@@ -78,20 +77,20 @@ def render_card(
         std=_known(row.std),
         interpolation=_known(row.interpolation),
         crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else NOT_ESTABLISHED,
-        classes=f'{row.num_classes:,}' + (f': {_shortened(row.label_names)}' if row.label_names else ''),
+        classes=f'{row.num_classes:,}' + _class_names(row),
         accuracy=_accuracy(row),
-        whence=story or f'{_sources(row)}\n\n{_conversion(row, origin)}',
+        sources=story or f'{_sources(row)}\n\n{_conversion(row, origin)}',
         notes=_deeper(notes),
     )
     template = Template(files(__package__).joinpath('model_card.md').read_text(encoding='utf-8'))
-    return template.substitute(facts).rstrip() + '\n'
+    return template.substitute(fields).rstrip() + '\n'
 
 
 def eval_results(row: Checkpoint) -> dict[str, str]:
-    """The Hub's files of evaluation results by their path; none where the data set is not one of the Hub's.
+    """The Hub's files of evaluation results by path; none if the data set is not on the Hub.
 
-    The format is that of the Hub's documentation: a list of entries with `dataset.id`, `dataset.task_id` and `value`.
-    The Hub shows an entry only once the data set is registered as a benchmark with such a task.
+    A file is a list of entries with `dataset.id`, `dataset.task_id` and `value`. The Hub shows an entry once the data
+    set is registered as a benchmark with this task.
     """
     if row.dataset not in _HUB_DATASETS or row.top1 is None:
         return {}
@@ -102,32 +101,14 @@ def eval_results(row: Checkpoint) -> dict[str, str]:
         value=row.top1,
         notes=f'top-1 accuracy in percent on the validation split at {size}; {row.evaluation or NOT_ESTABLISHED}',
     )
-    return {f'{EVAL_RESULTS}/{title.lower()}.yaml': yaml.safe_dump([entry], sort_keys=False)}
+    return {f'.eval_results/{title.lower()}.yaml': yaml.safe_dump([entry], sort_keys=False)}
 
 
 def _metadata(row: Checkpoint, base_model: str | None) -> str:
-    """The YAML at a card's head."""
-    dataset = _HUB_DATASETS.get(row.dataset or '')
+    """The YAML at the head of the card."""
     family = [] if not of_arch(row.arch) else ['split-attention' if 'resnest' in row.arch else 'selective-kernel']
-    results = _model_index(row)
-    data = ModelCardData(
-        license=row.licence,
-        library_name='timm',
-        pipeline_tag='image-classification',
-        tags=['image-classification', 'timm', 'transformers', *family],
-        datasets=[dataset[1]] if dataset else None,
-        base_model=base_model,
-        model_name=row.name if results else None,
-        eval_results=results or None,
-    )
-    return data.to_yaml().rstrip()
-
-
-def _model_index(row: Checkpoint) -> list[EvalResult]:
-    if row.dataset is None:
-        return []
-    title, dataset = _HUB_DATASETS.get(row.dataset, (row.dataset, row.tag))
-    return [
+    title, dataset = _HUB_DATASETS.get(row.dataset or '', (row.dataset or '', row.tag))
+    results = [
         EvalResult(
             task_type='image-classification',
             dataset_type=dataset,
@@ -135,11 +116,22 @@ def _model_index(row: Checkpoint) -> list[EvalResult]:
             dataset_split='validation' if row.dataset in _HUB_DATASETS else None,
             metric_type='accuracy',
             metric_name=f'{metric} accuracy',
-            metric_value=value,
+            metric_value=accuracy,
         )
-        for metric, value in (('Top-1', row.top1), ('Top-5', row.top5))
-        if value is not None
+        for metric, accuracy in (('Top-1', row.top1), ('Top-5', row.top5))
+        if row.dataset and accuracy is not None
     ]
+    data = ModelCardData(
+        license=row.licence,
+        library_name='timm',
+        pipeline_tag='image-classification',
+        tags=['image-classification', 'timm', 'transformers', *family],
+        datasets=[dataset] if row.dataset in _HUB_DATASETS else None,
+        base_model=base_model,
+        model_name=row.name if results else None,
+        eval_results=results or None,
+    )
+    return data.to_yaml().rstrip()
 
 
 def _training_data(row: Checkpoint) -> str:
@@ -156,13 +148,12 @@ def _accuracy(row: Checkpoint) -> str:
 
 
 def _sources(row: Checkpoint) -> str:
-    """A table of the places and hashes; a hash is that of the place's own file."""
+    """A table of the sources and the hashes of their files."""
     if not row.sources:
         return f'{NOT_ESTABLISHED.capitalize()}.'
     lines = ['| from | format | hash of the file there |', '|---|---|---|']
-    lines += [
-        f'| {_place(source)} | {source.format} | {hash_of(source) or NOT_ESTABLISHED} |' for source in row.sources
-    ]
+    for source in row.sources:
+        lines.append(f'| {_place(source)} | {source.format} | {hash_of(source) or NOT_ESTABLISHED} |')
     return '\n'.join(lines)
 
 
@@ -177,7 +168,7 @@ def _place(source: Source) -> str:
 
 
 def hash_of(source: Source) -> str | None:
-    """What is known of a source's hash, in words; None where nothing is."""
+    """The known hash of a source's file, in words."""
     if source.sha256:
         return f'sha256 `{source.sha256}`'
     if source.sha256_prefix:
@@ -190,10 +181,10 @@ def _conversion(row: Checkpoint, origin: Origin | None) -> str:
         return f'Exported by `timm-sk weights export` from a training checkpoint of `{row.arch}`.'
     if row.bundled:
         return 'The file is the one that ships with timm_sk, unchanged.'
-    convert = f'`timm-sk weights convert FILE --to {row.name}` makes these weights of a file above with a classifier.'
+    command = f'`timm-sk weights convert FILE --to {row.name}` converts a file above that has a classifier.'
     if origin is None:
-        return convert
-    return f'{convert} They were made of <{origin.location}>, whose sha256 is `{origin.sha256}`.'
+        return command
+    return f'{command} These weights were converted from <{origin.location}>, whose sha256 is `{origin.sha256}`.'
 
 
 def _known(fact: object) -> str:
@@ -202,17 +193,19 @@ def _known(fact: object) -> str:
     return _cell(', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact))
 
 
-def _shortened(names: tuple[str, ...], most: int = 12) -> str:
-    return _cell(', '.join(names[:most])) + (f' and {len(names) - most} more' if len(names) > most else '')
+def _class_names(row: Checkpoint) -> str:
+    names = row.label_names or ()
+    more = f' and {len(names) - _MAX_CLASS_NAMES} more' if len(names) > _MAX_CLASS_NAMES else ''
+    return f': {_cell(", ".join(names[:_MAX_CLASS_NAMES]))}{more}' if names else ''
 
 
 def _cell(text: str) -> str:
-    """A text that cannot end its cell or line of a table."""
+    """A text without characters that end a table's cell or line."""
     return ' '.join(text.replace('|', r'\|').split())
 
 
 def _deeper(notes: str) -> str:
-    """A card's body without its metadata, its headings one level deeper; a comment in a code block is no heading."""
+    """A card's body without its metadata, with headings one level deeper; code blocks stay as they are."""
     body = re.sub(r'\A---\n.*?\n---\n', '', notes, flags=re.DOTALL)
     parts = re.split(r'(^```.*?^```$)', body, flags=re.DOTALL | re.MULTILINE)
     parts[::2] = [re.sub(r'^(#+ )', r'#\1', part, flags=re.MULTILINE) for part in parts[::2]]

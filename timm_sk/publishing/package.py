@@ -16,7 +16,7 @@ from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from ..pretrained import check_state_dict
-from .hub_folder import fine_tuned_row, recipe_settings, require_tag, write_exported
+from .hub_folder import fine_tuned_row, recipe_settings, require_tag, write_folder
 
 _READ_ERRORS = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, AttributeError)
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
@@ -76,7 +76,7 @@ def export_checkpoint(
     model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
     base_model = start.hub_id if options.get('pretrained') else None
     with atomic_dir(folder) as written:
-        write_exported(written, model, row, settings=recipe_settings(options), base_model=base_model)
+        write_folder(written, model, row, settings=recipe_settings(options), base_model=base_model)
     return folder
 
 

@@ -16,18 +16,7 @@ from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import UnpublishableError
 from ..models._builder import shapes_of
 from ..pretrained import Origin, Store, bundled_folder, fetch
-from .hub_folder import (
-    CARD,
-    CONFIG,
-    GOLDEN,
-    RECIPE,
-    WEIGHTS,
-    golden_inputs,
-    metadata_of,
-    require_same_logits,
-    write_golden,
-    write_model,
-)
+from .hub_folder import CARD, CONFIG, GOLDEN, RECIPE, WEIGHTS, require_same_logits, write_folder
 from .model_card import eval_results, hash_of, render_card
 
 
@@ -48,7 +37,7 @@ def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
     """Write the files of a row's repository from its verified weights, and check that they load as the same model.
 
     Args:
-        row: Row; the weights, golden file and examples of a bundled one are copied unchanged.
+        row: Row; the files of a bundled one are copied, except for its card.
         folder: An empty folder.
         repo_id: Repository that the card's examples load from.
 
@@ -59,18 +48,16 @@ def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
     if reason := reason_not_to_publish(row):
         raise UnpublishableError(reason)
     weights, origin = pinned_weights(row)
-    model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=dict(file=str(weights), source=''))
-    metadata = metadata_of(row)
-    write_model(folder, model, row, metadata=metadata)
     if row.bundled:
-        shutil.copytree(bundled_folder(row.name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(CONFIG))
+        shutil.copytree(bundled_folder(row.name), folder, dirs_exist_ok=True)
+        (folder / CARD).write_text(card_of(row, repo_id=repo_id), encoding='utf-8')
+        require_same_logits(folder)
     else:
-        write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
-    card = card_of(row, repo_id=repo_id, weights=folder / WEIGHTS, origin=origin)
-    for path, text in {CARD: card, **eval_results(row)}.items():
+        model = timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=dict(file=str(weights), source=''))
+        write_folder(folder, model, row, repo_id=repo_id, origin=origin)
+    for path, text in eval_results(row).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text, encoding='utf-8')
-    require_same_logits(folder)
 
 
 def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
@@ -93,17 +80,16 @@ def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
     return path, store.origin(row.name)
 
 
-def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None, origin: Origin | None = None) -> str:
+def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None) -> str:
     """The model card of a row; a bundled row's own card becomes its notes.
 
     Args:
         row: Row of the table.
         repo_id: Repository that the card's examples load from.
         weights: Weights file of the repository; for a bundled row its own if None.
-        origin: Source of the weights.
     """
     if row.bundled is None:
-        return render_card(row, repo_id=repo_id, weights=weights, origin=origin)
+        return render_card(row, repo_id=repo_id, weights=weights)
     bundled = bundled_folder(row.name)
     notes, settings = (bundled / CARD).read_text(encoding='utf-8'), json.loads((bundled / RECIPE).read_text())
     return render_card(row, repo_id=repo_id, weights=weights or bundled / WEIGHTS, settings=settings, notes=notes)
