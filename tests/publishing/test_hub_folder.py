@@ -92,7 +92,7 @@ def test_check_golden(tmp_path, trained):
     with pytest.raises(CorruptCheckpointError, match=message):
         check_golden(timm.create_model('sknet_atto'), path)
     save_safetensors(dict(inputs=torch.zeros(1)), path)
-    with pytest.raises(CorruptCheckpointError, match=r"holds \['inputs'\] instead"):
+    with pytest.raises(CorruptCheckpointError, match=r"holds \{'inputs': \[1\]\} instead"):
         check_golden(trained, path)
 
 

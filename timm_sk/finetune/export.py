@@ -91,7 +91,7 @@ def export_run(
             settings=recipe_settings(settings),
             base_model=parent.hub_id if parent else None,
             trained_on=f'{dataset}, training split',
-            story=_story(parent, config.licence),
+            provenance=_story(parent, config.licence),
             notes=_notes(settings, metrics),
         )
     return folder

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..checkpoints import Checkpoint
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnpublishableError
+from ..models.modes import eval_mode
 from ..pretrained import CONFIG_NAME, WEIGHTS_NAME, hub_config, save_safetensors
 from .model_card import MAIN_SETTINGS, render_card
 
@@ -116,25 +117,20 @@ def read_golden(path: Path) -> dict[str, Tensor]:
         raise CorruptCheckpointError(
             f'{path} cannot be read: {error}. Download or export the checkpoint again.'
         ) from error
-    if set(golden) != {'inputs', 'logits'} or golden['inputs'].ndim != 4:
-        raise CorruptCheckpointError(f'{path} holds {sorted(golden)} instead of a batch of inputs and its logits.')
-    if not 0 < golden['inputs'].numel() <= _MAX_GOLDEN_VALUES or not golden['logits'].numel():
-        raise CorruptCheckpointError(
-            f'{path} holds inputs {list(golden["inputs"].shape)}: the batch has no valid size.'
-        )
+    is_batch = set(golden) == {'inputs', 'logits'} and golden['inputs'].ndim == 4 and golden['logits'].numel() > 0
+    if not is_batch or not 0 < golden['inputs'].numel() <= _MAX_GOLDEN_VALUES:
+        shapes = {name: list(tensor.shape) for name, tensor in golden.items()}
+        raise CorruptCheckpointError(f'{path} holds {shapes} instead of a batch of inputs and its logits.')
     if not all(torch.isfinite(tensor).all() for tensor in golden.values()):
         raise CorruptCheckpointError(f'{path} has NaN or infinite values. Download or export the checkpoint again.')
     return golden
 
 
+@torch.inference_mode()
 def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
-    parameter, was_training = next(model.parameters()), model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            return model(inputs.to(device=parameter.device, dtype=parameter.dtype)).float().cpu()
-    finally:
-        model.train(was_training)
+    parameter = next(model.parameters())
+    with eval_mode(model):
+        return model(inputs.to(device=parameter.device, dtype=parameter.dtype)).float().cpu()
 
 
 def require_tag(tag: str) -> None:

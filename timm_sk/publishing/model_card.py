@@ -36,7 +36,7 @@ def render_card(
     base_model: str | None = None,
     origin: Origin | None = None,
     trained_on: str | None = None,
-    story: str | None = None,
+    provenance: str | None = None,
 ) -> str:
     """Fill the template `model_card.md`.
 
@@ -49,7 +49,7 @@ def render_card(
         base_model: Repository of the weights that these were fine-tuned from.
         origin: Source of the weights.
         trained_on: Training data, if the row does not name it.
-        story: Where the weights come from, if they have no source in the table.
+        provenance: Where the weights come from, if they have no source in the table.
     """
     settings = settings or {}
     entry = listing.entry(row)
@@ -79,7 +79,7 @@ def render_card(
         crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else NOT_ESTABLISHED,
         classes=f'{row.num_classes:,}' + _class_names(row),
         accuracy=_accuracy(row),
-        sources=story or f'{_sources(row)}\n\n{_conversion(row, origin)}',
+        sources=provenance or f'{_sources(row)}\n\n{_conversion(row, origin)}',
         notes=_deeper(notes),
     )
     template = Template(files(__package__).joinpath('model_card.md').read_text(encoding='utf-8'))
