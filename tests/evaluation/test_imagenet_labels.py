@@ -1,4 +1,4 @@
-"""Labels of ImageNet beside its own, on small data sets of which the right answers are known."""
+"""Labels and variants of ImageNet, on small data sets with known results."""
 
 import json
 
@@ -12,21 +12,26 @@ from timm_sk.data import eval_loader
 from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation.imagenet_labels import folder_classes, label_map
 from timm_sk.evaluation.metrics import evaluate
+from timm_sk.evaluation.validation_config import ValidationConfig
 from timm_sk.evaluation.validation_data import open_validation_data
 
 SYNSETS = ImageNetInfo().label_names()
 TIMM_INFO = timm.data.__path__[0] + '/_info'
 
 
-def folder_of(root, folders, name='{}.png'):
-    """An image for each folder, in this order of numbers."""
+def write_folder(root, folders):
+    """Write one image into each folder."""
     for number, folder in enumerate(folders):
         (root / folder).mkdir(parents=True, exist_ok=True)
-        image_of(number).save(root / folder / name.format(number))
+        image_of(number).save(root / folder / f'{number}.png')
     return str(root)
 
 
-def judged(data, logits):
+def open_data(data, **settings):
+    return open_validation_data(ValidationConfig(data=str(data), **settings))
+
+
+def evaluated(data, logits):
     loader = eval_loader(data.images, pixels, batch_size=3, context=DistributedContext())
     return evaluate(
         Answers(logits),
@@ -39,7 +44,7 @@ def judged(data, logits):
 
 
 @pytest.mark.parametrize('labels', ['a', 'r'])
-def test_subset_is_timms(labels):
+def test_classes_of_timm(labels):
     with open(f'{TIMM_INFO}/imagenet_{labels}_indices.txt') as file:
         indices = [int(line) for line in file]
     found = label_map(labels)
@@ -50,15 +55,15 @@ def test_subset_is_timms(labels):
 
 
 @pytest.mark.parametrize('labels', ['a', 'r'])
-def test_subset_chooses_among_its_classes_alone(labels, tmp_path):
-    """With most of the folders missing, each image has its class's place among the 200."""
+def test_predictions_are_restricted_to_the_classes(labels, tmp_path):
+    """Although most folders are missing, each image has its index among the 200 classes."""
     columns = label_map(labels).columns.tolist()
     places = [3, 57, 199]
-    data = open_validation_data(folder_of(tmp_path, [SYNSETS[columns[place]] for place in places]), labels=labels)
+    data = open_data(write_folder(tmp_path, [SYNSETS[columns[place]] for place in places]), labels=labels)
     outside = next(index for index in range(1000) if index not in columns)
     logits = chosen([columns[3], columns[58], columns[199]], 1000)
     logits[:, outside] = 5  # the likeliest of all, and none of the 200
-    found = judged(data, logits)
+    found = evaluated(data, logits)
     assert found.count == 3
     assert found.top1 == pytest.approx(200 / 3)
     assert found.confusion.shape == (200, 200)
@@ -69,14 +74,14 @@ def test_subset_chooses_among_its_classes_alone(labels, tmp_path):
 
 
 def test_v2_folders_are_indices(tmp_path):
-    data = open_validation_data(folder_of(tmp_path, ['10', '2', '999']), labels='v2')
-    found = judged(data, chosen([10, 2, 998], 1000))
+    data = open_data(write_folder(tmp_path, ['10', '2', '999']), labels='v2')
+    found = evaluated(data, chosen([10, 2, 998], 1000))
     assert found.confusion.nonzero().tolist() == [[2, 2], [10, 10], [999, 998]]
     assert found.top1 == pytest.approx(200 / 3)
 
 
 def real_case(tmp_path):
-    """Five images: label and a second one, the wrong label, a label alone, none, and two that are not guessed."""
+    """Five images: two labels, another label, one label, none, and two that are not predicted."""
     guesses = [7, 2, 5, 1, 0]
     real = [[3, 7], [2], [9], [], [4, 6]]
     folders = [SYNSETS[index] for index in (3, 1, 5, 1, 4)]
@@ -86,9 +91,7 @@ def real_case(tmp_path):
         image_of(number).save(tmp_path / 'data' / folder / f'ILSVRC2012_val_{number + 1:08d}.JPEG', 'png')
     names = tmp_path / 'names.txt'
     names.write_text('\n'.join(SYNSETS))
-    data = open_validation_data(
-        str(tmp_path / 'data'), labels='real', real_json=str(tmp_path / 'real.json'), class_map=str(names)
-    )
+    data = open_data(tmp_path / 'data', labels='real', real_json=str(tmp_path / 'real.json'), class_map=str(names))
     logits = chosen(guesses, 1000, by=3)
     logits[4, 6] = 2  # the second likeliest
     return data, logits
@@ -96,7 +99,7 @@ def real_case(tmp_path):
 
 def test_real_labels_by_hand(tmp_path):
     data, logits = real_case(tmp_path)
-    found = judged(data, logits)
+    found = evaluated(data, logits)
     assert found.count == 4
     assert (found.top1, found.top5) == (50, 75)
     assert found.confusion.nonzero().tolist() == [[2, 2], [4, 0], [7, 7], [9, 5]]
@@ -105,13 +108,13 @@ def test_real_labels_by_hand(tmp_path):
     assert found.loss == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), abs=1e-6)
 
 
-def test_real_labels_are_timms(tmp_path):
+def test_real_labels_of_timm(tmp_path):
     data, logits = real_case(tmp_path)
     names = [data.images.name(index) for index in range(5)]
     order = [int(name[-13:-5]) - 1 for name in names]
     theirs = RealLabelsImagenet([name.rpartition('/')[2] for name in names], str(tmp_path / 'real.json'))
     theirs.add_result(logits[order])
-    found = judged(data, logits)
+    found = evaluated(data, logits)
     assert order != sorted(order)
     assert [found.top1, found.top5] == [theirs.get_accuracy(1), theirs.get_accuracy(5)]
 
@@ -119,21 +122,21 @@ def test_real_labels_are_timms(tmp_path):
 @pytest.mark.parametrize(
     ('labels', 'folders', 'kwargs', 'message'),
     [
-        ('r2', ['0'], {}, 'There are no labels "r2": name one of real, v2, a, r.'),
+        ('r2', ['0'], {}, 'Unknown labels "r2": expected real, v2, a, r.'),
         ('v2', ['n01440764'], {}, 'folders with names like 0, 1, 2'),
         ('a', ['tench'], {}, 'folders with names like n01498041'),
-        ('a', ['n01498041'], dict(class_map='names.txt'), 'name the classes themselves'),
+        ('a', ['n01498041'], dict(class_map='names.txt'), 'define the classes'),
         ('real', ['n01440764'], {}, 'validation set, this data set has 1'),
     ],
 )
-def test_mistakes(labels, folders, kwargs, message, tmp_path):
+def test_invalid_data(labels, folders, kwargs, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        open_validation_data(folder_of(tmp_path, folders), labels=labels, **kwargs)
+        open_data(write_folder(tmp_path, folders), labels=labels, **kwargs)
 
 
-def test_real_labels_of_other_names(tmp_path):
+def test_real_labels_with_other_file_names(tmp_path):
     (tmp_path / 'real.json').write_text('[[1]]')
     with pytest.raises(ValueError, match=r'0\.png: no ReaL label has this name'):
-        open_validation_data(folder_of(tmp_path / 'data', ['a']), labels='real', real_json=str(tmp_path / 'real.json'))
+        open_data(write_folder(tmp_path / 'data', ['a']), labels='real', real_json=str(tmp_path / 'real.json'))
     with pytest.raises(ValueError, match="need the names of ImageNet's images"):
         label_map('real')

@@ -1,4 +1,4 @@
-"""The evaluation: numbers worked out by hand, other labels of ImageNet, several processes, mistakes."""
+"""Metrics: numbers worked out by hand, several processes, errors."""
 
 import json
 import math
@@ -39,7 +39,7 @@ def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), context=None, m
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 8])
-def test_numbers_by_hand(batch_size):
+def test_metrics_by_hand(batch_size):
     seen = []
     found = evaluated(chosen(GUESSES, 7), batch_size=batch_size, on_batch=seen.append)
     assert (found.count, found.top1, found.bad) == (8, 62.5, [])
@@ -61,12 +61,12 @@ def test_top5_by_hand():
     assert (found.top1, found.top5) == (25, 50)
 
 
-def test_with_three_classes_all_are_among_the_five_likeliest():
+def test_top5_with_three_classes():
     found = evaluated(chosen([0, 1, 1, 2], 3), [0, 1, 2, 0])
     assert (found.top1, found.top5) == (50, 100)
 
 
-def test_calibration_error_by_hand():
+def test_calibration_error():
     """Two images at confidence 0.9 (one right), four at 0.7 (all right): (2 x 0.4 + 4 x 0.3) / 6."""
     odds = [math.log(9)] * 2 + [math.log(7 / 3)] * 4
     logits = torch.tensor([[odd, 0.0] for odd in odds])
@@ -74,7 +74,7 @@ def test_calibration_error_by_hand():
     assert found.ece == pytest.approx((2 * 0.4 + 4 * 0.3) / 6, abs=1e-6)
 
 
-def test_numbers_that_are_none_are_shown_as_such():
+def test_nan_logits():
     logits = chosen(GUESSES, 7)
     logits[3] = float('nan')
     found = evaluated(logits)
@@ -83,7 +83,7 @@ def test_numbers_that_are_none_are_shown_as_such():
     assert found.count == 8
 
 
-def test_ties_fall_as_in_timms_accuracy():
+def test_ties_as_in_timm():
     from timm.utils import accuracy
 
     logits = torch.randn(64, 7).mul(2).round().div(2)  # many ties
@@ -94,19 +94,21 @@ def test_ties_fall_as_in_timms_accuracy():
     assert sum((row == row.max()).sum() > 1 for row in logits) > 5
 
 
-def test_bad_images_are_left_out_named_and_limited():
+def test_unreadable_images():
     found = evaluated(chosen(GUESSES, 7), broken=(2, 5))
     assert (found.count, found.top1) == (6, pytest.approx(100 * 4 / 6))
     assert found.bad == ['2.png: broken', '5.png: broken']
     assert evaluated(chosen(GUESSES, 7), broken=(3, 4, 5)).count == 5  # a batch of none
     assert evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=2).count == 6
-    with pytest.raises(ValueError, match=r'2 images cannot be read, 1 may be: 2.png: broken; 5.png: broken. Mend'):
+    with pytest.raises(
+        ValueError, match=r'2 images cannot be read, --max-bad-images allows 1: 2.png: broken; 5.png: b'
+    ):
         evaluated(chosen(GUESSES, 7), broken=(2, 5), max_bad=1)
-    with pytest.raises(ValueError, match=r'no image to judge by: 0.png: broken; .* and 5 more'):
+    with pytest.raises(ValueError, match=r'No image to evaluate on: 0.png: broken; .* and 5 more'):
         evaluated(chosen(GUESSES, 7), broken=range(8))
 
 
-def test_modes_are_as_before_also_after_a_failure():
+def test_modes_are_restored():
     model = Answers(chosen(GUESSES, 7)).train()
     model.norm.eval()
     for labels in (LABELS, [9] * 8):
@@ -118,7 +120,7 @@ def test_modes_are_as_before_also_after_a_failure():
     assert model.logits.grad_fn is None
 
 
-def test_autocast_is_around_the_model_alone():
+def test_autocast():
     weight = torch.randn(12, 7)
 
     class Linear(Answers):
@@ -139,11 +141,11 @@ def test_autocast_is_around_the_model_alone():
     [
         ([0, 1, -1], {}, 'images without a label'),
         ([0, 1, 7], {}, 'has a label 7, but there are 7 classes'),
-        ([0, 1, 2], dict(num_classes=9), 'The model has 7 classes, the labels 9'),
+        ([0, 1, 2], dict(num_classes=9), 'The model has 7 classes, the labels have 9'),
         ([0, 1, 2], dict(label_map=label_map('v2'), num_classes=1000), "models of ImageNet's 1000 classes, this one"),
     ],
 )
-def test_mistakes(labels, kwargs, message):
+def test_invalid_labels(labels, kwargs, message):
     with pytest.raises(ValueError, match=message):
         evaluated(torch.zeros(3, 7), labels, **kwargs)
 
@@ -154,7 +156,7 @@ def test_without_torchmetrics(monkeypatch):
         evaluated(chosen(GUESSES, 7))
 
 
-def test_alone_a_failure_is_itself():
+def test_fail_together_in_one_process():
     class OwnError(Exception):
         pass
 
@@ -166,8 +168,8 @@ def test_alone_a_failure_is_itself():
     assert fail_together(DistributedContext(), lambda: 5) == 5
 
 
-SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and images that are broken
-FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # what is wrong only the second process sees
+SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and broken images
+FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # only the second process sees the error
 
 
 def be_rank(rank: int, folder: str) -> None:
@@ -190,8 +192,8 @@ def be_rank(rank: int, folder: str) -> None:
 
 
 @pytest.mark.deep
-def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monkeypatch):
-    """Of 7 images, of 8 of which one is broken, and of 1, so that the second process has none."""
+def test_two_processes(tmp_path, monkeypatch):
+    """7 images, 8 with a broken one, and 1, so that the second process has none."""
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
     other = multiprocessing.get_context('spawn').Process(target=be_rank, args=(1, str(tmp_path)), daemon=True)
     other.start()
@@ -206,4 +208,4 @@ def test_two_processes_have_the_numbers_of_one_and_fail_together(tmp_path, monke
         assert line['confusion'] == expected.confusion.tolist()
         assert [line['loss'], line['ece']] == pytest.approx([expected.loss, expected.ece], abs=1e-7)
     assert first[3].startswith('The data set has images without a label')
-    assert first[4].startswith('1 image cannot be read, 0 may be: 1.png: broken.')
+    assert first[4].startswith('1 image cannot be read, --max-bad-images allows 0: 1.png: broken.')

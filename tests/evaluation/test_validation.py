@@ -1,4 +1,4 @@
-"""Validation: the numbers of timm's own functions on the same folder, the command, several processes, mistakes."""
+"""Validation: the numbers of timm's own functions on the same folder, the command, several processes, errors."""
 
 import csv
 import io
@@ -20,16 +20,21 @@ from typer.testing import CliRunner
 
 from timm_sk.cli import app
 from timm_sk.distributed import DistributedContext
-from timm_sk.evaluation import validation as validate_module
-from timm_sk.evaluation.validation import COLUMNS, validate
-from timm_sk.evaluation.validation_data import open_validation_data
+from timm_sk.evaluation import validation
+from timm_sk.evaluation.validation import COLUMNS
+from timm_sk.evaluation.validation_config import ValidationConfig
 from timm_sk.finetune import Config, finetune
 
 MODEL = 'sknet_atto.digits'
 
 
+def validate(data, model=MODEL, *, context=None, log=None, **settings):
+    config = ValidationConfig(**dict(data=str(data), workers=0) | settings)
+    return validation.validate(model, config, context=context, log=log)
+
+
 def write_digits(root, count, turned=3):
-    """The first held-out digits in a folder per class; each third lies on its side, which the model does not know."""
+    """The first held-out digits in a folder per class; each third is rotated, which the model does not know."""
     data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
     for number, (pixels, label) in enumerate(zip(data['images'][:count], data['labels'].tolist(), strict=False)):
         folder = root / str(label)
@@ -80,9 +85,9 @@ def timms_numbers(root, batch_size, amp=False, **wanted):
         (50, dict(amp=True)),
     ],
 )
-def test_numbers_are_timms(digits, batch_size, wanted):
+def test_metrics_of_timm(digits, batch_size, wanted):
     top1, top5, loss = timms_numbers(digits, batch_size, **wanted)
-    found = validate(MODEL, open_validation_data(str(digits)), batch_size=batch_size, workers=0, **wanted)
+    found = validate(digits, batch_size=batch_size, **wanted)
     assert 40 < top1 < 99
     assert top1 < top5 < 100
     assert found.evaluation.count == 200
@@ -90,9 +95,9 @@ def test_numbers_are_timms(digits, batch_size, wanted):
     assert found.evaluation.loss == pytest.approx(loss, abs=1e-6)
 
 
-def test_row_is_timms_with_batches_that_do_not_divide(digits):
+def test_row_of_timm(digits):
     top1, top5, _ = timms_numbers(digits, 7)
-    found = validate(MODEL, open_validation_data(str(digits)), batch_size=64, workers=2)
+    found = validate(digits, batch_size=64, workers=2)
     assert found.row() == dict(
         model=MODEL,
         top1=round(top1, 4),
@@ -108,84 +113,64 @@ def test_row_is_timms_with_batches_that_do_not_divide(digits):
     assert found.class_names == list('0123456789')
 
 
-def test_reparameterized_it_has_the_same_accuracies(digits):
-    data = open_validation_data(str(digits))
-    plain, folded = (validate(MODEL, data, reparam=reparam, workers=0) for reparam in (False, True))
-    assert folded.param_count < plain.param_count
-    assert torch.equal(folded.evaluation.confusion, plain.evaluation.confusion)
-    assert folded.evaluation.top5 == plain.evaluation.top5
-    assert folded.evaluation.loss == pytest.approx(plain.evaluation.loss, abs=1e-4)
-
-
-def test_channels_last_and_grey(digits, tmp_path):
-    data = open_validation_data(str(digits))
-    plain = validate(MODEL, data, workers=0)
-    assert torch.equal(
-        validate(MODEL, data, workers=0, channels_last=True).evaluation.confusion, plain.evaluation.confusion
+def test_reparam_and_channels_last(digits):
+    plain, folded, last = (
+        validate(digits, **settings) for settings in ({}, dict(reparam=True), dict(channels_last=True))
     )
+    assert folded.param_count < plain.param_count
+    for other in (folded, last):
+        assert torch.equal(other.evaluation.confusion, plain.evaluation.confusion)
+        assert other.evaluation.top5 == plain.evaluation.top5
+        assert other.evaluation.loss == pytest.approx(plain.evaluation.loss, abs=1e-4)
+
+
+def test_grey_model(digits, tmp_path):
     grey = timm.create_model(MODEL, pretrained=True, in_chans=1)  # its first weights summed over the channels
     timm.models.save_for_hf(grey, str(tmp_path), safe_serialization=True, model_args=dict(in_chans=1))
-    found = validate(f'local-dir:{tmp_path}', data, workers=0)
+    found, plain = validate(digits, f'local-dir:{tmp_path}'), validate(digits)
     assert torch.equal(found.evaluation.confusion, plain.evaluation.confusion)
 
 
 def test_checkpoint_file(digits, tmp_path):
-    data = open_validation_data(str(digits))
     model = timm.create_model(MODEL, pretrained=True)
     torch.save(dict(state_dict=model.state_dict()), tmp_path / 'ten.pth')
-    found = validate('sknet_atto', data, checkpoint=str(tmp_path / 'ten.pth'), num_classes=10, workers=0)
-    assert torch.equal(found.evaluation.confusion, validate(MODEL, data, workers=0).evaluation.confusion)
+    found = validate(digits, 'sknet_atto', checkpoint=str(tmp_path / 'ten.pth'), num_classes=10)
+    assert torch.equal(found.evaluation.confusion, validate(digits).evaluation.confusion)
     model.reset_classifier(3)
     torch.save(model.state_dict(), tmp_path / 'three.pth')
     with pytest.raises(ValueError, match=r'of another shape: fc.weight \(\[3, 224\] instead of \[10, 224\]\)'):
-        validate('sknet_atto', data, checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
+        validate(digits, 'sknet_atto', checkpoint=str(tmp_path / 'three.pth'), num_classes=10)
 
 
 @pytest.mark.deep
-def test_averaged_weights_of_a_run(digits, tmp_path):
-    data, run = open_validation_data(str(digits)), tmp_path / 'run'
-    finetune(
-        Config(
-            data=str(digits / 'validation'),
-            model=MODEL,
-            output=str(run),
-            epochs=1,
-            lr=0.01,
-            warmup_epochs=0,
-            workers=0,
-            device='cpu',
-            model_ema=True,
-        )
-    )
-    found = {
-        (name, use_ema): validate(
-            MODEL, data, checkpoint=str(run / f'{name}.pt'), use_ema=use_ema, workers=0
-        ).evaluation
-        for name, use_ema in (('last', False), ('last', True), ('best', False), ('best', True))
-    }
+def test_averaged_weights_of_run(digits, tmp_path):
+    run = tmp_path / 'run'
+    settings = dict(epochs=1, lr=0.01, warmup_epochs=0, workers=0, device='cpu', model_ema=True)
+    finetune(Config(data=str(digits / 'validation'), model=MODEL, output=str(run), **settings))
+
+    def loss(path, use_ema=False):
+        return validate(digits, checkpoint=str(path), use_ema=use_ema).evaluation.loss
+
+    last, averaged = loss(run / 'last.pt'), loss(run / 'last.pt', use_ema=True)
+    assert last != averaged
     model = timm.create_model(MODEL)
-    for use_ema in (False, True):
+    for use_ema, expected in ((False, last), (True, averaged)):
+        assert loss(run / 'best.pt', use_ema) == averaged  # which is evaluated
         timm.models.load_checkpoint(model, str(run / 'last.pt'), use_ema=use_ema)
-        torch.save(model.state_dict(), tmp_path / 'timms.pth')
-        timms = validate(MODEL, data, checkpoint=str(tmp_path / 'timms.pth'), workers=0).evaluation
-        assert found['last', use_ema].loss == timms.loss
-        assert found['best', use_ema].loss == found['last', True].loss  # what is best is what is judged
-    assert found['last', False].loss != found['last', True].loss
-    with pytest.raises(ValueError, match='use_ema chooses among the weights in a file'):
-        validate(MODEL, data, use_ema=True)
+        torch.save(model.state_dict(), tmp_path / 'timm.pth')
+        assert loss(tmp_path / 'timm.pth') == expected
 
 
-def test_sizes_for_tests_are_taken_unless_those_of_training_are_asked_for(digits, tmp_path):
+def test_use_train_size(digits, tmp_path):
     timm.models.save_for_hf(timm.create_model(MODEL, pretrained=True), str(tmp_path), safe_serialization=True)
     config = json.loads((tmp_path / 'config.json').read_text())
     config['pretrained_cfg'] |= dict(test_input_size=[3, 40, 40], test_crop_pct=0.9)
     (tmp_path / 'config.json').write_text(json.dumps(config))
-    name, data = f'local-dir:{tmp_path}', open_validation_data(str(digits))
-    larger = validate(name, data, workers=0)
+    larger = validate(digits, f'local-dir:{tmp_path}')
     assert (larger.img_size, larger.crop_pct) == (40, 0.9)
-    as_trained = validate(name, data, use_train_size=True, workers=0)
+    as_trained = validate(digits, f'local-dir:{tmp_path}', use_train_size=True)
     assert (as_trained.img_size, as_trained.crop_pct) == (32, 1.0)
-    plain = validate(MODEL, data, workers=0).evaluation.confusion
+    plain = validate(digits).evaluation.confusion
     assert torch.equal(as_trained.evaluation.confusion, plain)
     assert not torch.equal(larger.evaluation.confusion, plain)
 
@@ -206,34 +191,39 @@ def write_shards(folder, files, lengths):
     return f'wds/{folder}'
 
 
-def test_a_stream_says_what_is_damaged_or_missing(tmp_path):
-    """A shard of ten images of which one is damaged, and one that lacks two."""
+def test_damaged_and_missing_images_of_stream(tmp_path):
+    """A shard that lacks two of ten images, and one with a damaged image."""
     pytest.importorskip('webdataset')
     files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
-    lacking = open_validation_data(write_shards(tmp_path / 'short', files[:8], [10]))
-    with pytest.raises(ValueError, match='2 of 10 images are missing from the shards or damaged, 1 may be'):
-        validate(MODEL, lacking, workers=0, max_bad_images=1)
+    short = write_shards(tmp_path / 'short', files[:8], [10])
+    with pytest.raises(ValueError, match='2 of 10 images are missing from the shards or damaged; --max-bad-images all'):
+        validate(short, max_bad_images=1)
     files[4].write_bytes(b'broken')
-    data = open_validation_data(write_shards(tmp_path / 'shards', files, [10]))
-    found = validate(MODEL, data, workers=0, max_bad_images=1).evaluation
+    shards = write_shards(tmp_path / 'shards', files, [10])
+    found = validate(shards, max_bad_images=1).evaluation
     assert found.count == 9
-    assert found.bad == [
-        f'{tmp_path}/shards/digits-0.tar: {files[4].stem}: cannot identify image file <_io.BytesIO object>'
-    ]
-    with pytest.raises(ValueError, match=f'1 image cannot be read, 0 may be: .*digits-0.tar: {files[4].stem}'):
-        validate(MODEL, data, workers=0)
-    data.images.shards = None  # as those of other libraries
-    with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not share .* validate in one process'):
-        validate(MODEL, data, context=DistributedContext(size=2))
+    name = f'{tmp_path}/shards/digits-0.tar: {files[4].stem}'
+    assert found.bad == [f'{name}: cannot identify image file <_io.BytesIO object>']
+    with pytest.raises(ValueError, match=f'1 image cannot be read, --max-bad-images allows 0: {name}'):
+        validate(shards)
 
 
-def test_retry_goes_on_with_smaller_batches(digits, monkeypatch):
-    """A model that has memory for 30 images, and one that has none."""
-    data = open_validation_data(str(digits))
-    expected = validate(MODEL, data, workers=0).evaluation.confusion
-    create = validate_module.ready_model
+def test_stream_without_shards_in_two_processes(tmp_path):
+    pytest.importorskip('webdataset')
+    files = sorted(write_digits(tmp_path / 'data', 2).glob('*/*.png'))
+    config = ValidationConfig(data=write_shards(tmp_path / 'shards', files, [2]))
+    data = validation.open_validation_data(config)
+    data.images.shards = None  # as of hfids/ and tfds/
+    with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not distribute .* validate in one process'):
+        validation.validate(MODEL, config, data, context=DistributedContext(size=2))
 
-    def created(most):
+
+def test_retry_with_smaller_batches(digits, monkeypatch):
+    """A model with memory for 30 images, and one with none."""
+    expected = validate(digits).evaluation.confusion
+    create = validation.ready_model
+
+    def limit(most):
         model = create(MODEL, device='cpu')
 
         def refuse(module, arguments):
@@ -241,19 +231,20 @@ def test_retry_goes_on_with_smaller_batches(digits, monkeypatch):
                 raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB.')
 
         model.register_forward_pre_hook(refuse)
-        return model
+        monkeypatch.setattr(validation, 'ready_model', lambda *args, **kwargs: model)
 
     lines = []
-    monkeypatch.setattr(validate_module, 'ready_model', lambda *args, **kwargs: created(30))
-    found = validate(MODEL, data, retry=True, batch_size=64, workers=0, say=lines.append)
+    limit(30)
+    found = validate(digits, retry=True, batch_size=64, log=lines.append)
     assert found.batch_size == 24
     assert torch.equal(found.evaluation.confusion, expected)
-    assert lines == [f'{MODEL}: no memory for batches of {a}, trying {b}.' for a, b in ((64, 48), (48, 32), (32, 24))]
-    with pytest.raises(ValueError, match='No memory for batches of 64: take a smaller one, or --retry'):
-        validate(MODEL, data, batch_size=64, workers=0)
-    monkeypatch.setattr(validate_module, 'ready_model', lambda *args, **kwargs: created(0))
-    with pytest.raises(ValueError, match='No memory for batches of 1:'):
-        validate(MODEL, data, retry=True, batch_size=4, workers=0)
+    sizes = ((64, 48), (48, 32), (32, 24))
+    assert lines == [f'{MODEL}: out of memory with batch size {a}, retrying with {b}.' for a, b in sizes]
+    with pytest.raises(ValueError, match='Out of memory with batch size 64: use a smaller one, or --retry'):
+        validate(digits, batch_size=64)
+    limit(0)
+    with pytest.raises(ValueError, match='Out of memory with batch size 1:'):
+        validate(digits, retry=True, batch_size=4)
 
 
 def command(*arguments):
@@ -263,7 +254,7 @@ def command(*arguments):
 
 
 def save_worse(folder):
-    """The model without knowledge of half of its classes."""
+    """The model, which never predicts half of its classes."""
     worse = timm.create_model(MODEL, pretrained=True)
     with torch.no_grad():
         worse.get_classifier().bias[:5] -= 100
@@ -271,7 +262,7 @@ def save_worse(folder):
     return f'local-dir:{folder}'
 
 
-def test_several_models_of_which_one_fails(digits, tmp_path):
+def test_several_models(digits, tmp_path):
     worse, file = save_worse(tmp_path / 'worse'), tmp_path / 'results.csv'
     models = ('--model', worse, '--model', 'sknet_atto.nope', '--model', MODEL)
     done = command(digits, *models, '--results-file', file)
@@ -282,15 +273,13 @@ def test_several_models_of_which_one_fails(digits, tmp_path):
     with file.open(newline='') as text:
         rows = list(csv.DictReader(text))
     assert tuple(rows[0]) == COLUMNS
-    data = open_validation_data(str(digits))
     for row, name in zip(rows, (MODEL, worse), strict=True):
-        expected = validate(name, data, workers=0).row()
-        assert row == {column: str(value) for column, value in expected.items()}
+        assert row == {column: str(value) for column, value in validate(digits, name).row().items()}
     assert float(rows[0]['top1']) > float(rows[1]['top1'])
 
 
-def test_json_and_classes(digits):
-    found = validate(MODEL, open_validation_data(str(digits)), workers=0).evaluation
+def test_json_and_per_class(digits):
+    found = validate(digits).evaluation
     (document,) = json.loads(command(digits, '--model', MODEL, '--json', '--per-class').stdout)
     assert document['loss'] == pytest.approx(found.loss, abs=1e-6)
     assert document['ece'] == pytest.approx(found.ece, abs=1e-6)
@@ -303,19 +292,19 @@ def test_json_and_classes(digits):
     assert all(f'{top1:.2f}' in shown for top1 in found.per_class)
 
 
-def test_corrupt_images_stop_it_or_are_named(tmp_path):
+def test_corrupt_images(tmp_path):
     root = write_digits(tmp_path / 'data', 40)
     broken = root / '7' / 'broken.png'
     broken.write_bytes(next((root / '7').iterdir()).read_bytes()[:60])
     done = command(root, '--model', MODEL)
     assert (done.exit_code, done.stdout) == (1, '')
-    assert done.stderr.startswith(f'timm-sk: 1 image cannot be read, 0 may be: {broken}')
+    assert done.stderr.startswith(f'timm-sk: 1 image cannot be read, --max-bad-images allows 0: {broken}')
     assert done.stderr.count('\n') == 1
     done = command(root, '--model', MODEL, '--max-bad-images', 1, '--json')
     (document,) = json.loads(done.stdout)
     assert (done.exit_code, document['count'], len(document['bad'])) == (0, 40, 1)
     assert document['bad'][0].startswith(str(broken))
-    assert f'{MODEL} did not see {broken}' in command(root, '--model', MODEL, '--max-bad-images', 1).stderr
+    assert f'{MODEL} skipped {broken}' in command(root, '--model', MODEL, '--max-bad-images', 1).stderr
 
 
 @pytest.mark.parametrize(
@@ -325,17 +314,19 @@ def test_corrupt_images_stop_it_or_are_named(tmp_path):
         (['hollow'], 'hollow/7: the class has no images.'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
-        (['ten', '--labels', 'r3'], 'There are no labels "r3"'),
+        (['ten', '--labels', 'r3'], 'Unknown labels "r3"'),
         (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),
         (['ten', '--crop-pct', '0'], 'crop_pct must be above 0'),
+        (['ten', '--batch-size', '0'], 'batch_size must be above 0, got 0'),
+        (['ten', '--use-ema'], 'use_ema needs a file of weights'),
         (['ten', '--amp', '--amp-dtype', 'float8'], 'amp_dtype must be'),
         (['ten', '--checkpoint', 'gone.pth'], 'gone.pth'),
-        (['ten', '--num-classes', '10'], 'name that with --checkpoint'),
-        (['ten', '--results-file', 'nowhere/results.csv'], 'nowhere/results.csv: no results can be written there.'),
+        (['ten', '--num-classes', '10'], 'num_classes needs a file of weights: name it with --checkpoint'),
+        (['ten', '--results-file', 'nowhere/results.csv'], 'nowhere/results.csv: cannot write results there.'),
         (['hfds/gone'], 'hfds/gone, split validation, cannot be opened'),
     ],
 )
-def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
+def test_errors_in_one_line(arguments, message, tmp_path, monkeypatch):
     write_digits(tmp_path / 'ten', 40)
     shutil.copytree(tmp_path / 'ten', tmp_path / 'hollow')
     for file in (tmp_path / 'hollow' / '7').iterdir():
@@ -351,12 +342,12 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.deep
-def test_torchrun_gives_the_numbers_of_one_process(tmp_path):
-    """Of 9 images in 3 shards, which two do not share evenly; beside them a model that fails in both."""
+def test_torchrun(tmp_path):
+    """9 images in 3 shards, which two processes cannot share evenly, and a model that fails in both."""
     pytest.importorskip('webdataset')
     files, file = sorted(write_digits(tmp_path / 'data', 9).glob('*/*.png')), tmp_path / 'results.csv'
     source = write_shards(tmp_path / 'shards', files, [4, 3, 2])
-    found = validate(MODEL, open_validation_data(source), workers=0)
+    found = validate(source)
     run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'timm_sk', 'validate', source)
     wanted = ('--model', MODEL, '--model', 'nope', '--device', 'cpu', '--batch-size', '2')
     how = ('--workers', '1', '--json', '--per-class', '--results-file', str(file))

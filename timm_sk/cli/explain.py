@@ -11,6 +11,7 @@ from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
 from ..data.images import find_images, read_image
 from ..data.shapes import CLASS_NAMES
+from ..evaluation.validation_config import ValidationConfig
 from ..evaluation.validation_data import open_validation_data
 from ..explain import Enlarging, explain_pictures, study
 from ..explain.batches import data_batches, shape_batches
@@ -73,7 +74,8 @@ def explain_selection(
                 names, title, total = list(CLASS_NAMES), 'timm_sk.shapes', shapes
                 batches = shape_batches(shapes, enlarging, **where)
             else:
-                opened = open_validation_data(str(data), split=split, data_dir=data_dir, batch_size=batch_size)
+                config = ValidationConfig(data=str(data), split=split, data_dir=data_dir, batch_size=batch_size)
+                opened = open_validation_data(config)
                 names, title = opened.class_names or class_names(model), Path(str(data)).name
                 skip, total = _Skips(max_bad_images), len(opened.images)
                 batches = data_batches(opened.images, enlarging, workers=workers, on_bad=skip, **where)

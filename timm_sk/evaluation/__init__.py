@@ -1,1 +1,1 @@
-"""How well a model knows the images of a data set."""
+"""Evaluation of classifiers on data sets."""

@@ -1,11 +1,11 @@
-"""Other labels of ImageNet's images, and other images of its classes, for models of the 1000 classes.
+"""Labels and variants of ImageNet, for models of its 1000 classes.
 
-    real    ReaL: every class that is in an image of the validation set; some have none (https://arxiv.org/abs/2006.07159)
-    v2      ImageNet-V2: class folders 0 to 999, each named by the index of its class (https://arxiv.org/abs/1902.10811)
-    a, r    ImageNet-A and -R: 200 of the classes each, among which alone a model chooses
+    real    ReaL: all classes in an image of the validation set; may be none (https://arxiv.org/abs/2006.07159)
+    v2      ImageNet-V2: folders 0 to 999, named by the index of their class (https://arxiv.org/abs/1902.10811)
+    a, r    ImageNet-A and -R: 200 of the classes, to which predictions are restricted
             (https://arxiv.org/abs/1907.07174, https://arxiv.org/abs/2006.16241)
 
-The classes of the last two and the labels of the first ship with timm.
+timm ships the labels of ReaL and the classes of ImageNet-A and -R.
 """
 
 from dataclasses import dataclass
@@ -24,15 +24,14 @@ MODEL_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMap:
-    """How the outputs of a model of ImageNet's 1000 classes are judged.
+    """Labels for the outputs of a model of ImageNet's 1000 classes.
 
     Attributes:
         labels: One of `LABELS`.
-        num_classes: Classes among which the model chooses, K.
-        class_names: What they show [K].
-        columns: Which of the model's classes they are [K]; None for all.
-        accepted: Right classes of each image of the data set [N, M], the rest of a row filled up with -1; None where
-            an image's label is the one that it has in the data set.
+        num_classes: Number of classes, K.
+        class_names: Descriptions of the classes [K].
+        columns: Their indices in the model's output [K]; None for all.
+        accepted: Correct classes of each image of the data set [N, M], padded with -1; None for the data set's labels.
     """
 
     labels: str
@@ -42,7 +41,7 @@ class LabelMap:
     accepted: Tensor | None = None
 
     def restricted(self, logits: Tensor) -> Tensor:
-        """The logits [B, K] of the classes to choose from, of those of a model [B, 1000].
+        """The logits [B, K] of the classes, from those of a model [B, 1000].
 
         Raises:
             ValueError: If the model has another number of classes.
@@ -50,34 +49,34 @@ class LabelMap:
         if logits.shape[1] != MODEL_CLASSES:
             raise ValueError(
                 f"The labels {self.labels} are for models of ImageNet's {MODEL_CLASSES} classes, this one has "
-                f'{logits.shape[1]}: judge it without them.'
+                f'{logits.shape[1]}: omit --labels.'
             )
         return logits if self.columns is None else logits[:, self.columns.to(logits.device)]
 
-    def right_classes(self, targets: Tensor, indices: Tensor) -> Tensor:
-        """The right classes of a batch's images [B, M], the rest of a row filled up with -1.
+    def correct_classes(self, targets: Tensor, indices: Tensor) -> Tensor:
+        """The correct classes of a batch [B, M], padded with -1.
 
         Args:
-            targets: Their labels in the data set [B].
-            indices: Their indices in it [B].
+            targets: Labels of the data set [B].
+            indices: Indices of the images [B].
         """
         return targets[:, None] if self.accepted is None else self.accepted[indices]
 
 
 def require_labels(labels: str) -> None:
-    """Check that there are labels of that name.
+    """Check the name of labels.
 
     Raises:
-        ValueError: If there are none.
+        ValueError: If it is unknown.
     """
     if labels not in LABELS:
-        raise ValueError(f'There are no labels "{labels}": name one of {", ".join(LABELS)}.')
+        raise ValueError(f'Unknown labels "{labels}": expected {", ".join(LABELS)}.')
 
 
 def folder_classes(labels: str) -> dict[str, int] | None:
-    """The class index of each folder's name, 0 to K - 1; None for those of ImageNet's validation set.
+    """Class indices by folder name, 0 to K - 1; None for ImageNet's own folders.
 
-    Without it timm counts the folders that there are, and those after a missing one would get the wrong index.
+    timm numbers the existing folders, so that those after a missing one would get the wrong index.
     """
     if labels == 'v2':
         return {str(index): index for index in range(MODEL_CLASSES)}
@@ -85,16 +84,15 @@ def folder_classes(labels: str) -> dict[str, int] | None:
 
 
 def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str | None = None) -> LabelMap:
-    """How labels are to be matched with a model's outputs.
+    """Labels by name.
 
     Args:
         labels: One of `LABELS`.
-        images: The data set; needed for 'real'.
-        real_json: A file of ReaL labels instead of timm's: for each image of ImageNet's validation set, by its
-            number, a list of classes.
+        images: Data set; needed for 'real'.
+        real_json: File of ReaL labels instead of timm's: a list of classes for each image of the validation set.
 
     Raises:
-        ValueError: If there are no such labels, or the images are not those that they belong to.
+        ValueError: If the name is unknown, or the images are not those of the labels.
     """
     require_labels(labels)
     info = ImageNetInfo()
@@ -109,12 +107,12 @@ def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str
 
 
 def _synsets(labels: str) -> list[str]:
-    """The WordNet ids of ImageNet-A's or -R's classes, which are the names of their folders, in order."""
+    """The WordNet ids of the classes of ImageNet-A or -R, in order; they name the folders."""
     return (files('timm.data') / '_info' / f'imagenet_{labels}_synsets.txt').read_text(encoding='utf-8').split()
 
 
 def _real_labels(images: ImageDataset | None, real_json: str | None) -> Tensor:
-    """ReaL labels [N, M] by the image's index, filled up with -1."""
+    """ReaL labels [N, M] by index of the image, padded with -1."""
     if not isinstance(images, ImageDataset):
         raise ValueError("ReaL labels need the names of ImageNet's images: give a folder or a tar of them.")
     names = [Path(images.name(index)).name for index in range(len(images))]
@@ -124,9 +122,9 @@ def _real_labels(images: ImageDataset | None, real_json: str | None) -> Tensor:
         raise ValueError(
             f"ReaL labels are for all images of ImageNet's validation set, this data set has {len(names)}."
         ) from error
-    stranger = next((name for name in names if name not in classes), None)
-    if stranger is not None:
-        raise ValueError(f'{stranger}: no ReaL label has this name; they are for ILSVRC2012_val_00000001.JPEG …')
+    unknown = next((name for name in names if name not in classes), None)
+    if unknown is not None:
+        raise ValueError(f'{unknown}: no ReaL label has this name; they are for ILSVRC2012_val_00000001.JPEG …')
     found = [classes[name] for name in names]
     width = max(1, *map(len, found))
     return torch.tensor([[*row, *[-1] * (width - len(row))] for row in found])

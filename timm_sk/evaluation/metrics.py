@@ -1,9 +1,9 @@
-"""How well a model knows the images of a data set, over all processes together."""
+"""Metrics of a classifier on a data set, over all processes."""
 
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ContextManager
 
 import torch
@@ -16,25 +16,25 @@ from ..distributed import DistributedContext, fail_together
 from ..models.modes import eval_mode
 from .imagenet_labels import LabelMap
 
-_BINS = 15  # of confidence, for the calibration error; torchmetrics' default too
-_MOST_NAMED = 3
+_BINS = 15  # of confidence, for the calibration error, as by default in torchmetrics
+_MAX_LISTED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What was found, the same in every process.
+    """Metrics, the same in every process.
 
     Attributes:
-        count: ImageDataset that were judged.
-        top1: Percent of them whose likeliest class is right.
-        top5: Percent of them with a right class among the five likeliest, or among all if there are fewer.
+        count: Number of images.
+        top1: Percentage of images whose most likely class is correct.
+        top5: Percentage of images with a correct class among the five most likely ones, or all if there are fewer.
         loss: Mean cross-entropy in nats.
-        ece: Expected calibration error, 0 to 1: how far the confidence is from the accuracy, on average over 15 bins
-            of confidence; nan where a confidence is no number.
-        per_class: Percent of the images of each class whose likeliest class is right; None for one with no images.
-        confusion: ImageDataset by their true class (row) and their likeliest one (column), int64 [K, K].
-        images_per_second: Of all processes together, loading included.
-        bad: ImageDataset that could not be read, each with the reason.
+        ece: Expected calibration error, 0 to 1: mean difference of confidence and accuracy over 15 bins of confidence;
+            NaN if a confidence is NaN.
+        per_class: Top-1 accuracy of each class in percent; None for a class without images.
+        confusion: Number of images by true class (rows) and predicted class (columns), int64 [K, K].
+        images_per_second: Throughput of all processes, loading included.
+        bad: Images that could not be read, with the reasons.
     """
 
     count: int
@@ -48,30 +48,30 @@ class Evaluation:
     bad: list[str]
 
 
-class _Verdicts:
-    """One process's verdicts, a tensor per batch, on the model's device until the end, so that no batch waits."""
+@dataclass
+class _Predictions:
+    """Predictions of one process, a tensor [B] per batch; they stay on the device, so that no batch waits."""
 
-    def __init__(self) -> None:
-        self.bad: list[str] = []
-        self.images = 0
-        self.losses: list[Tensor] = []  # each [B], and so are the following
-        self.predictions: list[Tensor] = []
-        self.truths: list[Tensor] = []
-        self.confidences: list[Tensor] = []
-        self.are_in_top5: list[Tensor] = []
+    bad: list[str] = field(default_factory=list)
+    images: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    predicted: list[Tensor] = field(default_factory=list)
+    truths: list[Tensor] = field(default_factory=list)
+    confidences: list[Tensor] = field(default_factory=list)
+    in_top5: list[Tensor] = field(default_factory=list)
 
-    def add(self, logits: Tensor, targets: Tensor, right: Tensor) -> None:
-        """Judge logits [B, K] by the labels in the data set [B], and the right classes [B, M] filled up with -1."""
-        targets, right = (labels.to(logits.device, non_blocking=True) for labels in (targets, right))
-        best = logits.topk(min(5, logits.shape[1])).indices  # as timm's accuracy does, so ties fall the same way
-        is_right = (best[:, :, None] == right[:, None, :]).any(2)  # [B, 5]
-        has_label = right[:, 0] >= 0
+    def add(self, logits: Tensor, targets: Tensor, correct: Tensor) -> None:
+        """Add a batch: logits [B, K], labels of the data set [B] and correct classes [B, M], padded with -1."""
+        targets, correct = (labels.to(logits.device, non_blocking=True) for labels in (targets, correct))
+        best = logits.topk(min(5, logits.shape[1])).indices  # as timm's accuracy, so ties are broken the same way
+        is_correct = (best[:, :, None] == correct[:, None, :]).any(2)  # [B, 5]
+        has_label = correct[:, 0] >= 0
         self.images += len(targets)
         self.losses.append(F.cross_entropy(logits.float(), targets, reduction='none'))
-        self.predictions.append(best[has_label, 0])
-        self.truths.append(torch.where(is_right[:, 0], best[:, 0], right[:, 0])[has_label])
+        self.predicted.append(best[has_label, 0])
+        self.truths.append(torch.where(is_correct[:, 0], best[:, 0], correct[:, 0])[has_label])
         self.confidences.append(logits.float().softmax(1).amax(1)[has_label])
-        self.are_in_top5.append(is_right.any(1)[has_label])
+        self.in_top5.append(is_correct.any(1)[has_label])
 
 
 def evaluate(
@@ -86,86 +86,85 @@ def evaluate(
     on_batch: Callable[[int], None] | None = None,
     max_bad: int | None = None,
 ) -> Evaluation:
-    """Judge a model by all images of a data set, each once.
+    """Evaluate a model on all images of a data set, each once.
 
-    All processes must call it. They may have different numbers of batches: they meet in the end.
+    All processes must call it. They may have different numbers of batches.
 
     Args:
-        model: A classifier. It is in eval mode meanwhile, afterwards in the mode that it was in.
-        loader: This process's share of the images, by `timm_sk.data.eval_loader`.
-        num_classes: Of the labels, K.
-        context: The processes.
-        prepare: What makes the model's input of 8-bit images [B, C, H, W], such as `timm_sk.data.normalizer`.
-        autocast: What gives the context that the model runs in.
-        label_map: Other labels than the data set's. Images that have none of them count for the loss alone.
-        on_batch: Called after each batch with the number of this process's images in it.
-        max_bad: ImageDataset that cannot be read before it stops; None for never.
+        model: Classifier; it is called in eval mode and left in its own.
+        loader: This process's images, by `timm_sk.data.eval_loader`.
+        num_classes: Number of classes of the labels, K.
+        context: Processes and device.
+        prepare: Makes model inputs of 8-bit images [B, C, H, W], such as `timm_sk.data.normalizer`.
+        autocast: Context of a forward pass.
+        label_map: Labels other than the data set's. Images without such a label count for the loss only.
+        on_batch: Called after each batch with its number of images in this process.
+        max_bad: Number of unreadable images to skip before it stops; None for no limit.
 
     Raises:
-        ValueError: If an image has no label, or one that is none of the K classes; if the model has another number of
-            classes; if more than `max_bad` images cannot be read, or none can; if torchmetrics is not installed.
-        RuntimeError: If the model fails, in any of the processes.
+        ValueError: If a label is missing or not one of the K classes; if the model has another number of classes; if
+            too many images, or all, cannot be read; if torchmetrics is not installed.
+        RuntimeError: If the model fails in any of the processes.
     """
     require_torchmetrics()
     if isinstance(model, DistributedDataParallel):
-        model = model.module  # whose forward waits for no other process
-    verdicts = _Verdicts()
+        model = model.module  # whose forward does not wait for other processes
+    predictions = _Predictions()
 
-    def judge(batch: Batch) -> None:
-        verdicts.bad += batch.bad
-        _require_readable(verdicts.bad, max_bad)
+    def add(batch: Batch) -> None:
+        predictions.bad += batch.bad
+        _require_few_bad(predictions.bad, max_bad)
         if len(batch.targets):
             _require_labels(batch.targets, num_classes)
             with autocast():
                 logits = model(prepare(batch.images))
             logits = label_map.restricted(logits) if label_map else logits
             if logits.shape[1] != num_classes:
-                raise ValueError(f'The model has {logits.shape[1]} classes, the labels {num_classes}.')
-            right = label_map.right_classes(batch.targets, batch.indices) if label_map else batch.targets[:, None]
-            verdicts.add(logits, batch.targets, right)
+                raise ValueError(f'The model has {logits.shape[1]} classes, the labels have {num_classes}.')
+            correct = label_map.correct_classes(batch.targets, batch.indices) if label_map else batch.targets[:, None]
+            predictions.add(logits, batch.targets, correct)
         if on_batch:
             on_batch(len(batch.targets) + len(batch.bad))
 
-    def judge_all() -> float:
+    def add_all() -> float:
         start = time.perf_counter()
         with eval_mode(model), torch.no_grad():
             for batch in loader.epoch():
-                judge(batch)
+                add(batch)
             if context.device.type == 'cuda':
                 torch.cuda.synchronize(context.device)
         return time.perf_counter() - start
 
-    seconds = fail_together(context, judge_all)
-    return _summed(verdicts, num_classes, max(context.all_gather(seconds)), context, max_bad)
+    seconds = max(context.all_gather(fail_together(context, add_all)))
+    bad = [line for lines in context.all_gather(predictions.bad) for line in lines]
+    _require_few_bad(bad, max_bad)
+    return _reduce(predictions, num_classes, seconds, bad, context)
 
 
-def _summed(
-    verdicts: _Verdicts, num_classes: int, seconds: float, context: DistributedContext, max_bad: int | None
+def _reduce(
+    own: _Predictions, num_classes: int, seconds: float, bad: list[str], context: DistributedContext
 ) -> Evaluation:
+    """Metrics of the predictions of all processes."""
     from torchmetrics.functional.classification import binary_calibration_error, multiclass_confusion_matrix
 
-    bad = [name for names in context.all_gather(verdicts.bad) for name in names]
-    _require_readable(bad, max_bad)
-    predictions, truths = _joined(verdicts.predictions, torch.int64), _joined(verdicts.truths, torch.int64)
-    confusion = context.all_reduce(multiclass_confusion_matrix(predictions, truths, num_classes, validate_args=False))
-    losses, are_in_top5 = _joined(verdicts.losses, torch.float64), _joined(verdicts.are_in_top5, torch.int64)
+    predicted, truths = _joined(own.predicted, torch.int64), _joined(own.truths, torch.int64)
+    confusion = context.all_reduce(multiclass_confusion_matrix(predicted, truths, num_classes, validate_args=False))
+    losses, in_top5 = _joined(own.losses, torch.float64), _joined(own.in_top5, torch.int64)
     loss = float(context.all_reduce(losses.sum()))
-    images, in_top5 = context.all_reduce(torch.stack([torch.tensor(verdicts.images), are_in_top5.sum()])).tolist()
+    images, top5_hits = context.all_reduce(torch.stack([torch.tensor(own.images), in_top5.sum()])).tolist()
     count = int(confusion.sum())
     if not count:
-        raise ValueError(f'There is no image to judge by: {_few(bad) or "none has a label"}.')
-    shares = context.all_gather((_joined(verdicts.confidences, torch.float32), predictions == truths))
-    confidences, are_right = (torch.cat(parts) for parts in zip(*shares, strict=True))
-    ece = (  # of a class's confidence and whether it is right; rounding must not make a probability exceed 1
-        float(binary_calibration_error(confidences.clamp(max=1), are_right.long(), _BINS))
-        if confidences.isfinite().all()
-        else float('nan')
-    )
+        raise ValueError(f'No image to evaluate on: {_few(bad) or "none has a label"}.')
+    parts = context.all_gather((_joined(own.confidences, torch.float32), predicted == truths))
+    confidences, is_correct = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+    ece = float('nan')
+    if confidences.isfinite().all():  # rounding may make a probability exceed 1
+        ece = float(binary_calibration_error(confidences.clamp(max=1), is_correct.long(), _BINS))
     hits, totals = confusion.diag().tolist(), confusion.sum(1).tolist()
     return Evaluation(
         count=count,
         top1=100 * sum(hits) / count,
-        top5=100 * in_top5 / count,
+        top5=100 * top5_hits / count,
         loss=loss / images,
         ece=ece,
         per_class=[100 * hit / total if total else None for hit, total in zip(hits, totals, strict=True)],
@@ -176,15 +175,15 @@ def _summed(
 
 
 def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """Tensors on the CPU in one; this process may have had no images."""
+    """Tensors on the CPU in one; empty if this process had no images."""
     return torch.cat(parts).cpu().to(dtype) if parts else torch.empty(0, dtype=dtype)
 
 
 def require_torchmetrics() -> None:
-    """Check that what judges is installed.
+    """Check that torchmetrics is installed.
 
     Raises:
-        ValueError: If it is not; says how to install it.
+        ValueError: If it is not.
     """
     try:
         import torchmetrics  # noqa: F401
@@ -192,11 +191,11 @@ def require_torchmetrics() -> None:
         raise ValueError('Validation needs torchmetrics: pip install "timm_sk[finetune]".') from error
 
 
-def _require_readable(bad: list[str], most: int | None) -> None:
-    if most is not None and len(bad) > most:
+def _require_few_bad(bad: list[str], limit: int | None) -> None:
+    if limit is not None and len(bad) > limit:
         raise ValueError(
-            f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, {most} may be: {_few(bad)}. '
-            'Mend or remove what is damaged, or allow more with --max-bad-images.'
+            f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, --max-bad-images allows {limit}: {_few(bad)}. '
+            'Fix or remove them, or raise the limit.'
         )
 
 
@@ -209,5 +208,5 @@ def _require_labels(targets: Tensor, num_classes: int) -> None:
 
 
 def _few(lines: list[str]) -> str:
-    more = len(lines) - _MOST_NAMED
-    return '; '.join(lines[:_MOST_NAMED]) + (f' and {more} more' if more > 0 else '')
+    more = len(lines) - _MAX_LISTED
+    return '; '.join(lines[:_MAX_LISTED]) + (f' and {more} more' if more > 0 else '')
