@@ -70,7 +70,7 @@ class Task(ABC):
 
     @abstractmethod
     def validation(self) -> Iterator[tuple[TrainingSet, Tensor, Tensor]]:
-        """Yield per model to train: training images, and validation images [N, C, H, W] with labels [N], none of them held out."""
+        """Yield training set, validation images [N, C, H, W] and labels [N] per model to train; none is held out."""
 
     def facts(self, model: nn.Module) -> dict[str, str]:
         """Facts for the card's template beyond the common ones."""
