@@ -44,12 +44,10 @@ def test_wheel_works_from_any_folder(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         prefix = 'timm_sk/_bundled/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
-        assert {'timm_sk/py.typed', 'timm_sk/publishing/model_card.md'} <= set(archive.namelist())
-        assert {f'timm_sk/finetune/recipes/{name}.yaml' for name in recipe_names()} <= set(archive.namelist())
+        data = ['py.typed', 'publishing/model_card.md', 'models/costs.csv', 'demo/keyboard.js', 'demo/style.css']
+        data += [f'finetune/recipes/{name}.yaml' for name in recipe_names()]
         assert recipe_names()
-        assert {f'timm_sk/{name}' for name in ('models/costs.csv', 'demo/keyboard.js', 'demo/style.css')} <= set(
-            archive.namelist()
-        )
+        assert {f'timm_sk/{name}' for name in data} <= set(archive.namelist())
         assert not any(name.endswith('train.py') for name in archive.namelist())
         archive.extractall(tmp_path / 'site')
     code = """
@@ -62,7 +60,7 @@ print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['fi
     assert done.stdout.strip() == f'{site}/timm_sk/_bundled/sknet_atto.digits/model.safetensors', done.stderr
 
 
-def test_sdist_has_the_weights_and_the_tests_data(tmp_path):
+def test_sdist_has_weights_and_test_data(tmp_path):
     build = pytest.importorskip('hatchling.build')
     home = os.getcwd()
     os.chdir(ROOT)
@@ -76,7 +74,7 @@ def test_sdist_has_the_weights_and_the_tests_data(tmp_path):
     assert {'hubconf.py', 'LICENSE', 'tests/data/digits_heldout.safetensors', 'weights/train.py'} <= names
 
 
-def test_dependencies_of_importing_are_the_declared_ones():
+def test_imported_dependencies():
     code = 'import timm, sys; before = set(sys.modules); import timm_sk; print(*set(sys.modules) - before)'
     loaded = run_python('-c', code).stdout.split()
     assert 'timm_sk.models.sknet' in loaded
@@ -86,6 +84,6 @@ def test_dependencies_of_importing_are_the_declared_ones():
     assert hubconf == ['torch', 'timm', 'huggingface_hub', 'safetensors']
 
 
-def test_version_is_in_one_place():
+def test_version():
     assert timm_sk.__version__ == '0.1.0'
     assert f'## {timm_sk.__version__}' in (ROOT / 'CHANGELOG.md').read_text()

@@ -23,24 +23,19 @@ def deep_cases(*cases: Case) -> list[bool]:
     return ['deep' in case.markers for case in cases]
 
 
-def test_first_and_last_case_are_in_the_default_tier():
-    first, second = ([Case(f'test_a.py::test_{name}[{case}]') for case in range(4)] for name in 'ab')
-    assert deep_cases(*first, *second) == [False, True, True, False] * 2
+def cases(count: int, *markers: str, name: str = 'a') -> list[Case]:
+    return [Case(f'test_a.py::test_{name}[{markers}{case}]', *markers) for case in range(count)]
+
+
+def test_first_and_last_case_are_in_default_tier():
+    assert deep_cases(*cases(4), *cases(4, name='b')) == [False, True, True, False] * 2
     assert deep_cases(*(Case(f'test_a.py::test_{name}') for name in 'abc')) == [False] * 3
+    assert deep_cases(*cases(3, 'all_cases')) == [False] * 3
+    assert deep_cases(*cases(1, 'deep'), *cases(3)) == [True, False, False, False]
+    assert deep_cases(*cases(3, 'gpu'), *cases(3)) == [False] * 4 + [True, False]  # those in no tier do not count
 
 
-def test_a_test_may_choose_its_cases():
-    assert deep_cases(*(Case(f'test_a.py::test[{case}]', 'all_cases') for case in range(3))) == [False] * 3
-    chosen = [Case('test_a.py::test[0]', 'deep'), *(Case(f'test_a.py::test[{case}]') for case in (1, 2, 3))]
-    assert deep_cases(*chosen) == [True, False, False, False]
-
-
-def test_cases_that_are_in_neither_tier_do_not_count():
-    on_gpu = [Case(f'test_a.py::test[gpu{case}]', 'gpu') for case in range(3)]
-    assert deep_cases(*on_gpu, *(Case(f'test_a.py::test[{case}]') for case in range(3))) == [False] * 4 + [True, False]
-
-
-def test_the_default_tier_has_at_most_1500_tests(request):
+def test_default_tier_has_at_most_1500_tests(request):
     collected = request.session.items
     default = [item for item in collected if not any(map(item.get_closest_marker, ('deep', *ELSEWHERE)))]
     assert request.node in default

@@ -1,4 +1,4 @@
-"""`timm-sk demo` and the Space's script, as processes; and what is said where they cannot start."""
+"""`timm-sk demo` and the script of the Space, as processes, and their errors."""
 
 import os
 import re
@@ -28,7 +28,7 @@ def free_port():
 
 
 @pytest.mark.deep
-def test_space_serves_until_it_is_told_to_end(tmp_path):
+def test_space_serves_until_sigterm(tmp_path):
     port = free_port()
     folders = dict(TMPDIR=str(tmp_path / 'temporary'), HOME=str(tmp_path / 'home'))
     for folder in (*folders.values(), tmp_path / 'cwd'):
@@ -57,7 +57,7 @@ def test_space_serves_until_it_is_told_to_end(tmp_path):
     assert not list((tmp_path / 'cwd').iterdir())
 
 
-def test_options_reach_the_server(monkeypatch):
+def test_demo_options(monkeypatch):
     asked = []
     monkeypatch.setattr('timm_sk.demo.serve', lambda model, **options: asked.append((model, options)))
     for arguments in ([], ['--model', 'sknet_atto.digits', '--host', '0.0.0.0', '--port', '8000']):
@@ -68,7 +68,7 @@ def test_options_reach_the_server(monkeypatch):
     ]
 
 
-def test_mistakes_are_one_line(monkeypatch):
+def test_demo_errors(monkeypatch):
     def said(*arguments):
         done = CliRunner().invoke(app, ['demo', *arguments])
         assert done.exit_code == 1
@@ -83,7 +83,7 @@ def test_mistakes_are_one_line(monkeypatch):
     assert 'pip install "timm_sk[demo]"' in said()
 
 
-def test_space_is_described_as_its_host_wants():
+def test_space_metadata():
     front = yaml.safe_load((ROOT / 'space' / 'README.md').read_text().split('---')[1])
     assert front['sdk'] == 'gradio'
     assert front['license'] == 'apache-2.0'

@@ -1,6 +1,6 @@
-"""The page in chromium, as a visitor sees it: `pytest -m browser` needs the extra `browser` and chromium.
+"""The page in Chromium: `pytest -m browser` needs the extra `browser` and Chromium.
 
-The pictures of the screen go to the folder that TIMM_SK_SCREENSHOTS names, else to the test's temporary one.
+Screenshots are saved in the folder TIMM_SK_SCREENSHOTS, else in the temporary folder of the test.
 """
 
 import os
@@ -16,18 +16,11 @@ from demo.sample_images import SEVEN, photo, png
 
 pytestmark = pytest.mark.browser
 
-FLAGS = [
-    '--no-sandbox',
-    '--disable-gpu',
-    '--disable-quic',
-    '--no-first-run',
-    '--disable-background-networking',
-    '--disable-component-update',
-    '--disable-sync',
-]
+FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
+FLAGS += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
 TABS = ('One model', 'Two models', 'Checkpoints')
 
-# How bright text and what is behind it are, as WCAG 2 has it, for all text that is seen.
+# Contrast ratios by WCAG 2 of all visible text.
 CONTRASTS = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
     const luminance = (colour) => {
@@ -68,7 +61,7 @@ def chromium():
 
 @pytest.fixture
 def open_page(chromium, address):
-    """Opens the page in a window; afterwards checks that nothing was asked of another host, and no script failed."""
+    """Open the page; afterwards check that no other host was contacted and no script failed."""
     contexts, outside, errors = [], [], []
 
     def only_here(route):
@@ -123,6 +116,11 @@ def classes(answer):
     return answer.locator('.sk-classes tbody th').first.inner_text(), answer.locator('figcaption').inner_text()
 
 
+def slide(panel, scale):
+    slider = panel.locator('input[type=range]')
+    slider.evaluate('(s, v) => { s.value = v; s.dispatchEvent(new Event("input", {bubbles: true})); }', scale)
+
+
 def wait_for(answer, text):
     answer.get_by_text(text, exact=True).first.wait_for()
 
@@ -144,17 +142,7 @@ def test_load(open_page, shoot):
     shoot(page, 'load')
 
 
-def test_upload(open_page, shoot, tmp_path):
-    page = open_page()
-    panel = tab(page, 'One model')
-    clear(panel)
-    panel.locator('input[type=file]').set_input_files(photo(tmp_path))
-    panel.locator('.sk-answer').wait_for()
-    assert classes(panel.locator('.sk-answer'))[0] == 'ring'
-    shoot(page, 'upload')
-
-
-def test_bad_files_give_a_message_and_the_page_goes_on(open_page, shoot, tmp_path):
+def test_uploads(open_page, shoot, tmp_path):
     page = open_page()
     panel = tab(page, 'One model')
     for content, message in ((b'no image', 'not an image'), (png(20_000, 10_000), 'too many pixels')):
@@ -165,12 +153,14 @@ def test_bad_files_give_a_message_and_the_page_goes_on(open_page, shoot, tmp_pat
         panel.get_by_role('alert').filter(has_text=message).wait_for()
         if message == 'not an image':  # the browser itself takes seconds to draw the other one
             shoot(page, 'bad_file')
-    panel.get_by_role('button', name='star').click()
+    clear(panel)
+    panel.locator('input[type=file]').set_input_files(photo(tmp_path))
     panel.locator('.sk-answer').wait_for()
-    assert classes(panel.locator('.sk-answer'))[0] == 'star'
+    assert classes(panel.locator('.sk-answer'))[0] == 'ring'
+    shoot(page, 'upload')
 
 
-def test_example_and_slider_by_keyboard_alone(open_page, shoot):
+def test_keyboard(open_page, shoot):
     page = open_page()
     panel = tab(page, 'One model')
     answer = panel.locator('.sk-answer')
@@ -198,16 +188,15 @@ def test_example_and_slider_by_keyboard_alone(open_page, shoot):
     shoot(page, 'slide')
 
 
-def test_slide_quickly_ends_at_the_last_scale(open_page):
+def test_fast_slider_ends_at_last_scale(open_page):
     page = open_page()
     panel = tab(page, 'One model')
-    slider = panel.locator('input[type=range]')
     for scale in (1.2, 1.7, 2.4, 2.9, 2.0):
-        slider.evaluate('(s, v) => { s.value = v; s.dispatchEvent(new Event("input", {bubbles: true})); }', scale)
+        slide(panel, scale)
     wait_for(panel, 'seen at 2×')
 
 
-def test_a_slow_models_older_answer_does_not_come_last(open_page, monkeypatch):
+def test_slow_answer_does_not_replace_newer_one(open_page, monkeypatch):
     def slow(name):
         time.sleep(2)
         return timm.create_model('sknet_atto', num_classes=8).eval()
@@ -217,15 +206,13 @@ def test_a_slow_models_older_answer_does_not_come_last(open_page, monkeypatch):
     panel = tab(page, 'One model')
     panel.get_by_role('combobox', name='Model and checkpoint').click()
     page.get_by_role('option', name='resnest14d.gluon_in1k').click()
-    panel.locator('input[type=range]').evaluate(
-        's => { s.value = 2; s.dispatchEvent(new Event("input", {bubbles: true})); }'
-    )
+    slide(panel, 2)
     wait_for(panel, 'seen at 2×')
     page.wait_for_timeout(2_500)
     assert classes(panel.locator('.sk-answer'))[1] == 'seen at 2×'
 
 
-def test_another_model_brings_its_examples(open_page):
+def test_change_model(open_page):
     page = open_page()
     panel = tab(page, 'One model')
     chosen = panel.get_by_role('combobox', name='Model and checkpoint')
@@ -249,9 +236,7 @@ def test_compare(open_page, shoot):
     answers.nth(1).wait_for()
     assert classes(answers.nth(1))[0] == '7'
     assert classes(answers.nth(0))[0] != '7'
-    panel.locator('input[type=range]').evaluate(
-        's => { s.value = 1.5; s.dispatchEvent(new Event("input", {bubbles: true})); }'
-    )
+    slide(panel, 1.5)
     for index in (0, 1):
         wait_for(answers.nth(index), 'seen at 1.5×')
     shoot(page, 'compare')
@@ -272,7 +257,7 @@ def test_checkpoints(open_page, shoot):
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width', [400, 1400])
-def test_every_tab_is_readable(open_page, shoot, width, scheme):
+def test_tabs_are_readable(open_page, shoot, width, scheme):
     page = open_page(width, 850, scheme)
     for name in TABS:
         tab(page, name)

@@ -1,4 +1,4 @@
-"""What the page answers, without a server."""
+"""The handlers of the page, without a server."""
 
 import re
 import threading
@@ -37,7 +37,7 @@ def text_of(html):
     return ' '.join(re.sub(r'<[^>]*>', ' ', html).split())
 
 
-def test_classes_and_attention_are_those_of_the_library(shapes):
+def test_classes_and_attention(shapes):
     found = analysis.analyse(shapes, read_image(RING), 1.5)
     views = [transforms(SHAPES)(view) for view in (read_image(RING), enlarge(read_image(RING), 1.5))]
     units = attention_weights(shapes.model, torch.stack(views))
@@ -52,7 +52,7 @@ def test_classes_and_attention_are_those_of_the_library(shapes):
     assert all(unit.scaled == pytest.approx(unit.unscaled, abs=1e-6) for unit in whole.units)
 
 
-def test_a_picture_of_few_pixels_can_be_enlarged():
+def test_enlarge_small_image():
     digits = PageModel('sknet_atto.digits', ready_model('sknet_atto.digits', device='cpu'))
     seven = read_image(SEVEN)
     assert seven.size == (8, 8)
@@ -63,12 +63,12 @@ def test_a_picture_of_few_pixels_can_be_enlarged():
         assert near.scaled == pytest.approx(at.scaled, abs=0.02)
 
 
-def test_a_single_pixel_is_a_picture_at_every_scale(shapes):
+def test_single_pixel(shapes):
     pixel = Image.new('RGB', (1, 1), 'red')
     assert [len(analysis.analyse(shapes, pixel, scale).units) for scale in (1, 1.5, 3)] == [4, 4, 4]
 
 
-def test_a_model_of_one_channel_sees_grey():
+def test_model_with_one_channel():
     torch.manual_seed(0)
     grey = PageModel('grey', timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
     found = analysis.analyse(grey, read_image(RING), 1)
@@ -76,14 +76,14 @@ def test_a_model_of_one_channel_sees_grey():
     assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
 
 
-def test_programs_that_are_pictures_are_not_run(tmp_path):
+def test_eps_is_not_opened(tmp_path):
     path = tmp_path / 'drawn.eps'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n%%EOF\n')
     with pytest.raises(UnreadableImageError, match='not an image'):
         read_upload(path)
 
 
-def test_html_has_every_number_as_text(shapes):
+def test_html_has_numbers_as_text(shapes):
     found = analysis.analyse(shapes, read_image(RING), 2)
     html = bars.answer(found, SHAPES)
     told = text_of(html)
@@ -98,12 +98,12 @@ def test_html_has_every_number_as_text(shapes):
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
 
 
-def test_a_change_that_rounds_to_zero_has_no_minus():
+def test_signed_zero():
     assert bars._signed(-0.0004) == '+0.000'
     assert bars._signed(-0.0006) == '−0.001'
 
 
-def test_names_cannot_bring_markup():
+def test_names_are_escaped():
     units = (analysis.UnitDifference(name='<b>', unscaled=0, scaled=0),)
     found = analysis.Analysis(
         scale=1, labels=('<script>',), probabilities=(1.0,), units=units, seen=Image.new('RGB', (8, 8))
@@ -112,37 +112,37 @@ def test_names_cannot_bring_markup():
     assert not re.search(r'<script>|<b>|<img>|<i>', html)
 
 
-def test_a_model_without_selection_says_so():
+def test_model_without_attention():
     plain = PageModel('resnet18', timm.create_model('resnet18', num_classes=3).eval())
     found = analysis.analyse(plain, read_image(RING), 1)
     assert (found.units, len(found.labels)) == ((), 3)
     assert 'no unit with attention' in bars.answer(found, 'resnet18')
 
 
-def test_split_attention_with_one_branch_has_no_difference():
+def test_split_attention_with_one_branch():
     single = timm.create_model('resnest50d_1s1x64d', num_classes=3).eval()
     found = analysis.analyse(PageModel('resnest50d_1s1x64d', single), read_image(RING), 1)
     assert found.units == ()
 
 
 @pytest.mark.parametrize('scale', [0.5, 0, -1, 3.5, float('nan')])
-def test_scales_outside_of_the_slider_are_refused(scale):
+def test_scales_out_of_range(scale):
     assert 'The scale must be 1 to 3' in respond(ModelCache(), str(RING), SHAPES, scale)
 
 
-def test_what_is_missing_is_asked_for():
+def test_missing_inputs():
     assert 'Upload an image' in respond(ModelCache(), None, SHAPES, 1)
     assert 'Choose a model' in respond(ModelCache(), str(RING), None, 1)
 
 
-def test_a_checkpoint_that_cannot_be_had_gives_a_message():  # the tests are offline
+def test_unavailable_checkpoint():  # the tests are offline
     said = respond(ModelCache(), str(RING), 'skresnet18.ra_in1k', 1)
     assert 'Could not download or load the weights of skresnet18.ra_in1k' in said
     assert 'role="alert"' in said
     assert str(ROOT) not in said
 
 
-def test_a_failure_is_a_message_and_the_next_answer_comes(monkeypatch):
+def test_internal_error(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
         assert 'Internal error' in respond(ModelCache(), str(RING), SHAPES, 1)
@@ -160,7 +160,7 @@ def test_a_failure_is_a_message_and_the_next_answer_comes(monkeypatch):
         (b'', 'bomb.png: the file is empty'),
     ],
 )
-def test_pictures_that_are_refused(tmp_path, content, message, monkeypatch):
+def test_invalid_images(tmp_path, content, message, monkeypatch):
     path = tmp_path / 'bomb.png'
     path.write_bytes(content)
     assert len(content) < 200_000
@@ -171,7 +171,7 @@ def test_pictures_that_are_refused(tmp_path, content, message, monkeypatch):
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_large_pictures_are_reduced_and_kept(tmp_path, monkeypatch):
+def test_large_images_are_reduced_and_cached(tmp_path, monkeypatch):
     path = photo(tmp_path, 2 * MAX_SIDE, MAX_SIDE)
     picture = read_upload(path)
     assert picture.size == (MAX_SIDE, MAX_SIDE // 2)
@@ -179,7 +179,7 @@ def test_large_pictures_are_reduced_and_kept(tmp_path, monkeypatch):
     assert read_upload(path) is picture
 
 
-def test_models_are_loaded_once_and_few_are_kept(monkeypatch):
+def test_model_cache(monkeypatch):
     loaded = []
     slow = threading.Event()
 
@@ -202,7 +202,7 @@ def test_models_are_loaded_once_and_few_are_kept(monkeypatch):
     assert loaded == ['a', 'b', 'c', 'b']
 
 
-def test_a_model_that_failed_is_tried_again(monkeypatch):
+def test_model_cache_retries(monkeypatch):
     cache = ModelCache()
     with pytest.raises(UnknownModelError):
         cache.get('sknet_atto.nothing')
@@ -210,7 +210,7 @@ def test_a_model_that_failed_is_tried_again(monkeypatch):
     assert cache.get('sknet_atto.nothing').name == 'sknet_atto.nothing'
 
 
-def test_every_checkpoint_with_weights_is_offered_bundled_ones_first():
+def test_offered_models():
     assert offered(SHAPES)[:2] == [SHAPES, 'sknet_atto.digits']
     assert offered('sknet50.implus_in1k')[:3] == ['sknet50.implus_in1k', 'sknet_atto.digits', SHAPES]
     assert sorted(offered(SHAPES)) == sorted(name for name, row in CHECKPOINTS.items() if row.sources)

@@ -14,12 +14,10 @@ from timm_pair import (
     each_net,
     images,
     in_form,
-    make_ours,
     pair,
     run_step,
 )
 from torch import Tensor, nn
-from variants import upstream
 
 pytestmark = [
     pytest.mark.integration,
@@ -81,28 +79,6 @@ def test_torch_pruning(name, training):
     expected = transform(theirs)
     assert expected[0] < 0.8 * before
     assert_same(transform(ours), expected)
-
-
-@torch.no_grad()
-def test_torch_pruning_at_full_size():
-    torch_pruning = pytest.importorskip('torch_pruning')
-    counts, outputs = [], []
-    theirs = upstream('skresnext50_32x4d').eval()
-    ours = make_ours('skresnext50_32x4d').eval()
-    ours.load_state_dict(theirs.state_dict())
-    for model in (ours, theirs):
-        with torch.enable_grad():
-            torch_pruning.pruner.MagnitudePruner(
-                model,
-                images(2, dtype=torch.float32),
-                importance=torch_pruning.importance.MagnitudeImportance(p=2),
-                pruning_ratio=0.25,
-                ignored_layers=[model.fc],
-            ).step()
-        counts.append(sum(p.numel() for p in model.parameters()))
-        outputs.append(model(images(2, 64, dtype=torch.float32)))
-    assert counts[0] == counts[1] < 14e6  # of 27.5 million
-    assert_same(*outputs, tolerance=1e-4)
 
 
 @each_family

@@ -128,27 +128,19 @@ def test_card_of_bundled_checkpoint():
 def test_card_of_other_checkpoint():
     row = CHECKPOINTS['skresnet18.ra_in1k']
     card = card_of(row, repo_id='somebody/skresnet18.ra_in1k')
+    dataset = dict(name='ImageNet-1k', type='ILSVRC/imagenet-1k', split='validation')
+    metrics = [
+        dict(type='accuracy', value=73.02, name='Top-1 accuracy'),
+        dict(type='accuracy', value=91.172, name='Top-5 accuracy'),
+    ]
+    result = dict(task=dict(type='image-classification'), dataset=dataset, metrics=metrics)
     assert front_matter(card) == {
         'license': 'apache-2.0',
         'library_name': 'timm',
         'pipeline_tag': 'image-classification',
         'tags': ['image-classification', 'timm', 'transformers', 'selective-kernel'],
         'datasets': ['ILSVRC/imagenet-1k'],
-        'model-index': [
-            {
-                'name': 'skresnet18.ra_in1k',
-                'results': [
-                    {
-                        'task': {'type': 'image-classification'},
-                        'dataset': {'name': 'ImageNet-1k', 'type': 'ILSVRC/imagenet-1k', 'split': 'validation'},
-                        'metrics': [
-                            {'type': 'accuracy', 'value': 73.02, 'name': 'Top-1 accuracy'},
-                            {'type': 'accuracy', 'value': 91.172, 'name': 'Top-5 accuracy'},
-                        ],
-                    }
-                ],
-            }
-        ],
+        'model-index': [dict(name='skresnet18.ra_in1k', results=[result])],
     }
     facts = table_of(card)
     assert facts['FLOPs'] == '1.814 G multiply-adds at 3x224x224'
@@ -163,17 +155,8 @@ def test_card_without_known_fields():
     row = Checkpoint(name='sknet_atto.bare', family='sknet', input_size=(3, 32, 32), mean=None, crop_pct=None)
     card = render_card(row, repo_id='somebody/bare')
     facts = table_of(card)
-    unknown = (
-        'Licence',
-        'Origin',
-        'Training data',
-        'Training techniques',
-        'Recipe',
-        'Mean',
-        'Centre crop',
-        'File size',
-    )
-    assert {facts[key] for key in unknown} == {'not established'}
+    unknown = ('Licence', 'Origin', 'Training data', 'Training techniques', 'Recipe')
+    assert {facts[key] for key in (*unknown, 'Mean', 'Centre crop', 'File size')} == {'not established'}
     assert not {'license', 'datasets', 'model-index', 'base_model'} & set(front_matter(card))
 
 

@@ -8,7 +8,7 @@ import timm
 import torch
 from hub_contents import contents, writes
 from hub_server import Fault
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from random_weights import fill_model
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
@@ -17,7 +17,6 @@ from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import publish as cli_publish
 from timm_sk.errors import ReleaseError, UnpublishableError
 from timm_sk.pretrained import save_safetensors
-from timm_sk.publishing.hub_folder import check_golden
 from timm_sk.publishing.package import export_checkpoint
 from timm_sk.publishing.upload import Publisher
 
@@ -68,15 +67,6 @@ def test_publish_exported_folder(hub, publish, folder):
     assert 'hf-hub:ORG/sknet_atto.pets' in (folder / 'README.md').read_text()
 
 
-def test_timm_loads_published_folder(hub, publish, folder, tmp_path, monkeypatch):
-    publish(folder)
-    for name in ('config.json', 'model.safetensors', 'golden.safetensors'):
-        hf_hub_download(REPO, name, revision='v1', endpoint=hub.endpoint, local_dir=tmp_path / 'there')
-    model = timm.create_model(f'local-dir:{tmp_path / "there"}', pretrained=True)
-    assert check_golden(model, tmp_path / 'there' / 'golden.safetensors') == 0
-    assert tuple(model.pretrained_cfg['label_names']) == ('cat', 'dog', 'eel')
-
-
 def test_release_numbers(hub, publish, folder):
     publish(folder)
     hub.requests.clear()
@@ -122,19 +112,21 @@ def with_other_licence_in_card(folder):
     (folder / 'README.md').write_text(card.replace('license: mit', 'license: cc0-1.0'))
 
 
+def with_config(folder, **changes):
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, **changes}))
+
+
 def with_incomplete_config(folder):
-    (folder / 'config.json').write_text('{"architecture": "sknet_atto"}')
+    with_config(folder, pretrained_cfg={})
 
 
 def with_path_as_tag(folder):
-    config = json.loads((folder / 'config.json').read_text())
-    config['pretrained_cfg']['tag'] = '../else'
-    (folder / 'config.json').write_text(json.dumps(config))
+    with_config(folder, pretrained_cfg=dict(tag='../else', license='mit'))
 
 
 def with_other_architecture(folder):
-    config = json.loads((folder / 'config.json').read_text())
-    (folder / 'config.json').write_text(json.dumps({**config, 'architecture': 'skresnet18'}))
+    with_config(folder, architecture='skresnet18')
 
 
 def with_name_of_table(folder):
