@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from variants import LUCID_NAMES
 
 from timm_sk import lucid
-from timm_sk.pretrained import check_state_dict
-from timm_sk.pretrained.convert import convert_lucid
+from timm_sk.pretrained import check_state_dict, to_our_layout
 
 TOLERANCE = 1e-4  # of the output's standard deviation
 
@@ -61,7 +60,7 @@ def slow_selection(layer: lucid.SelectiveKernel, x: Tensor, paddings: list[int],
 def test_layer_answers_as_lucids(name, kwargs):
     oracle = load_oracle(name)
     layer = lucid.SelectiveKernel(**kwargs).eval()
-    layer.load_state_dict(convert_lucid(oracle.weights))
+    layer.load_state_dict(to_our_layout(oracle.weights))
     assert sum(p.numel() for p in layer.parameters()) == oracle.facts['num_params']
     assert oracle.distance('x', layer(oracle.inputs['x'])) <= TOLERANCE
 
@@ -71,7 +70,7 @@ def test_layer_answers_as_lucids(name, kwargs):
 def test_net_answers_as_lucids(name):
     oracle = load_oracle(f'lucid_{name}')
     model = getattr(lucid, name)().eval()
-    model.load_state_dict(convert_lucid(oracle.weights))
+    model.load_state_dict(to_our_layout(oracle.weights))
     registered = timm.create_model(name).eval()
     registered.load_state_dict(model.state_dict())
     assert sum(p.numel() for p in model.parameters()) == oracle.facts['num_params']
@@ -84,7 +83,7 @@ def test_net_answers_as_lucids(name):
 def test_resnest_answers_as_lucids(record_property):
     oracle = load_oracle('lucid_resnest_50')
     model = lucid.ResNeSt(lucid.ResNeStBottleneck, [3, 4, 6, 3]).eval()
-    weights = convert_lucid(oracle.weights)
+    weights = to_our_layout(oracle.weights)
     check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
     model.load_state_dict(weights, strict=False)
     assert sum(p.numel() for p in model.parameters()) == oracle.facts['num_params'] == 27_483_112

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import Store, convert
+from timm_sk.pretrained import Store
+from timm_sk.pretrained.convert import LAYOUTS
 from timm_sk.pretrained.import_checkpoint import store_converted
 
 StateDict = dict[str, Tensor]
@@ -42,25 +43,26 @@ def filled_weights(row: Checkpoint) -> StateDict:
 
 def in_their_layout(state_dict: StateDict, row: Checkpoint, source: Source) -> StateDict:
     """The same tensors under the names of a source's makers, and in their shapes."""
-    location, is_resnest = source.location or '', row.arch.startswith('resnest')
-    if source.format == 'caffe':
-        blobs = convert.to_caffe(state_dict)
-        return {key: blob.reshape(1, -1, 1, 1) if '/bn:' in key else blob for key, blob in blobs.items()}
-    if source.format == 'mindspore':
-        return (convert.to_mindcv_resnest if is_resnest else convert.to_mindcv)(state_dict)
-    if source.format == 'mxnet in zip':
-        return convert.to_gluon(state_dict)
-    if source.format == 'pytorch in zip':
-        return convert.to_pytorchcv(state_dict)
-    if 'lucid-dl' in location:
-        return (convert.to_lucid3_resnest if is_resnest else convert.to_lucid3)(state_dict)
-    if 'insight' in row.arch:
-        return convert.to_insight(state_dict)
-    if 'holocron' in row.arch:
-        return convert.to_holocron(state_dict)
+    layout = _layout_of(row, source)
+    if layout:
+        theirs = LAYOUTS[layout].to_theirs(state_dict)
+        return {key: blob.reshape(1, -1, 1, 1) if '/bn:' in key else blob for key, blob in theirs.items()}
     if not source.has_classifier:
         return {key: tensor for key, tensor in state_dict.items() if not key.startswith('fc.')}
     return dict(state_dict)
+
+
+def _layout_of(row: Checkpoint, source: Source) -> str | None:
+    family = 'ResNeSt' if row.arch.startswith('resnest') else 'SK-ResNet'
+    by_format = {'caffe': 'Caffe SKNet', 'mindspore': f'MindCV {family}'}
+    by_format |= {'mxnet in zip': 'Gluon ResNeSt', 'pytorch in zip': 'pytorchcv ResNeSt'}
+    if source.format in by_format:
+        return by_format[source.format]
+    if 'lucid-dl' in (source.location or ''):
+        return f'Lucid 3 {family}'
+    if 'insight' in row.arch:
+        return 'PytorchInsight SK-ResNet'
+    return 'Holocron SKNet' if 'holocron' in row.arch else None
 
 
 def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Code written for `lucid.nn.SelectiveKernel`, `lucid.models.SKNet`, `lucid.models.ResNeSt` and their factories (versions
 1 and 2) runs after the import is changed to this module. docs/lucid.md maps every argument to timm's and to the papers'
-letters; `timm_sk.pretrained.convert.convert_lucid` renames Lucid's state dicts. `timm.create_model` builds the same
+letters; `timm_sk.pretrained.to_our_layout` renames Lucid's state dicts. `timm.create_model` builds the same
 SKNets as `sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
 
 As in Lucid, and unlike elsewhere in this package, arguments may be positional and a batch of 1 is accepted in train

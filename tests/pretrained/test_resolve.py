@@ -17,7 +17,8 @@ from subprocesses import run_python
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import Store, bundled_folder, convert, fetch
+from timm_sk.pretrained import Store, bundled_folder, fetch
+from timm_sk.pretrained.convert import LAYOUTS
 
 
 def hub_source(name='makers/atto', **fields):
@@ -101,7 +102,7 @@ def test_the_stored_folder_loads_as_a_hub_repository_would(online, store, row, r
 def test_another_layout_is_converted_from_a_release_and_from_a_hub(hub, online, store, monkeypatch, tmp_path):
     name = 'skresnet18_mindcv.mindcv_in1k'
     weights = fill_model(timm.create_model(name)).state_dict()
-    theirs = convert.to_mindcv(weights)
+    theirs = LAYOUTS['MindCV SK-ResNet'].to_theirs(weights)
     assert 'layer2.0.down_sample.0.weight' in theirs
     torch.save(theirs, tmp_path / 'theirs.pth')
     hub.files['theirs.pth'] = (tmp_path / 'theirs.pth').read_bytes()

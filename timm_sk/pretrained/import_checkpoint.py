@@ -1,5 +1,6 @@
 """From a file of any layout to a stored checkpoint in ours."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Size, Tensor
 
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .convert import convert_caffe, convert_mindcv, convert_mindcv_resnest, convert_resnest, recognise
+from .convert import recognize
 from .readers import read_checkpoint
 from .store import Store
 from .verify import check_against_table, check_state_dict, sha256_of, trust_of
@@ -29,17 +30,15 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
         MismatchedCheckpointError: If a key has no place in the layout, or the layout's nets are other functions than
             the architecture, which no key tells: Caffe's and MindCV's have other pools.
     """
-    converter = recognise(state_dict)
-    if converter is None or converter is convert_resnest:  # the authors' layout of ResNeSt is ours
+    layout = recognize(state_dict)
+    if layout is None:
         return state_dict
-    is_mindcvs = converter in (convert_mindcv, convert_mindcv_resnest)
-    is_caffes = converter is convert_caffe
-    if arch and (is_mindcvs != arch.endswith('_mindcv') or (is_caffes and not arch.startswith('sknet'))):
+    if arch and not re.fullmatch(layout.archs, arch):
         raise MismatchedCheckpointError(
-            f"The checkpoint is not of {arch}: its layout belongs to nets with other pools. Caffe's are `sknet50` and "
-            "`sknet101`, MindCV's the names that end with `_mindcv`, and no others."
+            f"The checkpoint is not of {arch}: the nets of its layout, {layout.name}, have other pools. Caffe's are "
+            "`sknet50` and `sknet101`, MindCV's the architectures that end with `_mindcv`."
         )
-    return converter(state_dict)
+    return layout.to_ours(state_dict)
 
 
 def check_fit(
@@ -77,7 +76,7 @@ def is_in_our_layout(path: Path) -> bool:
     """Whether a file can be loaded as it is: a safetensors file whose names are not another layout's."""
     if path.suffix != '.safetensors':
         return False
-    return recognise(header_of(path)) in (None, convert_resnest)
+    return recognize(header_of(path)) is None
 
 
 def store_converted(

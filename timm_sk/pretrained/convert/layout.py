@@ -1,4 +1,4 @@
-"""Layouts: one table of names per other implementation, read in both directions."""
+"""Layouts of state dicts: one table of names per other implementation, read in both directions."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,12 +11,12 @@ from ...errors import MismatchedCheckpointError
 
 
 class Leaf(NamedTuple):
-    """A tensor of a module: how its name goes on after the module's.
+    """A tensor of a module.
 
     Attributes:
-        theirs: In the other layout; None if the tensor is only in ours.
-        ours: In ours.
-        shape: How the other layout stores what is flat in ours; None if the shapes are equal.
+        theirs: Suffix of its name in the other layout; None if only our layout has the tensor.
+        ours: Suffix of its name in our layout.
+        shape: Shape in the other layout of a tensor that is flat in ours; None if the shapes are equal.
     """
 
     theirs: str | None
@@ -37,7 +37,7 @@ def norm_leaves(
     *,
     shape: tuple[int, ...] | None = None,
 ) -> Leaves:
-    """The tensors of a BatchNorm by their names in the other layout."""
+    """The tensors of a BatchNorm, by the suffixes of the other layout."""
     return (
         Leaf(scale, '.weight', shape),
         Leaf(shift, '.bias', shape),
@@ -50,25 +50,35 @@ def norm_leaves(
 WEIGHT: Leaves = (Leaf('.weight', '.weight'),)
 WEIGHT_AND_BIAS: Leaves = (*WEIGHT, Leaf('.bias', '.bias'))
 NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var', '.num_batches_tracked')
+BLOCK = ('layer{stage}.{block}.', 'layer{stage}.{block}.')
 
 
 class Layout:
-    """The names of another implementation beside ours, as a bijection between state dicts.
+    """The names of another implementation and ours: a bijection between state dicts that keeps the tensors' order.
 
-    A name may hold numbers: `{stage}` (1 to 4), and `{block}` and any other (from 0). The other layout may count them
-    from elsewhere: `features.{stage+3}`. Every key must have a place in the table. The order of the tensors stays.
+    A name may contain numbers: `{stage}` (1 to 4), and `{block}` and any other (from 0). The other layout may count
+    them from another number: `features.{stage+3}`.
 
     Args:
-        name: Whose layout it is, for the errors.
+        name: Name of the layout.
+        signature: Keys that all state dicts of this layout have and no other layout has.
+        archs: Regular expression of the architectures that such state dicts can belong to.
         net: Modules outside the blocks.
-        block: What a block's names begin with, theirs and ours.
-        modules: Modules of a block, named from there on.
+        block: Prefixes of a block's names, theirs and ours.
+        modules: Modules of a block, without the prefix.
     """
 
     def __init__(
-        self, name: str, *, net: Iterable[Module], block: tuple[str, str] = ('', ''), modules: Iterable[Module] = ()
+        self,
+        name: str,
+        *,
+        signature: tuple[str, ...],
+        archs: str = '(?!.*_mindcv$).*',
+        net: Iterable[Module],
+        block: tuple[str, str] = ('', ''),
+        modules: Iterable[Module] = (),
     ) -> None:
-        self.name = name
+        self.name, self.signature, self.archs = name, signature, archs
         self._to_ours: list[_Rule] = []
         self._to_theirs: list[_Rule] = []
         their_block, our_block = block
@@ -82,28 +92,24 @@ class Layout:
                     self._to_ours.append(_Rule(theirs, ours, None if leaf.shape is None else (-1,)))
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The same tensors under our names.
+        """Convert a state dict of this layout to ours.
 
         Raises:
-            MismatchedCheckpointError: If a key is not of this layout, or two become one.
+            MismatchedCheckpointError: If the layout lacks a key, or two keys become one.
         """
-        return _rename(
-            state_dict, self._to_ours, f'is no key of a {self.name} state dict. Name the layout it comes from.'
-        )
+        return _rename(state_dict, self._to_ours, f'is not a key of the layout {self.name}.')
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The way back; tensors that only ours has (a norm's counter of batches) are left out.
+        """Convert a state dict of our layout to this one; tensors that it lacks (`num_batches_tracked`) are dropped.
 
         Raises:
-            MismatchedCheckpointError: If a key has no place in this layout, or two become one.
+            MismatchedCheckpointError: If the layout lacks a key, or two keys become one.
         """
-        return _rename(
-            state_dict, self._to_theirs, f'has no place in a {self.name} state dict: give it a net of that layout.'
-        )
+        return _rename(state_dict, self._to_theirs, f'has no counterpart in the layout {self.name}.')
 
 
 class _Template:
-    """A name with numbers in it; `{stage+3}` stands for the stage's number and three more."""
+    """A name with numbers; `{stage+3}` is the stage's number plus three."""
 
     _FIELD = re.compile(r'\{(\w+)([+-]\d+)?\}')
 
@@ -113,12 +119,12 @@ class _Template:
 
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
-        """Compiled when it is first needed: all layouts' patterns would make up half of the package's import."""
-        literals = self._FIELD.split(self._text)[::3]  # between two of them come a field and its offset
+        """Compiled on first use: compiling all patterns would take half of the package's import time."""
+        literals = self._FIELD.split(self._text)[::3]  # a field and its offset follow each
         return re.compile('(0|[1-9][0-9]{0,3})'.join(map(re.escape, literals)))
 
     def read(self, name: str) -> dict[str, int] | None:
-        """The numbers in a name; None if it is another name."""
+        """The numbers in a name; None if the name does not match."""
         match = self._pattern.fullmatch(name)
         if match is None:
             return None
@@ -133,7 +139,7 @@ class _Template:
 
 class _Rule(NamedTuple):
     source: _Template
-    target: _Template | None  # None if the tensor is left out
+    target: _Template | None  # None if the tensor is dropped
     shape: tuple[int, ...] | None  # None if it stays
 
 

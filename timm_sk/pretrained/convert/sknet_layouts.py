@@ -1,0 +1,113 @@
+"""Layouts of selective-kernel nets."""
+
+from .layout import BLOCK, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, norm_leaves
+
+_BLOB = (Leaf(':0', '.weight'),)
+_CAFFE_NORM = norm_leaves('/bn:0', '/bn:1', '/bn:2', '/bn:3', shape=(1, -1, 1, 1))
+_MINDCV_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
+
+SKNET_LAYOUTS = (
+    # The authors' nets, implus/SKNet, models/sknet50.prototxt. Keys are '<layer>:<blob>'. A CuDNNBatchNorm layer has
+    # four blobs of shape (1, C, 1, 1): scale, bias, mean, variance.
+    Layout(
+        'Caffe SKNet',
+        signature=('conv2_1/3x3g32:0',),
+        archs='sknet.*',
+        net=[
+            ('conv1/7x7_s2', 'conv1', _BLOB),
+            ('conv1/7x7_s2', 'bn1', _CAFFE_NORM),
+            ('classifier', 'fc', (*_BLOB, Leaf(':1', '.bias'))),
+        ],
+        block=('conv{stage+1}_{block+1}/', 'layer{stage}.{block}.'),
+        modules=[
+            ('1x1_reduce', 'conv1.conv', _BLOB),
+            ('1x1_reduce', 'conv1.bn', _CAFFE_NORM),
+            ('3x3g32', 'conv2.paths.0.conv', _BLOB),
+            ('3x3g32', 'conv2.paths.0.bn', _CAFFE_NORM),
+            ('3x3g32d2', 'conv2.paths.1.conv', _BLOB),
+            ('3x3g32d2', 'conv2.paths.1.bn', _CAFFE_NORM),
+            ('B_fc1', 'conv2.attn.fc_reduce', _BLOB),
+            ('B_fc1', 'conv2.attn.bn', _CAFFE_NORM),
+            ('B_fc2', 'conv2.attn.fc_select', _BLOB),
+            ('1x1_increase', 'conv3.conv', _BLOB),
+            ('1x1_increase', 'conv3.bn', _CAFFE_NORM),
+            ('1x1_proj', 'downsample.0', _BLOB),
+            ('1x1_proj', 'downsample.1', _CAFFE_NORM),
+        ],
+    ),
+    # implus/PytorchInsight, classification/models/imagenet/resnet_sk.py
+    Layout(
+        'PytorchInsight SK-ResNet',
+        signature=('layer1.0.conv2g.weight',),
+        net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
+        block=BLOCK,
+        modules=[
+            ('conv1', 'conv1.conv', WEIGHT),
+            ('bn1', 'conv1.bn', NORM),
+            ('conv2', 'conv2.paths.0.conv', WEIGHT),
+            ('bn2', 'conv2.paths.0.bn', NORM),
+            ('conv2g', 'conv2.paths.1.conv', WEIGHT),
+            ('bn2g', 'conv2.paths.1.bn', NORM),
+            ('conv_fc1', 'conv2.attn.fc_reduce', WEIGHT),
+            ('bn_fc1', 'conv2.attn.bn', NORM),
+            ('conv_fc2', 'conv2.attn.fc_select', WEIGHT),
+            ('conv3', 'conv3.conv', WEIGHT),
+            ('bn3', 'conv3.bn', NORM),
+            ('downsample.0', 'downsample.0', WEIGHT),
+            ('downsample.1', 'downsample.1', NORM),
+        ],
+    ),
+    # frgfm/Holocron, holocron/models/classification/sknet.py; the same at v0.1.3 and v0.2.1
+    Layout(
+        'Holocron SKNet',
+        signature=('features.4.0.conv.3.sa.1.weight',),
+        net=[('features.0', 'conv1', WEIGHT), ('features.1', 'bn1', NORM), ('head', 'fc', WEIGHT_AND_BIAS)],
+        block=('features.{stage+3}.{block}.', 'layer{stage}.{block}.'),
+        modules=[
+            ('conv.0', 'conv1.conv', WEIGHT),
+            ('conv.1', 'conv1.bn', NORM),
+            ('conv.3.path_convs.{path}.0', 'conv2.paths.{path}.conv', WEIGHT),
+            ('conv.3.path_convs.{path}.1', 'conv2.paths.{path}.bn', NORM),
+            ('conv.3.sa.1', 'conv2.attn.fc_reduce', WEIGHT),
+            ('conv.3.sa.2', 'conv2.attn.bn', NORM),
+            ('conv.3.sa.4', 'conv2.attn.fc_select', WEIGHT_AND_BIAS),
+            ('conv.4', 'conv3.conv', WEIGHT),
+            ('conv.5', 'conv3.bn', NORM),
+            ('downsample.0', 'downsample.0', WEIGHT),
+            ('downsample.1', 'downsample.1', NORM),
+        ],
+    ),
+    # mindspore-lab/mindcv, mindcv/models/sknet.py; the unit is `conv1` in basic blocks and `conv2` in bottlenecks
+    Layout(
+        'MindCV SK-ResNet',
+        signature=('layer2.0.down_sample.0.weight',),
+        archs='.*_mindcv',
+        net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', _MINDCV_NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
+        block=BLOCK,
+        modules=[
+            ('conv{conv}.0', 'conv{conv}.conv', WEIGHT),
+            ('conv{conv}.1', 'conv{conv}.bn', _MINDCV_NORM),
+            ('conv{conv}.paths.{path}.features.0', 'conv{conv}.paths.{path}.conv', WEIGHT),
+            ('conv{conv}.paths.{path}.features.1', 'conv{conv}.paths.{path}.bn', _MINDCV_NORM),
+            ('conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_reduce', WEIGHT),
+            ('conv{conv}.attn.bn', 'conv{conv}.attn.bn', _MINDCV_NORM),
+            ('conv{conv}.attn.fc_select', 'conv{conv}.attn.fc_select', WEIGHT),
+            ('down_sample.0', 'downsample.0', WEIGHT),
+            ('down_sample.1', 'downsample.1', _MINDCV_NORM),
+        ],
+    ),
+    # Version 3 of the Lucid library, lucid-dl on the Hugging Face Hub: timm's nets, stem and classifier renamed
+    Layout(
+        'Lucid 3 SK-ResNet',
+        signature=('classifier.weight', 'layer1.0.conv1.paths.0.conv.weight'),
+        net=[('stem.0', 'conv1', WEIGHT), ('stem.1', 'bn1', NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
+        block=BLOCK,
+        modules=[
+            *((name, name, WEIGHT) for name in ('conv{conv}.conv', 'conv{conv}.paths.{path}.conv', 'downsample.0')),
+            *((name, name, NORM) for name in ('conv{conv}.bn', 'conv{conv}.paths.{path}.bn', 'downsample.1')),
+            ('conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_reduce', WEIGHT),
+            ('conv{conv}.attn.bn', 'conv{conv}.attn.bn', NORM),
+            ('conv{conv}.attn.fc_select', 'conv{conv}.attn.fc_select', WEIGHT),
+        ],
+    ),
+)
