@@ -197,7 +197,7 @@ def test_weights_of_another_model_are_refused(tmp_path, kwargs, damage, message)
 
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path):
     torch.save({'epoch': 1, 'weights': {}}, tmp_path / 'odd.pth')
-    with pytest.raises(MismatchedCheckpointError, match=r'no state dict\. Not tensors: epoch, weights'):
+    with pytest.raises(MismatchedCheckpointError, match=r'not a state dict\. Not tensors: epoch, weights'):
         create_from(tmp_path / 'odd.pth')
     with pytest.raises(CorruptCheckpointError, match=r'gone\.safetensors is missing'):
         create_from(tmp_path / 'gone.safetensors')

@@ -49,7 +49,7 @@ FATAL = {
     'release truncated': ([Fault(request=RELEASE, length=200_000, times=ALWAYS)], 'is damaged: its sha256 is'),
     'release flipped': ([Fault(request=RELEASE, flip=400_000, times=ALWAYS)], 'is damaged: its sha256 is'),
     'release silent': ([Fault(request=RELEASE, delay=ALWAYS, times=ALWAYS)], r'TimeoutError|timed out'),
-    '500 on the hub': ([Fault(request=HUB_HEAD, status=500, times=ALWAYS)], r'the hub gives no answer \(.*500'),
+    '500 on the hub': ([Fault(request=HUB_HEAD, status=500, times=ALWAYS)], r'the hub does not answer \(.*500'),
     '500 on the file of the hub': ([Fault(request=HUB_GET, status=500, times=ALWAYS)], r'HfHubHTTPError: .*500'),
     '429 on the file of the hub': ([Fault(request=HUB_GET, status=429, times=ALWAYS)], r'HfHubHTTPError: .*429'),
     'hub truncated': ([Fault(request=HUB_GET, length=200_000, times=ALWAYS)], 'file should be of size'),
@@ -58,7 +58,7 @@ FATAL = {
         [Fault(request=HUB_HEAD, headers={'X-Linked-Size': '7'}, times=ALWAYS)],
         'file should be of size 7',
     ),
-    'hub silent': ([Fault(request=HUB_HEAD, delay=ALWAYS, times=ALWAYS)], 'the hub gives no answer'),
+    'hub silent': ([Fault(request=HUB_HEAD, delay=ALWAYS, times=ALWAYS)], 'the hub does not answer'),
 }
 
 
@@ -194,7 +194,9 @@ def test_a_flipped_byte_offline_is_told(hub, online, row, hub_repo, monkeypatch)
     spoilt[500_000] ^= 1
     blob.write_bytes(spoilt)
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
-    with pytest.raises(UnobtainableCheckpointError, match=rf'model\.safetensors is damaged.*the hub says {blob.name}'):
+    with pytest.raises(
+        UnobtainableCheckpointError, match=rf'model\.safetensors is damaged.*on the hub it is {blob.name}'
+    ):
         create()
 
 
@@ -270,7 +272,9 @@ def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weig
     assert_loaded(without_privileges(create), weights)
     content[500_000] ^= 1
     blob.write_bytes(content)
-    with pytest.raises(UnobtainableCheckpointError, match=r'model\.safetensors is damaged.*not be fetched again: Perm'):
+    with pytest.raises(
+        UnobtainableCheckpointError, match=r'model\.safetensors is damaged.*not be downloaded again: Perm'
+    ):
         without_privileges(create)
     content[500_000] ^= 1
     blob.write_bytes(content)
@@ -281,7 +285,7 @@ def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weig
     store.root.chmod(0o555)
     record.parent.chmod(0o555)
     assert_loaded(without_privileges(create), weights)
-    assert 'A later change of hub makers/atto will not be noticed: The local store' in caplog.text
+    assert 'Later changes of hub makers/atto will not be detected: The local store' in caplog.text
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
@@ -328,7 +332,7 @@ def test_no_home_folder_stops_only_what_needs_the_store(
     hub_repo()
     row(HUB)
     assert_loaded(create(), weights)
-    assert 'A later change of hub makers/atto will not be noticed: The local store has no folder' in caplog.text
+    assert 'Later changes of hub makers/atto will not be detected: The local store has no folder' in caplog.text
     row(release()[1])
     with pytest.raises(UnobtainableCheckpointError, match=r'atto\.pth: The local store has no folder') as caught:
         create()
@@ -347,9 +351,9 @@ def test_no_network_at_all(online, store, row, waits, monkeypatch):
     with pytest.raises(UnobtainableCheckpointError) as caught:
         create()
     lines = str(caught.value).splitlines()
-    assert lines[1].startswith('- hub makers/atto: the hub gives no answer (')
+    assert lines[1].startswith('- hub makers/atto: the hub does not answer (')
     assert lines[2] == '- hub makers/second: it is not in the cache of huggingface_hub.'
-    assert re.fullmatch(rf'- url {url.location}: the server is not reached \(.*refused\), 4 times\.', lines[3])
+    assert re.fullmatch(rf'- url {url.location}: the server cannot be reached \(.*refused\), 4 times\.', lines[3])
     assert lines[4].startswith('Check the network')
     assert time.monotonic() - start + sum(waits) < 15
     assert not list(store.root.glob('.downloads/*'))

@@ -84,7 +84,7 @@ def test_a_releases_file_is_converted_once_and_stored(hub, online, store, row, r
     assert list(stored) == list(weights)
     origin = store.origin(NAME)
     assert (origin.kind, origin.location, origin.sha256) == ('url', source.location, sha256(content))
-    assert origin.trust == ('pinned' if hashes == 'sha256' else 'unpinned')
+    assert origin.pinned == (hashes == 'sha256')
     assert not list(store.root.glob('.downloads/*'))
     assert not [*store.root.glob('.*.new'), *store.root.glob('.*.old')]
 
@@ -158,7 +158,7 @@ def test_all_failures_are_told_in_one_line_each(hub, online, store, row):
     assert lines[1].startswith('- hub makers/none: RepositoryNotFoundError: 401')
     assert lines[2] == f'- url {gone.location}: the server answers 404 Not Found.'
     assert lines[3] == '- hub makers/headless: it has no classifier; `num_classes=0` does without.'
-    assert lines[4].startswith('Check the network and try again, or run `timm-sk weights pull sknet_atto.digits` where')
+    assert lines[4].startswith('Check the network and try again, or run `timm-sk weights pull sknet_atto.digits` on an')
     assert len(lines) == 5
 
 
@@ -291,7 +291,7 @@ def test_offline_and_uncached_fails_at_once_with_what_to_do(hub, online, store, 
         '- hub makers/second: it is not in the cache of huggingface_hub.',
         f'- url {hub.endpoint}/files/atto.pth: HF_HUB_OFFLINE forbids the network.',
     ]
-    assert lines[4].startswith(f'HF_HUB_OFFLINE is set: unset it, or run `timm-sk weights pull {NAME}` where there is')
+    assert lines[4].startswith(f'HF_HUB_OFFLINE is set: unset it, or run `timm-sk weights pull {NAME}` on an')
     assert not hub.requests
     assert not store.root.exists()
 

@@ -63,7 +63,7 @@ RELEASE = Source(kind='url', location='https://makers.example/atto.pth', format=
 
 def put(store, tensors, sha256='5' * 64):
     with store.lock(NAME):
-        return store.put(CHECKPOINTS[NAME], tensors, RELEASE, sha256=sha256, trust='unpinned')
+        return store.put(CHECKPOINTS[NAME], tensors, RELEASE, sha256=sha256)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_folder_says_what_it_is_and_where_it_is_from(store, weights):
     assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(store.root.stat().st_mode)
     origin = store.origin(NAME)
     assert (origin.kind, origin.location, origin.sha256) == ('url', RELEASE.location, '5' * 64)
-    assert (origin.trust, origin.has_classifier, origin.stored_sha256) == ('unpinned', True, sha256_of(path))
+    assert (origin.pinned, origin.has_classifier, origin.stored_sha256) == (False, True, sha256_of(path))
     config = json.loads((path.parent / 'config.json').read_text())
     assert (config['architecture'], config['num_classes']) == ('sknet_atto', 10)
     assert config['label_names'] == list('0123456789')

@@ -60,7 +60,7 @@ def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')])
     facts = describe.facts(row) | {'state': local.state_of(row, store)}
     if origin:
         facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
-        facts['trust'] = f'{local.TRUST[origin.trust]}; sha256 of the original {origin.sha256}'
+        facts['trust'] = f'{local.TRUST[origin.pinned]}; sha256 of the original {origin.sha256}'
     for fact, text in facts.items():
         print_line(f'[bold]{fact:14}[/bold] {escape(text)}')
 

@@ -1,4 +1,4 @@
-"""Whose checkpoint: from a row of the table to a verified local file. Knows no model."""
+"""From a row of the table of checkpoints to a verified local file. Knows no model."""
 
 from . import convert
 from .hf_config import hub_config
@@ -8,7 +8,7 @@ from .readers import read_checkpoint
 from .resolve import bundled_file, fetch
 from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
-from .verify import check_file, check_state_dict, sha256_of, trust_of
+from .verify import check_file, check_state_dict, is_pinned, sha256_of
 
 __all__ = [
     'CONFIG_NAME',
@@ -24,11 +24,11 @@ __all__ = [
     'fetch',
     'hub_config',
     'hub_file',
+    'is_pinned',
     'read_checkpoint',
     'save_safetensors',
     'sha256_of',
     'store_file',
     'store_root',
     'to_our_layout',
-    'trust_of',
 ]

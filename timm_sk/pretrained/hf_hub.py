@@ -1,4 +1,4 @@
-"""A file of a Hugging Face repository, fetched by the hub's own client into its own cache, and verified there."""
+"""Download a file of a Hugging Face repository with the hub's client, and verify it in the client's cache."""
 
 import logging
 import os
@@ -17,18 +17,18 @@ _logger = logging.getLogger(__name__)
 
 
 class UnreachableHubError(DownloadError):
-    """Raised when the hub gives no answer, or must not be asked, and the file is not in the client's cache."""
+    """Raised when the hub does not answer, or the network is forbidden, and the file is not in the client's cache."""
 
 
 def is_offline() -> bool:
     """Whether `HF_HUB_OFFLINE` forbids the network."""
-    from huggingface_hub import constants  # heavy; it reads the variable once, at its own import
+    from huggingface_hub import constants  # a slow import
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
 def download_timeout() -> float:
-    """Seconds without another byte after which a download has failed: `HF_HUB_DOWNLOAD_TIMEOUT`."""
+    """`HF_HUB_DOWNLOAD_TIMEOUT`: seconds without another byte after which a download has failed."""
     from huggingface_hub import constants
 
     return float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
@@ -37,23 +37,23 @@ def download_timeout() -> float:
 def hub_file(
     source: Source, store: Store, *, cache_dir: str | os.PathLike[str] | None = None, only_cached: bool = False
 ) -> tuple[Path, str]:
-    """Fetch a hub's file and verify it: against the table, else against the hub's own hash and the first one seen.
+    """Download and verify a hub's file: by the table's hash, else by the hub's hash and the first one recorded.
 
-    A damaged file is fetched again once.
+    A damaged file is downloaded again once.
 
     Args:
-        source: Of the kind 'hub'.
-        store: Where the hash that was seen first is kept.
-        cache_dir: The client's cache; None for the one that its environment variables say.
+        source: A source of kind 'hub'.
+        store: The store that records the first hash.
+        cache_dir: The client's cache; None for the one of its environment variables.
         only_cached: Make no request.
 
     Returns:
-        Its path in the client's cache, and its sha256.
+        The file's path in the client's cache, and its sha256.
 
     Raises:
-        UnreachableHubError: If there is no answer, and the file is not cached.
-        DownloadError: If the client cannot fetch it for another reason.
-        CorruptCheckpointError: If it is damaged, or another than before.
+        UnreachableHubError: If the hub does not answer, and the file is not cached.
+        DownloadError: If the download fails for another reason.
+        CorruptCheckpointError: If the file is damaged, or differs from the first one.
     """
     path = _fetch(source, cache_dir, only_cached=only_cached)
     try:
@@ -61,19 +61,19 @@ def hub_file(
     except CorruptCheckpointError as error:
         if only_cached or is_offline():
             raise
-        _logger.warning('%s Fetching it again.', error)
+        _logger.warning('%s Downloading it again.', error)
         try:
             path = _fetch(source, cache_dir, force_download=True)
         except DownloadError as failure:
-            raise CorruptCheckpointError(f'{error} It could not be fetched again: {failure}') from failure
+            raise CorruptCheckpointError(f'{error} It could not be downloaded again: {failure}') from failure
         try:
             sha256 = _verify(path, source, store)
         except CorruptCheckpointError:
-            path.resolve().unlink(missing_ok=True)  # else other programs would load it
+            path.resolve().unlink(missing_ok=True)  # so that no other program loads it
             path.unlink(missing_ok=True)
             raise
     if not source.sha256:
-        with suppress(UnwritableStoreError):  # without a folder for the store, nothing was seen before
+        with suppress(UnwritableStoreError):  # without a store, nothing was recorded
             check_first_seen(store, source, sha256)
     return path, sha256
 
@@ -101,7 +101,7 @@ def _fetch(
     except LocalEntryNotFoundError as error:
         if only_cached or is_offline():
             raise UnreachableHubError('it is not in the cache of huggingface_hub.') from error
-        raise UnreachableHubError(f'the hub gives no answer ({_first_line(error.__cause__ or error)}).') from error
+        raise UnreachableHubError(f'the hub does not answer ({_first_line(error.__cause__ or error)}).') from error
     except OSError as error:
         raise DownloadError(f'{type(error).__name__}: {_first_line(error)} (cache: {_cache(cache_dir)})') from error
     except Exception as error:  # which HTTP client's errors these are depends on huggingface_hub's version
@@ -109,10 +109,10 @@ def _fetch(
 
 
 def _require_answer(source: Source, cache_dir: str | os.PathLike[str] | None) -> None:
-    """Ask for a file that is not cached, before the client does, which takes minutes to give up on a silent network.
+    """Ask for a file that is not cached before the client does, which takes minutes to give up on a silent network.
 
     Raises:
-        UnreachableHubError: If there is no answer, in two attempts.
+        UnreachableHubError: If there is no answer in two attempts.
     """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
@@ -131,13 +131,13 @@ def _require_answer(source: Source, cache_dir: str | os.PathLike[str] | None) ->
         except Exception as error:  # as in `_fetch`
             if attempt == 2:
                 raise UnreachableHubError(
-                    f'the hub gives no answer ({type(error).__name__}: {_first_line(error)}).'
+                    f'the hub does not answer ({type(error).__name__}: {_first_line(error)}).'
                 ) from error
             time.sleep(1)
 
 
 def _verify(path: Path, source: Source, store: Store) -> str:
-    """The file's sha256, if all hashes agree with it."""
+    """Compare the file with all known hashes; returns its sha256."""
     sha256 = check_against_table(path, source)
     if source.sha256:
         return sha256
@@ -148,29 +148,29 @@ def _verify(path: Path, source: Source, store: Store) -> str:
         found = git_blob_sha1_of(path)
     else:
         raise DownloadError(
-            f'the hub gives "{expected}" as the hash of {source.filename}, which is neither a sha256 nor a git '
-            'hash, and the table of checkpoints has none either: there is nothing to verify the file by.'
+            f'{source.filename} cannot be verified: its hash on the hub, "{expected}", is neither a sha256 nor a git '
+            'hash, and the table of checkpoints has none.'
         )
     if found != expected:
-        raise CorruptCheckpointError(f'{path} is damaged: its hash is {found}, the hub says {expected}.')
+        raise CorruptCheckpointError(f'{path} is damaged: its hash is {found}, on the hub it is {expected}.')
     return sha256
 
 
 def _hash_by_hub(path: Path, source: Source, store: Store) -> str:
-    """The file's hash as the hub gave it, without a request where that is known."""
+    """The file's hash on the hub, without a request if the cache has it."""
     blob = path.resolve()
-    if blob.parent.name == 'blobs':  # the cache names a file by its ETag
+    if blob.parent.name == 'blobs':  # files in the cache are named by their ETag
         return blob.name
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
 
-    try:  # where the platform has no symbolic links, the cache does not say
+    try:  # on platforms without symbolic links, the cache does not have it
         url = hf_hub_url(source.location or '', source.filename, revision=source.revision)
         return get_hf_file_metadata(url).etag or ''
-    except Exception as error:  # as above
+    except Exception as error:  # as in `_fetch`
         with suppress(UnwritableStoreError):
             if seen := first_seen(store, source):
                 return seen
-        raise DownloadError(f'the hub does not say its hash: {type(error).__name__}: {_first_line(error)}') from error
+        raise DownloadError(f'the hub does not give its hash: {type(error).__name__}: {_first_line(error)}') from error
 
 
 def _cache(cache_dir: str | os.PathLike[str] | None) -> str:

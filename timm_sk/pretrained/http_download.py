@@ -1,6 +1,6 @@
-"""Downloading a release's file.
+"""Download a file of a release by HTTP, with retries, and resume what was interrupted.
 
-With the standard library: the HTTP client that huggingface_hub brings is another one in each of its major versions.
+Uses the standard library: huggingface_hub brings another HTTP client in each of its major versions.
 """
 
 import http.client
@@ -14,41 +14,33 @@ from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
 from ..errors import DownloadError
 
 ATTEMPTS = 4
-MOST_BYTES = 4 << 30  # ten times the largest of these nets
-_MOST_WAIT = 60.0  # seconds
+MAX_BYTES = 4 << 30  # ten times the largest of these nets
+_MAX_WAIT = 60.0  # seconds
 _CHUNK_BYTES = 1 << 18
-_PASSING = (408, 429, 500, 502, 503, 504)  # statuses that another attempt may not meet
-
+_TRANSIENT = (408, 429, 500, 502, 503, 504)  # HTTP status
 
 Progress = Callable[[int, int | None], None]
 
 
-class _Passing(Exception):  # noqa: N818  (never leaves this module: another attempt follows)
-    """Why an attempt failed that may succeed if repeated, and the seconds after which the server asks for it."""
+class TransientError(Exception):
+    """Raised when an attempt failed and another one may succeed.
+
+    Attributes:
+        wait: Seconds that the server asks to wait, if it does.
+    """
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
         self.wait = wait
 
 
-class _Part(NamedTuple):
-    """What is already there of a file."""
-
-    path: Path
-    validator: str | None  # the file's ETag at the server
-
-    @property
-    def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
-
-
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https, and from http to http, but not to what anyone on the way may change."""
+    """Follows redirects to https, and from http to http, but not from https to an insecure protocol."""
 
     def redirect_request(
         self,
@@ -61,7 +53,7 @@ class SafeRedirects(urllib.request.HTTPRedirectHandler):
     ) -> urllib.request.Request | None:
         followed = ('https:',) if req.full_url.startswith('https:') else ('https:', 'http:')
         if not newurl.startswith(followed):
-            raise DownloadError(f'the server leads to {newurl}, which is not followed.')
+            raise DownloadError(f'the server redirects to {newurl}, which is not secure.')
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -74,119 +66,140 @@ def download(
     timeout: float = 10.0,
     progress: Progress | None = None,
 ) -> None:
-    """Download a file; it is there under its name when it is there in full, and on the disk.
+    """Download a file atomically.
 
-    An interrupted download goes on where it stopped, in this call or a later one, if the server gave the file an ETag
-    and still has the same one, or if `resume` says that the caller will see a file patched together of two.
+    An interrupted download is resumed, in this call or a later one, if the server gave the file an ETag and still has
+    the same one, or if `resume` is set.
 
     Args:
-        url: The file.
-        path: Where to; the folder is made.
-        size: Bytes of the file, where known.
-        resume: Go on also where the server gives no ETag; for files whose hash is checked afterwards.
-        timeout: Seconds without an answer or another byte, after which an attempt has failed.
-        progress: Called with the bytes that are there and, where known, those of the whole file.
+        url: URL of the file.
+        path: Path to write; its folder is created.
+        size: Size of the file in bytes, if known.
+        resume: Resume even if the server gives no ETag; for files whose hash the caller checks.
+        timeout: Seconds without an answer or another byte after which an attempt has failed.
+        progress: Called with the bytes received so far and, if known, those of the whole file.
 
     Raises:
-        DownloadError: If the server refuses, is not reached, or sends another length than announced or known.
-        OSError: If the file cannot be written; nothing is left behind then.
+        DownloadError: If the server refuses, cannot be reached, or sends another size than announced or known.
+        OSError: If the file cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
+    partial = _PartialFile(path)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _attempt(url, partial, size=size, resume=resume, timeout=timeout, progress=progress)
-        except _Passing as failure:
+            break
+        except TransientError as failure:
             if attempt == ATTEMPTS:
                 raise DownloadError(f'{failure}, {ATTEMPTS} times.') from failure
             wait = 2.0 ** (attempt - 1) if failure.wait is None else failure.wait
-            if wait > _MOST_WAIT:
+            if wait > _MAX_WAIT:
                 raise DownloadError(f'{failure}; the server asks to wait for {wait:.0f} seconds.') from failure
             time.sleep(wait)
-        else:
-            break
-    partial.replace(path)
-    _tag_path(partial).unlink(missing_ok=True)
+    partial.path.replace(path)
+    partial.discard()
 
 
 def discard(path: Path) -> None:
-    """Remove a downloaded file, and what is there of it."""
+    """Remove a downloaded file, or the part of it that was downloaded."""
     path.unlink(missing_ok=True)
-    _discard_partial(path.with_name(f'{path.name}.partial'))
+    _PartialFile(path).discard()
 
 
-def _discard_partial(partial: Path) -> None:
-    partial.unlink(missing_ok=True)
-    _tag_path(partial).unlink(missing_ok=True)
+class _PartialFile:
+    """The part of a file that was downloaded so far, and the file's ETag."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.with_name(f'{path.name}.partial')
+        self._etag_path = path.with_name(f'{path.name}.partial.json')
+
+    @property
+    def size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    @property
+    def etag(self) -> str | None:
+        try:
+            return json.loads(self._etag_path.read_text())['etag']
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    def set_etag(self, etag: str | None) -> None:
+        if etag and not etag.startswith('W/'):  # a weak one does not promise the same bytes
+            self._etag_path.write_text(json.dumps(dict(etag=etag)))
+        else:
+            self._etag_path.unlink(missing_ok=True)
+
+    def discard(self) -> None:
+        self.path.unlink(missing_ok=True)
+        self._etag_path.unlink(missing_ok=True)
 
 
 def _attempt(
-    url: str, partial: Path, *, size: int | None, resume: bool, timeout: float, progress: Progress | None
+    url: str, partial: _PartialFile, *, size: int | None, resume: bool, timeout: float, progress: Progress | None
 ) -> None:
-    part = _Part(partial, _read_tag(partial))
-    start = part.size if resume or part.validator else 0
+    etag = partial.etag
+    start = partial.size if resume or etag else 0
     request = urllib.request.Request(url, headers={'User-Agent': 'timm_sk', 'Accept-Encoding': 'identity'})
     if start:
         request.add_header('Range', f'bytes={start}-')
-        if part.validator:
-            request.add_header('If-Range', part.validator)
+        if etag:
+            request.add_header('If-Range', etag)
     try:
         with urllib.request.build_opener(SafeRedirects).open(request, timeout=timeout) as response:
             if response.status == 206:
-                _require_continuation(response, partial, start=start, validator=part.validator)
+                continues = (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-')
+                if not continues or (etag and response.headers.get('ETag') != etag):  # servers may ignore `If-Range`
+                    partial.discard()
+                    raise TransientError('the server has another file than before')
             else:
                 start = 0
-                partial.unlink(missing_ok=True)  # before its new tag is written
-            total = _total(response, start, size)
-            _write_tag(partial, response.headers.get('ETag'))
+                partial.path.unlink(missing_ok=True)  # before the new ETag is written
+            total = _total_size(response, start, size)
+            partial.set_etag(response.headers.get('ETag'))
             _receive(response, partial, start=start, total=total, progress=progress)
     except urllib.error.HTTPError as error:
-        if error.code == 416:  # nothing follows what is there, which is whole if the server's file is as long
+        if error.code == 416:  # nothing follows the part, which is complete if the server's file is as long
             if start and (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start):
                 return
-            _discard_partial(partial)
-            raise _Passing('the server does not have the rest of the file') from error
-        if error.code not in _PASSING:
+            partial.discard()
+            raise TransientError('the server does not have the rest of the file') from error
+        if error.code not in _TRANSIENT:
             raise DownloadError(f'the server answers {error.code} {error.reason}.') from error
-        raise _Passing(f'the server answers {error.code} {error.reason}', _retry_after(error.headers)) from error
+        raise TransientError(f'the server answers {error.code} {error.reason}', _retry_after(error.headers)) from error
     except urllib.error.URLError as error:
         if isinstance(error.reason, socket.gaierror):
             raise DownloadError(f'the server is not found ({error.reason}).') from error
-        raise _Passing(f'the server is not reached ({error.reason})') from error
+        raise TransientError(f'the server cannot be reached ({error.reason})') from error
     except (ConnectionError, TimeoutError, http.client.HTTPException) as error:  # before the answer's headers ended
-        raise _Passing(f'the server does not answer ({type(error).__name__}: {error})') from error
+        raise TransientError(f'the server does not answer ({type(error).__name__}: {error})') from error
 
 
-def _require_continuation(
-    response: http.client.HTTPResponse, partial: Path, *, start: int, validator: str | None
-) -> None:
-    """Check that a part of a file follows what is there; a server may know no `If-Range`."""
-    follows = (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-')
-    if not follows or (validator and response.headers.get('ETag') != validator):
-        _discard_partial(partial)
-        raise _Passing('the server has another file than before')
-
-
-def _total(response: http.client.HTTPResponse, start: int, size: int | None) -> int | None:
-    """Bytes that the file will have, by what the server says; None if it says nothing."""
+def _total_size(response: http.client.HTTPResponse, start: int, size: int | None) -> int | None:
+    """Size of the whole file, which the server announces or the caller knows."""
     length = response.headers.get('Content-Length')
     total = start + int(length) if length and _is_number(length) else None
     if size is not None and total not in (None, size):
         raise DownloadError(f'the server offers {total} bytes, the published file has {size}.')
-    if (total or 0) > MOST_BYTES:
-        raise DownloadError(f'the server offers {total} bytes, no more than {MOST_BYTES} are fetched.')
+    if (total or 0) > MAX_BYTES:
+        raise DownloadError(f'the server offers {total} bytes, the limit is {MAX_BYTES}.')
     return size if total is None else total
 
 
 def _receive(
-    response: http.client.HTTPResponse, partial: Path, *, start: int, total: int | None, progress: Progress | None
+    response: http.client.HTTPResponse,
+    partial: _PartialFile,
+    *,
+    start: int,
+    total: int | None,
+    progress: Progress | None,
 ) -> None:
-    limit = MOST_BYTES if total is None else total
+    limit = MAX_BYTES if total is None else total
     received = start
     try:
-        with partial.open('r+b' if start else 'wb') as file:
+        with partial.path.open('r+b' if start else 'wb') as file:
             file.seek(start)
-            while chunk := _read(response):
+            while chunk := _read_chunk(response):
                 received += len(chunk)
                 if received > limit:
                     raise DownloadError(f'the server sends more than {limit} bytes.')
@@ -196,27 +209,27 @@ def _receive(
             file.flush()
             os.fsync(file.fileno())
     except (OSError, DownloadError):
-        _discard_partial(partial)
+        partial.discard()
         raise
     if total is not None and received < total:
-        raise _Passing(f'the connection ended after {received} of {total} bytes')
+        raise TransientError(f'the connection ended after {received} of {total} bytes')
 
 
-def _read(response: http.client.HTTPResponse) -> bytes:
-    """The next bytes; none at the end, or where the connection was closed before it."""
+def _read_chunk(response: http.client.HTTPResponse) -> bytes:
+    """The next bytes; none at the end, or if the connection was closed early."""
     try:
         return response.read1(_CHUNK_BYTES)
     except (OSError, http.client.HTTPException) as error:
-        raise _Passing(f'the connection broke ({type(error).__name__}: {error})') from error
+        raise TransientError(f'the connection broke ({type(error).__name__}: {error})') from error
 
 
 def _is_number(text: str) -> bool:
-    # other scripts have digits too, and `int` refuses both these and thousands of digits
+    # not `isdigit` alone: `int` fails on some scripts' digits, and on thousands of digits
     return text.isascii() and text.isdigit() and len(text) < 20
 
 
 def _retry_after(headers: Message) -> float | None:
-    """Seconds that a server asks to wait, which it says as a number or as a date."""
+    """Seconds that the server asks to wait, given as a number or a date."""
     value = (headers.get('Retry-After') or '').strip()
     if _is_number(value):
         return float(value)
@@ -224,21 +237,3 @@ def _retry_after(headers: Message) -> float | None:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
     except ValueError:
         return None
-
-
-def _tag_path(partial: Path) -> Path:
-    return partial.with_name(f'{partial.name}.json')
-
-
-def _read_tag(partial: Path) -> str | None:
-    try:
-        return json.loads(_tag_path(partial).read_text())['etag']
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _write_tag(partial: Path, etag: str | None) -> None:
-    if etag and not etag.startswith('W/'):  # a weak one does not promise the same bytes
-        _tag_path(partial).write_text(json.dumps(dict(etag=etag)))
-    else:
-        _tag_path(partial).unlink(missing_ok=True)

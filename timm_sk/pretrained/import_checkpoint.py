@@ -1,4 +1,4 @@
-"""From a file of any layout to a stored checkpoint in ours."""
+"""Convert files of any layout to checkpoints of our layout in the store."""
 
 import re
 from collections.abc import Mapping
@@ -14,21 +14,21 @@ from ..errors import CorruptCheckpointError, MismatchedCheckpointError, Unreadab
 from .convert import recognize
 from .readers import read_checkpoint
 from .store import Store
-from .verify import check_against_table, check_state_dict, sha256_of, trust_of
+from .verify import check_against_table, check_state_dict, has_hash, sha256_of
 
 StateDict = dict[str, Tensor]
 
 
 def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDict:
-    """Rename a state dict of a layout that `convert` knows; one in our layout passes unchanged.
+    """Convert a state dict of a layout that `convert` knows; others are returned unchanged.
 
     Args:
-        state_dict: Of any of these layouts.
-        arch: The architecture that it is meant for, if known.
+        state_dict: State dict of any layout.
+        arch: The architecture to load it into, if known.
 
     Raises:
-        MismatchedCheckpointError: If a key has no place in the layout, or the layout's nets are other functions than
-            the architecture, which no key tells: Caffe's and MindCV's have other pools.
+        MismatchedCheckpointError: If the layout lacks a key, or its nets differ from the architecture in what no key
+            shows: Caffe's and MindCV's have other pools.
     """
     layout = recognize(state_dict)
     if layout is None:
@@ -42,41 +42,39 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
 
 
 def check_fit(
-    state_dict: Mapping[str, Tensor], checkpoint: Checkpoint, shapes: Mapping[str, Size], *, has_classifier: bool = True
+    state_dict: Mapping[str, Tensor], checkpoint: Checkpoint, shapes: Mapping[str, Size], source: Source
 ) -> None:
-    """Check that a state dict in our layout is the checkpoint's architecture's.
+    """Check that a state dict in our layout fits the checkpoint's architecture.
 
     Args:
-        state_dict: What is to be loaded or stored.
-        checkpoint: Its row.
-        shapes: By key of the architecture, with the checkpoint's classifier.
-        has_classifier: Whether the classifier must be there.
+        state_dict: State dict to load or to store.
+        checkpoint: The table's row.
+        shapes: Shapes by key of the architecture, with the checkpoint's classifier.
+        source: Source of the state dict, which says whether the classifier must be included.
 
     Raises:
-        MismatchedCheckpointError: If it is of another model; names the keys.
+        MismatchedCheckpointError: If it belongs to another model; names the keys.
     """
     classifier = [f'{checkpoint.classifier}.{leaf}' for leaf in ('weight', 'bias')]
-    check_state_dict(state_dict, shapes, dropped=[] if has_classifier else classifier)
+    check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else classifier)
 
 
-def header_of(path: Path) -> StateDict:
-    """The tensors of a safetensors file as shapes and types without content.
+def read_header(path: Path) -> StateDict:
+    """The tensors of a safetensors file without their content, on the meta device.
 
     Raises:
-        UnreadableCheckpointError: If it is no such file.
+        UnreadableCheckpointError: If it is not a safetensors file.
     """
     try:
         with safe_open(path, 'pt') as file:
             return {key: torch.empty(file.get_slice(key).get_shape(), device='meta') for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise UnreadableCheckpointError(f'{path} is no safetensors file: {error}.') from error
+        raise UnreadableCheckpointError(f'{path} is not a safetensors file: {error}.') from error
 
 
 def is_in_our_layout(path: Path) -> bool:
-    """Whether a file can be loaded as it is: a safetensors file whose names are not another layout's."""
-    if path.suffix != '.safetensors':
-        return False
-    return recognize(header_of(path)) is None
+    """Whether a file can be loaded without conversion: a safetensors file in our layout."""
+    return path.suffix == '.safetensors' and recognize(read_header(path)) is None
 
 
 def store_converted(
@@ -88,43 +86,41 @@ def store_converted(
     sha256: str,
     store: Store,
 ) -> Path:
-    """Read a file that was verified, convert it, check it and store it; call it in the checkpoint's turn.
+    """Convert a verified file, check that it fits and store it; call it in the checkpoint's lock.
 
     Returns:
         The path of the stored weights.
 
     Raises:
-        UnreadableCheckpointError: If it is damaged, hostile or of an unknown format.
-        MismatchedCheckpointError: If it is not the checkpoint's architecture's.
+        UnreadableCheckpointError: If the file is damaged, hostile or of an unknown format.
+        MismatchedCheckpointError: If it belongs to another architecture.
         UnwritableStoreError: If it cannot be stored.
     """
     converted = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
-    check_fit(converted, checkpoint, shapes, has_classifier=source.has_classifier)
+    check_fit(converted, checkpoint, shapes, source)
     ordered = {key: converted[key] for key in shapes if key in converted}
-    return store.put(checkpoint, ordered, source, sha256=sha256, trust=trust_of(source))
+    return store.put(checkpoint, ordered, source, sha256=sha256)
 
 
 def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, store: Store | None = None) -> Path:
-    """Store a checkpoint from a file that a person fetched; from then on it loads as any other.
+    """Store a checkpoint from a local file, so that it loads like any other.
 
     Args:
-        path: The file, of any format and layout that is read.
-        checkpoint: What it is.
-        shapes: By key of the architecture, with the checkpoint's classifier.
-        store: Where to; None for the local store.
+        path: The file, of any supported format and layout.
+        checkpoint: The table's row.
+        shapes: Shapes by key of the architecture, with the checkpoint's classifier.
+        store: The store to write; None for the local store.
 
     Returns:
         The path of the stored weights.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CorruptCheckpointError: If the table has hashes of all the checkpoint's files, and none is this file's.
-        UnreadableCheckpointError: If it is damaged, hostile or of an unknown format.
-        MismatchedCheckpointError: If it is not the checkpoint's architecture's.
-        UnwritableStoreError: If it cannot be stored.
+        CorruptCheckpointError: If the table has hashes of all the checkpoint's files, and none matches.
+        UnreadableCheckpointError, MismatchedCheckpointError, UnwritableStoreError: See `store_converted`.
     """
     source, sha256 = _source_of(path, checkpoint), sha256_of(path)
-    if not _has_hash(source) and any(not known.has_classifier for known in checkpoint.sources):
+    if not has_hash(source) and any(not known.has_classifier for known in checkpoint.sources):
         names = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
         source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
@@ -134,22 +130,17 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
 
 def _source_of(path: Path, checkpoint: Checkpoint) -> Source:
     """The source that a file comes from, by the table's hashes."""
-    complaints = []
-    for source in filter(_has_hash, checkpoint.sources):
+    reasons = []
+    for source in filter(has_hash, checkpoint.sources):
         try:
             check_against_table(path, source)
-        except (CorruptCheckpointError, UnreadableCheckpointError) as error:
-            complaints.append(str(error))
-        else:
             return source
-    unknown = [source for source in checkpoint.sources if not _has_hash(source)]
-    if complaints and not unknown:
+        except (CorruptCheckpointError, UnreadableCheckpointError) as error:
+            reasons.append(str(error))
+    unknown = [source for source in checkpoint.sources if not has_hash(source)]
+    if reasons and not unknown:
         raise CorruptCheckpointError(
-            f'{path} is none of the published files of {checkpoint.name}. {" ".join(complaints)} Fetch it again.'
+            f'{path} is none of the published files of {checkpoint.name}. {" ".join(reasons)} Download it again.'
         )
     manual = next((source for source in unknown if source.kind == 'manual'), None)
     return manual or Source(kind='file', filename=path.name)
-
-
-def _has_hash(source: Source) -> bool:
-    return bool(source.sha256 or source.sha256_prefix or source.content_sha1)

@@ -1,4 +1,4 @@
-"""From a row of the table to a verified local file: the first source that works."""
+"""Find or download a checkpoint's weights, from the first source that works."""
 
 import logging
 import os
@@ -20,10 +20,10 @@ from ..errors import (
 )
 from .hf_hub import UnreachableHubError, download_timeout, hub_file, is_offline
 from .http_download import Progress, discard, download
-from .import_checkpoint import check_fit, header_of, is_in_our_layout, store_converted
+from .import_checkpoint import check_fit, is_in_our_layout, read_header, store_converted
 from .store import WEIGHTS_NAME, Store, bundled_folder
 from .trust_on_first_use import check_first_seen, first_seen, record_first_seen
-from .verify import check_against_table, check_file, is_pinned
+from .verify import check_against_table, check_file, has_hash, is_pinned
 
 Shapes = Callable[[], Mapping[str, Size]]
 
@@ -31,7 +31,7 @@ _logger = logging.getLogger(__name__)
 
 
 def bundled_file(checkpoint: Checkpoint) -> Path | None:
-    """Path of the weights that ship with the project, whether or not the file is there; None if none do."""
+    """Path of the weights that ship with the project, whether or not the file exists; None if there are none."""
     return bundled_folder(checkpoint.name) / WEIGHTS_NAME if checkpoint.bundled else None
 
 
@@ -45,25 +45,24 @@ def fetch(
     store_all: bool = False,
     progress: Progress | None = None,
 ) -> Path:
-    """Find or fetch a checkpoint's weights, converted where necessary: a verified safetensors file in our layout.
+    """Find or download a checkpoint's weights: a verified safetensors file in our layout.
 
-    What ships with the project comes first, then the local store, then the row's other sources in the table's order.
+    The order is: weights that ship with the project, the local store, the row's other sources in the table's order.
 
     Args:
-        checkpoint: The row.
-        shapes: Gives the architecture's shapes by key, with the checkpoint's classifier; called only where a file is
-            converted or used for the first time.
-        cache_dir: In place of huggingface_hub's cache; what is converted goes into its folder `timm_sk` then.
-        needs_classifier: Whether the classifier's weights must be there.
-        store: The only store to look into and to write; None for the local one.
-        store_all: Put into the local store also what a hub has in our layout, which is else used from the client's
-            cache.
-        progress: Called while a release's file is downloaded, with the bytes that are there and, where known, those of
-            the whole file; the hub's client shows its own bar.
+        checkpoint: The table's row.
+        shapes: Returns the architecture's shapes by key, with the checkpoint's classifier; called only if a file is
+            converted, or used for the first time.
+        cache_dir: Folder that replaces huggingface_hub's cache; converted files are stored in its folder `timm_sk`.
+        needs_classifier: Whether the classifier's weights must be included.
+        store: The only store to read and write; None for the local one.
+        store_all: Also store files of a hub that are in our layout, instead of using them from the client's cache.
+        progress: Called during the download of a release, with the bytes received so far and, if known, those of the
+            whole file; the hub's client shows its own bar.
 
     Raises:
         CorruptCheckpointError: If the file that ships with the project is damaged, and there is no other source.
-        UnobtainableCheckpointError: If no source works; says why of each, and what to do.
+        UnobtainableCheckpointError: If no source works; gives the reason for each, and what to do.
     """
     failures: list[str] = []
     if path := bundled_file(checkpoint):
@@ -83,19 +82,19 @@ def fetch(
         except (CorruptCheckpointError, UnwritableStoreError) as error:
             _logger.warning('%s', error)
             failures.append(f'local store: {error}')
-    hub_is_silent = False
+    hub_is_unreachable = False
     for source in checkpoint.sources:
         if needs_classifier and not source.has_classifier:
             failures.append(f'{_describe(source)}: it has no classifier; `num_classes=0` does without.')
             continue
         try:
             if source.kind == 'hub':
-                use = partial(_from_hub, cache_dir=cache_dir, only_cached=hub_is_silent, store_all=store_all)
-                return use(source, checkpoint, shapes, stores[0])
+                path, sha256 = hub_file(source, stores[0], cache_dir=cache_dir, only_cached=hub_is_unreachable)
+                return _use_hub_file(path, sha256, source, checkpoint, shapes, stores[0], store_all=store_all)
             if source.kind == 'url':
                 return _from_url(source, checkpoint, shapes, stores[0], progress)
         except TimmSkError as error:
-            hub_is_silent |= isinstance(error, UnreachableHubError)
+            hub_is_unreachable |= isinstance(error, UnreachableHubError)
             failures.append(f'{_describe(source)}: {error}')
         except OSError as error:
             failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
@@ -105,28 +104,21 @@ def fetch(
     )
 
 
-def _from_hub(
-    source: Source,
-    checkpoint: Checkpoint,
-    shapes: Shapes,
-    store: Store,
-    *,
-    cache_dir: str | os.PathLike[str] | None,
-    only_cached: bool,
-    store_all: bool,
+def _use_hub_file(
+    path: Path, sha256: str, source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, *, store_all: bool
 ) -> Path:
-    path, sha256 = hub_file(source, store, cache_dir=cache_dir, only_cached=only_cached)
+    """The file itself, if it is in our layout, else the stored conversion of it."""
     if is_in_our_layout(path) and not store_all:
         if not _is_recorded(store, source, sha256):
-            check_fit(header_of(path), checkpoint, shapes(), has_classifier=source.has_classifier)
+            check_fit(read_header(path), checkpoint, shapes(), source)
             try:
                 with store.writing():
                     record_first_seen(store, source, sha256)
             except UnwritableStoreError as error:
-                _logger.warning('A later change of %s will not be noticed: %s', _describe(source), error)
+                _logger.warning('Later changes of %s will not be detected: %s', _describe(source), error)
         return path
     with store.lock(checkpoint.name):
-        if stored := _made_meanwhile(store, checkpoint, source):
+        if stored := _find_stored(store, checkpoint, source):
             return stored
         stored = store_converted(path, checkpoint, shapes(), source=source, sha256=sha256, store=store)
         record_first_seen(store, source, sha256)
@@ -134,7 +126,7 @@ def _from_hub(
 
 
 def _is_recorded(store: Store, source: Source, sha256: str) -> bool:
-    """Whether this file passed its checks before; a store that cannot be read does not tell."""
+    """Whether this file passed its checks before; no, if the store cannot be read."""
     try:
         return first_seen(store, source) == sha256
     except (CorruptCheckpointError, UnwritableStoreError):
@@ -145,7 +137,7 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
     if is_offline():
         raise DownloadError('HF_HUB_OFFLINE forbids the network.')
     with store.lock(checkpoint.name):
-        if stored := _made_meanwhile(store, checkpoint, source):
+        if stored := _find_stored(store, checkpoint, source):
             return stored
         url = source.location or ''
         file = store.downloads(checkpoint.name) / PurePosixPath(urlsplit(url).path).name
@@ -158,43 +150,42 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
             discard(file)
             return stored
         except TimmSkError as error:
-            if not isinstance(error, DownloadError):  # else what is there of the file shortens the next attempt
+            if not isinstance(error, DownloadError):  # which can be resumed
                 discard(file)
             raise
         finally:
-            with suppress(OSError):  # a part of a file is there, which stays, or nothing was made
+            with suppress(OSError):  # not empty, because a partial file stays, or never created
                 file.parent.rmdir()
 
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
-    """Download a file, a second time if the first one is damaged; gives its sha256."""
-    has_hash = bool(is_pinned(source) or source.sha256_prefix or source.content_sha1)
-    fetch = partial(
+    """Download a file, and once more if it is damaged; returns its sha256."""
+    fetch_file = partial(
         download,
         source.location or '',
         file,
         size=source.size,
-        resume=has_hash,
+        resume=has_hash(source),
         timeout=download_timeout(),
         progress=progress,
     )
     with store.writing():
-        if not file.exists():  # it does where a process was killed while it converted
-            fetch()
+        if not file.exists():  # left by a process that was killed during the conversion
+            fetch_file()
         try:
             return check_against_table(file, source)
         except TimmSkError as error:
-            _logger.warning('%s Fetching it again.', error)
+            _logger.warning('%s Downloading it again.', error)
         discard(file)
-        fetch()
+        fetch_file()
         return check_against_table(file, source)
 
 
-def _made_meanwhile(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:
-    """The stored weights, if another process has stored them while this one waited for its turn."""
+def _find_stored(store: Store, checkpoint: Checkpoint, source: Source) -> Path | None:
+    """The stored weights, if another process has stored them while this one waited for the lock."""
     try:
         return store.find(checkpoint, needs_classifier=source.has_classifier)
-    except CorruptCheckpointError:  # known: it is about to be replaced
+    except CorruptCheckpointError:  # already reported, and about to be replaced
         return None
 
 
@@ -206,7 +197,7 @@ def _describe(source: Source) -> str:
 def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
     if manual := checkpoint.first('manual'):
         return (
-            f'Only a person can fetch the file: open {manual.location} in a browser, save it, and run '
+            f'The file must be downloaded by hand: open {manual.location} in a browser, save it, and run '
             f'`timm-sk weights convert <FILE> --to {checkpoint.name}`.'
         )
     pull = f'`timm-sk weights pull {checkpoint.name}`'
@@ -215,7 +206,5 @@ def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
     except UnwritableStoreError:
         folder = f'{checkpoint.name} in a folder that TIMM_SK_HOME names'
     if is_offline():
-        return (
-            f'HF_HUB_OFFLINE is set: unset it, or run {pull} where there is a network and copy the folder to {folder}.'
-        )
-    return f'Check the network and try again, or run {pull} where these can be reached and copy the folder to {folder}.'
+        return f'HF_HUB_OFFLINE is set: unset it, or run {pull} on another machine and copy the folder to {folder}.'
+    return f'Check the network and try again, or run {pull} on another machine and copy the folder to {folder}.'

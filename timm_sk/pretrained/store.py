@@ -23,7 +23,7 @@ from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, UnwritableStoreError
 from .hf_config import hub_config
 from .safetensors_io import save_safetensors
-from .verify import sha256_of
+from .verify import is_pinned, sha256_of
 
 WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'origin.json'
 
@@ -70,7 +70,7 @@ class Origin:
     Attributes:
         kind, location, revision, filename: Fields of the table's source.
         sha256: Hash of the original file.
-        trust: 'pinned' if the file has the hash that its makers published, else 'unpinned'.
+        pinned: Whether the file has the hash that its makers published.
         has_classifier: Whether the classifier's weights are included.
         stored_sha256: Hash of the stored `model.safetensors`.
         date: Date and time of storing, in ISO 8601.
@@ -81,7 +81,7 @@ class Origin:
     revision: str | None
     filename: str
     sha256: str
-    trust: str
+    pinned: bool
     has_classifier: bool
     stored_sha256: str
     date: str
@@ -164,7 +164,6 @@ class Store:
         source: Source,
         *,
         sha256: str,
-        trust: str,
     ) -> Path:
         """Store a checkpoint, or replace a stored one; call it in the checkpoint's `lock`.
 
@@ -173,7 +172,6 @@ class Store:
             tensors: State dict in our layout.
             source: The source that it comes from.
             sha256: Hash of the original file.
-            trust: 'pinned' or 'unpinned'.
 
         Returns:
             The path of the stored weights.
@@ -190,7 +188,7 @@ class Store:
                 revision=source.revision,
                 filename=source.filename,
                 sha256=sha256,
-                trust=trust,
+                pinned=is_pinned(source),
                 has_classifier=f'{checkpoint.classifier}.weight' in tensors,
                 stored_sha256=sha256_of(folder / WEIGHTS_NAME),
                 date=datetime.now(timezone.utc).isoformat(timespec='seconds'),

@@ -1,4 +1,4 @@
-"""Is this file the published one, and are these tensors the model's?"""
+"""Check that a file is the published one, and that a state dict fits a model."""
 
 import hashlib
 import re
@@ -13,11 +13,11 @@ from .readers.stream import FormatError, quote
 from .readers.zips import unzip_single
 
 _CHUNK_BYTES = 1 << 20
-_MAX_NAMED = 5
+_MAX_NAMED = 5  # keys in a message
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
+    """Hex sha256 of a file."""
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
     with path.open('rb', buffering=0) as file:
         while count := file.readinto(buffer):
@@ -26,34 +26,30 @@ def sha256_of(path: Path) -> str:
 
 
 def git_blob_sha1_of(path: Path) -> str:
-    """The hex digest under which git keeps a file."""
+    """Hex digest by which git identifies a file."""
     content = path.read_bytes()
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
 
 
 def is_pinned(source: Source) -> bool:
-    """Whether the table has a whole hash of a source's file, so that what passes it is authentic, not only intact."""
+    """Whether the table has a full hash of a source's file, so that the file is known to be the published one."""
     return bool(source.sha256 or (source.content_sha1 and len(source.content_sha1) == 40))
 
 
-def trust_of(source: Source) -> str:
-    """What a verified file of a source is: 'pinned', the one that was published, or 'unpinned', as it was sent."""
-    return 'pinned' if is_pinned(source) else 'unpinned'
+def has_hash(source: Source) -> bool:
+    """Whether the table has a hash of a source's file, or the first digits of one."""
+    return bool(source.sha256 or source.sha256_prefix or source.content_sha1)
 
 
 def check_against_table(path: Path, source: Source) -> str:
-    """Check a file against all that the table says of it.
-
-    Args:
-        path: The file.
-        source: Where it comes from; a hash that the table does not have is not checked.
+    """Check a file's size and hashes, as far as the table has them.
 
     Returns:
         The file's sha256.
 
     Raises:
-        CorruptCheckpointError: If its size or a hash is another; names both.
-        UnreadableCheckpointError: If the hash is of what a zip archive wraps, and the file is no such archive.
+        CorruptCheckpointError: If its size or a hash differs; names both.
+        UnreadableCheckpointError: If the hash is of a zip's content, and the file is no such zip.
     """
     size, sha256 = path.stat().st_size, sha256_of(path)
     if source.size not in (None, size):
@@ -70,23 +66,19 @@ def check_against_table(path: Path, source: Source) -> str:
 
 
 def _content_sha1_of(path: Path) -> str:
-    """Hex sha1 of the one file inside a zip archive."""
+    """Hex sha1 of the one file inside a zip."""
     try:
         with path.open('rb') as file:
             return hashlib.sha1(unzip_single(file).read()).hexdigest()
     except FormatError as error:
-        raise UnreadableCheckpointError(f'{path} is no zip archive of one file: {error}.') from error
+        raise UnreadableCheckpointError(f'{path} is not a zip of one file: {error}.') from error
 
 
 def check_file(path: Path, sha256: str) -> None:
-    """Check that a file is there and holds what was published.
-
-    Args:
-        path: The file.
-        sha256: The published hex digest.
+    """Check that a file of the installed package exists and has a hash.
 
     Raises:
-        CorruptCheckpointError: If it is missing or its sha256 is another.
+        CorruptCheckpointError: If it is missing, or its sha256 differs.
     """
     if not path.is_file():
         raise CorruptCheckpointError(f'The checkpoint file {path} is missing: install timm_sk again.')
@@ -107,20 +99,20 @@ def check_state_dict(
 ) -> None:
     """Check a state dict's keys and shapes before it is loaded.
 
-    `num_batches_tracked` may be missing, as it is from checkpoints older than torch 0.4.1 and from other frameworks.
+    `num_batches_tracked` may be missing: checkpoints older than torch 0.4.1 and those of other frameworks lack it.
 
     Args:
-        state_dict: What the checkpoint holds.
-        expected: Shape by key of the model.
-        dropped: Keys that are not loaded, so may be missing on either side.
-        adapted: Keys of convolutions that are adapted afterwards to another number of input channels, dimension 1.
+        state_dict: State dict of the checkpoint.
+        expected: Shapes by key of the model.
+        dropped: Keys that are not loaded, and may be missing on either side.
+        adapted: Keys of convolutions whose number of input channels (dimension 1) is adapted later.
 
     Raises:
-        MismatchedCheckpointError: If other keys are missing, unexpected or of another shape; names them.
+        MismatchedCheckpointError: If keys are missing, unexpected or of another shape; names them.
     """
-    strangers = [_shown(str(key)) for key, value in state_dict.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise MismatchedCheckpointError(f'The checkpoint is no state dict. Not tensors: {_enumerate(strangers)}.')
+    others = [_shown(str(key)) for key, value in state_dict.items() if not isinstance(value, Tensor)]
+    if others:
+        raise MismatchedCheckpointError(f'The checkpoint is not a state dict. Not tensors: {_enumerate(others)}.')
     found = {key: tensor.shape for key, tensor in state_dict.items() if key not in dropped}
     wanted = {key: shape for key, shape in expected.items() if key not in dropped}
     missing = [_shown(key) for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
@@ -152,5 +144,5 @@ def _enumerate(keys: list[str]) -> str:
 
 
 def _shown(key: str) -> str:
-    """A name from a file as a message shows it: as it is if it could be a key of a model, else escaped and short."""
+    """A name from a file, for a message: unchanged if it could be a key of a model, else escaped and shortened."""
     return key if re.fullmatch(r'[\w.:/-]{1,100}', key, re.ASCII) else quote(key)

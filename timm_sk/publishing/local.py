@@ -21,10 +21,10 @@ from ..pretrained import (
     check_state_dict,
     fetch,
     hub_file,
+    is_pinned,
     read_checkpoint,
     sha256_of,
     to_our_layout,
-    trust_of,
 )
 from ..registry import architectures
 from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
@@ -32,7 +32,7 @@ from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
 STATES = ('bundled', 'stored', 'cached', 'on the hub', 'on the web', 'needs a file')
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CHANNELS = 1024  # of images, hyperspectral ones included
-TRUST = {'pinned': 'pinned: its publisher states this hash', 'unpinned': 'not pinned: no published hash to compare'}
+TRUST = {True: 'pinned: its publisher states this hash', False: 'not pinned: no published hash to compare'}
 
 
 def state_of(row: Checkpoint, store: Store) -> str:
@@ -118,11 +118,11 @@ def _verify_row(row: Checkpoint, passed: list[str]) -> None:
     elif stored:
         path = stored
         if origin := store.origin(row.name):
-            original = f'{origin.sha256[:8]}…, {TRUST[origin.trust]}'
+            original = f'{origin.sha256[:8]}…, {TRUST[origin.pinned]}'
             passed.append(f'sha256 {origin.stored_sha256}, as stored; the original {original}')
     elif source := _cached_source(row):
         path, sha256 = hub_file(source, store, only_cached=True)
-        passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[trust_of(source)]}")
+        passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[is_pinned(source)]}")
         _verify_tensors(row, path, passed)
         return
     else:

@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save
 
+from timm_sk.pretrained.readers.formats import detect
+
 GIB = 1 << 30
 SAMPLES = Path(__file__).resolve().parents[2] / 'data' / 'containers'
 EXPECTED = load_file(SAMPLES / 'expected.safetensors')
@@ -27,6 +29,11 @@ STATE_DICT = {
     'flag': torch.tensor([True, False]),
     'empty': torch.zeros(0, 3),
 }
+
+
+def detect_format(path: Path) -> str:
+    with path.open('rb') as file:
+        return detect(file)
 
 
 def torch_bytes(value: object, *, legacy: bool = False) -> bytes:

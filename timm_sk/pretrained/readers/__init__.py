@@ -1,5 +1,9 @@
-"""Readers of checkpoint files, a module per format. Nothing in a file is executed or trusted."""
+"""Readers of checkpoint files, a module per format. Nothing in a file is executed or trusted.
 
-from .checkpoint import detect_format, read_checkpoint
+Every function raises a FormatError where a file is damaged, hostile or of another format; `read_checkpoint` converts it
+to an UnreadableCheckpointError that names the file.
+"""
 
-__all__ = ['detect_format', 'read_checkpoint']
+from .checkpoint import read_checkpoint
+
+__all__ = ['read_checkpoint']

@@ -1,8 +1,7 @@
-"""The public functions: detect a checkpoint's format, and read its tensors."""
+"""Read the state dict of a checkpoint of any known format."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,29 +29,11 @@ _READERS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-def detect_format(path: str | os.PathLike[str]) -> str:
-    """Detect the format of a checkpoint's file from its content; its name is ignored.
-
-    Args:
-        path: The file.
-
-    Returns:
-        'torch' (a zip archive), 'torch-legacy' (a pickle stream), 'safetensors', 'caffe', 'mindspore', 'mxnet', or
-        'zip' for an archive of one of these.
-
-    Raises:
-        UnreadableCheckpointError: If it is none of these; says what it is, where that is known.
-        FileNotFoundError: If there is no such file.
-    """
-    with _opened(path) as file:
-        return detect(file)
-
-
 def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
     """Read a checkpoint of any known format. Nothing in it is executed; memory is bounded by the file's size.
 
     Args:
-        path: The file.
+        path: The file; its name is ignored.
         use_ema: Take the averaged weights of timm's train.py, if the file has any.
 
     Returns:
@@ -64,26 +45,12 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
         UnreadableCheckpointError: If the file is damaged, hostile or of another format; names the file and the reason.
         FileNotFoundError: If there is no such file.
     """
-    with _opened(path) as file:
-        found = detect(file)
-        if found != 'zip':
-            return unwrap(_READERS[found](file), use_ema=use_ema)
-        inner = unzip_single(file)
-        found = detect(inner)
-        if found == 'zip':
-            raise FormatError('it is a zip in a zip', 'Unpack it first.')
-        return unwrap(_READERS[found](inner), use_ema=use_ema)
-
-
-@contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open the file, and add its name to errors."""
     path = Path(path)
     try:
         if path.exists() and not path.is_file():
             raise FormatError('it is not a regular file', 'Give the path of the file itself.')
         with path.open('rb') as file:
-            yield file
+            return unwrap(_read(file), use_ema=use_ema)
     except FormatError as error:
         raise UnreadableCheckpointError(
             f'{path} cannot be read as a checkpoint: {error.reason}. {error.advice}'
@@ -93,3 +60,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
             f'{path} cannot be read as a checkpoint: its {path.stat().st_size} bytes do not fit in memory. '
             'Use a machine with more memory.'
         ) from error
+
+
+def _read(file: BinaryIO) -> Any:
+    found = detect(file)
+    if found == 'zip':
+        file = unzip_single(file)
+        found = detect(file)
+        if found == 'zip':
+            raise FormatError('it is a zip in a zip', 'Unpack it first.')
+    return _READERS[found](file)

@@ -21,11 +21,7 @@ class Field(NamedTuple):
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
-    """An integer of seven bits per byte, and the position behind it.
-
-    Raises:
-        FormatError: If the message ends before it.
-    """
+    """An integer of seven bits per byte, and the position behind it."""
     number = 0
     for shift in range(0, 70, 7):
         if position == len(message):
@@ -45,11 +41,7 @@ class Wire:
         self._walked = 0
 
     def fields(self, message: memoryview) -> Iterator[Field]:
-        """The fields of a message in order.
-
-        Raises:
-            FormatError: If a field is invalid or longer than its message, or the file has too many of them.
-        """
+        """The fields of a message in order; an error if one is longer than its message, or the file has too many."""
         position = 0
         while position < len(message):
             self._walked += 1
@@ -82,11 +74,7 @@ class Wire:
 
 
 def check_shape_size(size: int, what: str) -> None:
-    """Refuse a shape of many bytes, each of which could be an object in memory.
-
-    Raises:
-        FormatError: If it takes too many.
-    """
+    """Refuse a shape of many bytes, each of which could become an object in memory."""
     if size > _MAX_SHAPE_BYTES:
         raise FormatError(f'the shape of {what} takes {size} bytes')
 

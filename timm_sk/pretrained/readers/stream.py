@@ -65,11 +65,7 @@ class Stream:
         return self._file.readline()
 
     def take(self, length: int, what: str) -> bytearray:
-        """Exactly `length` bytes.
-
-        Raises:
-            FormatError: If the file does not hold that many more.
-        """
+        """Exactly `length` bytes; an error if the file does not have them."""
         if not 0 <= length <= self.left:
             raise FormatError(f'{what} should have {length} bytes, where {self.left} are left in the file')
         taken = bytearray(length)
@@ -89,11 +85,7 @@ def quote(name: object) -> str:
 
 
 def text(raw: bytes | bytearray, what: str) -> str:
-    """Decode a name.
-
-    Raises:
-        FormatError: If it is not UTF-8.
-    """
+    """Decode a name, which must be UTF-8."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
@@ -101,11 +93,7 @@ def text(raw: bytes | bytearray, what: str) -> str:
 
 
 def count_bytes(dtype: torch.dtype, shape: Sequence[int], what: str) -> int:
-    """Bytes of a dense tensor.
-
-    Raises:
-        FormatError: If no tensor has this shape.
-    """
+    """Bytes of a dense tensor; an error if no tensor has this shape."""
     plausible = len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
     if not plausible or math.prod(max(length, 1) for length in shape) > _MAX_ELEMENTS:
         raise FormatError(f'{what} has an impossible shape, {_shorten(shape)}')
@@ -113,11 +101,7 @@ def count_bytes(dtype: torch.dtype, shape: Sequence[int], what: str) -> int:
 
 
 def make_tensor(raw: bytearray, dtype: torch.dtype, shape: Sequence[int], what: str) -> Tensor:
-    """A tensor that shares the memory of little-endian bytes.
-
-    Raises:
-        FormatError: If there are more or fewer bytes than the shape needs.
-    """
+    """A tensor that shares the memory of little-endian bytes, exactly as many as its shape needs."""
     needed = count_bytes(dtype, shape, what)
     if len(raw) != needed:
         raise FormatError(f'{what} has {len(raw)} bytes, where {_shorten(shape)} of {dtype} needs {needed}')
@@ -129,11 +113,7 @@ def make_tensor(raw: bytearray, dtype: torch.dtype, shape: Sequence[int], what: 
 
 
 def add_tensor(tensors: dict[str, Tensor], key: str, tensor: Tensor) -> None:
-    """Add a tensor under a new key.
-
-    Raises:
-        FormatError: If the key exists, or there are too many tensors.
-    """
+    """Add a tensor under a new key, up to a number of tensors."""
     if key in tensors:
         raise FormatError(f'the key {quote(key)} appears twice')
     if len(tensors) == MAX_TENSORS:

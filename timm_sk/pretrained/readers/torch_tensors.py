@@ -100,11 +100,7 @@ class TensorTable:
         return exactly(Tensor, tensor)
 
     def check_size(self, file_size: int) -> None:
-        """Check that the tensors cannot outgrow their file by much, however often they share storages.
-
-        Raises:
-            FormatError: If they would.
-        """
+        """Check that the tensors cannot outgrow their file by much, however often they share storages."""
         if self._tensor_bytes > _MAX_GROWTH * file_size:
             raise FormatError(
                 f'its tensors would take {self._tensor_bytes} bytes, more than {_MAX_GROWTH} times its {file_size}'
@@ -118,11 +114,7 @@ class TensorTable:
 
 
 def exactly(kind: type, value: Any) -> Any:
-    """The value, if it has exactly this type.
-
-    Raises:
-        TypeError: If it has not.
-    """
+    """The value, which must have exactly this type."""
     if type(value) is not kind:
         raise TypeError(f'{type(value).__name__} in place of {kind.__name__}')
     return value
