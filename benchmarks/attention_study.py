@@ -1,4 +1,4 @@
-"""How fast a data set is studied by `timm_sk.explain.study`, beside the plain forward passes of the same images.
+"""Speed of `timm_sk.explain.study` on a data set, compared with plain forward passes of the same images.
 
 `PYTHONPATH=. python benchmarks/attention_study.py --out benchmarks/attention_study.csv`. Plain passes, passes while
 attention is recorded, and the whole study take turns, on batches that are there already and on JPEG files that are
@@ -23,7 +23,7 @@ from timm_sk.bench.results import Measurement, append, require_appendable
 from timm_sk.console import one_line_errors
 from timm_sk.data import open_dataset
 from timm_sk.devices import open_device
-from timm_sk.explain import Enlarging, study
+from timm_sk.explain import Zoom, study
 from timm_sk.explain.batches import data_batches
 from timm_sk.factory import ready_model
 from timm_sk.inference.timing import MIN_ROUNDS, interleave, summarize
@@ -83,15 +83,13 @@ def recording(model: nn.Module, source: Source) -> None:
 
 
 def studying(model: nn.Module, source: Source, *, scales: Sequence[float]) -> None:
-    """All that a study does, by class, with its bootstrap."""
+    """A whole study."""
     study(model, source(), scales=scales, class_names=shapes.CLASS_NAMES)
 
 
-def measure(
-    model: nn.Module, enlarging: Enlarging, sources: dict[str, Source], *, rounds: int | None
-) -> dict[Name, list[float]]:
+def measure(model: nn.Module, zoom: Zoom, sources: dict[str, Source], *, rounds: int | None) -> dict[Name, list[float]]:
     """Milliseconds of each round by what is done and where its images come from; without rounds all run once."""
-    doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=enlarging.scales)}
+    doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=zoom.scales)}
     device = next(model.parameters()).device
     found: dict[Name, list[float]] = {}
     for place, source in sources.items():
@@ -149,24 +147,24 @@ def main(
             require_appendable(out, StudyRow.columns())
         torch.set_num_threads(threads)
         net = ready_model(model, pretrained, device=where)
-        enlarging = Enlarging(net)
+        zoom = Zoom(net)
         with tempfile.TemporaryDirectory() as folder:
             draw_folder(Path(folder), images, file_size)
             opened = open_dataset(folder, split='validation')
-            loading = partial(data_batches, opened, enlarging, device=where, batch_size=batch_size)
+            loading = partial(data_batches, opened, zoom, device=where, batch_size=batch_size)
             ready = list(loading(workers=0))
             sources: dict[str, Source] = {'ready': lambda: ready, 'files': partial(loading, workers=workers)}
-            found = measure(net, enlarging, sources, rounds=None if smoke else rounds)
+            found = measure(net, zoom, sources, rounds=None if smoke else rounds)
         made = rows(
             found,
             count=images,
             device=where,
             model=model,
             batch=batch_size,
-            size=enlarging.input_size[0],
+            size=zoom.input_size[0],
             file_size=file_size,
             workers=workers,
-            scales=len(enlarging.scales),
+            scales=len(zoom.scales),
         )
         if out:
             append(out, made)

@@ -14,7 +14,7 @@ from timm_sk import attention_weights
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.data.images import read_image
 from timm_sk.errors import UnknownModelError, UnreadableImageError
-from timm_sk.explain import attention_difference, enlarge
+from timm_sk.explain import attention_difference, zoom_in
 from timm_sk.factory import ready_model, transforms
 from timm_sk.inference.prediction import predict
 
@@ -39,7 +39,7 @@ def text_of(html):
 
 def test_classes_and_attention(shapes):
     found = analysis.analyse(shapes, read_image(RING), 1.5)
-    views = [transforms(SHAPES)(view) for view in (read_image(RING), enlarge(read_image(RING), 1.5))]
+    views = [transforms(SHAPES)(view) for view in (read_image(RING), zoom_in(read_image(RING), 1.5))]
     units = attention_weights(shapes.model, torch.stack(views))
     assert [unit.name for unit in found.units] == [unit.name for unit in units] == [f'SK_{n}_1' for n in (2, 3, 4, 5)]
     for shown, unit in zip(found.units, units, strict=True):

@@ -1,4 +1,4 @@
-"""Effective receptive fields of nets whose fields are known."""
+"""Effective receptive fields of models whose fields are known."""
 
 import pytest
 import timm
@@ -11,7 +11,7 @@ from timm_sk.explain import receptive_fields
 
 
 def one_unit(kernel_sizes, chosen, *, stride=1, before=None):
-    """A net of one unit that selects one branch, whose kernel is of ones."""
+    """A unit that selects one branch, with kernels of ones."""
     unit = timm_sk.SelectiveKernel(3, 4, kernel_size=kernel_sizes, stride=stride, split_input=False, keep_3x3=False)
     for path in unit.paths:
         nn.init.ones_(path.conv.weight)
@@ -25,13 +25,13 @@ def one_unit(kernel_sizes, chosen, *, stride=1, before=None):
 
 
 @pytest.mark.parametrize(('chosen', 'extent'), [(0, 3), (1, 5), (2, 9)])
-def test_of_a_single_convolution_it_is_the_kernel(chosen, extent):
+def test_single_convolution(chosen, extent):
     x = torch.rand(2, 3, 32, 32) + 0.5
     model = one_unit([3, 5, 9], chosen)
     assert {path: side.tolist() for path, side in receptive_fields(model, x).items()} == {'1': [extent, extent]}
 
 
-def test_strides_before_it_widen_it_and_the_picture_ends_it():
+def test_stride_and_image_border():
     stem = nn.Conv2d(3, 3, 3, stride=2, padding=1, bias=False)
     nn.init.ones_(stem.weight)
     (side,) = receptive_fields(one_unit([3, 5], 1, before=stem), torch.ones(1, 3, 64, 64)).values()
@@ -40,7 +40,7 @@ def test_strides_before_it_widen_it_and_the_picture_ends_it():
     assert side.item() == 16
 
 
-def test_small_gradients_do_not_count():
+def test_small_gradients():
     model = one_unit([3, 5], 1)
     with torch.no_grad():
         model[1].paths[1].conv.weight[:, :, 0] = 0.04  # a row of five, below 4.55 % of the largest
@@ -52,13 +52,13 @@ def test_small_gradients_do_not_count():
     assert side.item() == 5
 
 
-def test_without_any_effect_it_is_zero():
+def test_no_effect():
     model = one_unit([3, 5], 0)
     (side,) = receptive_fields(model, -torch.ones(1, 3, 16, 16)).values()  # which no ReLU lets through
     assert side.item() == 0
 
 
-def test_pictures_do_not_touch_each_other_and_the_model_stays_as_it_was():
+def test_images_are_independent_and_the_model_unchanged():
     model = timm.create_model('sknet_atto.shapes', pretrained=True).train()
     model.bn1.eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}

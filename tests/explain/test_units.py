@@ -1,4 +1,4 @@
-"""Numbers of single units against a softmax by hand, and which units stand for low, middle and high."""
+"""Numbers of single units compared with an explicit softmax, and the choice of units."""
 
 import math
 
@@ -19,7 +19,7 @@ PAPERS = ['SK_2_1', 'SK_2_2', 'SK_2_3', 'SK_3_1', 'SK_3_4', 'SK_4_6', 'SK_5_1', 
 
 
 def unit(weights, extents):
-    """A unit of one picture with these weights, M lists of C."""
+    """A unit of one image with these weights, M lists of C."""
     return timm_sk.UnitWeights('SK_2_1', 'layer1.0', torch.tensor([weights]), extents)
 
 
@@ -27,7 +27,7 @@ def unit(weights, extents):
     ('extents', 'difference'),
     [((3, 5, 7), 0.3), ((7, 5, 3), -0.3), ((5, 7, 3), -0.05), ((3, 3, 3), 0.3), ((3, 5, 5), 0.3), ((5, 3, 3), -0.25)],
 )
-def test_the_difference_is_of_largest_and_smallest_kernel(extents, difference):
+def test_attention_difference_and_expected_extent(extents, difference):
     weights = [[0.1, 0.2], [0.3, 0.5], [0.6, 0.3]]  # means 0.15, 0.4, 0.45
     found = explain.attention_difference(unit(weights, extents))
     assert found.tolist() == pytest.approx([difference])
@@ -35,13 +35,13 @@ def test_the_difference_is_of_largest_and_smallest_kernel(extents, difference):
     assert explain.expected_kernel_extent(unit(weights, extents)).tolist() == pytest.approx([expected])
 
 
-def test_one_branch_has_no_difference():
+def test_one_branch():
     assert math.isnan(explain.attention_difference(unit([[0.25, 0.5]], (3,))))
     assert explain.expected_kernel_extent(unit([[0.25, 0.5]], (3,))).tolist() == pytest.approx([3 * 0.375])
 
 
 @torch.inference_mode()
-def test_a_units_numbers_are_those_of_its_softmax():
+def test_numbers_of_a_softmax():
     model = filled('sknet50_3path')
     layer = model.layer1[0].conv2
     seen = {}
@@ -58,7 +58,7 @@ def test_a_units_numbers_are_those_of_its_softmax():
     torch.testing.assert_close(explain.expected_kernel_extent(first), extent)
 
 
-def test_extents_are_read_from_the_convolutions():
+def test_kernel_extents():
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[7, 3, 5], split_input=False)) == (7, 3, 5)
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[3, 5], keep_3x3=False)) == (3, 5)
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[3, 5], dilation=2)) == (5, 9)
@@ -71,7 +71,7 @@ def test_extents_are_read_from_the_convolutions():
 
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest14d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'])
-def test_folded_models_have_the_same_units(name):
+def test_units_of_folded_models(name):
     model, x = filled(name), images(size=64)
     expected = timm_sk.attention_weights(model, x)
     folded = [reparameterize_model(model), timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=2, compile=False)]
@@ -99,15 +99,15 @@ def test_default_units(names, expected):
     assert explain.choose_units(names) == expected
 
 
-def test_units_that_do_not_exist_are_refused_with_those_that_do():
+def test_unknown_units():
     assert explain.choose_units(PAPERS, ['SK_5_1', 'SK_2_1', 'SK_5_1']) == ('SK_5_1', 'SK_2_1')
-    with pytest.raises(ValueError, match=r'no unit SK_9_9, conv1: the model has SK_2_1, SK_2_2, .*SK_5_3'):
+    with pytest.raises(ValueError, match=r'Unknown unit SK_9_9, conv1: the model has SK_2_1, SK_2_2, .*SK_5_3'):
         explain.choose_units(PAPERS, ['SK_2_1', 'SK_9_9', 'conv1'])
-    with pytest.raises(ValueError, match='no unit named: the model has SK_2_1'):
+    with pytest.raises(ValueError, match='No unit given: the model has SK_2_1'):
         explain.choose_units(PAPERS, [])
 
 
-def test_models_without_selection_are_refused():
+def test_models_without_selection():
     for model in (timm.create_model('resnet18'), nn.Linear(2, 2)):
         with pytest.raises(ValueError, match='has no unit that selects'):
             explain.receptive_fields(model, images())

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from ..attention import UnitWeights, record_attention
-from ..explain import attention_difference, enlarge
+from ..explain import attention_difference, zoom_in
 from .model_cache import PageModel
 
 TOPK = 5
@@ -94,4 +94,4 @@ def _enlarged(image: Image.Image, scale: float) -> Image.Image:
     if shorter < _MIN_SIDE:
         width, height = (round(side * _MIN_SIDE / shorter) for side in image.size)
         image = image.resize((width, height), Image.Resampling.BILINEAR)
-    return enlarge(image, scale)
+    return zoom_in(image, scale)

@@ -1,4 +1,4 @@
-"""Pictures at several scales, batch by batch, for `study`: from a data set, or drawn."""
+"""Batches of images at several scales for `study`, from a data set or drawn."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ..data import Batch, ImageDataset, ImageStream, UnreadableSampleError, eval_loader, normalizer, shapes
 from ..distributed import DistributedContext
-from .zoom import Enlarging
+from .zoom import Zoom
 
 Batches = Iterator[tuple[Sequence[Tensor], Tensor]]
 
 
 def data_batches(
-    pictures: ImageDataset | ImageStream,
-    enlarging: Enlarging,
+    images: ImageDataset | ImageStream,
+    zoom: Zoom,
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -23,43 +23,43 @@ def data_batches(
     workers: int = 2,
     on_bad: Callable[[str], None] | None = None,
 ) -> Batches:
-    """Batches of a data set, each picture read once for all scales.
+    """Batches of a data set, in which each image is read once for all scales.
 
     Args:
-        pictures: By `timm_sk.data.open_dataset`.
-        enlarging: Of the model.
-        device: The model's.
-        dtype: The model's.
-        batch_size: ImageDataset in a batch.
+        images: Data set from `timm_sk.data.open_dataset`.
+        zoom: The model's.
+        device: Device of the model.
+        dtype: Dtype of the model.
+        batch_size: Images in a batch.
         workers: Processes that load; 0 to load in this one.
-        on_bad: Called with a line for each picture that cannot be read or is smaller than the model's input, which is
-            then left out; if not given, it raises. In a stream a picture that is too small always does.
+        on_bad: Called with a line for each image that is skipped, because it is unreadable or smaller than the model's
+            input; None to raise. A small image in a stream always raises.
 
     Yields:
-        Pictures [B, C, H, W] at each scale, and labels [B].
+        Images [B, C, H, W] at each scale, and labels [B].
 
     Raises:
-        ValueError: If a picture cannot be used.
+        ValueError: If an image cannot be used.
     """
-    if isinstance(pictures, ImageDataset):
-        pictures = _LargeEnough(pictures, enlarging)
-    prepare = normalizer(enlarging.mean, enlarging.std, device)
+    if isinstance(images, ImageDataset):
+        images = _LargeEnough(images, zoom)
+    prepare = normalizer(zoom.mean, zoom.std, device)
     loader = eval_loader(
-        pictures, enlarging, batch_size=batch_size, context=DistributedContext(device=device), workers=workers
+        images, zoom, batch_size=batch_size, context=DistributedContext(device=device), workers=workers
     )
-    for batch in _of_stream(loader.epoch()) if isinstance(pictures, ImageStream) else loader.epoch():
+    for batch in _of_stream(loader.epoch()) if isinstance(images, ImageStream) else loader.epoch():
         for line in batch.bad:
             if on_bad is None:
                 raise ValueError(line)
             on_bad(line)
         if len(batch.targets):
-            images = batch.images.transpose(0, 1)  # [S, B, C, H, W]
-            yield [prepare(at_scale).to(dtype) for at_scale in images], batch.targets
+            scaled = batch.images.transpose(0, 1)  # [S, B, C, H, W]
+            yield [prepare(pixels).to(dtype) for pixels in scaled], batch.targets
 
 
 def shape_batches(
     count: int,
-    enlarging: Enlarging,
+    zoom: Zoom,
     *,
     device: torch.device,
     dtype: torch.dtype = torch.float32,
@@ -68,43 +68,43 @@ def shape_batches(
 ) -> Batches:
     """Batches of `timm_sk.shapes`, whose objects are drawn larger, all else equal, and are never cut off.
 
-    At scale 1 an object's extent is `shapes.MIN_SCALE` of the frame. Its place is any, so that the middle of the
-    picture, which is what a crop would leave, may miss it.
+    At scale 1 an object's extent is `shapes.MIN_SCALE` of the image. Objects lie anywhere, so a crop of the center may
+    miss them.
 
     Args:
-        count: ImageDataset.
-        enlarging: Of the model; its scales are those of the objects.
-        device: The model's.
-        dtype: The model's.
-        batch_size: ImageDataset in a batch.
-        seed: Of the drawing.
+        count: Number of images.
+        zoom: The model's, with the scales of the objects.
+        device: Device of the model.
+        dtype: Dtype of the model.
+        batch_size: Images in a batch.
+        seed: Seed of the drawing.
 
     Yields:
-        Pictures [B, 3, H, W] at each scale, and labels [B].
+        Images [B, 3, H, W] at each scale, and labels [B].
 
     Raises:
-        ValueError: If an object would be larger than the frame, or the model's input is not square or not of colours.
+        ValueError: If an object would be larger than the image, or the model's input is not square or not RGB.
     """
-    height, width = enlarging.input_size
-    if height != width or len(enlarging.mean) != 3:
-        raise ValueError(f'Shapes are drawn as squares in RGB; the model takes {len(enlarging.mean)}x{height}x{width}.')
-    extents = [shapes.MIN_SCALE * scale for scale in enlarging.scales]
+    height, width = zoom.input_size
+    if height != width or len(zoom.mean) != 3:
+        raise ValueError(f'Shapes are square RGB images, but the model takes {len(zoom.mean)}x{height}x{width}.')
+    extents = [shapes.MIN_SCALE * scale for scale in zoom.scales]
     if max(extents) > 1:
         raise ValueError(
-            f'At a scale of {max(enlarging.scales):g} a shape would be larger than the picture: '
+            f'At a scale of {max(zoom.scales):g} a shape would be larger than the image: '
             f'take {1 / shapes.MIN_SCALE:.3g} at most.'
         )
     drawn = [shapes.draw(count, seed=seed, scale=extent, size=height) for extent in extents]
     labels = torch.from_numpy(drawn[0][1])
-    prepare = normalizer(enlarging.mean, enlarging.std, device)
+    prepare = normalizer(zoom.mean, zoom.std, device)
     for first in range(0, count, batch_size):
         rows = slice(first, first + batch_size)
-        pixels = [torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2) for pictures, _ in drawn]
-        yield [prepare(at_scale).to(dtype) for at_scale in pixels], labels[rows]
+        scaled = [torch.from_numpy(images[rows]).permute(0, 3, 1, 2) for images, _ in drawn]
+        yield [prepare(pixels).to(dtype) for pixels in scaled], labels[rows]
 
 
 def _of_stream(batches: Iterator[Batch]) -> Iterator[Batch]:
-    """The same batches, with a worker's error as it was before torch added the worker's stack to it."""
+    """The same batches, with a worker's error without the stack that torch adds to it."""
     try:
         yield from batches
     except ValueError as error:
@@ -112,16 +112,16 @@ def _of_stream(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 
 class _LargeEnough(ImageDataset):
-    """The same pictures, of which one that is smaller than the model's input counts as unreadable."""
+    """The same images, of which those smaller than the model's input are unreadable."""
 
-    def __init__(self, pictures: ImageDataset, enlarging: Enlarging) -> None:
-        super().__init__(pictures.dataset, indices=pictures.indices, mode=pictures.mode)
-        self.enlarging = enlarging
+    def __init__(self, images: ImageDataset, zoom: Zoom) -> None:
+        super().__init__(images.dataset, indices=images.indices, mode=images.mode)
+        self.zoom = zoom
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        picture, label = super().read(index)
+        image, label = super().read(index)
         try:
-            self.enlarging.require_large_enough(picture, self.name(index))
+            self.zoom.require_large_enough(image, self.name(index))
         except ValueError as error:
             raise UnreadableSampleError(str(error)) from error
-        return picture, label
+        return image, label

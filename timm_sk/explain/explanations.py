@@ -1,4 +1,4 @@
-"""Single pictures: what each unit selects as the object grows, channel by channel."""
+"""Single images: the attention of each unit at each scale, channel by channel."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,23 +14,23 @@ from ..attention import UnitWeights, attention_weights
 from ..data import normalizer
 from .receptive_field import receptive_fields
 from .units import attention_difference, choose_units, expected_kernel_extent, inner_model, unit_names
-from .zoom import SCALES, Enlarging
+from .zoom import SCALES, Zoom
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Explanation:
-    """What the units selected for P pictures at S scales.
+    """The attention of U units for P images at S scales.
 
     Attributes:
-        scales: How much larger the object was made.
-        units: Names of all U units with attention, in the order in which they ran.
-        kernel_extents: How far the kernel of each branch reaches, for each unit, in pixels of the unit's input.
-        attention: The weights [P, S, M, C] of the chosen units, by name.
-        differences: As `attention_difference` has it, [P, S, U].
-        expected_kernel_extents: As `expected_kernel_extent` has it, [P, S, U].
-        receptive_fields: As `receptive_fields` has it, [P, S, U]; None where they were not asked for.
+        scales: Zoom factors.
+        units: Names of all units with attention, in the order in which they ran.
+        kernel_extents: Extents of the branches' kernels of each unit, in pixels of the unit's input.
+        attention: Weights [P, S, M, C] of the chosen units, by name.
+        differences: `attention_difference`, [P, S, U].
+        expected_kernel_extents: `expected_kernel_extent`, [P, S, U].
+        receptive_fields: `receptive_fields`, [P, S, U]; None if not measured.
         input_size: Height and width of the model's input in pixels.
     """
 
@@ -44,9 +44,9 @@ class Explanation:
     input_size: tuple[int, int]
 
 
-def explain_pictures(
+def explain_images(
     model: nn.Module,
-    pictures: Sequence[Image.Image],
+    images: Sequence[Image.Image],
     *,
     scales: Sequence[float] = SCALES,
     units: Sequence[str] | None = None,
@@ -55,61 +55,60 @@ def explain_pictures(
     batch_size: int = 8,
     on_batch: Callable[[int], None] | None = None,
 ) -> Explanation:
-    """Enlarge the object in each picture and look at what the units select.
+    """Zoom into images, and record the attention of the units.
 
     Args:
-        model: A model of timm with selection, folded or not, on any device. It runs in eval mode; afterwards each
-            module is in the mode that it was in.
-        pictures: At least as large as the model's input, of any mode.
-        scales: How much larger the object shall be: 1 for the picture as it is, or more.
-        units: Names of the units whose channels are kept; None for those of `default_units`.
-        with_receptive_fields: Whether to measure them, which takes a backward pass for each unit.
-        names: What the pictures are called in an error.
-        batch_size: Pictures in a forward pass, each at one scale.
-        on_batch: Called with their number after each.
+        model: Model of timm with selection, folded or not, on any device. It runs in eval mode; afterwards each module
+            is in its own mode again.
+        images: Images of any mode, at least as large as the model's input.
+        scales: Zoom factors, at least 1.
+        units: Names of the units whose weights are returned; None for those of `default_units`.
+        with_receptive_fields: Measure receptive fields, which takes a backward pass for each unit.
+        names: Names of the images, for errors.
+        batch_size: Inputs in a forward pass; each scale of an image is one.
+        on_batch: Called with the number of inputs after each pass.
 
     Raises:
-        ValueError: If the model has no unit with attention, a unit does not exist, a scale or a picture is too small or
-            too large, or there is no picture.
+        ValueError: If the model has no unit with attention, a unit does not exist, a scale is invalid, an image is too
+            small, or there are no images.
     """
     model = inner_model(model)
-    enlarging = Enlarging(model, scales)
+    zoom = Zoom(model, scales)
     chosen = choose_units(unit_names(model), units)
-    if not pictures:
-        raise ValueError('There is no picture to explain.')
-    for index, picture in enumerate(pictures):
-        enlarging.require_large_enough(picture, names[index] if names else f'picture {index + 1}')
+    if not images:
+        raise ValueError('No image to explain.')
+    for index, image in enumerate(images):
+        zoom.require_large_enough(image, names[index] if names else f'image {index + 1}')
     parameter = next(model.parameters())
-    prepare = normalizer(enlarging.mean, enlarging.std, parameter.device)
+    prepare = normalizer(zoom.mean, zoom.std, parameter.device)
 
-    found: list[list[UnitWeights]] = []
+    recorded: list[list[UnitWeights]] = []
     fields: list[Tensor] = []
-    inputs = (one for picture in pictures for one in enlarging(picture))
+    inputs = (pixels for image in images for pixels in zoom(image))
     while batch := list(islice(inputs, batch_size)):
         x = prepare(torch.stack(batch)).to(parameter.dtype)
-        found.append(attention_weights(model, x))
+        recorded.append(attention_weights(model, x))
         if with_receptive_fields:
             sides = receptive_fields(model, x)
-            fields.append(torch.stack([sides[unit.path] for unit in found[-1]], dim=1))  # [B, U]
+            fields.append(torch.stack([sides[unit.path] for unit in recorded[-1]], dim=1))  # [B, U]
         if on_batch:
             on_batch(len(batch))
 
-    def by_unit(of_units: list[Tensor]) -> Floats:
-        return _by_picture(torch.cat(of_units), len(pictures))
+    def by_image(of_batches: list[Tensor]) -> Floats:
+        """From [P * S, ...] to [P, S, ...]."""
+        return torch.cat(of_batches).detach().float().cpu().unflatten(0, (len(images), -1)).numpy()
 
-    ran = [unit.name for unit in found[0]]
+    def of_each_unit(number: Callable[[UnitWeights], Tensor]) -> Floats:
+        return by_image([torch.stack([*map(number, units)], dim=1) for units in recorded])
+
+    ran = [unit.name for unit in recorded[0]]
     return Explanation(
-        scales=enlarging.scales,
+        scales=zoom.scales,
         units=tuple(ran),
-        kernel_extents=tuple(unit.kernel_extents for unit in found[0]),
-        attention={name: by_unit([units[ran.index(name)].weights for units in found]) for name in chosen},
-        differences=by_unit([torch.stack([*map(attention_difference, units)], dim=1) for units in found]),
-        expected_kernel_extents=by_unit([torch.stack([*map(expected_kernel_extent, units)], dim=1) for units in found]),
-        receptive_fields=by_unit(fields) if fields else None,
-        input_size=enlarging.input_size,
+        kernel_extents=tuple(unit.kernel_extents for unit in recorded[0]),
+        attention={name: by_image([units[ran.index(name)].weights for units in recorded]) for name in chosen},
+        differences=of_each_unit(attention_difference),
+        expected_kernel_extents=of_each_unit(expected_kernel_extent),
+        receptive_fields=by_image(fields) if fields else None,
+        input_size=zoom.input_size,
     )
-
-
-def _by_picture(numbers: Tensor, pictures: int) -> Floats:
-    """[P * S, ...] as an array [P, S, ...]."""
-    return numbers.detach().float().cpu().unflatten(0, (pictures, -1)).numpy()

@@ -1,25 +1,24 @@
-"""Figures of an explanation or a study, readable in black and white. Needs matplotlib, the extra `explain`."""
+"""Figures of an explanation or a study, also for print in black and white. Needs matplotlib, the extra `explain`."""
 
 import io
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ..data.images import to_rgb
-from .bootstrap import Estimate
 from .explanations import Explanation
+from .intervals import Estimate
 from .scale_study import Study
-from .zoom import enlarge, times
+from .units import largest_kernel
+from .zoom import scale_label, zoom_in
 
-MOST_NAMED = 40  # classes that get a point with their name
-_DOTS = 110
+MAX_NAMED = 40  # classes that get a point with their name
 _DIFFERENCE = 'attention difference,\nlargest minus smallest kernel'
 _LEVELS = ('low', 'middle', 'high')
 
-# One for each scale: they differ in shade, dashes and marker.
+# One for each scale; they differ in shade, dashes and marker
 _STYLES: tuple[dict[str, Any], ...] = (
     dict(color='#8c8c8c', linestyle=':', marker='o', markerfacecolor='white'),
     dict(color='#3182bd', linestyle='--', marker='s'),
@@ -30,33 +29,22 @@ _STYLES: tuple[dict[str, Any], ...] = (
 )
 
 
-def require_matplotlib() -> None:
-    """Check that figures can be drawn.
-
-    Raises:
-        ValueError: If matplotlib is not installed; it says how to install it.
-    """
-    if find_spec('matplotlib') is None:
-        raise ValueError('Figures are drawn by matplotlib, which is not installed: pip install "timm_sk[explain]".')
-
-
-def channels_figure(explanation: Explanation, picture: Image.Image, index: int) -> Any:
-    """One picture: what the model sees of it at each scale, and how the channels of the chosen units weigh."""
+def channels_figure(explanation: Explanation, image: Image.Image, index: int) -> Any:
+    """One image: its crops, and the attention of the largest kernel by channel in the chosen units."""
     scales, chosen = explanation.scales, list(explanation.attention)
     figure = _figure(3.6 * max(len(chosen), 2), 5.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.6))
     for axes, scale in zip(above.subplots(1, len(scales), squeeze=False)[0], scales, strict=True):
-        axes.imshow(enlarge(to_rgb(picture), scale))
-        axes.set_title(times(scale), fontsize=10)
+        axes.imshow(zoom_in(to_rgb(image), scale))
+        axes.set_title(scale_label(scale), fontsize=10)
         axes.set_axis_off()
     panels = below.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
     for axes, unit in zip(panels, chosen, strict=True):
         extents = explanation.kernel_extents[explanation.units.index(unit)]
-        largest = len(extents) - 1 - extents[::-1].index(max(extents))
-        weights = explanation.attention[unit][index, :, largest]  # [S, C]
+        weights = explanation.attention[unit][index, :, largest_kernel(extents)]  # [S, C]
         for s, scale in enumerate(scales):
             style = _style(s, markevery=(s, max(1, weights.shape[1] // 8)))
-            axes.plot(np.arange(1, weights.shape[1] + 1), np.sort(weights[s]), label=times(scale), **style)
+            axes.plot(np.arange(1, weights.shape[1] + 1), np.sort(weights[s]), label=scale_label(scale), **style)
         axes.set_title(f'{unit}, kernels {_kernels(extents)}', fontsize=10)
         axes.set_xlabel('channel, sorted at each scale')
         axes.set_ylim(-0.02, 1.02)
@@ -67,7 +55,7 @@ def channels_figure(explanation: Explanation, picture: Image.Image, index: int) 
 
 
 def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
-    """One picture, or the mean of all: difference, expected kernel and receptive field of every unit."""
+    """One image, or the mean of all: difference, expected kernel extent and receptive field of every unit."""
     panels = [
         (_DIFFERENCE, explanation.differences),
         ('expected kernel extent,\npixels of its input', explanation.expected_kernel_extents),
@@ -79,7 +67,7 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
     for axes, (label, values) in zip(rows, panels, strict=True):
         shown = values.mean(axis=0) if index is None else values[index]  # [S, U]
         for s, scale in enumerate(explanation.scales):
-            axes.plot(range(len(explanation.units)), shown[s], label=times(scale), **_style(s))
+            axes.plot(range(len(explanation.units)), shown[s], label=scale_label(scale), **_style(s))
         axes.set_ylabel(label, fontsize=9)
         _plain(axes)
     if not np.isnan(explanation.differences).all():
@@ -90,17 +78,16 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
 
 
 def study_figure(study: Study) -> Any:
-    """All pictures: the mean difference of every unit at each scale, and its shift from the first to the last."""
+    """All images: the mean difference of every unit at each scale, and the shift from the first to the last."""
     figure = _figure(max(6.0, 3.0 + 0.45 * len(study.units)), 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     places = np.arange(len(study.units))
     for s, scale in enumerate(study.scales):
         beside = places + _dodge(s, len(study.scales))
-        level = Estimate(study.overall.mean[s], study.overall.low[s], study.overall.high[s])
-        _with_intervals(upper, beside, level, label=times(scale), **_style(s))
+        _with_intervals(upper, beside, study.overall[s], label=scale_label(scale), **_style(s))
     _with_intervals(lower, places, study.shift, color='black', linestyle='none', marker='o')
     upper.set_ylabel(_DIFFERENCE)
-    lower.set_ylabel(f'shift from {times(study.scales[0])}\nto {times(study.scales[-1])}')
+    lower.set_ylabel(f'shift from {scale_label(study.scales[0])}\nto {scale_label(study.scales[-1])}')
     for axes in (upper, lower):
         axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
         _plain(axes)
@@ -110,9 +97,9 @@ def study_figure(study: Study) -> Any:
 
 
 def classes_figure(study: Study) -> Any:
-    """Each class: the mean difference of the chosen units at each scale; many classes as lines, sorted."""
+    """Each class: the mean difference in the chosen units at each scale; many classes as sorted lines."""
     seen = np.flatnonzero(study.counts)
-    is_named = len(seen) <= MOST_NAMED
+    is_named = len(seen) <= MAX_NAMED
     width = max(6.0, 3.0 + 0.38 * len(seen)) if is_named else 8.0
     figure = _figure(width, 2.3 * len(study.chosen) + 0.8)
     rows = figure.subplots(len(study.chosen), 1, sharex=True, squeeze=False)[:, 0]
@@ -120,14 +107,14 @@ def classes_figure(study: Study) -> Any:
         if is_named:
             for s, scale in enumerate(study.scales):
                 beside = np.arange(len(seen)) + _dodge(s, len(study.scales))
-                levels = _at(study.by_class, (seen, s, v))
-                _with_intervals(axes, beside, levels, label=times(scale), **_style(s) | dict(linestyle='none'))
+                levels = study.by_class[seen, s, v]
+                _with_intervals(axes, beside, levels, label=scale_label(scale), **_style(s) | dict(linestyle='none'))
         else:
             order = seen[np.argsort(study.by_class.mean[seen, 0, v], kind='stable')]
             for s, scale in enumerate(study.scales):
-                levels, style = _at(study.by_class, (order, s, v)), _style(s) | dict(marker='none')
+                levels, style = study.by_class[order, s, v], _style(s) | dict(marker='none')
                 axes.fill_between(range(1, len(seen) + 1), levels.low, levels.high, color='#bdbdbd', alpha=0.5, lw=0)
-                axes.plot(range(1, len(seen) + 1), levels.mean, label=times(scale), **style)
+                axes.plot(range(1, len(seen) + 1), levels.mean, label=scale_label(scale), **style)
         axes.set_ylabel(_DIFFERENCE, fontsize=8)
         level = f'{_LEVELS[v]}: ' if len(study.chosen) == len(_LEVELS) else ''
         axes.set_title(f'{level}{unit}', fontsize=10, loc='left')
@@ -138,18 +125,18 @@ def classes_figure(study: Study) -> Any:
         rows[-1].set_xticks(range(len(seen)), names, rotation=45, ha='right', rotation_mode='anchor')
         rows[-1].set_xlabel('class')
     else:
-        rows[-1].set_xlabel(f'class, sorted in each unit by its difference at {times(study.scales[0])}')
+        rows[-1].set_xlabel(f'class, sorted in each unit by its difference at {scale_label(study.scales[0])}')
     _legend(figure, rows[0])
     return figure
 
 
 def as_png(figure: Any) -> bytes:
-    """A figure as a PNG file's bytes."""
+    """Bytes of a figure as a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)
     file = io.BytesIO()
-    figure.savefig(file, format='png', dpi=_DOTS)
+    figure.savefig(file, format='png', dpi=110)
     return file.getvalue()
 
 
@@ -164,7 +151,7 @@ def _style(index: int, **more: Any) -> dict[str, Any]:
 
 
 def _legend(figure: Any, axes: Any) -> None:
-    """Say above the panels which scale is drawn how, as the panel does."""
+    """Draw the legend of a panel above the figure."""
     handles, labels = axes.get_legend_handles_labels()
     columns = min(len(labels), 6)
     figure.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False, title='size of the object')
@@ -188,12 +175,8 @@ def _with_intervals(axes: Any, places: Any, estimate: Estimate, **style: Any) ->
     axes.errorbar(places, estimate.mean, yerr=spread, capsize=2.5, elinewidth=1, **style)
 
 
-def _at(estimate: Estimate, place: Any) -> Estimate:
-    return Estimate(estimate.mean[place], estimate.low[place], estimate.high[place])
-
-
 def _dodge(index: int, count: int) -> float:
-    """How far beside its place a scale's point is drawn, so that intervals do not cover each other."""
+    """Offset of a scale's points, so that intervals do not overlap."""
     return 0.5 * ((index + 0.5) / count - 0.5)
 
 

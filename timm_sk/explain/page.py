@@ -1,4 +1,4 @@
-"""One HTML page that holds all it shows: figures, tables, and how to read them."""
+"""A self-contained HTML page with text, figures and tables."""
 
 import base64
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ class Figure:
     """A figure of the page.
 
     Attributes:
-        png: The file's bytes.
-        alt: What it shows, in words, for who cannot see it.
-        caption: What stands below it.
+        png: Bytes of the PNG file.
+        alt: Alternative text.
+        caption: Text below the figure.
     """
 
     png: bytes
@@ -35,14 +35,14 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A part of the page, all of it plain text.
+    """A section of the page: text, figures, then a table.
 
     Attributes:
-        title: Its heading.
-        text: Paragraphs.
-        figures: Figures that follow.
-        columns: Heads of a table that follows these; none if empty.
-        rows: The table's cells.
+        title: Heading.
+        text: Paragraphs of plain text.
+        figures: Figures.
+        columns: Columns of the table; empty for no table.
+        rows: Cells of the table.
     """
 
     title: str
@@ -53,7 +53,7 @@ class Section:
 
 
 def render_page(title: str, sections: Sequence[Section]) -> bytes:
-    """The page's bytes: no address outside it, readable on light and dark grounds and on narrow screens."""
+    """Return the page, which loads nothing, and fits narrow screens and dark mode."""
     body = '\n'.join(_section(section) for section in sections)
     return f"""<!doctype html>
 <html lang="en">

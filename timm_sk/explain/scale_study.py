@@ -1,4 +1,4 @@
-"""A data set: the mean attention difference by class, scale and depth, as pictures stream by."""
+"""A data set: the mean attention difference by class, scale and unit, over images that stream by."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,30 +10,27 @@ from torch import Tensor, nn
 
 from ..attention import UnitWeights, record_attention
 from ..models.modes import eval_mode
-from .bootstrap import Estimate, Means, PoissonBootstrap, estimate
+from .intervals import Estimate, RunningMeans
 from .units import attention_difference, choose_units, inner_model
 
-REPLICATES = 500
 CONFIDENCE = 0.95
-FEWEST = 5  # pictures for which there is an interval: a bootstrap over fewer is too narrow by far
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
-    """Attention differences, largest kernel minus smallest, of pictures at S scales.
+    """Attention differences, largest kernel minus smallest, of images at S scales.
 
     Attributes:
-        scales: As named by whoever asked.
+        scales: Zoom factors.
         units: Names of the U units with several branches, in the order in which they ran.
-        chosen: Names of the V units that are told apart by class.
-        class_names: Of the K classes.
-        counts: Pictures of each class, [K].
-        overall: Means over all pictures, [S, U].
+        chosen: Names of the V units with results by class.
+        class_names: Names of the K classes.
+        counts: Number of images of each class, [K].
+        overall: Means over all images, [S, U].
         by_class: Means over each class, [K, S, V].
-        shift: How much the means over all pictures are higher at the last scale than at the first, [U].
+        shift: Means over all images of the difference at the last scale minus that at the first, [U].
         shift_by_class: The same for each class, [K, V].
-        confidence: Of the intervals.
-        replicates: Of the bootstrap.
+        confidence: Confidence of the intervals.
     """
 
     scales: tuple[float, ...]
@@ -46,7 +43,6 @@ class Study:
     shift: Estimate
     shift_by_class: Estimate
     confidence: float
-    replicates: int
 
 
 def study(
@@ -56,108 +52,80 @@ def study(
     scales: Sequence[float],
     class_names: Sequence[str],
     units: Sequence[str] | None = None,
-    replicates: int = REPLICATES,
     confidence: float = CONFIDENCE,
-    seed: int = 0,
     on_batch: Callable[[int], None] | None = None,
 ) -> Study:
-    """Run a data set through a model, at several scales, and average what its units select.
+    """Run a data set through a model, at several scales, and average the attention of its units.
 
-    What is kept does not grow with the number of pictures. Intervals are those of a Poisson bootstrap over pictures,
-    and nan for fewer than `FEWEST`.
+    Memory does not grow with the number of images. Intervals are t-intervals over images, and nan for fewer than
+    `intervals.MIN_IMAGES`.
 
     Args:
-        model: A model with selection, on the device of the batches. It runs in eval mode; afterwards each module is in
-            the mode that it was in.
-        batches: The same pictures [B, in_chans, H, W] at each scale, ready for the model, and their labels [B].
-        scales: What the scales are called, in increasing order.
-        class_names: Of the labels.
-        units: Names of the units that are told apart by class; None for those of `default_units`.
-        replicates: Of the bootstrap.
-        confidence: Of the intervals, above 0 and below 1.
-        seed: Of the bootstrap.
-        on_batch: Called with the number of pictures after each batch.
+        model: Model with selection, on the device of the batches. It runs in eval mode; afterwards each module is in
+            its own mode again.
+        batches: The same images [B, in_chans, H, W] at each scale, ready for the model, and their labels [B].
+        scales: Zoom factors, in increasing order.
+        class_names: Names of the classes.
+        units: Names of the units with results by class; None for those of `default_units`.
+        confidence: Confidence of the intervals, above 0 and below 1.
+        on_batch: Called with the number of images after each batch.
 
     Raises:
-        ValueError: If the model has no unit with several branches, a unit does not exist, there is no picture, a label
-            has no class, a batch has another number of scales, or an argument is out of range.
+        ValueError: If the model has no unit with several branches, a unit does not exist, there are no images, a label
+            has no class, a batch has another number of scales, or the confidence is out of range.
     """
-    if replicates < 1 or not 0 < confidence < 1:
-        raise ValueError(
-            f'The bootstrap needs 1 replicate or more and a confidence between 0 and 1, got {replicates}, {confidence}.'
-        )
+    if not 0 < confidence < 1:
+        raise ValueError(f'confidence must be between 0 and 1, got {confidence}.')
     model = inner_model(model)
-    bootstrap = PoissonBootstrap(replicates, seed)
     names: list[str] = []
     chosen: tuple[str, ...] = ()
-    kept: list[int] = []  # of the numbers of a picture, [S * U], those of the chosen units
-    overall = Means(0, replicates)
-    classes: dict[int, Means] = {}
-    with eval_mode(model), record_attention(model) as ran, torch.inference_mode():
-        for pictures, labels in batches:
-            if len(pictures) != len(scales):
-                raise ValueError(f'A batch has {len(pictures)} scales, {len(scales)} are named.')
-            ran.clear()
-            for x in pictures:
+    means = RunningMeans(len(class_names), (0,))
+    with eval_mode(model), record_attention(model) as recorded, torch.inference_mode():
+        for images, labels in batches:
+            if len(images) != len(scales):
+                raise ValueError(f'Got a batch of {len(images)} scales, expected {len(scales)}.')
+            recorded.clear()
+            for x in images:
                 model(x)
-            selected = [unit for unit in ran if len(unit.kernel_extents) > 1]
+            selecting = [unit for unit in recorded if len(unit.kernel_extents) > 1]
             if not names:
-                names = _names(selected, len(scales))
+                names = _names(selecting, len(scales))
                 chosen = choose_units(names, units)
-                kept = [s * len(names) + names.index(name) for s in range(len(scales)) for name in chosen]
-                overall = Means(len(selected), replicates)
-            values = torch.stack([*map(attention_difference, selected)], dim=1).double().cpu().numpy()  # [B, S * U]
-            draws = bootstrap.draw(len(values))
-            overall.add(values, draws)
-            for label, rows in _by_label(labels, len(class_names)).items():
-                means = classes.setdefault(label, Means(len(kept), replicates))
-                means.add(values[rows][:, kept], draws[rows])
+                means = RunningMeans(len(class_names), (len(scales) + 1, len(names)))
+            flat = torch.stack([*map(attention_difference, selecting)], dim=1)  # [B, S * U]
+            levels = flat.double().cpu().unflatten(1, (len(scales), -1))
+            values = torch.cat([levels, levels[:, -1:] - levels[:, :1]], dim=1)  # the shift comes last
+            means.add(values.numpy(), _checked(labels, len(class_names)))
             if on_batch:
                 on_batch(len(values))
-    if not overall.count:
-        raise ValueError('The data set has no picture to study.')
-    by_class = [classes.get(label, Means(len(kept), replicates)) for label in range(len(class_names))]
-    of_all = _estimates(overall, len(scales), confidence)
-    of_classes = [_estimates(means, len(scales), confidence) for means in by_class]
+    if not names:
+        raise ValueError('The data set has no images.')
+    overall, by_class = means.overall(confidence), means.by_class(confidence)
+    kept = [names.index(name) for name in chosen]
     return Study(
         scales=tuple(float(scale) for scale in scales),
         units=tuple(names),
         chosen=chosen,
         class_names=tuple(class_names),
-        counts=np.array([means.count for means in by_class]),
-        overall=of_all[0],
-        by_class=_stacked([levels for levels, _ in of_classes]),
-        shift=of_all[1],
-        shift_by_class=_stacked([shift for _, shift in of_classes]),
+        counts=means.counts,
+        overall=overall[:-1],
+        by_class=by_class[:, :-1, kept],
+        shift=overall[-1],
+        shift_by_class=by_class[:, -1, kept],
         confidence=confidence,
-        replicates=replicates,
     )
 
 
-def _names(selected: Sequence[UnitWeights], scales: int) -> list[str]:
-    """Of the units that ran at one scale."""
-    if not selected:
-        raise ValueError('No unit of the model has several branches: there is no difference between them to study.')
-    return [unit.name for unit in selected[: len(selected) // scales]]
+def _names(selecting: Sequence[UnitWeights], scales: int) -> list[str]:
+    """Names of the units that ran at one scale."""
+    if not selecting:
+        raise ValueError('No unit of the model has several branches: there is no attention difference.')
+    return [unit.name for unit in selecting[: len(selecting) // scales]]
 
 
-def _by_label(labels: Tensor, classes: int) -> dict[int, NDArray[np.intp]]:
-    """Which pictures of a batch have each label."""
-    found = labels.cpu().numpy()
-    if ((found < 0) | (found >= classes)).any():
-        wrong = found[(found < 0) | (found >= classes)][0]
-        raise ValueError(f'A picture has the label {wrong}, but there are {classes} classes, from 0 on.')
-    return {int(label): np.flatnonzero(found == label) for label in np.unique(found)}
-
-
-def _estimates(means: Means, scales: int, confidence: float) -> tuple[Estimate, Estimate]:
-    """At each scale [S, U], and of the last minus the first [U]."""
-    mean = means.mean().reshape(scales, -1)
-    replicates = means.replicates()[:, : None if means.count >= FEWEST else 0]
-    replicates = replicates.reshape(*mean.shape, replicates.shape[-1])
-    shift = estimate(mean[-1] - mean[0], replicates[-1] - replicates[0], confidence)
-    return estimate(mean, replicates, confidence), shift
-
-
-def _stacked(estimates: Sequence[Estimate]) -> Estimate:
-    return Estimate(*(np.stack([getattr(one, part) for one in estimates]) for part in ('mean', 'low', 'high')))
+def _checked(labels: Tensor, classes: int) -> NDArray[np.int64]:
+    found = labels.cpu().numpy().astype(np.int64)
+    invalid = found[(found < 0) | (found >= classes)]
+    if len(invalid):
+        raise ValueError(f'Invalid label {invalid[0]}: there are {classes} classes, from 0 on.')
+    return found

@@ -1,4 +1,4 @@
-"""The object enlarged, as the paper does it: the middle of a picture, which then fills the model's input."""
+"""Zooms into an image as the paper does: its center is cropped, and fills the model's input."""
 
 import math
 from collections.abc import Sequence
@@ -13,71 +13,67 @@ from ..data.images import to_rgb
 from ..models.inputs import preprocessing
 
 SCALES = (1.0, 1.5, 2.0)  # the paper's
-LEAST_CROP = 8  # pixels of a crop's shorter side
+MIN_CROP = 8  # pixels of a crop's shorter side
 
 
-def enlarge(picture: Image.Image, scale: float) -> Image.Image:
-    """Crop the middle of a picture, 1 / scale of each side, so that what it shows gets `scale` times as large.
-
-    The crop has the picture's own resolution; what prepares pictures for the model resizes it.
+def zoom_in(image: Image.Image, scale: float) -> Image.Image:
+    """Crop the center of an image, 1 / scale of each side, in its own resolution.
 
     Args:
-        picture: Of any mode.
-        scale: 1 for the whole picture, or more.
+        image: Image of any mode.
+        scale: Zoom factor, at least 1.
 
     Raises:
-        ValueError: If the scale is below 1, where the crop would reach past the picture, or so large that it would be
-            less than `LEAST_CROP` pixels high or wide.
+        ValueError: If the scale is below 1, or so large that the crop would be less than `MIN_CROP` pixels high or
+            wide.
     """
     require_scales([scale])
-    width, height = (round(side / scale) for side in picture.size)
-    if min(width, height) < LEAST_CROP:
-        most = min(picture.size) / LEAST_CROP
-        raise ValueError(
-            f'A scale of {scale:g} leaves {width}x{height} of the {picture.width}x{picture.height} pixels: '
-            + (f'take {most:.3g} at most.' if most >= 1 else f'take pictures of {LEAST_CROP} pixels or more.')
-        )
-    left, top = (picture.width - width) // 2, (picture.height - height) // 2
-    return picture.crop((left, top, left + width, top + height))
+    width, height = (round(side / scale) for side in image.size)
+    if min(width, height) < MIN_CROP:
+        largest = min(image.size) / MIN_CROP
+        advice = f'take {largest:.3g} at most' if largest >= 1 else f'take images of at least {MIN_CROP} pixels'
+        size = f'{width}x{height} of the {image.width}x{image.height} pixels'
+        raise ValueError(f'A scale of {scale:g} leaves {size}: {advice}.')
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))
 
 
 def require_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Check scales and give them as numbers.
+    """Check scales, and return them as floats.
 
     Raises:
-        ValueError: If there is none, one comes twice, or one is below 1 or not finite.
+        ValueError: If there is none, one is given twice, or one is below 1 or not finite.
     """
     found = tuple(float(scale) for scale in scales)
     for scale in found:
         if not (math.isfinite(scale) and scale >= 1):
-            raise ValueError(
-                f'A scale is 1, for the whole picture, or more, got {scale:g}: smaller ones reach past the picture.'
-            )
+            raise ValueError(f'Invalid scale {scale:g}: expected at least 1, the whole image.')
     if not found or len(set(found)) < len(found):
-        raise ValueError(f'Name at least one scale, each once, got {", ".join(f"{s:g}" for s in found) or "none"}.')
+        listed = ', '.join(f'{scale:g}' for scale in found) or 'none'
+        raise ValueError(f'Invalid scales {listed}: expected at least one, each once.')
     return found
 
 
-def times(scale: float) -> str:
-    """A scale as figures and tables write it."""
+def scale_label(scale: float) -> str:
+    """A scale as figures and tables show it."""
     return f'{scale:g}\N{MULTIPLICATION SIGN}'
 
 
-class Enlarging:
-    """Makes a model's 8-bit input of a picture, at several scales.
+class Zoom:
+    """Turns an image into a model's 8-bit inputs at several scales.
 
     Args:
-        model: A model of timm, whose checkpoint says how pictures are resized and cropped.
-        scales: How much larger the object shall be.
+        model: Model of timm, whose checkpoint defines resizing and cropping.
+        scales: Zoom factors.
 
     Attributes:
         scales: As given.
         input_size: Height and width of the input in pixels.
-        mean: By which `timm_sk.data.normalizer` makes the input of it, for each channel.
-        std: The same.
+        mean: Mean of each channel, for `timm_sk.data.normalizer`.
+        std: Standard deviation of each channel.
 
     Raises:
-        ValueError: If a scale is none, or the model takes pictures of neither 1 nor 3 channels.
+        ValueError: If a scale is invalid, or the model does not take images of 1 or 3 channels.
     """
 
     def __init__(self, model: Any, scales: Sequence[float] = SCALES) -> None:
@@ -90,30 +86,29 @@ class Enlarging:
         self._mode = 'L' if channels == 1 else 'RGB'
         self._transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
 
-    def require_large_enough(self, picture: Image.Image, name: str) -> None:
-        """Check a picture's size.
+    def require_large_enough(self, image: Image.Image, name: str) -> None:
+        """Check an image's size.
 
         Raises:
-            ValueError: If it is smaller than the input, so that there is no detail to enlarge, or too small for the
-                scales; the message begins with the name.
+            ValueError: If it is smaller than the input, or too small for the scales; the message begins with the name.
         """
         height, width = self.input_size
-        if picture.width < width or picture.height < height:
+        if image.width < width or image.height < height:
             raise ValueError(
-                f"{name}: {picture.width}x{picture.height} pixels are fewer than the model's input of "
-                f'{width}x{height}: take larger pictures, or a model of a smaller input.'
+                f"{name}: {image.width}x{image.height} pixels are fewer than the model's input of {width}x{height}: "
+                'take larger images, or a model with a smaller input.'
             )
         try:
-            enlarge(picture, max(self.scales))
+            zoom_in(image, max(self.scales))
         except ValueError as error:
             raise ValueError(f'{name}: {error}') from error
 
-    def __call__(self, picture: Image.Image) -> Tensor:
-        """Give the picture at each scale, 8-bit [S, C, H, W].
+    def __call__(self, image: Image.Image) -> Tensor:
+        """Return the image at each scale, 8-bit [S, C, H, W].
 
         Raises:
-            ValueError: As `require_large_enough`.
+            ValueError: If the image is too small.
         """
-        self.require_large_enough(picture, 'A picture')
-        picture = to_rgb(picture).convert(self._mode)
-        return torch.stack([torch.as_tensor(self._transform(enlarge(picture, scale))) for scale in self.scales])
+        self.require_large_enough(image, 'An image')
+        image = to_rgb(image).convert(self._mode)
+        return torch.stack([torch.as_tensor(self._transform(zoom_in(image, scale))) for scale in self.scales])

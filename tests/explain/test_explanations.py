@@ -1,4 +1,4 @@
-"""Explanations of single pictures, against the attention of the crops one by one."""
+"""Explanations of images, compared with the attention of each crop."""
 
 import numpy as np
 import pytest
@@ -20,17 +20,17 @@ def drawn(count, size=48):
     return [Image.fromarray(pixels) for pixels in shapes.draw(count, seed=3, size=size)[0]]
 
 
-def test_numbers_are_those_of_each_crop(model):
-    pictures = drawn(3)
-    found = explain.explain_pictures(model, pictures, scales=(1, 2), batch_size=4)
+def test_numbers_of_each_crop(model):
+    images = drawn(3)
+    found = explain.explain_images(model, images, scales=(1, 2), batch_size=4)
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     assert found.units == ('SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1')
     assert list(found.attention) == ['SK_2_1', 'SK_3_1', 'SK_5_1']
     assert found.kernel_extents == ((3, 5),) * 4
     assert (found.scales, found.input_size) == ((1.0, 2.0), (32, 32))
-    for p, picture in enumerate(pictures):
+    for p, image in enumerate(images):
         for s, scale in enumerate(found.scales):
-            x = transform(explain.enlarge(picture, scale))[None]
+            x = transform(explain.zoom_in(image, scale))[None]
             units = {unit.name: unit.weights[0] for unit in timm_sk.attention_weights(model, x)}
             for name, weights in found.attention.items():
                 np.testing.assert_allclose(weights[p, s], units[name], atol=2e-5)
@@ -42,9 +42,9 @@ def test_numbers_are_those_of_each_crop(model):
 
 
 @pytest.mark.parametrize('fold', [reparameterize_model, lambda model: timm_sk.deploy(model, compile=False)])
-def test_folded_models_are_explained_alike(model, fold):
-    expected = explain.explain_pictures(model, drawn(2))
-    found = explain.explain_pictures(fold(model), drawn(2))
+def test_folded_models(model, fold):
+    expected = explain.explain_images(model, drawn(2))
+    found = explain.explain_images(fold(model), drawn(2))
     assert found.units == expected.units
     np.testing.assert_allclose(found.differences, expected.differences, atol=1e-5)
     np.testing.assert_allclose(found.receptive_fields, expected.receptive_fields, rtol=0.02)
@@ -55,11 +55,11 @@ def test_folded_models_are_explained_alike(model, fold):
     [('sknet50_3path', 3), ('resnest50d_4s2x40d', 4), ('resnest50d_1s4x24d', 1), ('sk_shufflenetv2_x0_5', 2)],
 )
 def test_any_number_of_branches(name, branches):
-    picture = Image.effect_noise((40, 40), 60)
+    image = Image.effect_noise((40, 40), 60)
     model = timm.create_model(name, pretrained_cfg_overlay=dict(input_size=(3, 32, 32)))
     units = explain.units.unit_names(model)
-    found = explain.explain_pictures(
-        model, [picture], scales=(1,), units=units[:1], with_receptive_fields=False, names=['noise']
+    found = explain.explain_images(
+        model, [image], scales=(1,), units=units[:1], with_receptive_fields=False, names=['noise']
     )
     assert model.training
     assert found.receptive_fields is None
@@ -67,14 +67,14 @@ def test_any_number_of_branches(name, branches):
     assert np.isnan(found.differences).all() == (branches == 1)
 
 
-def test_what_cannot_be_explained_is_refused(model):
-    with pytest.raises(ValueError, match='no picture'):
-        explain.explain_pictures(model, [])
-    with pytest.raises(ValueError, match=r'^picture 2: 16x16 pixels are fewer'):
-        explain.explain_pictures(model, [*drawn(1), *drawn(1, size=16)])
+def test_invalid_arguments(model):
+    with pytest.raises(ValueError, match='No image'):
+        explain.explain_images(model, [])
+    with pytest.raises(ValueError, match=r'^image 2: 16x16 pixels are fewer'):
+        explain.explain_images(model, [*drawn(1), *drawn(1, size=16)])
     with pytest.raises(ValueError, match=r'^small.png: 16x16'):
-        explain.explain_pictures(model, drawn(1, size=16), names=['small.png'])
-    with pytest.raises(ValueError, match='no unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1'):
-        explain.explain_pictures(model, drawn(1), units=['SK_2_3'])
+        explain.explain_images(model, drawn(1, size=16), names=['small.png'])
+    with pytest.raises(ValueError, match='Unknown unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1'):
+        explain.explain_images(model, drawn(1), units=['SK_2_3'])
     with pytest.raises(ValueError, match='has no unit that selects'):
-        explain.explain_pictures(timm.create_model('resnet10t'), drawn(1, size=256))
+        explain.explain_images(timm.create_model('resnet10t'), drawn(1, size=256))
