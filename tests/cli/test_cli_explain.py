@@ -1,4 +1,4 @@
-"""`timm-sk explain`: what it writes, and what it refuses in one line, leaving nothing behind."""
+"""`timm-sk explain`: its folder, and its errors, which leave nothing behind."""
 
 import csv
 import io
@@ -58,22 +58,22 @@ def rows_of(folder):
 
 
 def require_self_contained(folder):
-    """Check that a page shows the folder's figures with words, and names no address."""
+    """Check that a page has the folder's figures with alternative texts, and no address."""
     page = Page(folder / PAGE)
-    images = [attributes for tag, attributes in page.tags if tag == 'img']
-    assert len(images) == len(list(folder.glob('*.png')))
-    assert all(image['src'].startswith('data:image/png;base64,') and len(image['alt']) > 40 for image in images)
+    shown = [attributes for tag, attributes in page.tags if tag == 'img']
+    assert len(shown) == len(list(folder.glob('*.png')))
+    assert all(image['src'].startswith('data:image/png;base64,') and len(image['alt']) > 40 for image in shown)
     addresses = [value for _, attributes in page.tags for name, value in attributes.items() if name in ('src', 'href')]
     assert all(address.startswith('data:') for address in addresses)
     assert not {'script', 'link'} & {tag for tag, _ in page.tags}
     assert 'http' not in re.sub(r'base64,[^"]*', '', (folder / PAGE).read_text(encoding='utf-8'))
     for figure in folder.glob('*.png'):
-        with Image.open(figure) as picture:
-            assert np.asarray(picture.convert('L')).std() > 5  # not blank
+        with Image.open(figure) as drawing:
+            assert np.asarray(drawing.convert('L')).std() > 5  # not blank
     return page
 
 
-def test_pictures(run, tmp_path):
+def test_images(run, tmp_path):
     name = 'a <b> & "c".png'
     Image.open(EXAMPLES[0]).save(tmp_path / name)
     code, printed, said = run(tmp_path / name, EXAMPLES[4], '--scales', '1,2', '--units', 'SK_3_1,SK_5_1')
@@ -94,8 +94,8 @@ def test_pictures(run, tmp_path):
 
     rows = rows_of(folder)
     model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
-    pictures = [Image.open(path).convert('RGB') for path in (EXAMPLES[0], EXAMPLES[4])]
-    expected = explain.explain_pictures(model, pictures, scales=(1, 2), units=['SK_3_1', 'SK_5_1'])
+    images = [Image.open(path).convert('RGB') for path in (EXAMPLES[0], EXAMPLES[4])]
+    expected = explain.explain_images(model, images, scales=(1, 2), units=['SK_3_1', 'SK_5_1'])
     assert len(rows) == 2 * 2 * (3 * 4 + 2 * (48 + 112))
     quantities = dict(
         difference=expected.differences,
@@ -103,7 +103,7 @@ def test_pictures(run, tmp_path):
         receptive_field=expected.receptive_fields,
     )
     for row in rows:
-        p, s = [name, 'ring.png'].index(row['picture']), ['1', '2'].index(row['scale'])
+        p, s = [name, 'ring.png'].index(row['image']), ['1', '2'].index(row['scale'])
         if row['quantity'] == 'attention':
             branch, channel = int(row['branch']) - 1, int(row['channel']) - 1
             assert row['kernel_extent'] == ('3', '5')[branch]
@@ -113,18 +113,16 @@ def test_pictures(run, tmp_path):
         assert float(row['value']) == pytest.approx(value, abs=1e-4)
 
 
-def test_without_pictures_the_shipped_ones(run, tmp_path, monkeypatch):
-    monkeypatch.setattr('timm_sk.explain.report.MOST_DRAWN', 1)
+def test_example_images(run, tmp_path, monkeypatch):
+    monkeypatch.setattr('timm_sk.explain.report.MAX_DRAWN', 1)
     code, _, _ = run('--scales', '1')
     assert code == 0
     assert len(list((tmp_path / 'out').glob('*.png'))) == 2 + 1
-    assert (
-        '7 more pictures have no figures here; their numbers are in numbers.csv.' in Page(tmp_path / 'out' / PAGE).texts
-    )
-    assert {row['picture'] for row in rows_of(tmp_path / 'out')} == {path.name for path in EXAMPLES}
+    assert '7 more images without figures; their numbers are in numbers.csv.' in Page(tmp_path / 'out' / PAGE).texts
+    assert {row['image'] for row in rows_of(tmp_path / 'out')} == {path.name for path in EXAMPLES}
 
 
-def test_a_data_set_by_class(run, tmp_path):
+def test_data_set_by_class(run, tmp_path):
     data = write_folder(tmp_path / 'data', drawn(3, size=40))
     code, _, said = run('--data', data, '--by-class', '--scales', '1,1.5', '--workers', 0, '--batch-size', 4)
     assert (code, said) == (0, '')
@@ -136,9 +134,9 @@ def test_a_data_set_by_class(run, tmp_path):
     assert len(rows) == 4 * 3 + 3 * 3 * 3
     assert [row['unit'] for row in rows if not row['class'] and row['quantity'] == 'shift'] == UNITS
     for row in rows:
-        assert row['pictures'] == ('3' if row['class'] else '9')
+        assert row['images'] == ('3' if row['class'] else '9')
         if row['class']:
-            assert row['low'] == row['high'] == 'nan'  # of three pictures
+            assert row['low'] == row['high'] == 'nan'  # of three images
         else:
             assert float(row['low']) <= float(row['mean']) <= float(row['high'])
     first = {row['unit']: float(row['mean']) for row in rows if row['scale'] == '1' and not row['class']}
@@ -154,11 +152,11 @@ def test_shapes_without_classes(run, tmp_path):
     assert {row['class'] for row in rows_of(tmp_path / 'out')} == {''}
 
 
-def test_a_few_pictures_may_be_skipped(run, tmp_path):
+def test_skipped_images(run, tmp_path):
     data = write_folder(tmp_path / 'data', {'circle': drawn(2, size=40)['circle'], 'ring': drawn(2, size=20)['ring']})
     code, _, said = run('--data', data, '--workers', 0, '--max-bad-images', 2)
     assert code == 0
-    assert [line.split(':')[0] for line in said.splitlines() if 'left out' in line] == ['left out'] * 2
+    assert [line.split(':')[0] for line in said.splitlines()].count('skipped') == 2
     code, _, said = run('--data', data, '--workers', 0, '--max-bad-images', 1, out='other')
     assert code == 1
     assert 'or allow more with --max-bad-images' in said
@@ -168,25 +166,22 @@ def test_a_few_pictures_may_be_skipped(run, tmp_path):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (
-            ['--scales', '0'],
-            'A scale is 1, for the whole picture, or more, got 0: smaller ones reach past the picture.',
-        ),
-        (['--scales', '1,-2'], 'A scale is 1, for the whole picture, or more, got -2: smaller'),
-        (['--scales', '0.5,1'], 'A scale is 1, for the whole picture, or more, got 0.5: smaller'),
+        (['--scales', '0'], 'Invalid scale 0: expected at least 1, the whole image.'),
+        (['--scales', '1,-2'], 'Invalid scale -2'),
+        (['--scales', '0.5,1'], 'Invalid scale 0.5'),
         (['--scales', '1,9'], 'circle.png: A scale of 9 leaves 4x4 of the 32x32 pixels: take 4 at most.'),
-        (['--scales', '1,x'], 'Scales are numbers separated by commas, such as 1,1.5,2; got "1,x".'),
-        (['--shapes', '3', '--scales', '4'], 'At a scale of 4 a shape would be larger than the picture'),
-        (['--units', 'SK_2_3'], 'There is no unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1.'),
+        (['--scales', '1,x'], 'Invalid scales "1,x": expected numbers separated by commas, such as 1,1.5,2.'),
+        (['--shapes', '3', '--scales', '4'], 'At a scale of 4 a shape would be larger than the image'),
+        (['--units', 'SK_2_3'], 'Unknown unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1.'),
         (['--model', 'sknet_atto.digits'], "0.png: 8x8 pixels are fewer than the model's input of 32x32"),
         (['--model', 'sknet_atoo'], 'sknet_atoo'),
         (['missing.png'], 'missing.png: no such file.'),
         (['--data', 'missing'], 'missing: no such folder'),
-        (['--by-class'], '--by-class tells apart the classes of a data set'),
-        (['--data', 'x', '--shapes', '3'], 'one of them.'),
+        (['--by-class'], '--by-class needs a data set'),
+        (['--data', 'x', '--shapes', '3'], 'Pass only one of images, --data and --shapes.'),
     ],
 )
-def test_mistakes_are_one_line_and_leave_nothing(run, tmp_path, arguments, message):
+def test_invalid_arguments(run, tmp_path, arguments, message):
     code, printed, said = run(*arguments)
     assert (code, printed) == (1, '')
     assert said.startswith('timm-sk: ')
@@ -209,7 +204,7 @@ def test_empty_data_sets_and_models_without_selection(run, tmp_path, monkeypatch
     )
 
 
-def test_files_of_another_run_are_kept(run, tmp_path, monkeypatch):
+def test_folder_that_is_not_empty(run, tmp_path, monkeypatch):
     (tmp_path / 'out').mkdir()
     assert run('--scales', '1', '--shapes', 2)[0] == 0  # an empty folder may be there
     before = (tmp_path / 'out' / PAGE).read_bytes()
@@ -224,7 +219,7 @@ def test_files_of_another_run_are_kept(run, tmp_path, monkeypatch):
     assert (tmp_path / 'out' / PAGE).read_bytes() == before
 
 
-def test_a_folder_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
+def test_folder_is_written_atomically(run, tmp_path, monkeypatch):
     def fail(*arguments):
         raise OSError('disk full')
 
@@ -234,29 +229,25 @@ def test_a_folder_is_written_whole_or_not_at_all(run, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_without_matplotlib_it_says_what_to_install(run, monkeypatch):
-    monkeypatch.setattr(figures, 'find_spec', lambda name: None)
+def test_without_matplotlib(run, monkeypatch):
+    monkeypatch.setattr('timm_sk.optional_packages.find_spec', lambda name: None)
     code, _, said = run()
-    assert (code, said) == (
-        1,
-        'timm-sk: Figures are drawn by matplotlib, which is not installed: pip install "timm_sk[explain]".\n',
-    )
+    assert (code, said) == (1, 'timm-sk: matplotlib is not installed: pip install "timm_sk[explain]".\n')
 
 
-def test_more_pictures_than_it_explains_are_refused(run, monkeypatch):
-    monkeypatch.setattr(cli_explain, 'MOST_PICTURES', 2)
+def test_too_many_images(run, monkeypatch):
+    monkeypatch.setattr(cli_explain, 'MAX_IMAGES', 2)
     code, _, said = run(EXAMPLES[0].parent)
-    assert code == 1
-    assert said == 'timm-sk: 8 pictures are more than 2: study them as a data set, with --data.\n'
+    assert (code, said) == (1, 'timm-sk: Too many images: 8. Pass at most 2, or a data set with --data.\n')
 
 
-def test_scales_differ_without_colour():
+def test_styles_differ_without_color():
     forms = [(style['linestyle'], style['marker']) for style in figures._STYLES]
     assert len({linestyle for linestyle, _ in forms}) == len({marker for _, marker in forms}) == len(forms)
 
 
-def test_many_classes_are_drawn_sorted():
-    classes = figures.MOST_NAMED + 5
+def test_many_classes():
+    classes = figures.MAX_NAMED + 5
     generator = np.random.default_rng(0)
 
     def estimate(*shape):
@@ -274,7 +265,6 @@ def test_many_classes_are_drawn_sorted():
         shift=estimate(1),
         shift_by_class=estimate(classes, 1),
         confidence=0.95,
-        replicates=10,
     )
     (axes,) = figures.classes_figure(found).axes
     lines = [line for line in axes.lines if len(line.get_ydata()) == classes - 1]
@@ -284,22 +274,20 @@ def test_many_classes_are_drawn_sorted():
         assert np.array_equal(line.get_ydata(), found.by_class.mean[order, s, 0])
 
 
-def test_many_scales_keep_their_numbers_in_the_table(run, tmp_path):
-    code, told, _ = run(EXAMPLES[0], '--scales', '1,1.25,1.5,1.75,2,2.5')
+def test_many_scales_fit_into_the_table(run, tmp_path):
+    code, printed, _ = run(EXAMPLES[0], '--scales', '1,1.25,1.5,1.75,2,2.5')
     assert code == 0
-    with open(tmp_path / 'out' / 'numbers.csv', newline='') as file:
-        fields = [row['value'] for row in csv.DictReader(file) if row['quantity'] == 'receptive_field']
-    assert '…' not in told
-    assert 'SK_5_1' in told
-    assert all(f' {float(field):.1f}' in told for field in fields)
+    fields = [row['value'] for row in rows_of(tmp_path / 'out') if row['quantity'] == 'receptive_field']
+    assert '…' not in printed
+    assert 'SK_5_1' in printed
+    assert all(f' {float(field):.1f}' in printed for field in fields)
 
 
-def test_pictures_of_the_same_name_are_told_apart(run, tmp_path):
+def test_images_of_the_same_name(run, tmp_path):
     for folder in ('a', 'b'):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / 'x.png').write_bytes(EXAMPLES[0].read_bytes())
     code, _, said = run(tmp_path / 'a', tmp_path / 'b')
     assert (code, said) == (0, '')
-    with open(tmp_path / 'out' / 'numbers.csv', newline='') as file:
-        named = {row['picture'] for row in csv.DictReader(file)}
-    assert named == {str(tmp_path / folder / 'x.png') for folder in ('a', 'b')}
+    names = {row['image'] for row in rows_of(tmp_path / 'out')}
+    assert names == {str(tmp_path / folder / 'x.png') for folder in ('a', 'b')}

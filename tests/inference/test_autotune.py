@@ -87,7 +87,7 @@ def test_results_are_remembered():
     assert not path.exists()
     assert fastest(4) == fastest(2) == 4
     assert fastest(2, remember=False) == 2
-    assert json.loads(path.read_text()) == dict(format_version=1, fastest=dict(key=4))
+    assert json.loads(path.read_text()) == dict(format_version=1, key=4)
     assert list(path.parent.glob('autotune*')) == [path]
 
 
@@ -98,11 +98,11 @@ def test_results_are_remembered():
         '{"half',
         '[1, 2]',
         '{"key": 4}',
-        '{"format_version": 2, "fastest": {"key": 4}}',
-        '{"format_version": 1, "fastest": [4]}',
-        '{"format_version": 1, "fastest": {"key": 3}}',
-        '{"format_version": 1, "fastest": {"key": "four"}}',
-        '{"format_version": 1, "fastest": {"key": true}}',
+        '{"format_version": 2, "key": 4}',
+        '{"format_version": 1, "key": 3}',
+        '{"format_version": 1, "key": "four"}',
+        '{"format_version": 1, "key": true}',
+        '{"format_version": 1, "key": [4]}',
     ],
 )
 def test_other_file_contents_are_ignored(content):
@@ -110,7 +110,7 @@ def test_other_file_contents_are_ignored(content):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(content)
     assert fastest(2) == 2
-    assert json.loads(path.read_text()) == dict(format_version=1, fastest=dict(key=2))
+    assert json.loads(path.read_text()) == dict(format_version=1, key=2)
 
 
 def test_unwritable_store(monkeypatch, tmp_path):

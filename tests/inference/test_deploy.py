@@ -1,7 +1,6 @@
 """Deployed models: same outputs, source model unchanged, invalid arguments."""
 
 import copy
-import json
 import pickle
 import re
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from variants import filled, images, shallow
 
 import timm_sk
+from timm_sk.atomic_io import read_json, write_json
 from timm_sk.inference.autotune import FILE_NAME
 from timm_sk.layers.folded_conv import FoldedConv
 from timm_sk.layers.merged_groups import MergedConv
@@ -79,11 +79,10 @@ def test_merged_groups_are_remembered():
     deploy(model, merge_groups=True, remember=False)
     assert not path.exists()
     deploy(model, merge_groups=True)
-    content = json.loads(path.read_text())
-    assert len(content['fastest']) == 10  # two branches in five units
-    assert all('torch 2' in key and 'groups 8' in key for key in content['fastest'])
-    content['fastest'] = dict.fromkeys(content['fastest'], 2)  # as another machine might have found
-    path.write_text(json.dumps(content))
+    found = read_json(path, version=1)
+    assert len(found) == 10  # two branches in five units
+    assert all('torch 2' in key and 'groups 8' in key for key in found)
+    write_json(path, dict.fromkeys(found, 2), version=1)  # as another machine might have found
     x, merged = images(size=32), deploy(model, merge_groups=True)
     assert [convolution.wide_groups for convolution in convolutions(merged) if convolution.groups > 1] == [2] * 10
     assert distance(merged(x), model(x).detach()) <= 1e-5

@@ -1,7 +1,6 @@
 """Merged groups in training: same outputs and gradients, same names, parameters and optimizers."""
 
 import copy
-import json
 import pickle
 
 import pytest
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from variants import filled, images
 
 import timm_sk
+from timm_sk.atomic_io import read_json, write_json
 from timm_sk.inference import tune_groups
 from timm_sk.inference.autotune import FILE_NAME
 from timm_sk.inference.conv_inputs import memory_format_of, random_input
@@ -108,14 +108,13 @@ def test_inputs_have_shape_and_memory_format_of_the_model(fewest):
 def test_results_are_remembered():
     timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL)
     path = store_root() / FILE_NAME
-    content = json.loads(path.read_text())
-    assert len(content['fastest']) == 10  # two branches in five units
-    assert all('training, autocast None' in key for key in content['fastest'])
-    content['fastest'] = dict.fromkeys(content['fastest'], 2)  # as another machine might have found
-    path.write_text(json.dumps(content))
+    found = read_json(path, version=1)
+    assert len(found) == 10  # two branches in five units
+    assert all('training, autocast None' in key for key in found)
+    write_json(path, dict.fromkeys(found, 2), version=1)  # as another machine might have found
     assert set(timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL).values()) == {2}
     timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
-    assert len(json.loads(path.read_text())['fastest']) == 20  # those of inference have other keys
+    assert len(read_json(path, version=1)) == 20  # those of inference have other keys
 
 
 @pytest.mark.parametrize('autocast', [None, torch.bfloat16])

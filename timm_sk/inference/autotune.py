@@ -4,7 +4,6 @@ Results are in `autotune.json` in the folder of the local store, each by a line 
 on. Deleting the file is safe.
 """
 
-import json
 import platform
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TypeVar
 
 import torch
 
-from ..atomic_io import atomic_write
+from ..atomic_io import read_json, write_json
 from ..errors import UnwritableStoreError
 from ..pretrained import store_root
 from .conv_inputs import memory_format_of
@@ -102,12 +101,10 @@ class AutotuneCache:
         """Add new results to the file; if it cannot be written, they will be measured again."""
         if not (self._remember and self._measured):
             return
-        content = dict(format_version=FORMAT_VERSION, fastest=_read() | self._measured)
         try:
             folder = store_root()
             folder.mkdir(parents=True, exist_ok=True)
-            with atomic_write(folder / FILE_NAME) as file:
-                file.write(json.dumps(content, indent=2, sort_keys=True).encode())
+            write_json(folder / FILE_NAME, _read() | self._measured, version=FORMAT_VERSION)
         except (OSError, UnwritableStoreError):
             return
 
@@ -115,15 +112,10 @@ class AutotuneCache:
 def _read() -> dict[str, int | str]:
     """Earlier results; none if the file is missing, damaged, unreadable or of another format version."""
     try:
-        content = json.loads((store_root() / FILE_NAME).read_text())
+        content = read_json(store_root() / FILE_NAME, version=FORMAT_VERSION)
     except (OSError, ValueError):  # UnwritableStoreError among them
         return {}
-    if not isinstance(content, dict) or content.get('format_version') != FORMAT_VERSION:
-        return {}
-    results = content.get('fastest')
-    if not isinstance(results, dict):
-        return {}
-    return {key: candidate for key, candidate in results.items() if type(candidate) in (int, str)}
+    return {key: candidate for key, candidate in content.items() if type(candidate) in (int, str)}
 
 
 def setting(weight: torch.Tensor, x: torch.Tensor) -> list[str]:

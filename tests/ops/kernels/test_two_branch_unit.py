@@ -1,7 +1,6 @@
 """The SK unit on the two-branch kernel: its values, where it steps back, and when deploying chooses it."""
 
 import copy
-import json
 import pickle
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from variants import filled, images
 
 import timm_sk
+from timm_sk.atomic_io import read_json
 from timm_sk.inference import tune_branches
 from timm_sk.inference.autotune import FILE_NAME
 from timm_sk.inference.tune_branches import SEPARATE, replace_where_faster
@@ -203,7 +203,7 @@ def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
         net = Net()
         replace_where_faster(net, net.inputs(), interpret=True)
         assert net.forms() == ['recompute_branches', 'recompute_branches', 'store_branches']
-    again = json.loads(path.read_text())['fastest']
+    again = read_json(path, version=1)
     assert sorted(again.values()) == ['recompute_branches', 'store_branches']
     assert all('torch 2' in key and 'triton' in key and 'groups 1' in key for key in again)
 
@@ -307,7 +307,7 @@ def test_deployed_on_a_gpu(dtype, compile):
     model = filled('sknet50').cuda()
     x = images(8, size=64).cuda()
     deployed = timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=8, dtype=dtype, compile=compile)
-    fastest = json.loads((store_root() / FILE_NAME).read_text())['fastest']
+    fastest = read_json(store_root() / FILE_NAME, version=1)
     assert {form for form in fastest.values() if isinstance(form, str)} & {SEPARATE, *FORMS}
     wanted = model(x)
     tolerance = 1e-2 if dtype == torch.float32 else 5e-2  # cuDNN's convolutions may use TF32
