@@ -40,7 +40,7 @@ class StudyRow(Measurement):
     Attributes:
         what: 'plain' forward passes, 'recording' of attention in them, or the 'study'.
         source: 'ready' as batches, or 'files' that are loaded.
-        count: ImageDataset in a round.
+        count: Number of images in a round.
         scales: At how many each is seen.
         min_images_per_s: Of the slowest round, each image counted once for all scales; median and max alike.
         min_of_plain: Least speed as a share of the plain passes' in the same round; median and max alike.

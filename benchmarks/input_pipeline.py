@@ -43,7 +43,7 @@ class PipelineRow(Measurement):
     Attributes:
         what: 'step' on a batch that is there already, 'loading' alone, or 'both'.
         workers: Processes that load; none in a step.
-        batch: ImageDataset in a batch.
+        batch: Batch size.
         size: Height and width that the net gets.
         file_size: Height and width of the JPEG files.
         augmentation: timm's name of the policy, after a random crop and flip.

@@ -1,4 +1,4 @@
-"""What opens as a data set of images: every image with its label and its name, or one line that says why not."""
+"""Opening data sets: every image with its label and its name, or an error in one line."""
 
 import io
 import sys
@@ -42,7 +42,7 @@ KINDS = (in_folder, in_part_of_folder, in_tar, in_torchvision_folder, in_parquet
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_every_image_with_its_label(kind, tmp_path):
+def test_images_and_labels(kind, tmp_path):
     expected = drawn(EACH)
     images = open_dataset(**kind(tmp_path, expected), split='train')
     assert isinstance(images, ImageDataset)
@@ -55,7 +55,7 @@ def test_every_image_with_its_label(kind, tmp_path):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_a_subset_is_in_the_order_given(kind, tmp_path):
+def test_subset(kind, tmp_path):
     images = open_dataset(**kind(tmp_path, drawn(EACH)), split='train')
     few = images.subset([7, 0, 4]).subset([0, 2])
     assert (len(few), few.targets(), few.class_names()) == (2, [2, 1], [*CLASSES])
@@ -63,7 +63,7 @@ def test_a_subset_is_in_the_order_given(kind, tmp_path):
     assert few.name(1) == images.name(4)
 
 
-def test_files_are_named(tmp_path):
+def test_names(tmp_path):
     folder = tmp_path / 'images'
     for settings in (in_folder(tmp_path, drawn(2)), dict(data='torch/folder', data_dir=str(folder))):
         assert open_dataset(**settings, split='train').name(3) == str(folder / 'ring' / '001.png')
@@ -71,7 +71,7 @@ def test_files_are_named(tmp_path):
     assert open_dataset(**in_parquet(tmp_path, drawn(2)), split='train').name(3) == 'image 3'
 
 
-def test_torchvisions_data_set_with_a_name(tmp_path):
+def test_torchvision(tmp_path):
     train, test = [drawn(6, seed=seed, size=28)['star'] for seed in (0, 1)]
     write_mnist(tmp_path, {'train': train, 't10k': test})
     for split, expected in (('train', train), ('validation', test)):
@@ -116,8 +116,8 @@ def test_shards(class_map, tmp_path):
     assert len(open_dataset(f'wds/{folder}', split='train', is_training=True)) == 12
 
 
-def test_images_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
-    """The second of two shards has an image whose end is missing, and its last one has no label."""
+def test_unreadable_images_in_shards(tmp_path, caplog):
+    """The second of two shards has a truncated image, and its last image has no label."""
     pairs = [(image, label) for label, members in enumerate(drawn(2).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(validation=[pairs[:3], pairs[3:]]))
     shard = folder / 'validation-0001.tar'
@@ -141,7 +141,7 @@ def test_images_in_shards_that_cannot_be_decoded_are_named(tmp_path, caplog):
     assert not caplog.records
 
 
-def test_drawn_images():
+def test_synthetic_images():
     pixels, labels = draw(20, seed=3)
     images = SyntheticImages(20, seed=3)
     assert (len(images), images.class_names()) == (20, [*CLASS_NAMES])
@@ -152,7 +152,7 @@ def test_drawn_images():
 
 
 def damaged(folder):
-    """Damage four of six images, each in another way; the names of those."""
+    """Damage four of six images, each in another way; returns their files."""
     files = sorted(folder.glob('*/*.png'))
     files[0].write_bytes(b'no image at all')
     files[1].write_bytes(files[1].read_bytes()[:-200])
@@ -162,7 +162,7 @@ def damaged(folder):
 
 
 @pytest.mark.parametrize('torchvisions', [False, True])
-def test_a_image_that_cannot_be_read_is_named(torchvisions, tmp_path):
+def test_unreadable_file(torchvisions, tmp_path):
     folder = write_folder(tmp_path / 'images', drawn(2))
     settings = dict(data='torch/folder', data_dir=str(folder)) if torchvisions else dict(data=str(folder))
     images = open_dataset(**settings, split='train')
@@ -175,7 +175,7 @@ def test_a_image_that_cannot_be_read_is_named(torchvisions, tmp_path):
     assert images.read(5)[1] == 2
 
 
-def test_a_corrupt_member_of_a_tar_is_named(tmp_path):
+def test_unreadable_member_of_tar(tmp_path):
     file = write_tar(tmp_path / 'images.tar', drawn(2))
     with tarfile.open(file) as archive:
         start = archive.getmember('images/ring/001.png').offset_data
@@ -188,7 +188,7 @@ def test_a_corrupt_member_of_a_tar_is_named(tmp_path):
     assert [images.read(index)[1] for index in (2, 4)] == [1, 2]
 
 
-def test_a_corrupt_row_of_a_table_is_named(tmp_path):
+def test_unreadable_row_of_table(tmp_path):
     datasets = pytest.importorskip('datasets')
 
     encoded = io.BytesIO()
@@ -209,7 +209,7 @@ def refusal(data, **settings):
     return str(caught.value)
 
 
-def test_what_is_no_data_set_is_one_line(tmp_path):
+def test_invalid_folder_or_tar(tmp_path):
     assert refusal(tmp_path / 'none') == (
         f'{tmp_path}/none: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/.'
     )
@@ -218,7 +218,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path):
         f'{tmp_path}/empty: the folder is empty. It should hold a folder of images for each class.'
     )
     (tmp_path / 'notes.txt').write_text('no images')
-    assert refusal(tmp_path / 'notes.txt') == f'{tmp_path}/notes.txt: not a folder, nor a .tar of images.'
+    assert refusal(tmp_path / 'notes.txt') == f'{tmp_path}/notes.txt: neither a folder nor a .tar of images.'
     assert 'cannot be opened: Found 0 images in subfolders of' in refusal(tmp_path)
     with tarfile.open(tmp_path / 'none.tar', 'w'):
         pass
@@ -227,7 +227,7 @@ def test_what_is_no_data_set_is_one_line(tmp_path):
     assert refusal(tmp_path / 'broken.tar').startswith(f'{tmp_path}/broken.tar, split train, cannot be opened: ')
 
 
-def test_named_data_sets_that_are_not_there(tmp_path):
+def test_missing_named_data_set(tmp_path):
     here = dict(data_dir=str(tmp_path))
     assert refusal('torch/mnist', **here).startswith('torch/mnist, split train, cannot be opened: Dataset not found.')
     assert refusal('torch/flowers', **here).endswith('cannot be opened: Unknown torchvision dataset flowers')
@@ -239,7 +239,7 @@ def test_named_data_sets_that_are_not_there(tmp_path):
     assert 'split train, cannot be opened: ' in refusal(f'hfds/{folder}', data_dir=str(tmp_path / 'other'))
 
 
-def test_a_missing_library_is_named(tmp_path, monkeypatch):
+def test_missing_library(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'datasets', None)
     monkeypatch.delitem(sys.modules, 'timm.data.readers.reader_hfds', raising=False)
     assert refusal(f'hfds/{tmp_path}').endswith('Install the library that reads it: pip install "timm_sk[data]".')

@@ -1,4 +1,4 @@
-"""The loaders: which images are in which batch, and that their pixels follow from the place in the run alone."""
+"""Loaders: which images are in which batch; pixels depend only on the place in the run."""
 
 import os
 import signal
@@ -33,7 +33,7 @@ def training(images, *, batch_size=BATCH, context=None, seed=1, workers=0, trans
     )
 
 
-def judging(images, *, batch_size=BATCH, context=None, **settings):
+def evaluating(images, *, batch_size=BATCH, context=None, **settings):
     return eval_loader(images, PLAIN, batch_size=batch_size, context=context or DistributedContext(), **settings)
 
 
@@ -46,7 +46,7 @@ def same(batches, others):
     )
 
 
-def test_an_epoch_has_each_image_at_most_once_and_full_batches(images):
+def test_epoch(images):
     loader = training(images)
     batches = [*loader.epoch(0)]
     assert len(batches) == len(loader) == COUNT // BATCH
@@ -62,7 +62,7 @@ def test_an_epoch_has_each_image_at_most_once_and_full_batches(images):
 
 
 @pytest.mark.parametrize('workers', [1, 2])
-def test_the_number_of_workers_changes_nothing(workers, images):
+def test_number_of_workers(workers, images):
     alone, several = training(images), training(images, workers=workers)
     for epoch in (0, 1):
         torch.manual_seed(epoch + workers)  # whatever state the run's generators are in
@@ -70,7 +70,7 @@ def test_the_number_of_workers_changes_nothing(workers, images):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_an_epoch_goes_on_from_its_middle(workers, images):
+def test_resume_epoch(workers, images):
     whole = [*training(images).epoch(3)]
     loader = training(images, workers=workers)
     assert same(loader.epoch(3, 2), whole[2:])
@@ -81,7 +81,7 @@ def test_an_epoch_goes_on_from_its_middle(workers, images):
     assert [*loader.epoch(3, len(loader))] == []
 
 
-def test_processes_share_the_batch_of_one(images):
+def test_processes_share_batches(images):
     for epoch in (0, 1):
         whole = [*training(images, batch_size=6).epoch(epoch)]
         shares = [
@@ -95,7 +95,7 @@ def test_processes_share_the_batch_of_one(images):
             assert torch.equal(batch.indices, torch.cat([first.indices, second.indices]))
 
 
-def test_another_epoch_or_seed_has_another_order_and_other_pixels(images):
+def test_epoch_and_seed_change_order_and_pixels(images):
     def by_index(batches):
         return {
             index: pixels
@@ -114,13 +114,13 @@ def test_another_epoch_or_seed_has_another_order_and_other_pixels(images):
         assert sum(torch.equal(first[index], changed[index]) for index in both) < len(both) / 4
 
 
-def test_one_image_is_augmented_differently_at_each_place():
+def test_augmentation_differs_by_position():
     one = drawn(1)['star'][0]
     loader = training(ImageDataset([(one, 0)] * 8), batch_size=8)
     assert len({*content(loader.epoch(0)), *content(loader.epoch(1))}) > 12
 
 
-def test_a_batch_is_no_larger_than_the_data_set(images):
+def test_batch_larger_than_data_set(images):
     few = images.subset(range(5))
     assert [len(batch.targets) for batch in training(few, batch_size=64).epoch(0)] == [5]
     assert [
@@ -133,9 +133,9 @@ def test_a_batch_is_no_larger_than_the_data_set(images):
 
 @pytest.mark.parametrize('size', [1, 2, 3])
 @pytest.mark.parametrize('count', [1, 2, 7, 22])
-def test_each_image_is_judged_once(count, size, images):
+def test_evaluation_has_each_image_once(count, size, images):
     few = images.subset(range(count))
-    loaders = [judging(few, context=DistributedContext(rank=rank, size=size)) for rank in range(size)]
+    loaders = [evaluating(few, context=DistributedContext(rank=rank, size=size)) for rank in range(size)]
     batches = [[*loader.epoch()] for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(found) for found in batches]
     shares = [[index for batch in found for index in batch.indices.tolist()] for found in batches]
@@ -145,16 +145,6 @@ def test_each_image_is_judged_once(count, size, images):
         assert batch.targets.tolist() == [few.targets()[index] for index in batch.indices]
         expected = [PLAIN(few.read(index)[0]) for index in batch.indices.tolist()]
         assert torch.equal(batch.images, torch.stack(expected))
-
-
-@pytest.mark.parametrize('size', [1, 2])
-def test_judging_begins_at_the_first_that_is_wanted(size, images):
-    loaders = [
-        judging(images, context=DistributedContext(rank=rank, size=size), first=15, workers=1) for rank in range(size)
-    ]
-    found = [index for loader in loaders for batch in loader.epoch() for index in batch.indices.tolist()]
-    assert sorted(found) == [*range(15, COUNT)]
-    assert [*judging(images, first=COUNT).epoch()] == []
 
 
 def damaged(tmp_path):
@@ -167,7 +157,7 @@ def damaged(tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_a_neighbour_takes_the_place_of_what_cannot_be_trained_on(workers, tmp_path):
+def test_training_replaces_unreadable_images(workers, tmp_path):
     images, names = damaged(tmp_path)
     batches = [*training(images, batch_size=3, workers=workers).epoch(0)]
     indices = torch.cat([batch.indices for batch in batches]).tolist()
@@ -179,27 +169,27 @@ def test_a_neighbour_takes_the_place_of_what_cannot_be_trained_on(workers, tmp_p
 
 
 @pytest.mark.parametrize('workers', [0, 1])
-def test_what_cannot_be_judged_is_left_out(workers, tmp_path):
+def test_evaluation_omits_unreadable_images(workers, tmp_path):
     images, names = damaged(tmp_path)
-    batches = [*judging(images, batch_size=3, workers=workers).epoch()]
+    batches = [*evaluating(images, batch_size=3, workers=workers).epoch()]
     assert [batch.indices.tolist() for batch in batches] == [[0, 1, 2], [5], [6, 7, 8]]
     assert [batch.images.shape[0] for batch in batches] == [3, 1, 3]
     assert [[line.split(': ')[0] for line in batch.bad] for batch in batches] == [[], names, []]
 
 
-def test_a_batch_of_which_nothing_can_be_read(tmp_path):
+def test_batch_without_readable_image(tmp_path):
     images, names = damaged(tmp_path)
     none = images.subset([3, 4])
-    for loader, tries in ((judging(none), 1), (training(none), 2)):
+    for loader, tries in ((evaluating(none), 1), (training(none), 2)):
         (batch,) = loader.epoch()
         assert (batch.images.numel(), batch.targets.tolist(), batch.indices.tolist()) == (0, [], [])
         assert Counter(line.split(': ')[0] for line in batch.bad) == dict.fromkeys(names, tries)
 
 
-def test_a_tar_that_was_read_before_its_workers_began(tmp_path):
+def test_tar_read_before_workers_start(tmp_path):
     images = open_dataset(str(write_tar(tmp_path / 'images.tar', drawn(20, size=32))), split='train')
     assert images.read(0)[1] == 0  # an open file would be every worker's
-    assert same(judging(images, workers=2).epoch(), judging(images).epoch())
+    assert same(evaluating(images, workers=2).epoch(), evaluating(images).epoch())
 
 
 def in_shards(tmp_path, lengths=(5, 7, 6), val_lengths=(4, 3)):
@@ -216,8 +206,16 @@ def content(batches):
     return [pixels.numpy().tobytes() for batch in batches for pixels in batch.images]
 
 
+def open_in_rank(monkeypatch, rank, size, data, **options):
+    """Open a data set while torch.distributed tells timm of a rank."""
+    with monkeypatch.context() as patch:
+        for name, value in (('is_initialized', True), ('get_world_size', size), ('get_rank', rank)):
+            patch.setattr(torch.distributed, name, lambda value=value: value)
+        return open_dataset(data, **options)
+
+
 @pytest.mark.parametrize('workers', [0, 1, 2])
-def test_workers_share_the_shards_that_are_trained_on(workers, tmp_path):
+def test_workers_share_training_shards(workers, tmp_path):
     data, train, _ = in_shards(tmp_path, lengths=(6, 6, 6, 6), val_lengths=(1,))
     stream = open_dataset(data, split='train', is_training=True)
     loader = training(stream, batch_size=3, workers=workers, transform=PLAIN)
@@ -229,7 +227,7 @@ def test_workers_share_the_shards_that_are_trained_on(workers, tmp_path):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_a_stream_goes_on_where_it_was(workers, tmp_path):
+def test_resume_stream(workers, tmp_path):
     data, *_ = in_shards(tmp_path)
 
     def batches(epoch, first=0, before=()):
@@ -247,7 +245,7 @@ def test_a_stream_goes_on_where_it_was(workers, tmp_path):
     assert {*indices.tolist()} == {-1}
 
 
-def test_ranks_augment_a_stream_differently(tmp_path):
+def test_augmentation_of_stream_differs_by_rank(tmp_path):
     star = drawn(1)['star'][0]
     folder = write_shards(tmp_path / 'shards', dict(train=[[(star, 0)] * 4] * 2))
     first, second = (
@@ -263,16 +261,13 @@ def test_ranks_augment_a_stream_differently(tmp_path):
 
 @pytest.mark.parametrize('workers', [0, 2])
 @pytest.mark.parametrize('size', [1, 2, 3])
-def test_each_image_of_a_stream_is_judged_once(size, workers, tmp_path, monkeypatch):
+def test_evaluation_has_each_image_of_stream_once(size, workers, tmp_path, monkeypatch):
     """Two shards for up to three processes, as torch.distributed tells timm of them."""
     data, _, val = in_shards(tmp_path)
     found = []
     for rank in range(size):
-        for name, value in (('is_initialized', True), ('get_world_size', size), ('get_rank', rank)):
-            monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-        stream = open_dataset(data, split='validation')
-        monkeypatch.undo()
-        loader = judging(stream, batch_size=2, context=DistributedContext(rank=rank, size=size), workers=workers)
+        stream = open_in_rank(monkeypatch, rank, size, data, split='validation')
+        loader = evaluating(stream, batch_size=2, context=DistributedContext(rank=rank, size=size), workers=workers)
         share = content(loader.epoch())
         assert content(loader.epoch()) == share
         assert len(loader) == -(-len(share) // 2)
@@ -281,12 +276,9 @@ def test_each_image_of_a_stream_is_judged_once(size, workers, tmp_path, monkeypa
     assert {*found} == val
 
 
-def test_a_distributed_epoch_of_a_stream_has_the_batches_of_a_process(tmp_path, monkeypatch):
+def test_distributed_stream_epoch(tmp_path, monkeypatch):
     data, *_ = in_shards(tmp_path, lengths=(8, 8), val_lengths=(1,))
-    for name, value in (('is_initialized', True), ('get_world_size', 2), ('get_rank', 1)):
-        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
-    stream = open_dataset(data, split='train', is_training=True)
-    monkeypatch.undo()
+    stream = open_in_rank(monkeypatch, 1, 2, data, split='train', is_training=True)
     loader = training(stream, context=DistributedContext(rank=1, size=2))
     assert len([*loader.epoch(0)]) == len(loader) == 8 // BATCH
 
@@ -302,23 +294,17 @@ def test_a_distributed_epoch_of_a_stream_has_the_batches_of_a_process(tmp_path, 
             dict(context=DistributedContext(size=4)),
             '3 shards for 4 processes with 1 workers each: every worker needs a shard',
         ),
-        (dict(batch_size=10, workers=2), '9 images of each worker fill no batch of 10: pass fewer workers or a'),
+        (dict(batch_size=10, workers=2), '9 images per worker do not fill a batch of 10: use fewer workers'),
     ],
 )
-def test_a_stream_that_does_not_suffice(settings, message, tmp_path):
+def test_stream_too_small(settings, message, tmp_path):
     data, *_ = in_shards(tmp_path)
     with pytest.raises(ValueError, match=f'^{message}'):
         training(open_dataset(data, split='train', is_training=True), **settings)
 
 
-def test_a_stream_is_read_from_its_beginning(tmp_path):
-    data, *_ = in_shards(tmp_path)
-    with pytest.raises(ValueError, match='A stream is read from its beginning, got first=2'):
-        judging(open_dataset(data, split='validation'), first=2)
-
-
-@pytest.mark.parametrize('kind', [training, judging])
-def test_signals_to_all_processes_leave_the_workers_alone(kind, images):
+@pytest.mark.parametrize('kind', [training, evaluating])
+def test_workers_ignore_signals(kind, images):
     before = {*active_children()}
     loader = kind(images, batch_size=1, workers=2)
     batches = loader.epoch()
@@ -332,7 +318,7 @@ def test_signals_to_all_processes_leave_the_workers_alone(kind, images):
 
 
 @pytest.mark.parametrize('channels_last', [False, True])
-def test_normalizing_is_that_of_the_evaluation(channels_last):
+def test_normalizer(channels_last):
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     images = torch.randint(0, 256, (2, 3, 5, 5), dtype=torch.uint8)
     found = normalizer(mean, std, torch.device('cpu'), channels_last=channels_last)(images)
@@ -340,14 +326,14 @@ def test_normalizing_is_that_of_the_evaluation(channels_last):
     assert found.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
 
-def test_seeds_are_of_32_bits_and_differ():
+def test_seed_of():
     seeds = {seed_of(seed, epoch, position) for seed in range(6) for epoch in range(6) for position in range(6)}
     assert len(seeds) == 6**3
     assert all(0 <= seed < 2**32 for seed in seeds)
     assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
 
 
-def test_another_error_is_not_taken_for_an_unreadable_image():
+def test_other_errors_are_raised():
     class Broken:
         def __len__(self):
             return 4

@@ -1,4 +1,4 @@
-"""The shape images: what a seed stands for, and that the objects are where and as large as they should be."""
+"""Synthetic shapes: the same bytes for a seed, and the position and extent of the objects."""
 
 import hashlib
 
@@ -29,7 +29,7 @@ def longer_sides(box):
     return np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
 
 
-def test_a_seed_stands_for_the_same_bytes():
+def test_draw_golden_bytes():
     images, labels = draw(16, seed=0)
     assert (images.shape, images.dtype, labels.shape, labels.dtype) == ((16, 32, 32, 3), np.uint8, (16,), np.int64)
     assert [CLASS_NAMES[label] for label in labels[:4]] == ['square', 'cross', 'circle', 'circle']
@@ -42,19 +42,19 @@ def test_a_seed_stands_for_the_same_bytes():
     assert np.array_equal(labels, labels_again)
 
 
-def test_another_seed_is_another_draw():
+def test_draw_another_seed():
     (images, labels), (others, other_labels) = draw(64, seed=0), draw(64, seed=1)
     assert not np.array_equal(labels, other_labels)
     assert not any(np.array_equal(*pair) for pair in zip(images, others, strict=True))
 
 
-def test_a_longer_draw_begins_like_a_shorter_one():
+def test_draw_prefix():
     (short, short_labels), (long, long_labels) = draw(70, seed=3), draw(130, seed=3)
     assert np.array_equal(short, long[:70])
     assert np.array_equal(short_labels, long_labels[:70])
 
 
-def test_the_test_set_has_about_as_many_of_each_class():
+def test_test_set_is_balanced():
     images, labels = draw(TEST_COUNT, seed=TEST_SEED)
     counts = np.bincount(labels, minlength=len(CLASS_NAMES))
     assert len(images) == counts.sum() == 2000
@@ -62,12 +62,12 @@ def test_the_test_set_has_about_as_many_of_each_class():
     assert 210 <= counts.min() <= counts.max() <= 290
 
 
-def test_the_checkpoints_classes_are_these():
+def test_classes_of_checkpoint():
     assert CHECKPOINTS['sknet_atto.shapes'].label_names == CLASS_NAMES
 
 
 @pytest.mark.parametrize('scale', [0.3, 0.6, 0.9, 1.0])
-def test_objects_have_the_extent_and_are_not_cut_off(scale):
+def test_extent_at_scale(scale):
     box, _ = boxes(200, seed=5, scale=scale)
     grown = SIZE * (longer_sides(box) - scale)  # borders are blurred over a pixel on either side
     limits = (-0.5, 2.7) if scale < 1 else (-0.1, 0)
@@ -76,7 +76,7 @@ def test_objects_have_the_extent_and_are_not_cut_off(scale):
 
 
 @pytest.mark.deep
-def test_extents_are_drawn_from_the_whole_range():
+def test_random_extents():
     sides = longer_sides(boxes(400, seed=6, scale=None)[0])
     assert 0.28 <= sides.min() <= 0.33
     assert 0.88 <= sides.max() <= 0.93
@@ -85,7 +85,7 @@ def test_extents_are_drawn_from_the_whole_range():
 
 
 @pytest.mark.deep
-def test_objects_lie_anywhere_in_the_frame():
+def test_random_positions():
     box, _ = boxes(400, seed=7, scale=None)
     assert (box[:, :2].min(0) < 0.02).all()
     assert (box[:, 2:].max(0) > 0.98).all()
@@ -93,7 +93,7 @@ def test_objects_lie_anywhere_in_the_frame():
 
 
 @pytest.mark.deep
-def test_another_scale_changes_nothing_else():
+def test_scale_changes_extent_only():
     (small, small_labels), (large, large_labels), (clutter, _) = (
         draw(200, seed=8, scale=scale, size=SIZE) for scale in (0.3, 0.5, SPECK)
     )
@@ -113,7 +113,7 @@ def test_another_scale_changes_nothing_else():
         assert not np.array_equal(small[index, y, x], clutter[index, y, x])
 
 
-def test_another_size_shows_the_same_scenes():
+def test_size_shows_same_scenes():
     (small, small_labels), (large, large_labels) = draw(120, seed=8), draw(120, seed=8, size=64)
     assert np.array_equal(small_labels, large_labels)
     halved = large.reshape(120, 32, 2, 32, 2, 3).mean((2, 4))
@@ -133,7 +133,7 @@ def test_areas():
 
 
 @pytest.mark.parametrize('label', range(len(CLASS_NAMES)), ids=CLASS_NAMES)
-def test_outlines_lie_on_the_border(label):
+def test_outlines_on_border(label):
     x, y = shapes._OUTLINES[label].T
     distance = shapes._DISTANCES[label]
     assert np.abs(distance(x, y)).max() < 1e-9
@@ -145,12 +145,12 @@ def test_outlines_lie_on_the_border(label):
     [
         (dict(count=0), 'count must be at least 1, got 0'),
         (dict(seed=-1), 'seed must not be negative, got -1'),
-        (dict(scale=0), 'scale is a share of the frame, above 0 and at most 1, got 0'),
-        (dict(scale=30), 'got 30: pass such a number, or None'),
+        (dict(scale=0), 'scale must be above 0 and at most 1, or None, got 0'),
+        (dict(scale=30), 'or None, got 30'),
         (dict(scale=float('nan')), 'got nan'),
         (dict(size=4), 'size must be at least 8 pixels, got 4'),
     ],
 )
-def test_mistakes(arguments, message):
+def test_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         draw(**{'count': 1, 'seed': 0, **arguments})

@@ -1,4 +1,4 @@
-"""The parts of a data set: which images judge, and what is refused before anything is trained."""
+"""Training and validation splits: which images they have, and what is refused."""
 
 from collections import Counter
 
@@ -10,7 +10,7 @@ from timm_sk.data import open_splits, split_indices
 TARGETS = [0] * 40 + [1] * 10 + [2] * 3
 
 
-def test_a_cut_is_complete_disjoint_and_stratified():
+def test_split_indices_stratified():
     hypothesis = pytest.importorskip('hypothesis')
     st = hypothesis.strategies
 
@@ -22,23 +22,23 @@ def test_a_cut_is_complete_disjoint_and_stratified():
     def check(targets, fraction, seed):
         counts = Counter(targets)
         if max(counts.values()) == 1:
-            with pytest.raises(ValueError, match='no more than one of a class'):
+            with pytest.raises(ValueError, match='at most one per class'):
                 split_indices(targets, fraction, seed)
             return
         train, val = split_indices(targets, fraction, seed)
         assert sorted(train + val) == [*range(len(targets))]
         assert (train, val) == (sorted(train), sorted(val))
-        judging = Counter(targets[index] for index in val)
+        held_out = Counter(targets[index] for index in val)
         for label, count in counts.items():
-            assert judging[label] < count
-            assert (judging[label] > 0) == (count > 1)
+            assert held_out[label] < count
+            assert (held_out[label] > 0) == (count > 1)
             if 1 <= fraction * count <= count - 1:
-                assert abs(judging[label] - fraction * count) <= 0.5
+                assert abs(held_out[label] - fraction * count) <= 0.5
 
     check()
 
 
-def test_a_cut_follows_from_the_seed():
+def test_split_indices_seed():
     train, val = split_indices(TARGETS, 0.1, seed=5)
     assert (train, val) == split_indices(TARGETS, 0.1, seed=5)
     assert Counter(TARGETS[index] for index in val) == {0: 4, 1: 1, 2: 1}
@@ -48,14 +48,16 @@ def test_a_cut_follows_from_the_seed():
 
 
 @pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
-def test_a_fraction_is_between_none_and_all(fraction):
+def test_split_indices_invalid_fraction(fraction):
     with pytest.raises(ValueError, match=rf'val_fraction must be above 0 and below 1, got {fraction}\.'):
         split_indices(TARGETS, fraction, seed=0)
 
 
-@pytest.mark.parametrize(('targets', 'beginning'), [([0], '1 image, '), ([0, 1, 2], '3 images, ')])
-def test_one_image_of_a_class_cannot_be_cut(targets, beginning):
-    with pytest.raises(ValueError, match=f'^{beginning}no more than one of a class, cannot be cut into a part to'):
+@pytest.mark.parametrize(('targets', 'images'), [([0], '1 image'), ([0, 1, 2], '3 images')])
+def test_split_indices_one_image_per_class(targets, images):
+    with pytest.raises(
+        ValueError, match=f'^Cannot hold out validation images from {images} with at most one per class'
+    ):
         split_indices(targets, 0.5, seed=0)
 
 
@@ -83,7 +85,7 @@ def in_tar(tmp_path, parts):
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder, in_parquet])
-def test_the_validation_part_that_is_there(kind, tmp_path):
+def test_existing_validation_split(kind, tmp_path):
     train, val = drawn(4), drawn(2, seed=1)
     splits = open_splits(**kind(tmp_path, dict(train=train, validation=val)))
     assert (splits.class_names, splits.num_classes, splits.was_cut) == ([*CLASSES], 3, False)
@@ -99,7 +101,7 @@ def test_the_validation_part_that_is_there(kind, tmp_path):
         *((kind, '') for kind in (in_parquet, in_tar)),
     ],
 )
-def test_a_validation_part_that_is_cut_off(kind, part, tmp_path):
+def test_held_out_validation_split(kind, part, tmp_path):
     images = drawn(5)
     settings = kind(tmp_path, {part: images})
     splits = open_splits(**settings, val_fraction=0.4, seed=3)
@@ -112,14 +114,14 @@ def test_a_validation_part_that_is_cut_off(kind, part, tmp_path):
     assert pixels(again.val) == pixels(splits.val) != pixels(other.val)
 
 
-def test_parts_of_a_set_of_torchvision(tmp_path):
+def test_splits_of_torchvision(tmp_path):
     train, test = (drawn(count, size=28, seed=seed)['ring'] for count, seed in ((12, 0), (4, 1)))
     write_mnist(tmp_path, {'train': train, 't10k': test})
     splits = open_splits('torch/mnist', data_dir=str(tmp_path))
     assert (len(splits.train), len(splits.val), splits.num_classes, splits.was_cut) == (12, 4, 10, False)
 
 
-def test_parts_in_shards(tmp_path):
+def test_splits_in_shards(tmp_path):
     pairs = [(image, label) for label, members in enumerate(drawn(4).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], test=[pairs[::3]]))
     splits = open_splits(f'wds/{folder}', val_split='test', num_classes=3)
@@ -130,7 +132,7 @@ def test_parts_in_shards(tmp_path):
         f'wds/{folder}, split validation, cannot be opened: split validation not found in info'
     )
     assert refusal(f'wds/{folder}', val_split='test') == (
-        f'wds/{folder} does not tell how many classes it has: pass --num-classes.'
+        f'The number of classes of wds/{folder} is unknown: pass --num-classes.'
     )
 
 
@@ -141,7 +143,7 @@ def refusal(data, **settings):
     return str(caught.value)
 
 
-def test_a_class_without_images(tmp_path):
+def test_empty_class(tmp_path):
     root = tmp_path / 'data'
     in_folder(tmp_path, dict(train=drawn(2), val=drawn(1)))
     for folder in (root / 'train' / 'square', root / 'val' / 'square'):
@@ -159,7 +161,7 @@ def test_a_class_without_images(tmp_path):
     assert refusal('torch/folder', data_dir=str(root)).startswith('torch/folder, split train, cannot be opened: Found')
 
 
-def test_a_class_without_images_where_there_are_no_parts(tmp_path):
+def test_empty_class_without_splits(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(2))
     (root / 'square').mkdir()
     assert refusal(root).startswith(f'{root}/square: the class has no images')
@@ -174,25 +176,18 @@ def test_a_class_without_images_where_there_are_no_parts(tmp_path):
         (('ring', 'star'), 'only in training: circle'),
     ],
 )
-def test_classes_that_differ(kind, classes, difference, tmp_path):
+def test_different_classes(kind, classes, difference, tmp_path):
     settings = kind(tmp_path, dict(train=drawn(2), validation=drawn(1, classes=classes)))
-    assert refusal(**settings) == f'The classes of the two parts differ, {difference}: give both the same folders.'
+    assert refusal(**settings) == f'The classes of the two splits differ, {difference}: use the same folders.'
 
 
-def test_other_than_the_expected_number_of_classes(tmp_path):
+def test_num_classes(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(2))
     assert open_splits(str(root), num_classes=3).num_classes == 3
-    assert (
-        refusal(root, num_classes=4) == f'num_classes is 4, but {root} has 3 classes: leave it out, or mend the data.'
-    )
+    assert refusal(root, num_classes=4) == f'num_classes is 4, but {root} has 3 classes: omit it, or fix the data.'
 
 
-def test_one_image(tmp_path):
-    root = write_folder(tmp_path / 'data', drawn(1, classes=['star']))
-    assert refusal(root).startswith('1 image, no more than one of a class, cannot be cut')
-
-
-def test_no_folder_and_an_empty_one(tmp_path):
+def test_missing_and_empty_folder(tmp_path):
     assert refusal(tmp_path / 'none').startswith(f'{tmp_path}/none: no such folder or tar of images.')
     (tmp_path / 'data').mkdir()
     assert refusal(tmp_path / 'data').startswith(f'{tmp_path}/data: the folder is empty.')
@@ -201,15 +196,15 @@ def test_no_folder_and_an_empty_one(tmp_path):
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])
-def test_nothing_is_trained_on_that_judges(kind, tmp_path):
+def test_same_images_in_both_splits(kind, tmp_path):
     settings = kind(tmp_path, dict(Training=drawn(2), validation=drawn(2)))
     root = tmp_path / 'data'
-    assert refusal(**settings) == f'{root} has a folder validation, but none called train: name what to train on.'
+    assert refusal(**settings) == f'{root} has a folder validation, but no train: name the training split.'
     assert open_splits(**settings, train_split='Training').was_cut is False
     (root / 'Training').rename(root / 'train')
     assert refusal(**settings, train_split='validation') == (
-        'The split validation cannot both be trained on and judge: name two splits.'
+        'The split validation cannot be used for both training and validation: name two splits.'
     )
     assert refusal(**settings, train_split='training', val_split='train') == (
-        f'{root}/train cannot both be trained on and judge: name another validation split.'
+        f'{root}/train cannot be used for both training and validation: name another validation split.'
     )

@@ -1,4 +1,4 @@
-"""Images from files: finding them, and reading each as 8-bit RGB, whatever it was saved as."""
+"""Image files: finding and reading them."""
 
 import glob
 import os
@@ -8,6 +8,7 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -15,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from ..errors import UnreadableImageError
 
 _LEVELS_16_TO_8 = 257  # 65535 / 255
-# What is taken for an image in a folder; a file that is named may have any ending.
+# Endings of images in folders; a file that is named may have any ending.
 IMAGE_ENDINGS = frozenset(
     ['.avif', '.bmp', '.gif', '.jfif', '.jpeg', '.jpg', '.pbm', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp']
 )
@@ -23,10 +24,10 @@ DECODING_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zli
 
 
 def find_images(arguments: Iterable[str]) -> Iterator[Path]:
-    """Turn files, folders and glob patterns into files.
+    """Find the files of paths, folders and glob patterns.
 
-    Folders are walked for `IMAGE_ENDINGS`, in alphabetical order. What is no file, holds none or matches
-    none is passed on as it is, for `read_image` to say what is wrong with it.
+    Folders are searched for `IMAGE_ENDINGS`, in alphabetical order. An argument without files is passed on, for
+    `read_image` to raise an error.
     """
     for argument in arguments:
         if os.path.exists(argument) or not glob.has_magic(argument):
@@ -44,13 +45,13 @@ def _walk(path: Path) -> list[Path]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """Read an image in full, as 8-bit RGB, upright as its EXIF orientation says.
+    """Read an image completely, as 8-bit RGB, upright by its EXIF orientation.
 
-    Transparent parts become white (but for a transparent shade of a 16-bit grey image), 16-bit greys are scaled to 8
-    bits, CMYK and palettes are converted; of an animation the first frame is taken.
+    Transparent parts become white (except a transparent shade of a 16-bit grey image), 16-bit greys are scaled to 8
+    bits, CMYK and palettes are converted; an animation gives its first frame.
 
     Raises:
-        UnreadableImageError: If the file is missing, empty, truncated, too large, or no image that Pillow reads.
+        UnreadableImageError: If the file is missing, empty, truncated, too large, or not an image that Pillow reads.
     """
     try:
         if path.is_dir():
@@ -58,7 +59,7 @@ def read_image(path: Path) -> Image.Image:
         if path.is_file() and path.stat().st_size == 0:
             raise UnreadableImageError(f'{path}: the file is empty.')
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice that size is refused
+            warnings.simplefilter('ignore', Image.DecompressionBombWarning)  # twice the size is an error
             image = Image.open(path)
         with image:
             image.load()
@@ -74,17 +75,17 @@ def read_image(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image of any mode to 8-bit RGB, as `read_image` says.
+    """Convert an image of any mode to 8-bit RGB, as `read_image`.
 
     Raises:
-        ValueError: If the pixels are floating-point or 32-bit numbers, whose range nothing says.
+        ValueError: If the pixels are floating-point or 32-bit numbers, whose range is unknown.
     """
     if image.mode == 'F':
-        raise ValueError('floating-point pixels have no agreed range; save it with 8 or 16 bits.')
+        raise ValueError('floating-point pixels have no fixed range: save it with 8 or 16 bits.')
     if image.mode.startswith('I'):
         greys = np.asarray(image)
         if greys.min() < 0 or greys.max() > np.iinfo(np.uint16).max:
-            raise ValueError('32-bit pixels have no agreed range; save it with 8 or 16 bits.')
+            raise ValueError('32-bit pixels have no fixed range: save it with 8 or 16 bits.')
         return Image.fromarray(np.round(greys / _LEVELS_16_TO_8).astype(np.uint8)).convert('RGB')
     if image.has_transparency_data:
         image = image.convert('RGBA')
@@ -93,9 +94,19 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 class UnreadableSampleError(ValueError):
-    """Raised when one image of a data set cannot be decoded; names it, and says why."""
+    """Raised when an image of a data set cannot be decoded; names it and the reason."""
+
+
+def decode_sample(file: BinaryIO, mode: str) -> Image.Image:
+    """Decode an image of a data set completely, as timm does; `mode` is Pillow's.
+
+    Raises:
+        Exception: One of `DECODING_ERRORS`.
+    """
+    with file, Image.open(file) as image:
+        return image.convert(mode)
 
 
 def reason(error: Exception) -> str:
-    """Why an image cannot be decoded, the same words each time: Pillow's have the place in memory that it was in."""
+    """Why an image cannot be decoded; without the memory addresses of Pillow's messages."""
     return re.sub(r' at 0x[0-9a-f]+', '', str(error)) or type(error).__name__

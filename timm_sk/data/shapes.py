@@ -1,8 +1,8 @@
-"""Images of single shapes on textured clutter, drawn from a seed: the data of the `shapes` checkpoints.
+"""Synthetic images of single shapes on textured clutter: the data of the `shapes` checkpoints.
 
-The object's extent, position, rotation and colour vary, and so do clutter and noise. An image can be drawn again with
-another extent and all else equal, which shows what a network does about scale. The random stream is numpy's frozen one
-(`RandomState`), and images are computed elementwise, so that a seed stands for the same bytes everywhere.
+Extent, position, rotation and colour of the object vary, and so do clutter and noise. An image can be drawn again with
+another extent and everything else equal, which shows how a network handles scale. The random stream is numpy's frozen
+one (`RandomState`), and images are computed elementwise, so that a seed gives the same bytes everywhere.
 """
 
 import math
@@ -15,7 +15,7 @@ __all__ = ['CLASS_NAMES', 'MAX_SCALE', 'MIN_SCALE', 'TEST_COUNT', 'TEST_SEED', '
 
 CLASS_NAMES = ('circle', 'crescent', 'cross', 'hourglass', 'ring', 'square', 'star', 'triangle')
 MIN_SCALE, MAX_SCALE = 0.3, 0.9
-TEST_SEED, TEST_COUNT = 190306586, 2000  # the held-out images: they train nothing and choose nothing
+TEST_SEED, TEST_COUNT = 190306586, 2000  # held-out images, for tests only
 
 Floats = NDArray[np.floating]  # of 32 bits throughout
 
@@ -36,34 +36,31 @@ def draw(
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """Draw images, one shape in each.
 
-    The first images of a longer draw are those of a shorter one. Another `scale` changes neither class, clutter,
-    colour, rotation nor noise, and moves the object's centre only as far as it must to keep the object inside. Another
-    `size` shows the same scenes with other noise.
+    The first images of a longer draw are those of a shorter one. Another `scale` does not change class, clutter,
+    colour, rotation or noise, and moves the object only as far as needed to keep it inside. Another `size` shows the
+    same scenes with other noise.
 
     Args:
-        count: ImageDataset to draw.
-        seed: Anything from 0; the same one gives the same bytes.
-        scale: Extent of every object, the longer side of its upright bounding box as a share of the frame, above 0 and
-            at most 1; None draws each evenly from `MIN_SCALE` to `MAX_SCALE`.
-        size: Width and height in pixels.
+        count: Number of images.
+        seed: Random seed, at least 0.
+        scale: Extent of every object, the longer side of its upright bounding box as a fraction of the image, above 0
+            and at most 1; None draws each uniformly from `MIN_SCALE` to `MAX_SCALE`.
+        size: Width and height in pixels, at least 8.
 
     Returns:
-        Images [count, size, size, 3] in 8-bit RGB and labels [count], indices of `CLASS_NAMES`.
+        8-bit RGB images [count, size, size, 3], and labels [count], indices of `CLASS_NAMES`.
 
     Raises:
-        ValueError: If `count`, `seed`, `scale` or `size` are outside these limits, or `size` is below 8.
+        ValueError: If an argument is out of range.
     """
     if count < 1:
-        raise ValueError(f'count must be at least 1, got {count}: say how many images to draw.')
+        raise ValueError(f'count must be at least 1, got {count}.')
     if seed < 0:
-        raise ValueError(f'seed must not be negative, got {seed}: pass 0 or more.')
+        raise ValueError(f'seed must not be negative, got {seed}.')
     if scale is not None and not 0 < scale <= 1:
-        raise ValueError(
-            f'scale is a share of the frame, above 0 and at most 1, got {scale}: pass such a number, or None for '
-            f'{MIN_SCALE} to {MAX_SCALE}.'
-        )
+        raise ValueError(f'scale must be above 0 and at most 1, or None, got {scale}.')
     if size < 8:
-        raise ValueError(f'size must be at least 8 pixels, got {size}: a shape needs that many to be seen.')
+        raise ValueError(f'size must be at least 8 pixels, got {size}.')
     generator = np.random.PCG64(seed)
     stream, noise_stream = np.random.RandomState(generator), np.random.RandomState(generator.jumped())
     chunks = [_draw_chunk(stream, noise_stream, scale, size) for _ in range(math.ceil(count / _CHUNK))]
@@ -74,7 +71,7 @@ def draw(
 def _draw_chunk(
     stream: np.random.RandomState, noise_stream: np.random.RandomState, scale: float | None, size: int
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Draw `_CHUNK` images; how many numbers the first stream gives depends neither on `scale` nor on `size`."""
+    """Draw `_CHUNK` images; the numbers that the first stream gives do not depend on `scale` or `size`."""
     labels = (stream.random_sample(_CHUNK) * len(CLASS_NAMES)).astype(np.int64)
     angles = stream.random_sample(_CHUNK) * math.tau
     scales = MIN_SCALE + (MAX_SCALE - MIN_SCALE) * stream.random_sample(_CHUNK)
@@ -94,7 +91,7 @@ def _draw_chunk(
 
 
 def _uniform(stream: np.random.RandomState, low: float, high: float, channels: int = 1) -> Floats:
-    """Evenly drawn numbers [B, 1, 1, channels]."""
+    """Uniform random numbers [B, 1, 1, channels]."""
     return (low + (high - low) * stream.random_sample((_CHUNK, 1, 1, channels))).astype(np.float32)
 
 
@@ -130,26 +127,22 @@ def _cover(
     scale: float | None,
     size: int,
 ) -> Floats:
-    """How much of each pixel the objects cover, 0 to 1, [B, size, size].
+    """Coverage of each pixel by the objects, 0 to 1, [B, size, size].
 
     Args:
         labels: Classes [B].
         angles: Rotations [B] in radians.
-        scales: Extents [B] that the images have by themselves.
-        places: Where the object lies between the left and right, and the top and bottom borders, 0 to 1, [B, 2].
-        scale: The extent of all objects instead, or None.
-        size: Pixels per side.
+        scales: Extents [B] of the images.
+        places: Position between the left and right, and the top and bottom borders, 0 to 1, [B, 2].
+        scale: Extent of all objects instead, or None.
+        size: Width and height in pixels.
     """
     cos, sin = np.cos(angles), np.sin(angles)
     outline = _OUTLINES[labels]  # [B, K, 2]
-    turned = np.stack(
-        [
-            cos[:, None] * outline[..., 0] - sin[:, None] * outline[..., 1],
-            sin[:, None] * outline[..., 0] + cos[:, None] * outline[..., 1],
-        ],
-        axis=-1,
-    )
-    low, high = turned.min(axis=1), turned.max(axis=1)  # [B, 2]
+    right = cos[:, None] * outline[..., 0] - sin[:, None] * outline[..., 1]
+    below = sin[:, None] * outline[..., 0] + cos[:, None] * outline[..., 1]
+    rotated = np.stack([right, below], axis=-1)
+    low, high = rotated.min(axis=1), rotated.max(axis=1)  # [B, 2]
     shape = (high - low) / (high - low).max(axis=1, keepdims=True)  # the bounding box, its longer side 1
     room = 1 - scales[:, None] * shape
     centre = scales[:, None] * shape / 2 + places * room

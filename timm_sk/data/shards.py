@@ -1,4 +1,4 @@
-"""Names for the images in shards of webdataset that cannot be decoded, which timm's reader leaves out unnamed."""
+"""Names of the images in webdataset shards that cannot be decoded, which timm's reader skips silently."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -7,14 +7,14 @@ from .images import DECODING_ERRORS, reason
 
 Sample = Mapping[str, Any]
 
-_DECODES = -2  # timm's last stage but one
+_DECODE_STAGE = -2  # the last but one of timm's pipeline
 
 
 class NamingDecoder:
-    """A stage of a pipeline of webdataset that decodes, and remembers what it cannot decode.
+    """A pipeline stage of webdataset that decodes, and records what it cannot decode.
 
     Args:
-        decode: What makes a decoded sample of one; None if that is to be left out.
+        decode: Decodes a sample; returns None to skip it.
     """
 
     def __init__(self, decode: Callable[[Sample], Sample | None]) -> None:
@@ -25,28 +25,21 @@ class NamingDecoder:
         for sample in samples:
             try:
                 decoded = self.decode(sample)
-            except (*DECODING_ERRORS, KeyError) as error:  # the last one where it has no label
+            except (*DECODING_ERRORS, KeyError) as error:  # KeyError without a label
                 self._bad.append(f'{sample.get("__url__")}: {sample.get("__key__")}: {reason(error)}')
                 continue
             if decoded is not None:
                 yield decoded
 
-    def bad(self) -> list[str]:
-        """The names of those since the last call, each with the reason."""
+    def pop_bad(self) -> list[str]:
+        """The names since the last call, with the reasons."""
         found, self._bad = self._bad, []
         return found
 
 
-def name_the_undecodable(reader: Any) -> NamingDecoder:
-    """Have timm's reader of shards remember what it cannot decode.
-
-    Args:
-        reader: A `timm.data.readers.reader_wds.ReaderWds`, which has not begun to read.
-
-    Returns:
-        The stage that decodes from now on.
-    """
-    reader._lazy_init()  # builds the pipeline; timm has no public way to do so without reading
+def record_bad_images(reader: Any) -> NamingDecoder:
+    """Replace the decoding stage of timm's `ReaderWds`, which has not begun to read, by one that records failures."""
+    reader._lazy_init()  # builds the pipeline; timm has no public function for it
     stages = reader.ds.pipeline
-    stages[_DECODES] = decoder = NamingDecoder(stages[_DECODES].args[0])  # a `wds.map`, whose argument is the function
+    stages[_DECODE_STAGE] = decoder = NamingDecoder(stages[_DECODE_STAGE].args[0])  # of `wds.map(function)`
     return decoder
