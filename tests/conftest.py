@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no test see what another one stored."""
+    """Give each test its own store."""
     monkeypatch.setenv('TIMM_SK_HOME', str(tmp_path / 'store'))
 
 
@@ -38,7 +38,7 @@ def deterministic_torch() -> Iterator[None]:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """A hub that the environment's client talks to."""
+    """A loopback Hub for the client of the environment."""
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
     monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)

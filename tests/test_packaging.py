@@ -1,4 +1,4 @@
-"""Wheel and sdist carry the bundled weights, and importing costs little."""
+"""Wheel and sdist have the bundled weights; importing loads few packages."""
 
 import os
 import subprocess

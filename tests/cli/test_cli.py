@@ -1,4 +1,4 @@
-"""The command line as a person runs it: in a process of its own where that tells something."""
+"""The command line: list, predict, run."""
 
 import json
 import re
@@ -21,12 +21,12 @@ EXAMPLES = example_images('sknet_atto.digits')
 
 
 def timm_sk(*arguments, **kwargs):
-    """A process of its own."""
+    """Run the command line in a subprocess."""
     return run_python('-W', 'error', '-m', 'timm_sk', *map(str, arguments), **kwargs)
 
 
 def invoke(*arguments):
-    """The same in this process, which takes seconds less."""
+    """Run the command line in this process, which is faster."""
     return CliRunner().invoke(app, [*map(str, arguments)])
 
 
@@ -47,13 +47,13 @@ def test_list_filter():
     assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing"; `timm-sk list` shows all.\n')
 
 
-def test_readme_has_the_generated_table():
+def test_readme_has_generated_table():
     table = markdown(catalog())
     assert table in (ROOT / 'README.md').read_text()
     assert invoke('list', '--markdown', 'sknet_atto').stdout.splitlines()[-1] in table
 
 
-def test_predict_without_pictures_shows_truth_beside_prediction():
+def test_predict_examples():
     done = timm_sk('predict')
     assert done.returncode == 0, done.stderr
     assert done.stderr == ''
@@ -76,7 +76,7 @@ def test_predict_json():
         assert sum(prediction['probability'] for prediction in row['predictions']) == pytest.approx(1, abs=1e-5)
 
 
-def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
+def test_predict_folders_and_unreadable_files(tmp_path):
     (tmp_path / 'sub').mkdir()
     shutil.copy(EXAMPLES[4], tmp_path / 'sub' / 'four.png')
     Image.open(EXAMPLES[5]).save(tmp_path / 'five.webp', lossless=True)
@@ -121,7 +121,7 @@ def test_predict_walks_folders_and_names_what_it_cannot_read(tmp_path):
         (['--model', 'skresnet34', 'x.png'], 'Could not download the weights of skresnet34.ra_in1k.'),
     ],
 )
-def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
+def test_predict_errors(arguments, message, tmp_path, monkeypatch):
     for folder in ('bare', 'torn', 'headless'):
         shutil.copytree(bundled_folder('sknet_atto.digits'), tmp_path / folder)
     (tmp_path / 'bare' / 'config.json').write_text('{}')
@@ -137,7 +137,7 @@ def test_mistakes_get_one_line(arguments, message, tmp_path, monkeypatch):
 
 
 @pytest.mark.deep
-def test_predict_shows_progress_on_a_terminal(tmp_path):
+def test_predict_progress_bar(tmp_path):
     shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
     shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
     done = timm_sk('predict', tmp_path, COLUMNS='80', TTY_COMPATIBLE='1')
@@ -149,7 +149,7 @@ def test_predict_shows_progress_on_a_terminal(tmp_path):
 
 
 @pytest.mark.deep
-def test_run_passes_arguments_and_exit_code_through(tmp_path):
+def test_run_arguments_and_exit_code(tmp_path):
     (tmp_path / 'beside.py').write_text('value = 42')
     (tmp_path / 'script.py').write_text(
         'import sys, timm, beside\n'
@@ -161,14 +161,14 @@ def test_run_passes_arguments_and_exit_code_through(tmp_path):
     assert done.returncode == 3
 
 
-def test_run_shows_the_scripts_own_traceback(tmp_path):
+def test_run_errors(tmp_path):
     (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
     assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
     assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: No such file: {tmp_path}/gone.py\n'
 
 
 @pytest.mark.deep
-def test_run_shows_the_traceback_of_a_script_that_ends_early(tmp_path):
+def test_run_eof_error(tmp_path):
     (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
     done = timm_sk('run', tmp_path / 'ended.py')
     assert done.returncode == 1

@@ -42,8 +42,8 @@ def test_space_serves_until_sigterm(tmp_path):
         text=True,
     )
     try:
-        told = server.stdout.readline()  # the address, or nothing if it has ended
-        assert f'http://127.0.0.1:{port}' in told
+        line = server.stdout.readline()  # the address, or nothing if it has ended
+        assert f'http://127.0.0.1:{port}' in line
         assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}').text
         (folder,) = (tmp_path / 'temporary').glob('timm_sk_demo_*')
         assert list(folder.rglob('*.png'))
@@ -58,29 +58,29 @@ def test_space_serves_until_sigterm(tmp_path):
 
 
 def test_demo_options(monkeypatch):
-    asked = []
-    monkeypatch.setattr('timm_sk.demo.serve', lambda model, **options: asked.append((model, options)))
+    calls = []
+    monkeypatch.setattr('timm_sk.demo.serve', lambda model, **options: calls.append((model, options)))
     for arguments in ([], ['--model', 'sknet_atto.digits', '--host', '0.0.0.0', '--port', '8000']):
         assert CliRunner().invoke(app, ['demo', *arguments]).exit_code == 0
-    assert asked == [
+    assert calls == [
         (DEFAULT_MODEL, dict(host='127.0.0.1', port=None)),
         ('sknet_atto.digits', dict(host='0.0.0.0', port=8000)),
     ]
 
 
 def test_demo_errors(monkeypatch):
-    def said(*arguments):
+    def error(*arguments):
         done = CliRunner().invoke(app, ['demo', *arguments])
         assert done.exit_code == 1
         assert len(done.output.splitlines()) == 1, done.output
         return done.output
 
-    assert 'sknet_atto has no checkpoint "nothing"' in said('--model', 'sknet_atto.nothing')
+    assert 'sknet_atto has no checkpoint "nothing"' in error('--model', 'sknet_atto.nothing')
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
-        assert str(port) in said('--port', str(port))
+        assert str(port) in error('--port', str(port))
     monkeypatch.setattr(cli_demo, 'find_spec', lambda name: None)
-    assert 'pip install "timm_sk[demo]"' in said()
+    assert 'pip install "timm_sk[demo]"' in error()
 
 
 def test_space_metadata():

@@ -86,13 +86,13 @@ def test_eps_is_not_opened(tmp_path):
 def test_html_has_numbers_as_text(shapes):
     found = analysis.analyse(shapes, read_image(RING), 2)
     html = bars.answer(found, SHAPES)
-    told = text_of(html)
+    text = text_of(html)
     for label, probability in zip(found.labels, found.probabilities, strict=True):
-        assert f'{label} {probability:.1%}' in told
+        assert f'{label} {probability:.1%}' in text
     for unit in found.units:
         numbers = f'{unit.scaled:+.3f} {unit.scaled - unit.unscaled:+.3f}'.replace('-0.000', '+0.000')
         numbers = numbers.replace('-', '−')
-        assert f'{unit.name} {numbers}' in told
+        assert f'{unit.name} {numbers}' in text
     assert 'alt="The middle of the image, enlarged 2 times"' in html
     lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
@@ -136,10 +136,10 @@ def test_missing_inputs():
 
 
 def test_unavailable_checkpoint():  # the tests are offline
-    said = respond(ModelCache(), str(RING), 'skresnet18.ra_in1k', 1)
-    assert 'Could not download or load the weights of skresnet18.ra_in1k' in said
-    assert 'role="alert"' in said
-    assert str(ROOT) not in said
+    answer = respond(ModelCache(), str(RING), 'skresnet18.ra_in1k', 1)
+    assert 'Could not download or load the weights of skresnet18.ra_in1k' in answer
+    assert 'role="alert"' in answer
+    assert str(ROOT) not in answer
 
 
 def test_internal_error(monkeypatch):
@@ -173,10 +173,10 @@ def test_invalid_images(tmp_path, content, message, monkeypatch):
 
 def test_large_images_are_reduced_and_cached(tmp_path, monkeypatch):
     path = photo(tmp_path, 2 * MAX_SIDE, MAX_SIDE)
-    picture = read_upload(path)
-    assert picture.size == (MAX_SIDE, MAX_SIDE // 2)
+    image = read_upload(path)
+    assert image.size == (MAX_SIDE, MAX_SIDE // 2)
     monkeypatch.setattr('timm_sk.demo.uploads.read_image', lambda path: pytest.fail('it was decoded again'))
-    assert read_upload(path) is picture
+    assert read_upload(path) is image
 
 
 def test_model_cache(monkeypatch):

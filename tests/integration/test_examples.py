@@ -1,4 +1,4 @@
-"""The examples run as a user would run them, learn, and save what they say that they do."""
+"""The examples train, and save weights with the accuracy that they print."""
 
 import re
 
@@ -16,12 +16,12 @@ from timm_sk.data.shapes import CLASS_NAMES
 pytestmark = pytest.mark.integration
 
 EXAMPLES = ROOT / 'examples'
-CLEARLY = 0.6  # one of 8 classes is right by chance
+MIN_ACCURACY = 0.6  # one of 8 classes is right by chance
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """The folder in which examples/README.md draws its pictures."""
+    """The folder in which examples/README.md draws its images."""
     root = tmp_path_factory.mktemp('examples')
     drawing = re.search(r'```python\n(.*?)```', (EXAMPLES / 'README.md').read_text(), re.DOTALL)[1]
     done = run_python('-c', drawing, cwd=root)
@@ -31,7 +31,7 @@ def folder(tmp_path_factory):
 
 
 def run(*command, cwd, epochs=2, **environment):
-    """Run a command for some epochs; the accuracy that it prints last."""
+    """Run a command for some epochs, and return the accuracy that it prints last."""
     done = run_python(
         *command, 'DATA', '--epochs', str(epochs), cwd=cwd, OMP_NUM_THREADS='1', TQDM_DISABLE='1', **environment
     )
@@ -40,14 +40,14 @@ def run(*command, cwd, epochs=2, **environment):
 
 
 def accuracy_of(model, folder):
-    """The share of the validation pictures that a model labels rightly, each picture by itself."""
+    """Accuracy of a model on the validation images, one at a time."""
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     right = []
     with torch.inference_mode():
         for label, name in enumerate(CLASS_NAMES):
             for file in (folder / 'DATA' / 'validation' / name).iterdir():
-                picture = transform(Image.open(file).convert('RGB'))
-                right.append(model(picture[None]).argmax().item() == label)
+                image = transform(Image.open(file).convert('RGB'))
+                right.append(model(image[None]).argmax().item() == label)
     return sum(right) / len(right)
 
 
@@ -58,14 +58,14 @@ def saved(file):
 
 
 @pytest.mark.parametrize('example', ['plain_loop', 'lightning_finetune', 'accelerate_finetune'])
-def test_an_example_saves_what_has_the_accuracy_that_it_prints(example, folder):
+def test_saved_weights_have_printed_accuracy(example, folder):
     weights = folder / f'{example}.safetensors'
     accuracy = run(str(EXAMPLES / f'{example}.py'), '--out', str(weights), cwd=folder)
-    assert accuracy > CLEARLY
+    assert accuracy > MIN_ACCURACY
     assert accuracy_of(saved(weights), folder) == pytest.approx(accuracy, abs=1e-3)
 
 
-def test_an_example_is_repeatable(folder):
+def test_example_is_repeatable(folder):
     files = [folder / f'{name}.safetensors' for name in ('first', 'second')]
     for file in files:
         run(str(EXAMPLES / 'plain_loop.py'), '--out', str(file), cwd=folder, epochs=1)
@@ -74,34 +74,34 @@ def test_an_example_is_repeatable(folder):
 
 
 def test_accelerate_in_two_processes(folder):
-    """160 pictures in batches of 12 fill no last batch of two processes."""
+    """160 images in batches of 12 fill no last batch of two processes."""
     torchrun = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
     weights = folder / 'two_processes.safetensors'
     command = (*torchrun, str(EXAMPLES / 'accelerate_finetune.py'), '--batch-size', '12', '--out', str(weights))
     accuracy = run(*command, cwd=folder, ACCELERATE_USE_CPU='true', GLOO_SOCKET_IFNAME='lo')
-    assert accuracy > CLEARLY
+    assert accuracy > MIN_ACCURACY
     assert accuracy_of(saved(weights), folder) == pytest.approx(accuracy, abs=1e-3)
 
 
-def test_lightning_in_mixed_precision_and_the_export_of_its_weights(folder):
+def test_lightning_in_mixed_precision(folder):
     weights, exported = folder / 'mixed.safetensors', folder / 'sknet_atto.mixed'
     example = str(EXAMPLES / 'lightning_finetune.py')
     accuracy = run(example, '--precision', 'bf16-mixed', '--out', str(weights), cwd=folder)
-    assert accuracy > CLEARLY
+    assert accuracy > MIN_ACCURACY
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float32, torch.int64}
     arguments = ['--arch', 'sknet_atto', '--tag', 'mixed', '--base', 'sknet_atto.shapes', '--out', str(exported)]
     done = CliRunner().invoke(app, ['weights', 'export', str(weights), *arguments])
     assert done.exit_code == 0, done.output
     model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
-    assert accuracy_of(model, folder) == pytest.approx(accuracy, abs=0.02)  # judged in float32, not in bfloat16
+    assert accuracy_of(model, folder) == pytest.approx(accuracy, abs=0.02)  # evaluated in float32, not in bfloat16
 
 
-def test_the_plain_loop_is_of_40_lines():
+def test_plain_loop_has_40_lines():
     lines = (EXAMPLES / 'plain_loop.py').read_text().splitlines()
     assert len([line for line in lines if line.strip()]) < 40
 
 
-def test_the_table_names_every_example():
+def test_readme_names_every_example():
     table = (EXAMPLES / 'README.md').read_text()
     for file in EXAMPLES.glob('*.py'):
         assert f'[{file.name}]({file.name})' in table

@@ -1,4 +1,4 @@
-"""An independent mirror server, the package olah, serves folders that we exported; timm and timm_sk load from it."""
+"""timm and timm_sk load exported folders from olah, an independent mirror server."""
 
 import hashlib
 import os
@@ -38,7 +38,7 @@ offline = true
 
 
 def as_git_repository(folder, *, lfs):
-    """Commit a folder's files, which olah serves: the weights as they are, or as git-lfs keeps them."""
+    """Commit a folder's files; the weights as they are, or in git-lfs."""
 
     def git(*arguments):
         identity = ('-c', 'user.name=tests', '-c', 'user.email=tests@example.org')
@@ -88,7 +88,7 @@ def is_up(endpoint):
         return False
 
 
-def test_timm_and_timm_sk_load_from_the_mirror(tmp_path, monkeypatch):
+def test_load_from_mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
     mirror = tmp_path / 'mirror' / 'models' / 'timm-sk'
     ours = mirror / 'sknet_atto.digits'

@@ -1,4 +1,4 @@
-"""What is published loads with transformers' Auto classes, from the hub, with the names of the classes."""
+"""Published repositories load with transformers' Auto classes, with the names of the classes."""
 
 import json
 
@@ -34,20 +34,20 @@ answer = dict(version=transformers.__version__, difference=difference, model=typ
 answer['labels'] = {label: model.config.id2label[label] for label in range(3)}
 if len(sys.argv) > 2:
     classify = transformers.pipeline('image-classification', model=repo)
-    answer['pictures'] = [classify(path)[0]['label'] for path in sys.argv[2:]]
+    answer['images'] = [classify(path)[0]['label'] for path in sys.argv[2:]]
     answer['processor'] = type(transformers.AutoImageProcessor.from_pretrained(repo)).__name__
 print(json.dumps(answer))
 """
 
 
-def ask_transformers(hub, home, repo, *pictures, before=''):
-    arguments = (repo, *map(str, pictures))
+def ask_transformers(hub, home, repo, *images, before=''):
+    arguments = (repo, *map(str, images))
     done = run_python('-W', 'ignore', '-c', before + COMPARE, *arguments, **hub.environment(home))
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_bundled_checkpoint_with_its_labels_and_its_pipeline(tmp_path):
+def test_bundled_checkpoint(tmp_path):
     name = 'sknet_atto.digits'
     folder = tmp_path / 'folder'
     folder.mkdir()
@@ -62,13 +62,13 @@ def test_bundled_checkpoint_with_its_labels_and_its_pipeline(tmp_path):
     assert answer['difference'] <= 1e-5
     assert answer['model'] == 'TimmWrapperForImageClassification'
     assert answer['labels'] == {'0': '0', '1': '1', '2': '2'}
-    assert answer['pictures'] == list('0123456789')
+    assert answer['images'] == list('0123456789')
     assert answer['processor'] == 'TimmWrapperImageProcessor'
 
 
 @pytest.mark.parametrize('name', ['skresnet18.ra_in1k', 'skresnet18_mindcv.mindcv_in1k', 'resnest14d.gluon_in1k'])
-def test_imagenet_checkpoints_have_imagenets_labels(name, tmp_path):
-    """With random weights: the real ones cannot be fetched here; names and config are the real ones."""
+def test_imagenet_labels(name, tmp_path):
+    """With random weights, and the names and config of the real ones."""
     row = CHECKPOINTS[name]
     model = fill_model(timm.create_model(row.arch)).eval()
     folder = tmp_path / 'folder'
@@ -84,7 +84,7 @@ def test_imagenet_checkpoints_have_imagenets_labels(name, tmp_path):
 
 
 @pytest.mark.parametrize('changes', [dict(), dict(in_chans=1, gp='catavgmax')])
-def test_what_a_run_exports_and_publishes(changes, hub, api, tmp_path):
+def test_published_run(changes, hub, api, tmp_path):
     config = Config(tag='pets', licence='mit', **changes)
     channels = config.in_chans or 3
     model = fill_model(
