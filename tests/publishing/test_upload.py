@@ -79,7 +79,7 @@ def publish(api):
 def test_publish(hub, publish):
     plans = []
     outcome = publish(show=plans.append)
-    assert (outcome.state, plans[0].exists, set(plans[0].changes.values())) == ('published', False, {'added'})
+    assert (outcome.state, plans[0].head, set(plans[0].changes.values())) == ('published', None, {'added'})
     repo = hub.repos[REPO]
     assert [commit.title for commit in repo.commits.values()] == ['initial commit', f'{NAME} by timm_sk 0.1.0']
     assert repo.tags == {'v0.1.0': repo.head}

@@ -54,7 +54,7 @@ def test_publish_exported_folder(hub, publish, folder):
     plans = []
     outcome = publish(folder, show=plans.append)
     assert (outcome.state, outcome.detail) == ('published', f'{REPO} at v1: 5 files sent, all read back')
-    assert (plans[0].tag, plans[0].exists, set(plans[0].changes.values())) == ('v1', False, {'added'})
+    assert (plans[0].tag, plans[0].head, set(plans[0].changes.values())) == ('v1', None, {'added'})
     repo = hub.repos[REPO]
     assert [commit.title for commit in repo.commits.values()][1:] == ['sknet_atto.pets by timm_sk 0.1.0']
     assert repo.tags == {'v1': repo.head}

@@ -93,6 +93,6 @@ def publish_checkpoints(
 
 
 def _show_plan(plan: Plan) -> None:
-    state = 'exists' if plan.exists else 'is new'
+    state = 'is new' if plan.head is None else 'exists'
     print_line(escape(f'{plan.repo_id} {state}; tag {plan.tag} {"is set" if plan.tagged else "is not set"}'))
     print_table(('file', 'change'), plan.changes.items())

@@ -32,32 +32,30 @@ from .release import build_folder, reason_not_to_publish, require_exported
 TAG = f'v{__version__}'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Plan:
     """What a release would do.
 
     Attributes:
         repo_id: Repository.
-        exists: Whether the repository exists.
-        head: Commit that was compared: the tag's if it is set, else the newest; None without a repository.
+        head: Commit that was compared: the tag's if it is set, else the newest; None if there is no repository.
         tag: Tag of the release.
         changes: 'added', 'changed' or 'equal' by path; other files in the repository are left alone.
         tagged: Whether the tag is set already.
     """
 
     repo_id: str
-    exists: bool
     head: str | None
     tag: str
     changes: dict[str, str]
-    tagged: bool
+    tagged: bool = False
 
     @property
     def to_send(self) -> list[str]:
         return [path for path, change in self.changes.items() if change != 'equal']
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Outcome:
     """Outcome of one release: 'published', 'tagged', 'unchanged', 'planned', 'refused' or 'failed', and details."""
 
@@ -125,12 +123,12 @@ class Publisher:
         """Publish every row that may be published, and report why others are not; a failure does not stop the rest."""
         for row in filter(lambda row: row.sources, CHECKPOINTS.values()):
             if reason := reason_not_to_publish(row):
-                yield Outcome(name=row.name, state='refused', detail=reason)
+                yield Outcome(row.name, 'refused', reason)
                 continue
             try:
                 yield self.publish(row.name)
             except Exception as error:  # the next checkpoint may still succeed
-                yield Outcome(name=row.name, state='failed', detail=f'{type(error).__name__}: {error}')
+                yield Outcome(row.name, 'failed', f'{type(error).__name__}: {error}')
 
     def _release(self, name: str, folder: Path, *, tag: str | None) -> Outcome:
         repo_id = f'{self.org}/{name}'
@@ -144,14 +142,14 @@ class Publisher:
                     "and a version never changes: raise timm_sk's version."
                 )
             if plan.tagged:
-                return Outcome(name=name, state='unchanged', detail=f'{repo_id} is at {plan.tag}: nothing to do')
+                return Outcome(name, 'unchanged', f'{repo_id} is at {plan.tag}: nothing to do')
             if self.dry_run:
-                return Outcome(name=name, state='planned', detail=f'{repo_id}: {to_send} to send, tag {plan.tag}')
+                return Outcome(name, 'planned', f'{repo_id}: {to_send} to send, tag {plan.tag}')
             commit = self._commit(plan, folder) if plan.to_send else plan.head
             self._read_back(plan, commit, folder)
             self.api.create_tag(repo_id, tag=plan.tag, revision=commit)
         state = 'published' if plan.to_send else 'tagged'
-        return Outcome(name=name, state=state, detail=f'{repo_id} at {plan.tag}: {to_send} sent, all read back')
+        return Outcome(name, state, f'{repo_id} at {plan.tag}: {to_send} sent, all read back')
 
     def _plan(self, repo_id: str, folder: Path, *, tag: str | None) -> Plan:
         """Compare a folder with a repository, without writing to it.
@@ -165,8 +163,7 @@ class Publisher:
         try:
             info = self.api.repo_info(repo_id)
         except RepositoryNotFoundError:
-            changes = dict.fromkeys(_paths(folder), 'added')
-            return Plan(repo_id=repo_id, exists=False, head=None, tag=tag or 'v1', changes=changes, tagged=False)
+            return Plan(repo_id, None, tag or 'v1', dict.fromkeys(_paths(folder), 'added'))
         if self.private and not info.private:
             raise UnpublishableError(
                 f'{repo_id} is public already: publish without --private, or make it private first.'
@@ -175,12 +172,10 @@ class Publisher:
         number = max((int(name[1:]) for name in tags if re.fullmatch(r'v\d+', name)), default=0)
         last = tag or f'v{number}'
         if last in tags:
-            changes = self._changes(repo_id, tags[last], folder)
-            if tag or set(changes.values()) == {'equal'}:
-                return Plan(repo_id=repo_id, exists=True, head=tags[last], tag=last, changes=changes, tagged=True)
-        changes = self._changes(repo_id, info.sha, folder)
-        tag = tag or f'v{number + 1}'
-        return Plan(repo_id=repo_id, exists=True, head=info.sha, tag=tag, changes=changes, tagged=False)
+            plan = Plan(repo_id, tags[last], last, self._changes(repo_id, tags[last], folder), tagged=True)
+            if tag or not plan.to_send:
+                return plan
+        return Plan(repo_id, info.sha, tag or f'v{number + 1}', self._changes(repo_id, info.sha, folder))
 
     def _changes(self, repo_id: str, commit: str | None, folder: Path) -> dict[str, str]:
         entries = self.api.list_repo_tree(repo_id, recursive=True, revision=commit)
@@ -205,7 +200,7 @@ class Publisher:
     def _commit(self, plan: Plan, folder: Path) -> str:
         """Send all changes in one commit on top of the one that was compared."""
         head = plan.head
-        if not plan.exists:
+        if head is None:
             self.api.create_repo(plan.repo_id, private=self.private)
             head = self.api.repo_info(plan.repo_id).sha
         operations = [CommitOperationAdd(path, folder / path) for path in plan.to_send]
