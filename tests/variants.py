@@ -6,6 +6,7 @@ import torch
 from random_weights import fill_model, make_input
 from torch import Tensor, nn
 
+import timm_sk
 import timm_sk.registry
 from timm_sk.checkpoints import CHECKPOINTS
 
@@ -47,7 +48,8 @@ DEEPER = {
     'resnest152e': 'resnest101e',
 }
 KINDS = [name for name in RESNETS if name not in DEEPER]
-STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
+CIFAR, SHUFFLE, MOBILE = 'sknet29_16x32d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'
+TRUNKS = [*KINDS, CIFAR, SHUFFLE, MOBILE]
 
 
 def upstream(name: str, **kwargs: object) -> nn.Module:
@@ -56,9 +58,11 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
-    """Our model, with few and narrow blocks where it is on timm's ResNet trunk: in a fraction of the time."""
+    """Our model, with few and narrow blocks where it is on a ResNet trunk: in a fraction of the time."""
     few: dict[str, object] = dict(layers=[1, 2, 1, 1]) if name in RESNETS else {}
-    if few and name != 'sknet_atto':  # which is narrow
+    if name == CIFAR:
+        few = dict(layers=[1, 1, 1], base_width=8)
+    elif few and name != 'sknet_atto':  # which is narrow
         few['channels'] = (32, 64, 64, 128)
     return timm.create_model(name, **{**few, **kwargs})
 
@@ -66,6 +70,43 @@ def shallow(name: str, **kwargs: object) -> nn.Module:
 def filled(name: str, **kwargs: object) -> nn.Module:
     """Our shallow model with random weights in every layer, in eval mode."""
     return fill_model(shallow(name, **kwargs)).eval()
+
+
+def stages(model: nn.Module) -> list[nn.Sequential]:
+    """The stages of a trunk, each a sequence of blocks."""
+    if hasattr(model, 'blocks'):
+        return list(model.blocks)
+    return [module for name, module in model.named_children() if name.startswith(('layer', 'stage'))]
+
+
+def blocks_of(model: nn.Module) -> list[nn.Module]:
+    """The blocks of all stages."""
+    return [block for stage in stages(model) for block in stage]
+
+
+def units_of(model: nn.Module) -> dict[str, nn.Module]:
+    """The selective-kernel and split-attention units, by path."""
+    kinds = timm_sk.SelectiveKernel, timm_sk.SplitAttention
+    return {path: module for path, module in model.named_modules() if isinstance(module, kinds)}
+
+
+@torch.no_grad()
+def level_outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
+    """The outputs of stem and stages, computed one module after the other, and then what reaches the head."""
+    trunk, last = stages(model), nn.Sequential()
+    if hasattr(model, 'conv5'):
+        steps, last = [model.conv1, model.maxpool, *trunk], model.conv5
+    elif hasattr(model, 'blocks'):  # several stages have the same resolution
+        stem, blocks, last = [model.conv_stem, model.bn1], model.blocks, nn.Sequential(model.conv_head, model.bn2)
+        steps = [nn.Sequential(*stem, blocks[0]), *trunk[1:3], blocks[3:5], blocks[5:]]
+    else:
+        stem = nn.Sequential(model.conv1, model.bn1, model.act1)
+        steps = [stem, nn.Sequential(model.maxpool, trunk[0]), *trunk[1:]]
+    outputs = []
+    for step in [*steps, last]:
+        x = step(x.clone())
+        outputs.append(x)
+    return outputs
 
 
 def images(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:
