@@ -19,7 +19,7 @@ import timm_sk
 from timm_sk import lucid
 from timm_sk.errors import MismatchedCheckpointError
 from timm_sk.layers.folded_conv import FoldedConv
-from timm_sk.models.folded_blocks import FoldedBlock
+from timm_sk.models.residual_block import FoldedBlock
 
 LIGHT = ['sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100', 'sknet29_16x32d']
 BRIEFLY = ['sknet_atto', 'resnest50d_4s2x40d']  # in the default tier

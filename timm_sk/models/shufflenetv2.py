@@ -11,15 +11,12 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerType, SelectAdaptivePool2d, create_act_layer, create_classifier, get_norm_layer
-from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
 
 from ..layers.folded_conv import fold_sequence, require_eval
 from .depthwise import require_unit, selective_kernel, squeeze_excite
-
-LEVELS = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
-STAGES = LEVELS[2:]
+from .levels import LevelFeatures
 
 
 def _refit(layers: nn.Sequential, *, unit: str, act_layer: LayerType, norm_layer: LayerType) -> nn.Sequential:
@@ -57,7 +54,7 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
 
     Args:
         inp: Channels of the input.
-        oup: Channels of the output; at stride 1 the same.
+        oup: Channels of the output; at stride 1 those of the input.
         stride: 1, where half of the channels pass unchanged, or 2, where both branches see all of them.
         unit: 'sk', 'se' or 'plain'.
         act_layer: Activation class or timm's name for it.
@@ -89,7 +86,7 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         fold_sequence(self.branch2)
 
 
-class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
+class ShuffleNetV2(LevelFeatures, torchvision_shufflenetv2.ShuffleNetV2):
     """Torchvision's ShuffleNetV2 with units for depthwise convolutions and the methods of timm's models.
 
     Input [B, in_chans, H, W], output [B, num_classes]. Modules that torchvision has too keep its parameter names and
@@ -98,20 +95,24 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
     Args:
         stages_repeats: Blocks of the three stages.
         stages_out_channels: Channels of stem, stages and last convolution.
-        num_classes: Classes; 0 for pooled features.
-        in_chans: Channels of the picture.
-        output_stride: 32, the only one: a ShuffleNetV2 block with a stride has no form with dilation.
-        global_pool: Pooling that `timm.layers.SelectAdaptivePool2d` knows, or '' for none.
+        num_classes: Number of classes; 0 for pooled features.
+        in_chans: Channels of the images.
+        output_stride: Only 32: a ShuffleNetV2 block with a stride has no form with dilation.
+        global_pool: Pooling of `timm.layers.SelectAdaptivePool2d`, or '' for none.
         unit: What replaces the depthwise convolutions: 'sk', 'se' (squeeze-and-excitation after them) or 'plain'.
         act_layer: Activation class or timm's name for it.
         norm_layer: Norm class or timm's name for it.
-        drop_rate: Dropout before the classifier.
-        device: Where the parameters are.
-        dtype: Their floating-point type.
+        drop_rate: Dropout rate before the classifier.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
 
     Raises:
         ValueError: For another `output_stride` or `unit`.
     """
+
+    levels = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
+    stages = levels[2:]
+    last = 'conv5'
 
     def __init__(
         self,
@@ -151,7 +152,7 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
         self.feature_info = [
             dict(num_chs=channels, reduction=2 ** (level + 1), module=name)
             for level, (name, channels) in enumerate(
-                zip(LEVELS, [stages_out_channels[0], *stages_out_channels[:4]], strict=True)
+                zip(self.levels, [stages_out_channels[0], *stages_out_channels[:4]], strict=True)
             )
         ]
         self.to(device=device, dtype=dtype)
@@ -188,64 +189,6 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | Sequence[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """Return the features, if asked for, and the outputs of levels, whose reductions are 2, 4, 8, 16 and 32.
-
-        Args:
-            x: Pictures [B, in_chans, H, W].
-            indices: Levels to return: the last n, a sequence, or None for all.
-            norm: No effect: there is no norm apart from those within the levels.
-            stop_early: Do not run what comes after the last of these levels.
-            output_fmt: 'NCHW'.
-            intermediates_only: Return the levels' outputs alone.
-
-        Raises:
-            ValueError: For a level that there is not, or another `output_fmt`.
-        """
-        if output_fmt != 'NCHW':
-            raise ValueError(f'output_fmt must be "NCHW", got "{output_fmt}": permute the outputs instead.')
-        taken = _take_levels(indices)
-        intermediates = []
-        for level, name in enumerate(LEVELS[: max(taken) + 1] if stop_early else LEVELS):
-            module = getattr(self, name)
-            x = checkpoint_seq(module, x) if self.grad_checkpointing and name in STAGES else module(x)
-            if level in taken:
-                intermediates.append(x)
-        if intermediates_only:
-            return intermediates
-        return (x if stop_early and max(taken) + 1 < len(LEVELS) else self.conv5(x)), intermediates
-
-    def prune_intermediate_layers(
-        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Remove the layers after the last of these levels, and return the levels as non-negative numbers."""
-        taken = _take_levels(indices)
-        for name in LEVELS[max(taken) + 1 :]:
-            setattr(self, name, nn.Sequential())
-        ends_early = max(taken) + 1 < len(LEVELS)
-        if prune_norm or prune_head or ends_early:
-            self.conv5 = nn.Sequential()
-            self.num_features = self.feature_info[max(taken)]['num_chs']
-            self.reset_classifier(0, '')
-        return taken
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Stem, stages and last convolution: [B, in_chans, H, W] -> [B, num_features, H / 32, W / 32]."""
-        x = self.maxpool(self.conv1(x))
-        if self.grad_checkpointing:
-            x = checkpoint_seq([self.stage2, self.stage3, self.stage4], x, flatten=True)
-        else:
-            x = self.stage4(self.stage3(self.stage2(x)))
-        return self.conv5(x)
-
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
         """Pooling, dropout and, unless `pre_logits`, the classifier: [B, num_features, H, W] -> [B, num_classes]."""
         x = self.global_pool(x)
@@ -255,17 +198,3 @@ class ShuffleNetV2(torchvision_shufflenetv2.ShuffleNetV2):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
-
-
-def _take_levels(indices: int | Sequence[int] | None) -> list[int]:
-    """Spell out levels in ascending terms: None for all, an int for the last n, negative ones from the end."""
-    count = len(LEVELS)
-    if indices is None:
-        return list(range(count))
-    if isinstance(indices, int):
-        asked: list[int] = list(range(-indices, 0))
-    else:
-        asked = list(indices)
-    if not asked or min(asked) < -count or max(asked) >= count:
-        raise ValueError(f'indices must name some of the {count} levels (0 to {count - 1}), got {indices}.')
-    return [level % count for level in asked]

@@ -1,4 +1,4 @@
-"""Selective-kernel networks for the 32x32 pictures of CIFAR, on a trunk of three stages.
+"""Selective-kernel networks for the 32x32 images of CIFAR, on a trunk of three stages.
 
 Paper: section 4.3 of "Selective Kernel Networks" (arXiv:1903.06586), whose SKNet-29 follows ResNeXt-29 16x32d (Table 3
 there; the layout of the three stages is that of "Aggregated Residual Transformations", arXiv:1611.05431, section 5.2).
@@ -7,37 +7,42 @@ there; the layout of the three stages is that of "Aggregated Residual Transforma
 from typing import Any
 
 import torch
-from timm.models import ResNet, checkpoint_seq
+from timm.models import ResNet
 from torch import Tensor, nn
 
 from ..registry import register
 from ._builder import family_cfgs
+from .levels import LevelFeatures
 from .resnet import build_resnet
 from .sk_blocks import SelectiveKernelBottleneck
 
 default_cfgs = family_cfgs('sknet_cifar')
 
-STAGES = ('layer1', 'layer2', 'layer3')
 STEM_CHANNELS = 64
 
 
-class CifarResNet(ResNet):
+class CifarResNet(LevelFeatures, ResNet):
     """timm's ResNet with a stem of one 3x3 convolution, no stem pool, and three stages of stride 1, 2 and 2.
 
     Input [B, in_chans, H, W]; features at reductions 1 (stem), 1, 2 and 4.
 
     Args:
         block: Residual block class.
-        layers: Blocks of each of the three stages.
-        in_chans: Channels of the input.
-        output_stride: 2 or 4; at 2 the last stage has dilations for its stride.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
-        **kwargs: As for `timm.models.ResNet`; the arguments of its stem and pool have no meaning here.
+        layers: Number of blocks in each of the three stages.
+        in_chans: Channels of the images.
+        output_stride: 2 or 4; at 2 the last stage is dilated instead of strided.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
+        **kwargs: Further arguments of `timm.models.ResNet`; those of its stem and pool have no effect.
 
     Raises:
-        ValueError: If there are not three stages, or the output stride is another.
+        ValueError: For another number of stages or another output stride.
     """
+
+    levels = ('act1', 'layer1', 'layer2', 'layer3')
+    stages = levels[1:]
+    bn1: nn.Module
+    act1: nn.Module
 
     def __init__(
         self,
@@ -50,7 +55,7 @@ class CifarResNet(ResNet):
         dtype: torch.dtype | None = None,
         **kwargs: Any,
     ) -> None:
-        if len(layers) != len(STAGES):
+        if len(layers) != len(self.stages):
             raise ValueError(f'The CIFAR trunk has three stages, got layers={layers}: give three numbers.')
         if output_stride not in (2, 4):
             raise ValueError(f'The CIFAR trunk has output stride 2 or 4, got {output_stride}: choose one of them.')
@@ -64,64 +69,10 @@ class CifarResNet(ResNet):
         for info in self.feature_info:
             info['reduction'] = max(1, info['reduction'] // 4)
 
-    def forward_features(self, x: Tensor) -> Tensor:
-        x = self.act1(self.bn1(self.conv1(x)))
-        if self.grad_checkpointing:
-            return checkpoint_seq([self.layer1, self.layer2, self.layer3], x, flatten=True)
-        return self.layer3(self.layer2(self.layer1(x)))
-
-    def forward_intermediates(
-        self,
-        x: Tensor,
-        indices: int | list[int] | None = None,
-        norm: bool = False,
-        stop_early: bool = False,
-        output_fmt: str = 'NCHW',
-        intermediates_only: bool = False,
-    ) -> Any:
-        """Features of the stem (0) and the stages (1 to 3); arguments as for `timm.models.ResNet`."""
-        if output_fmt != 'NCHW':
-            raise ValueError(f'output_fmt must be "NCHW", got "{output_fmt}".')
-        taken = _take(indices)
-        intermediates = []
-        x = self.act1(self.bn1(self.conv1(x)))
-        for index in range(len(STAGES) + 1):
-            if index:
-                x = self._run_stage(index, x)
-            if index in taken:
-                intermediates.append(x)
-            if stop_early and index == max(taken):
-                break
-        return intermediates if intermediates_only else (x, intermediates)
-
-    def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
-    ) -> list[int]:
-        """Drop the stages that the features at `indices` do not need; arguments as for `timm.models.ResNet`."""
-        taken = _take(indices)
-        last = max(taken)
-        for index in range(last + 1, len(STAGES) + 1):
-            setattr(self, STAGES[index - 1], nn.Sequential())
-        if last < len(STAGES):
-            self.num_features = self.head_hidden_size = self.feature_info[last]['num_chs']
-        if prune_head or last < len(STAGES):
-            self.reset_classifier(0, '')
-        return taken
-
-    def _run_stage(self, index: int, x: Tensor) -> Tensor:
-        stage = getattr(self, STAGES[index - 1])
-        return checkpoint_seq(stage, x) if self.grad_checkpointing else stage(x)
-
-
-def _take(indices: int | list[int] | None) -> list[int]:
-    """Spell out which of the four features are meant: all (None), the last so many (int), or these (list)."""
-    count = len(STAGES) + 1
-    if indices is None:
-        indices = count
-    taken = list(range(count - indices, count)) if isinstance(indices, int) else [i % count for i in indices]
-    if not taken or min(taken) < 0 or (not isinstance(indices, int) and not all(-count <= i < count for i in indices)):
-        raise ValueError(f'The CIFAR trunk has features 0 (stem) to {count - 1}, got indices {indices}.')
-    return taken
+    def run_level(self, name: str, x: Tensor) -> Tensor:
+        if name == 'act1':
+            return self.act1(self.bn1(self.conv1(x)))
+        return super().run_level(name, x)
 
 
 @register

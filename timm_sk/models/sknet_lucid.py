@@ -5,20 +5,17 @@ activation, which follow the selection instead, and one weight per branch and im
 nets are 1x1, unit, 1x1 without expansion. Trunk and numbers are those of lucid/models/imgclf/sknet.py.
 """
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
-from timm.layers import LayerType, create_aa, create_act_layer, get_norm_layer
-from torch import Tensor, nn
+from timm.layers import create_aa, create_act_layer, get_norm_layer
+from torch import nn
 
 from ..layers import ConvNormAct
 from ..registry import register
 from ._builder import family_cfgs
-from .folded_blocks import FoldedBareBottleneck
 from .lucid_units import BareSelectiveKernel
+from .residual_block import BlockArguments, ResidualBlock
 from .resnet import build_resnet
-from .sk_blocks import ResidualBlock, zero_weight
 
 __all__ = ['SKBasicBlock', 'SKBottleneck']
 
@@ -28,13 +25,20 @@ default_cfgs = family_cfgs('sknet_lucid')
 class SKBasicBlock(ResidualBlock):
     """Residual block of a 1x1 convolution, a bare selective-kernel unit and a 1x1 convolution, without expansion.
 
-    Input [B, inplanes, H, W], output [B, expansion * planes, H / stride, W / stride]. Takes what `timm.models.ResNet`
-    passes to a block, and `sk_kwargs`: further arguments of `BareSelectiveKernel`. DropBlock and anti-aliasing, where
-    they are given, follow the norm and the activation of the unit.
+    DropBlock and anti-aliasing follow the norm and the activation of the unit.
+
+    Args:
+        inplanes: Channels of the input.
+        planes: Channels of the output; in `SKBottleneck` a quarter of them.
+        stride: Stride of the block.
+        downsample: Modules of the shortcut.
+        sk_kwargs: Further arguments of `BareSelectiveKernel`.
+        **block_args: `BlockArguments`.
     """
 
     expansion = 1
-    folded = FoldedBareBottleneck
+    order = ('conv1', 'conv2', 'bn2', 'drop_block', 'act2', 'aa', 'conv3')
+    last_norm = 'conv3.bn'
 
     def __init__(
         self,
@@ -42,58 +46,32 @@ class SKBasicBlock(ResidualBlock):
         planes: int,
         stride: int = 1,
         downsample: nn.Module | None = None,
-        cardinality: int = 1,
-        base_width: int = 64,
+        *,
         sk_kwargs: dict[str, Any] | None = None,
-        reduce_first: int = 1,
-        dilation: int = 1,
-        first_dilation: int | None = None,
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-        attn_layer: LayerType | None = None,
-        aa_layer: type[nn.Module] | None = None,
-        drop_block: Callable[[], nn.Module] | None = None,
-        drop_path: nn.Module | None = None,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **block_args: Any,
     ) -> None:
         super().__init__()
-        factory: dict[str, Any] = dict(device=device, dtype=dtype)
-        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
-        width = planes * base_width // 64 * cardinality
-        first_planes = width // reduce_first
+        args = BlockArguments(**block_args)
+        width = planes * args.base_width // 64 * args.cardinality
+        first_planes = width // args.reduce_first
         out_planes = planes * self.expansion
-        anti_alias = aa_layer is not None and stride > 1
-        self.conv1 = ConvNormAct(inplanes, first_planes, 1, **layers)
+        anti_alias = args.aa_layer is not None and stride > 1
+        self.conv1 = ConvNormAct(inplanes, first_planes, 1, **args.layers)
         self.conv2 = BareSelectiveKernel(
             first_planes,
             width,
             **{'kernel_sizes': [3, 5], **(sk_kwargs or {})},
             stride=1 if anti_alias else stride,
-            dilation=first_dilation or dilation,
-            groups=cardinality,
-            **layers,
+            dilation=args.unit_dilation,
+            groups=args.cardinality,
+            **args.layers,
         )
-        self.bn2 = get_norm_layer(norm_layer)(width, **factory)
-        self.drop_block = drop_block() if drop_block else nn.Identity()
-        self.act2 = create_act_layer(act_layer, inplace=True)
-        self.aa = create_aa(aa_layer, width, stride=stride, enable=anti_alias, **factory)
-        self.conv3 = ConvNormAct(width, out_planes, 1, **dict(layers, act_layer=None))
-        self.add_tail(
-            out_planes,
-            downsample=downsample,
-            act_layer=act_layer,
-            attn_layer=attn_layer,
-            drop_path=drop_path,
-            **factory,
-        )
-
-    def zero_init_last(self) -> None:
-        zero_weight(self.conv3.bn)
-
-    def residual(self, x: Tensor) -> Tensor:
-        selected = self.conv2(self.conv1(x))
-        return self.conv3(self.aa(self.act2(self.drop_block(self.bn2(selected)))))
+        self.bn2 = get_norm_layer(args.norm_layer)(width, **args.factory)
+        self.drop_block = args.drop_block() if args.drop_block else nn.Identity()
+        self.act2 = create_act_layer(args.act_layer, inplace=True)
+        self.aa = create_aa(args.aa_layer, width, stride=stride, enable=anti_alias, **args.factory)
+        self.conv3 = ConvNormAct(width, out_planes, 1, **dict(args.layers, act_layer=None))
+        self.add_tail(out_planes, downsample, args)
 
 
 class SKBottleneck(SKBasicBlock):
