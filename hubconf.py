@@ -1,4 +1,4 @@
-"""Doors for `torch.hub`: `torch.hub.load('<repo>', 'skresnet34')` returns a model that is ready to call."""
+"""Entry points for `torch.hub`: `torch.hub.load('<repo>', 'skresnet34')` returns a model that is ready to call."""
 
 dependencies = ['torch', 'timm', 'huggingface_hub', 'safetensors']
 

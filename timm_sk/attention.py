@@ -1,4 +1,4 @@
-"""Selection made visible: the attention weights that every unit of a model gives to a batch of pictures."""
+"""The attention weights of every unit of a model for a batch of images."""
 
 import re
 from collections.abc import Iterator
@@ -17,15 +17,15 @@ from .ops.reference import attention
 
 @dataclass(frozen=True)
 class UnitWeights:
-    """What one selective-kernel unit or split attention weighed its branches with.
+    """The attention weights of one selective-kernel unit or split attention.
 
     Attributes:
-        name: As the paper numbers: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts as 1. A
-            split attention in that place is SA_2_3.
+        name: Name by the paper's numbering: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts
+            as 1. A split attention in that place is SA_2_3.
         path: Path of the unit's module in the model.
-        weights: [B, M, C], summing to 1 over M; where a split attention has one branch, a sigmoid's. Detached, on the
+        weights: [B, M, C], summing to 1 over M; of a split attention with one branch, the sigmoid. Detached, on the
             model's device.
-        kernel_extents: How far each branch's kernel reaches, in pixels of the unit's input.
+        kernel_extents: Extent of each branch's kernel, in pixels of the unit's input.
     """
 
     name: str
@@ -35,13 +35,13 @@ class UnitWeights:
 
 
 def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
-    """Run pictures through a model and return the weights of all its units, in the order in which they ran.
+    """Run images through a model and return the weights of all its units, in the order in which they ran.
 
-    They run in eval mode, so that no statistics move; afterwards every module is in the mode that it was in.
+    The model runs in eval mode, so its statistics stay; afterwards every module is in its former mode.
 
     Args:
         model: A model with `SelectiveKernel` or `SplitAttention` units.
-        x: Pictures [B, in_chans, H, W].
+        x: Images [B, in_chans, H, W].
 
     Raises:
         ValueError: If the model has no unit with attention.
@@ -53,9 +53,7 @@ def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
 
 @contextmanager
 def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
-    """Record the weights of every unit in the forward passes inside the context, in whatever mode the model is.
-
-    Outputs are not touched.
+    """Record the weights of every unit in the forward passes inside the context, in the model's own mode.
 
     Yields:
         A list that grows by one `UnitWeights` whenever a unit runs.
@@ -66,7 +64,7 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     recorded: list[UnitWeights] = []
     with ExitStack() as hooks:
         for path, unit in selecting_units(model):
-            expanded: list[Tensor] = []  # what the layer of the logits gave last
+            expanded: list[Tensor] = []  # the last output of the layer of the logits
             record = partial(_record, recorded, path, expanded, kernel_extents(unit))
             hooks.callback(_logits_layer(unit).register_forward_hook(partial(_keep, expanded)).remove)
             hooks.callback(unit.register_forward_hook(record).remove)
@@ -74,7 +72,7 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
 
 
 def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | SplitAttention]]:
-    """The units of a model that have attention, each with the path of its module.
+    """The units of a model that have attention, with their paths.
 
     Raises:
         ValueError: If it has none.
@@ -92,7 +90,7 @@ def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | Split
 
 
 def _logits_layer(unit: SelectiveKernel | SplitAttention) -> nn.Module:
-    """The module whose output is a unit's logits, or becomes them by sorting."""
+    """The module whose output is a unit's logits, apart from their order."""
     return unit.fc2 if isinstance(unit, SplitAttention) else unit.get_submodule('attn')
 
 
@@ -110,7 +108,7 @@ def _record(
     out: Tensor,
 ) -> None:
     (logits,) = expanded
-    logits = logits[: out.shape[0]]  # Lucid's units attend to one picture twice in train mode
+    logits = logits[: out.shape[0]]  # Lucid's units attend to a single image twice in train mode
     if isinstance(unit, SplitAttention):
         weights = attention(unit.by_branch(logits.flatten(1)), unit.gate)
     else:
@@ -120,7 +118,7 @@ def _record(
 
 
 def kind_of(unit: SelectiveKernel | SplitAttention) -> str:
-    """What the names of such units begin with."""
+    """The prefix of a unit's name."""
     return 'SA' if isinstance(unit, SplitAttention) else 'SK'
 
 
@@ -128,8 +126,8 @@ def unit_name(path: str, kind: str = 'SK') -> str:
     """The paper's name of a unit from its module's path, or the path where it has no stage and block.
 
     `layer1.2.conv2` (timm's ResNet) and `stage2.2.branch2.sk` (torchvision's ShuffleNetV2) are SK_2_3, `blocks.1.0`
-    (timm's MobileNetV2) is SK_2_1; what comes after the block is kept where a block has several units. Wrappers around
-    the model, such as that of `timm_sk.deploy`, change nothing.
+    (timm's MobileNetV2) is SK_2_1; the second unit of a block has a suffix. Wrappers around the model, such as that of
+    `timm_sk.deploy`, are skipped.
     """
     match = re.match(r'(?:(?:model|module|_orig_mod)\.)*(layer|stage|blocks\.)(\d+)\.(\d+)\.?(branch1)?', path)
     if match is None:

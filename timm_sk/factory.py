@@ -28,20 +28,20 @@ def ready_model(
 ) -> nn.Module:
     """Create a model that is ready to call, in eval mode.
 
-    On CUDA a net of this package is called beforehand on a blank picture of its checkpoint's size, so that its kernels
-    are loaded and compiled.
+    On CUDA a net of this package runs once on a blank image of its checkpoint's size, which loads and compiles its
+    kernels.
 
     Args:
-        name: Architecture, `arch.tag`, or what else `timm.create_model` takes.
+        name: Architecture, `arch.tag`, or another name that `timm.create_model` takes.
         pretrained: Load weights.
-        device: Where to put it; None for the best device of this machine: cuda, then mps, then cpu.
+        device: Device of the model; None for the best device of this machine: cuda, then mps, then cpu.
         dtype: Floating-point type of parameters and buffers; None for float32.
         channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
         **kwargs: Further arguments of `timm.create_model`, such as `num_classes`.
 
     Raises:
         UnknownModelError: If timm's registry has no such name.
-        NoWeightsError: If `pretrained` and there are none.
+        NoWeightsError: If `pretrained` and the checkpoint has no weights.
         UnloadableModelError: If its weights or its folder cannot be read.
         ValueError: If this machine does not have the device.
     """
@@ -61,7 +61,7 @@ def ready_model(
 
 
 def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
-    """Warm up a net of this package, all of which take pictures of their checkpoint's size whatever their arguments."""
+    """Warm up a net of this package; all of them take images of their checkpoint's size, whatever their arguments."""
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     size = image_size(model)
     if size is None or cfg.get('architecture') not in registry.architectures():
@@ -72,7 +72,7 @@ def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
 
 
 def transforms(name: str) -> Callable[[Any], Any]:
-    """The preprocessing that a checkpoint was evaluated with: a PIL picture of any mode in, a tensor [3, H, W] out.
+    """The preprocessing that a checkpoint was evaluated with: a PIL image of any mode in, a tensor [3, H, W] out.
 
     Args:
         name: Architecture (its default checkpoint) or `arch.tag`.

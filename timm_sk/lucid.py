@@ -6,15 +6,13 @@ letters; `timm_sk.pretrained.to_our_layout` renames Lucid's state dicts. `timm.c
 SKNets as `sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
 
 As in Lucid, and unlike elsewhere in this package, arguments may be positional and a batch of 1 is accepted in train
-mode: the BatchNorm of the attention then leaves only its bias, so that the weights do not depend on the picture.
+mode: the BatchNorm of the attention then leaves only its bias, so the weights do not depend on the image.
 """
 
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from timm.layers import LayerType
 from timm.models import ResNet
 from torch import nn
 
@@ -45,30 +43,20 @@ __all__ = [
 
 
 class SelectiveKernel(BareSelectiveKernel):
-    """`lucid.nn.SelectiveKernel`: true k x k branches without norm and activation, and attention that weighs them.
-
-    Input [B, in_channels, H, W], output [B, out_channels, H', W']; with odd kernels and the default padding H' is
-    ceil(H / stride).
+    """`lucid.nn.SelectiveKernel`: `BareSelectiveKernel` that accepts a batch of 1 in train mode.
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of each branch and of the output.
-        kernel_sizes: Size of each branch's kernel, any from 1.
+        kernel_sizes: Size of each branch's kernel, 1 or more.
         stride: Stride of every branch.
-        padding: None for `k // 2` for each branch, an int for all, 'same' for `(k - 1) // 2`, or 'valid' for none.
-            'same' is symmetric and goes with any stride, as in Lucid.
+        padding: Padding of every branch; None for `k // 2`, 'same' for `(k - 1) // 2`, 'valid' for none.
         groups: Convolution groups of each branch.
         reduction: The attention's width is `out_channels // reduction`.
-        select: 'branch' for one weight per branch and picture, as in Lucid; 'channel' for the paper's weight per
-            branch, picture and channel.
-        act_layer: Activation class or timm's name for it, in the attention.
-        norm_layer: Norm class or timm's name for it, in the attention.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        **kwargs: Further arguments of `BareSelectiveKernel`, such as `select`.
 
     Raises:
-        ValueError: If an argument is out of range, or the groups do not divide the channels; at a forward pass, if the
-            padding gives the branches different sizes.
+        ValueError: As `BareSelectiveKernel`, but for a batch of 1.
     """
 
     def __init__(
@@ -80,37 +68,19 @@ class SelectiveKernel(BareSelectiveKernel):
         padding: int | str | None = None,
         groups: int = 1,
         reduction: int = 16,
-        *,
-        select: str = 'branch',
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_sizes,
-            stride=stride,
-            padding=padding,
-            groups=groups,
-            reduction=reduction,
-            select=select,
-            single_image=True,
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            device=device,
-            dtype=dtype,
-        )
+        shape: dict[str, Any] = dict(stride=stride, padding=padding, groups=groups, reduction=reduction)
+        super().__init__(in_channels, out_channels, kernel_sizes, **shape, single_image=True, **kwargs)
 
 
 class _LucidResNet(ResNet):
-    """What Lucid's nets share beyond timm's trunk: the deep stem, and their stages as `layers`."""
+    """What Lucid's nets add to timm's trunk: the deep stem, and the stages as `layers`."""
 
     def _bare_deep_stem(self) -> None:
-        """Leave out the norm and the activation after the stem's last convolution, which Lucid has not.
+        """Remove the norm and the activation after the stem's last convolution, which Lucid does not have.
 
-        So the zeros matter with which Lucid pads the pool's input; after a ReLU they equal torch's padding.
+        Without them the pool's input has negative values, so Lucid's zero padding differs from torch's.
         """
         self.bn1, self.act1 = nn.Identity(), nn.Identity()
         self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
@@ -123,14 +93,14 @@ class _LucidResNet(ResNet):
 class SKNet(_LucidResNet):
     """`lucid.models.SKNet`: a ResNet of residual blocks around a selective-kernel unit, on timm's trunk.
 
-    Input [B, in_channels, H, W], output [B, num_classes]. All methods of timm's ResNet are there.
+    Input [B, in_channels, H, W], output [B, num_classes]. It has all methods of timm's ResNet.
 
     Args:
         block: `SKBasicBlock`, `SKBottleneck`, or a class with their signature.
         layers: Number of blocks in each stage.
-        num_classes: Classes of the classifier.
+        num_classes: Number of classes.
         kernel_sizes: Size of each branch's kernel.
-        base_width: Width of a group in the first stage, by which the blocks' inner width is scaled.
+        base_width: Width of a group in the first stage; scales the inner width of all blocks.
         cardinality: Convolution groups of each branch.
         **resnet_args: Lucid's `in_channels` (3), `stem_width` (64, of the deep stem), `stem_type` (None or 'deep'),
             `avg_down` (False), `channels` (64, 128, 256, 512) and `block_args`, and any keyword of
@@ -138,13 +108,13 @@ class SKNet(_LucidResNet):
             `timm_sk.models.lucid_units.BareSelectiveKernel`, such as `select` and `reduction`.
 
     Attributes:
-        kernel_sizes: As given.
-        base_width: As given.
-        cardinality: As given.
+        kernel_sizes: Size of each branch's kernel.
+        base_width: Width of a group in the first stage.
+        cardinality: Number of convolution groups.
         layers: The stages, each a sequence of blocks.
 
     Raises:
-        TypeError: If a keyword is none of those; names it.
+        TypeError: For an unknown keyword; names it.
         ValueError: If a value is out of range.
     """
 
@@ -179,10 +149,9 @@ class SKNet(_LucidResNet):
 
 
 class ResNeStBottleneck(SplitAttentionBottleneck):
-    """Lucid's `_ResNeStBottleneck`: a bottleneck around its split attention, pooled after it where `avd` says so.
+    """Lucid's `_ResNeStBottleneck`: `SplitAttentionBottleneck` with Lucid's split attention.
 
-    Input [B, inplanes, H, W], output [B, 4 * planes, H / stride, W / stride]. Arguments as for
-    `timm_sk.models.resnest.SplitAttentionBottleneck`.
+    Arguments are those of `timm_sk.models.resnest.SplitAttentionBottleneck`.
     """
 
     def make_unit(self, channels: int, **unit_kwargs: Any) -> RadixMajorSplitAttention:
@@ -190,36 +159,36 @@ class ResNeStBottleneck(SplitAttentionBottleneck):
         return RadixMajorSplitAttention(channels, rd_ratio=summed // 4 / max(summed, 1), rd_divisor=1, **unit_kwargs)
 
 
-_ResNeStBottleneck = ResNeStBottleneck  # as the documents' examples call it
+_ResNeStBottleneck = ResNeStBottleneck  # the name in the examples of Lucid's documents
 
 
 class ResNeSt(_LucidResNet):
     """`lucid.models.ResNeSt`: a ResNet of residual blocks around split attention, on timm's trunk.
 
-    Input [B, in_channels, H, W], output [B, num_classes]. All methods of timm's ResNet are there.
+    Input [B, in_channels, H, W], output [B, num_classes]. It has all methods of timm's ResNet.
 
     Args:
         block: `ResNeStBottleneck`, or a class with its signature.
         layers: Number of blocks in each stage.
-        num_classes: Classes of the classifier.
-        base_width: Width of a group in the first stage, by which the blocks' inner width is scaled.
+        num_classes: Number of classes.
+        base_width: Width of a group in the first stage; scales the inner width of all blocks.
         stem_width: Channels of the deep stem's first two convolutions; the third has twice as many.
         cardinality: Groups of the split attention.
-        radix: Its branches.
-        avd: Pool an average where the resolution falls, after the split attention.
+        radix: Number of branches of the split attention.
+        avd: Average pooling after the split attention where the resolution falls.
         **resnet_args: Lucid's `in_channels` (3), `avg_down` (False), `channels` (64, 128, 256, 512) and `block_args`,
             and any keyword of `timm.models.ResNet`.
 
     Attributes:
-        base_width: As given.
-        stem_width: As given.
-        cardinality: As given.
-        radix: As given.
-        avd: As given.
+        base_width: Width of a group in the first stage.
+        stem_width: Channels of the deep stem's first two convolutions.
+        cardinality: Number of cardinal groups.
+        radix: Number of branches.
+        avd: Whether strided blocks pool.
         layers: The stages, each a sequence of blocks.
 
     Raises:
-        TypeError: If a keyword is none of those; names it.
+        TypeError: For an unknown keyword; names it.
         ValueError: If a value is out of range.
     """
 
@@ -257,15 +226,15 @@ class ResNeSt(_LucidResNet):
 
 
 def _as_timm_arguments(resnet_args: dict[str, Any], *, taken: Sequence[str] = (), caller: str) -> dict[str, Any]:
-    """Translate Lucid's names of a ResNet's arguments, let timm's pass, and refuse all others."""
+    """Translate Lucid's names of a ResNet's arguments to timm's, and refuse unknown ones."""
     own = {'self', 'block', 'layers', 'num_classes', 'cardinality', 'base_width', *taken}
     known = {'in_channels', *inspect.signature(ResNet.__init__).parameters} - own
     unknown = sorted(set(resnet_args) - known)
     if unknown:
-        raise TypeError(f'{caller} takes no argument {", ".join(unknown)}. Beside its own it takes: {sorted(known)}.')
+        raise TypeError(f'{caller} takes no argument {", ".join(unknown)}. Further arguments are: {sorted(known)}.')
     renamed = {{'in_channels': 'in_chans'}.get(name, name): value for name, value in resnet_args.items()}
     if len(renamed) < len(resnet_args):
-        raise ValueError('in_channels and in_chans are one argument, got both: pass either.')
+        raise ValueError('in_channels and in_chans are the same argument, got both: pass one of them.')
     if renamed.get('stem_type', '') is None:
         renamed['stem_type'] = ''
     return renamed

@@ -1,9 +1,8 @@
-"""Which names: registration in timm, and the policy for names that timm already owns.
+"""Registration in timm, also of names that timm has already.
 
-The policy. `import timm_sk` replaces timm's own entrypoint of the same name, because ours has the same parameters and
-the same numbers. It takes nothing away: every tag that timm knows for the name stays, with its repository id spelled
-out (timm completes an id only from the literal 'timm/'), and timm's default tag stays the default. The attribute
-`timm.models.<name>` stays timm's too; only the registry changes.
+`import timm_sk` replaces timm's entrypoint of the same name, because ours has the same parameters and outputs. Every
+tag that timm knows for the name stays, with its full repository id (timm completes an id only from the literal
+'timm/'), and timm's default tag stays the default. The attribute `timm.models.<name>` stays timm's.
 """
 
 import difflib
@@ -38,7 +37,7 @@ def register(entrypoint: Entrypoint) -> Entrypoint:
 
 
 def architectures() -> dict[str, Entrypoint]:
-    """The architectures that this package registers, by name, in the order of their files."""
+    """The entry points of this package's architectures by name, in the order of their files."""
     return dict(_ENTRYPOINTS)
 
 
@@ -48,10 +47,13 @@ def tags_with_weights(arch: str) -> list[str]:
 
 
 def pretrained_cfg(name: str) -> timm.models.PretrainedCfg:
-    """What timm's registry knows of a checkpoint, by architecture (its default one) or `arch.tag`.
+    """Cfg of a checkpoint in timm's registry.
+
+    Args:
+        name: Architecture, for its default checkpoint, or `arch.tag`.
 
     Raises:
-        UnknownModelError: If it knows none of that name.
+        UnknownModelError: If timm's registry has no such name.
     """
     require_model(name)
     cfg = timm.models.get_pretrained_cfg(name) if ':' not in name else None
@@ -66,7 +68,7 @@ def require_model(name: str) -> None:
     Names with a source, such as `hf-hub:` or `local-dir:`, are left to timm.
 
     Raises:
-        UnknownModelError: If it has not; the message names the nearest names.
+        UnknownModelError: For an unknown name; the message suggests similar names.
         ValueError: If the name looks like a path or a repository's id without its source.
     """
     source, _ = timm.models.parse_model_name(name)

@@ -11,14 +11,12 @@ from .factory import ready_model, transforms
 
 
 def hub_entrypoints() -> dict[str, Callable[..., Any]]:
-    """The doors of `torch.hub`: one for each architecture, and `transforms`."""
-    doors: dict[str, Callable[..., Any]] = {arch: _make_door(arch) for arch in registry.architectures()}
-    doors['transforms'] = transforms
-    return doors
+    """The entry points by name: one for each architecture, and `transforms`."""
+    return {**{arch: _make_entrypoint(arch) for arch in registry.architectures()}, 'transforms': transforms}
 
 
-def _make_door(arch: str) -> Callable[..., nn.Module]:
-    def door(
+def _make_entrypoint(arch: str) -> Callable[..., nn.Module]:
+    def entrypoint(
         pretrained: bool = True,
         *,
         tag: str | None = None,
@@ -34,21 +32,21 @@ def _make_door(arch: str) -> Callable[..., nn.Module]:
 
     summary = (registry.architectures()[arch].__doc__ or '').strip()
     tags = ', '.join(registry.tags_with_weights(arch))
-    door.__name__ = door.__qualname__ = arch
-    door.__doc__ = f"""{summary}
+    entrypoint.__name__ = entrypoint.__qualname__ = arch
+    entrypoint.__doc__ = f"""{summary}
 
-    The model comes in eval mode, on the device, ready to call; on CUDA its kernels are compiled.
+    The model is in eval mode and on its device; on CUDA its kernels are compiled.
 
     Args:
         pretrained: Load weights. Tags with weights: {tags or 'none, so pass `pretrained=False`'}.
-        tag: The checkpoint; None for the first of these tags.
-        device: Where to put it; None for the best device of this machine: cuda, then mps, then cpu.
+        tag: Tag of the checkpoint; None for the first of these tags.
+        device: Device of the model; None for the best device of this machine: cuda, then mps, then cpu.
         dtype: Floating-point type, such as `torch.bfloat16`; None for float32.
         channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
-        **kwargs: Further arguments of `timm.create_model`: `num_classes` (another number than the checkpoint's gets
-            a new, untrained classifier), `in_chans`, `features_only`, ...
+        **kwargs: Further arguments of `timm.create_model`: `num_classes` (if it differs from the
+            checkpoint's, the classifier is new and untrained), `in_chans`, `features_only`, ...
 
     Raises:
-        ValueError: If there are no weights, or this machine does not have the device.
+        ValueError: If the checkpoint has no weights, or this machine does not have the device.
     """
-    return door
+    return entrypoint

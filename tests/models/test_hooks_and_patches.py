@@ -6,8 +6,8 @@ positive factors.
 
 import copy
 import types
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any
 
@@ -28,6 +28,22 @@ OURS_OF_TIMMS = {'.bn.drop': '.drop', '.bn.act': '.act', 'act3': 'act'}
 WITHOUT_COUNTERPART = {'aa', 'attn', 'drop_block', 'avd_first', 'avd_last', 'rsoftmax', 'se', 'bn2', 'act2'}
 FACTOR = 1.5
 
+HOOKS: dict[str, dict[str, dict[str, bool]]] = {
+    'forward': {'forward_pre_hook': {}, 'forward_hook': {}},
+    'forward with kwargs': {
+        'forward_pre_hook': dict(with_kwargs=True, prepend=True),
+        'forward_hook': dict(with_kwargs=True, always_call=True),
+    },
+    'backward': {'full_backward_pre_hook': {}, 'full_backward_hook': {}},
+}
+# Name of a call, and the arguments that are compared: no input after the pass, which may be overwritten by then.
+EVENTS = {
+    'forward_pre_hook': ('into', slice(None)),
+    'forward_hook': ('out of', slice(1, None)),
+    'full_backward_pre_hook': ('gradient into', slice(None)),
+    'full_backward_hook': ('gradient out of', slice(1)),
+}
+each_reach = pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
 each_context = pytest.mark.parametrize('context', ['no_grad', 'eval', 'train'])
 
 
@@ -47,58 +63,34 @@ def copied(values: Any) -> Any:
     return torch.utils._pytree.tree_map(lambda v: v.detach().clone() if isinstance(v, Tensor) else v, values)
 
 
-class Recorder:
-    """The calls that hooks on a model's parts see, but for what leaves a norm: in timm's class it is activated."""
+@contextmanager
+def recorded(
+    model: nn.Module, kind: str, modules: Iterable[nn.Module] = (), *, globally: bool = False
+) -> Iterator[list[Call]]:
+    """Record what hooks on modules of a model see, but for what leaves a norm: in timm's class it is activated."""
+    calls: list[Call] = []
+    names = {module: name for name, module in parts(model).items()}
 
-    def __init__(self, model: nn.Module) -> None:
-        self.calls: list[Call] = []
-        self.names = {module: name for name, module in parts(model).items()}
+    def hook_of(event: str) -> Callable[..., None]:
+        label, kept = EVENTS[event]
 
-    def forward_pre(self, module: nn.Module, args: Any, *kwargs: Any) -> None:
-        name = self.names.get(module)
-        if name is not None:
-            self.calls.append((f'into {name}', copied((args, kwargs))))
+        def hook(module: nn.Module, *values: Any) -> None:
+            name = names.get(module)
+            if name is not None and (label == 'into' or not name.endswith('.bn')):
+                calls.append((f'{label} {name}', copied(values[kept])))
 
-    def forward(self, module: nn.Module, args: Any, *kwargs_and_output: Any) -> None:
-        name = self.names.get(module)
-        if name is not None and not name.endswith('.bn'):
-            self.calls.append((f'out of {name}', copied(kwargs_and_output)))
+        return hook
 
-    def backward_pre(self, module: nn.Module, grad_output: Any) -> None:
-        name = self.names.get(module)
-        if name is not None and not name.endswith('.bn'):
-            self.calls.append((f'gradient into {name}', copied(grad_output)))
-
-    def backward(self, module: nn.Module, grad_input: Any, grad_output: Any) -> None:
-        name = self.names.get(module)
-        if name is not None and not name.endswith('.bn'):
-            self.calls.append((f'gradient out of {name}', copied(grad_input)))
-
-    def register(self, kind: str, module: nn.Module) -> list[Any]:
-        if kind == 'forward':
-            return [module.register_forward_pre_hook(self.forward_pre), module.register_forward_hook(self.forward)]
-        if kind == 'forward with kwargs':
-            return [
-                module.register_forward_pre_hook(self.forward_pre, with_kwargs=True, prepend=True),
-                module.register_forward_hook(self.forward, with_kwargs=True, always_call=True),
-            ]
-        return [
-            module.register_full_backward_pre_hook(self.backward_pre),
-            module.register_full_backward_hook(self.backward),
-        ]
-
-    def register_global(self, kind: str) -> list[Any]:
-        if kind == 'forward':
-            return [
-                module_hooks.register_module_forward_pre_hook(self.forward_pre),
-                module_hooks.register_module_forward_hook(self.forward),
-            ]
-        if kind == 'forward with kwargs':
-            return [module_hooks.register_module_forward_hook(self.forward, with_kwargs=True, always_call=True)]
-        return [
-            module_hooks.register_module_full_backward_pre_hook(self.backward_pre),
-            module_hooks.register_module_full_backward_hook(self.backward),
-        ]
+    with ExitStack() as handles:
+        for event, options in HOOKS[kind].items():
+            if not globally:
+                for module in modules:
+                    handle = getattr(module, f'register_{event}')(hook_of(event), **options)
+                    handles.callback(handle.remove)
+            elif 'prepend' not in options:  # not for global hooks
+                handle = getattr(module_hooks, f'register_module_{event}')(hook_of(event), **options)
+                handles.callback(handle.remove)
+        yield calls
 
 
 def by_name(calls: list[Call]) -> dict[str, list[Any]]:
@@ -150,80 +142,40 @@ def run(module: nn.Module, x: Tensor, context: str) -> dict[str, Tensor]:
     return {key.replace('act3', 'act'): tensor for key, tensor in found.items()}
 
 
+def assert_hooks_see_the_same(make: Callable[..., Any], name: str, context: str, kind: str, globally: bool) -> None:
+    """Hooks on every module at once, and on one alone, whose neighbours might take a shortcut around it."""
+    (ours, x), (theirs, _) = make(name, context)
+    unused = copy.deepcopy(ours)  # its running statistics have not moved
+    calls = []
+    for model in (ours, theirs):
+        with recorded(model, kind, parts(model).values(), globally=globally) as seen:
+            run(model, x, context)
+        calls.append(seen)
+    assert len(calls[1]) > 10
+    if kind != 'backward':
+        assert [call for call, _ in calls[0]] == [call for call, _ in calls[1]]
+    found, expected = map(by_name, calls)
+    assert_same(found, expected)
+    for part in () if globally else parts(ours):
+        model = copy.deepcopy(unused)
+        with recorded(model, kind, [parts(model)[part]]) as seen:
+            run(model, x, context)
+        assert_same(by_name(seen), {call: values for call, values in expected.items() if call.endswith(f' {part}')})
+
+
 @each_family
 @each_context
 @pytest.mark.parametrize('kind', ['forward', 'forward with kwargs'])
-@pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
+@each_reach
 def test_forward_hooks(name, context, kind, globally):
-    """On every module at once, and on one alone, whose neighbours might take a shortcut around it."""
-
-    def observe(block: nn.Module, x: Tensor) -> list[Call]:
-        recorder = Recorder(block)
-        handles = [
-            handle
-            for registered in (
-                [recorder.register_global(kind)]
-                if globally
-                else [recorder.register(kind, module) for module in parts(block).values()]
-            )
-            for handle in registered
-        ]
-        try:
-            run(block, x, context)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return recorder.calls
-
-    (ours, x), (theirs, _) = blocks(name, context)
-    twin = copy.deepcopy(ours)
-    expected = observe(theirs, x)
-    assert len(expected) > 10
-    found = observe(ours, x)
-    assert [call for call, _ in found] == [call for call, _ in expected]
-    assert_same(by_name(found), by_name(expected))
-    if globally:
-        return
-    for part in parts(ours):
-        ours = copy.deepcopy(twin)  # whose running statistics have not moved
-        recorder = Recorder(ours)
-        recorder.register(kind, parts(ours)[part])
-        run(ours, x, context)
-        own = {call: values for call, values in by_name(expected).items() if call.endswith(f' {part}')}
-        assert_same(by_name(recorder.calls), own)
+    assert_hooks_see_the_same(blocks, name, context, kind, globally)
 
 
 @each_family
 @pytest.mark.parametrize('context', ['eval', 'train'])
-@pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
+@each_reach
 def test_full_backward_hooks(name, context, globally):
-    def observe(unit: nn.Module, x: Tensor) -> dict[str, list[Any]]:
-        recorder = Recorder(unit)
-        if globally:
-            handles = recorder.register_global('backward')
-        else:
-            handles = [h for module in parts(unit).values() for h in recorder.register('backward', module)]
-        try:
-            run(unit, x, context)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return by_name(recorder.calls)
-
-    (ours, x), (theirs, _) = units(name, context)
-    twin = copy.deepcopy(ours)
-    expected = observe(theirs, x)
-    assert len(expected) > 10
-    assert_same(observe(ours, x), expected)
-    if globally:
-        return
-    for part in parts(ours):
-        ours = copy.deepcopy(twin)
-        recorder = Recorder(ours)
-        recorder.register('backward', parts(ours)[part])
-        run(ours, x, context)
-        own = {call: values for call, values in expected.items() if call.endswith(f' {part}')}
-        assert_same(by_name(recorder.calls), own)
+    assert_hooks_see_the_same(units, name, context, 'backward', globally)
 
 
 @each_family
@@ -244,7 +196,7 @@ def test_full_backward_hooks_change_gradients(name, context):
 
 @each_family
 @each_context
-def test_hooks_that_are_always_called_see_a_failure(name, context):
+def test_always_call_hooks_after_an_error(name, context):
     (ours, x), (theirs, _) = blocks(name, context)
     called = []
     for block in (ours, theirs):
@@ -269,12 +221,12 @@ def test_hooks_that_are_always_called_see_a_failure(name, context):
     assert f'{unit}: True' in called[0]
 
 
-def scale_by_forward(block: nn.Module, name: str, module: nn.Module) -> None:
+def scale_by_forward(block: nn.Module, module: nn.Module) -> None:
     """As accelerate and quantisers do: a function on the instance."""
     module.forward = types.MethodType(lambda self, *args: FACTOR * type(self).forward(self, *args), module)
 
 
-def scale_by_class(block: nn.Module, name: str, module: nn.Module) -> None:
+def scale_by_class(block: nn.Module, module: nn.Module) -> None:
     """As parametrizations do: a class made for the instance."""
     original = type(module)
     module.__class__ = type(
@@ -292,15 +244,15 @@ class Scaled(nn.Module):
         return FACTOR * self.module(*args)
 
 
-def scale_by_wrapper(block: nn.Module, name: str, module: nn.Module) -> None:
+def scale_by_wrapper(block: nn.Module, module: nn.Module) -> None:
     block.set_submodule(next(key for key, part in block.named_modules() if part is module), Scaled(module))
 
 
-def scale_by_hook(block: nn.Module, name: str, module: nn.Module) -> None:
+def scale_by_hook(block: nn.Module, module: nn.Module) -> None:
     module.register_forward_hook(lambda module, args, output: FACTOR * output)
 
 
-def scale_by_pre_hook(block: nn.Module, name: str, module: nn.Module) -> None:
+def scale_by_pre_hook(block: nn.Module, module: nn.Module) -> None:
     module.register_forward_pre_hook(lambda module, args: (FACTOR * args[0],))
 
 
@@ -311,54 +263,48 @@ def scale_by_pre_hook(block: nn.Module, name: str, module: nn.Module) -> None:
     [scale_by_forward, scale_by_class, scale_by_wrapper, scale_by_hook, scale_by_pre_hook],
     ids=lambda scale: scale.__name__.removeprefix('scale_by_'),
 )
-def test_what_replaces_a_part_runs(name, context, scale):
+def test_replaced_parts(name, context, scale):
     originals = blocks(name, context)
     x = originals[0][1]
     plain = run(copy.deepcopy(originals[0][0]), x, context)
     for part in parts(originals[0][0]):
         found = []
         for block, _ in copy.deepcopy(originals):
-            scale(block, part, parts(block)[part])
+            scale(block, parts(block)[part])
             found.append({key.replace('.module.', '.'): tensor for key, tensor in run(block, x, context).items()})
-        try:
-            assert_same(*found)
-        except AssertionError as error:
-            raise AssertionError(f'{part}: {error}') from error
+        assert_same({part: found[0]}, {part: found[1]})
         assert any(not torch.allclose(found[1][key], tensor, rtol=1e-3) for key, tensor in plain.items()), part
 
 
 @each_net
 @pytest.mark.parametrize('scale', [scale_by_forward, scale_by_class, scale_by_wrapper, scale_by_hook])
 @torch.no_grad()
-def test_what_replaces_a_part_runs_when_folded(name, scale):
+def test_replaced_parts_when_folded(name, scale):
     """In reparameterized and deployed blocks too."""
     original, x = blocks(name, 'no_grad')[0]
     for part in parts(original):
         block = copy.deepcopy(original)
-        scale(block, part, parts(block)[part])
-        require_same_when_folded(nn.Sequential(block).eval(), x, part)
+        scale(block, parts(block)[part])
+        assert_same_when_folded(nn.Sequential(block).eval(), x, part)
 
 
 @each_net
 @torch.no_grad()
-def test_what_replaces_a_part_of_stem_or_head_runs_when_folded(name):
+def test_replaced_parts_of_stem_and_head_when_folded(name):
     original, _ = pair(name)
     for part in parts(original):
         if not part.startswith('layer'):
             model = copy.deepcopy(original)
-            scale_by_forward(model, part, parts(model)[part])
-            require_same_when_folded(model, images(2), part)
+            scale_by_forward(model, parts(model)[part])
+            assert_same_when_folded(model, images(2), part)
 
 
-def require_same_when_folded(model: nn.Module, x: Tensor, part: str) -> None:
+def assert_same_when_folded(model: nn.Module, x: Tensor, part: str) -> None:
     expected = {part: model(x)}
     assert_same({part: timm.models.reparameterize_model(model)(x)}, expected)
-    assert_same({part: deployed(model, x)(x)}, expected)
-
-
-def deployed(model: nn.Module, x: Tensor) -> nn.Module:
     size = dict(input_size=list(x.shape[1:]), batch_size=len(x))
-    return timm_sk.deploy(model, **size, compile=False, merge_groups=False, join_branches=False)
+    deployed = timm_sk.deploy(model, **size, compile=False, merge_groups=False, join_branches=False)
+    assert_same({part: deployed(x)}, expected)
 
 
 @contextmanager
@@ -397,7 +343,7 @@ def test_forward_patched_on_a_class(name, context, cls, monkeypatch):
 def test_forward_patched_on_a_class_when_folded(name, cls, monkeypatch):
     model, _ = pair(name)
     with patched(monkeypatch, cls):
-        require_same_when_folded(model, images(2), cls.__name__)
+        assert_same_when_folded(model, images(2), cls.__name__)
 
 
 @each_net
@@ -415,7 +361,7 @@ def test_forward_patched_on_a_class_when_folded(name, cls, monkeypatch):
     ],
     ids=lambda attributes: '-'.join(attributes),
 )
-def test_attributes_set_on_norms(name, training, attributes):
+def test_attributes_of_norms(name, training, attributes):
     def transform(model: nn.Module) -> dict[str, Tensor]:
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):

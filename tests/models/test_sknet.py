@@ -112,5 +112,5 @@ def test_small_and_odd_pictures():
     for size in (3, 5, 31, 33):
         assert model(images(size=size)).isfinite().all()
     for size in (1, 2):
-        with pytest.raises(ValueError, match='needs 2x2 features, got 1x1: use pictures of at least 3x3 pixels'):
+        with pytest.raises(ValueError, match='needs 2x2 features, got 1x1: use images of at least 3x3 pixels'):
             model(images(size=size))

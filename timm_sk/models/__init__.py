@@ -1,4 +1,4 @@
-"""Which numbers: the architectures, a file per family. Importing this package registers them."""
+"""The architectures, a file per family. Importing this package registers them."""
 
 from . import resnest, resnest_upstreams, sk_mobile, sknet, sknet_cifar, sknet_lucid, sknet_upstreams
 

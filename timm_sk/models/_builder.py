@@ -1,4 +1,4 @@
-"""Model builder shared by all families: timm's, with weights that are verified and fit."""
+"""Model builder shared by all families: timm's, with verified weights."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ _SOURCE_FIELDS = ('file', 'url', 'hf_hub_id', 'hf_hub_filename', 'source', 'stat
 
 
 def family_cfgs(family: str) -> dict[str, timm.models.DefaultCfg]:
-    """Timm's `default_cfgs` of one family: its rows of the table, with the paths of the bundled files."""
+    """Timm's `default_cfgs` of one family, from its rows of the checkpoint table."""
     rows = of_family(family)
     cfgs = {row.name: dict(row.timm_cfg(), file=str(bundled_file(row)) if row.bundled else None) for row in rows}
     return timm.models.generate_default_cfgs(cfgs)
@@ -45,7 +45,7 @@ def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: b
     """
     overlay = dict(kwargs.pop('pretrained_cfg_overlay', None) or {})
     if overlay.get('hf_hub_id') or overlay.get('url'):
-        overlay.setdefault('file', None)  # timm would prefer the bundled file to the source that the caller names
+        overlay.setdefault('file', None)  # timm would prefer the bundled file to the caller's source
     cfg = timm.models.resolve_pretrained_cfg(variant, kwargs.pop('pretrained_cfg', None), overlay)
     row = _find_row(cfg, variant) if pretrained else None
 
@@ -66,7 +66,7 @@ def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: b
 
 
 def shapes_of(checkpoint: Checkpoint) -> dict[str, Size]:
-    """Shapes by key of a checkpoint's architecture, with the checkpoint's classifier; costs no memory."""
+    """Shapes by key of a checkpoint's architecture, with the checkpoint's classifier; allocates no memory."""
     model = timm.create_model(checkpoint.arch, num_classes=checkpoint.num_classes, device='meta')
     return {key: tensor.shape for key, tensor in model.state_dict().items()}
 
@@ -75,7 +75,7 @@ def _find_row(cfg: timm.models.PretrainedCfg, variant: str) -> Checkpoint | None
     """Find the row of the checkpoint table whose weights a cfg names; None if the caller names another source.
 
     Raises:
-        NoWeightsError: If there is neither.
+        NoWeightsError: If the cfg has no weights.
         CorruptCheckpointError: If the caller's file is missing.
     """
     name = f'{cfg.architecture}.{cfg.tag}'
@@ -105,7 +105,7 @@ def _load(
     strict: bool,
     cache_dir: str | PathLike[str] | None,
 ) -> None:
-    """Load the row's weights, or without a row those that the cfg names, before timm wraps the model for features."""
+    """Load the weights of the row, or without a row those of the cfg, before timm wraps the model for features."""
     drops_classifier = features_only or model.num_classes != cfg.num_classes
     if row:
         path = fetch(row, partial(shapes_of, row), cache_dir=cache_dir, needs_classifier=not drops_classifier)

@@ -1,6 +1,6 @@
-"""Parameters and multiply-adds of every architecture, counted beforehand into costs.csv beside this file.
+"""Parameters and multiply-adds of every architecture, stored in costs.csv beside this file.
 
-Counting all takes half a minute. `python -m timm_sk.models.costs` counts again, once there is a new architecture.
+Counting all takes half a minute. After adding an architecture, run `python -m timm_sk.models.costs`.
 """
 
 import csv
@@ -22,10 +22,10 @@ Cost = tuple[int, int]
 
 
 def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
-    """Multiply-adds of all convolutions and matrix products in one forward pass of a picture, in eval mode.
+    """Multiply-adds of all convolutions and matrix products in one forward pass of one image.
 
     Args:
-        model: In eval mode; one on the meta device costs no arithmetic.
+        model: The model, in eval mode; on the meta device nothing is computed.
         input_size: (channels, height, width).
     """
     parameter = next(model.parameters())
@@ -36,13 +36,13 @@ def count_macs(model: nn.Module, input_size: Sequence[int]) -> int:
 
 
 def cost(row: Checkpoint) -> Cost:
-    """Parameters and multiply-adds of a checkpoint's architecture; what the file lacks is counted."""
+    """Parameters and multiply-adds of a checkpoint's architecture, from the file or else counted."""
     return counted().get(shape(row)) or count(*shape(row))
 
 
 @cache
 def counted() -> dict[tuple[str, int, tuple[int, ...]], Cost]:
-    """What is in the file, by `shape`."""
+    """The costs in the file, by `shape`."""
     with FILE.open(newline='', encoding='utf-8') as file:
         rows = list(csv.DictReader(file))
     return {
@@ -62,7 +62,7 @@ def count(arch: str, num_classes: int, input_size: tuple[int, ...]) -> Cost:
 
 
 def shape(row: Checkpoint) -> tuple[str, int, tuple[int, ...]]:
-    """What decides the costs, and is shared by the checkpoints of an architecture: its classes and its input."""
+    """Architecture, number of classes and input size, which determine the costs."""
     return row.arch, row.num_classes, row.input_size
 
 

@@ -1,4 +1,4 @@
-"""A model's inputs: their shape, and what becomes of pictures before the model sees them."""
+"""The shape of a model's input, and the preprocessing of its images."""
 
 from collections.abc import Sequence
 from statistics import fmean
@@ -13,12 +13,11 @@ def image_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] | N
 
     Args:
         model: The model.
-        batch_size: Pictures in a batch.
-        input_size: Channels, height and width; None for those of the model's checkpoint with the channels that the
-            model has.
+        batch_size: Images in a batch.
+        input_size: Channels, height and width; None for `image_size(model)`.
 
     Raises:
-        ValueError: If the numbers are no positive integers, not three, or neither given nor known.
+        ValueError: If `input_size` is neither given nor known, or a number is not a positive integer.
     """
     batch_size = _require_positive('batch_size', batch_size)
     if input_size is None:
@@ -31,12 +30,8 @@ def image_shape(model: nn.Module, batch_size: int, input_size: Sequence[int] | N
 
 
 def image_size(model: nn.Module) -> list[int] | None:
-    """Channels, height and width of a model's pictures: its checkpoint's, with the channels that the model takes.
-
-    None if it has no `pretrained_cfg` that says so.
-    """
-    cfg = getattr(model, 'pretrained_cfg', None) or {}
-    size = cfg.get('input_size')
+    """Channels that a model takes, and height and width of its checkpoint's images; None if no cfg has them."""
+    size = (getattr(model, 'pretrained_cfg', None) or {}).get('input_size')
     if size is None:
         return None
     first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
@@ -49,21 +44,22 @@ def _require_positive(name: str, number: Any) -> int:
     return number
 
 
-def preprocessing(model: Any, *, use_test_size: bool = False, **wanted: Any) -> dict[str, Any]:
-    """What timm's validate.py makes of the checkpoint's cfg, for as many channels as the model takes.
+def preprocessing(model: Any, *, use_test_size: bool = False, **overrides: Any) -> dict[str, Any]:
+    """Preprocessing of the model's checkpoint, as timm's validate.py resolves it, for the model's channels.
 
     Args:
         model: A model of timm.
-        use_test_size: Take the checkpoint's size and crop of tests where it has such.
-        **wanted: What `timm.data.resolve_data_config` takes, to be preferred to the checkpoint's.
+        use_test_size: Take the checkpoint's test size and crop, if it has them.
+        **overrides: Arguments of `timm.data.resolve_data_config`, which win over the checkpoint's values.
 
     Raises:
-        ValueError: If the model takes pictures of neither 1 nor 3 channels.
+        ValueError: If the model takes images of neither 1 nor 3 channels.
     """
     channels = getattr(model, 'in_chans', 3)
     if channels not in (1, 3):
-        raise ValueError(f'Pictures have 1 or 3 channels, the model takes {channels}.')
-    config = timm.data.resolve_data_config(dict(wanted, in_chans=channels), model=model, use_test_size=use_test_size)
+        raise ValueError(f'Images have 1 or 3 channels, but the model takes {channels}: create it with in_chans=3.')
+    args = dict(overrides, in_chans=channels)
+    config = timm.data.resolve_data_config(args, model=model, use_test_size=use_test_size)
     config['input_size'] = (channels, *config['input_size'][1:])
     for name in ('mean', 'std'):
         values = tuple(config[name])

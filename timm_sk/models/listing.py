@@ -1,4 +1,4 @@
-"""What there is: every architecture and checkpoint of the project with its size, cost and accuracy, as rows."""
+"""Every architecture and checkpoint with its size, cost and accuracy, as rows of a table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ from .costs import cost
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogEntry:
-    """One row.
+    """One checkpoint.
 
     Attributes:
-        arch: Architecture.
-        tag: Checkpoint.
-        params: Parameters with the checkpoint's classifier.
-        macs: Multiply-adds of all convolutions and matrix products for one picture of `input_size`.
+        arch: Name of the architecture.
+        tag: Tag of the checkpoint.
+        params: Number of parameters, with the checkpoint's classifier.
+        macs: Multiply-adds of all convolutions and matrix products for one image of `input_size`.
         input_size: (channels, height, width).
-        weights: Where they come from first: 'bundled', 'hub', 'url' (the makers' release) or 'none'.
-        top1: Accuracy in percent on the checkpoint's own data set, if established.
+        weights: First source of the weights: 'bundled', 'hub', 'url' (the authors' release) or 'none'.
+        top1: Accuracy in percent on the checkpoint's own data set, if known.
     """
 
     arch: str
@@ -32,12 +32,12 @@ class CatalogEntry:
 
 
 def catalog(pattern: str = '') -> list[CatalogEntry]:
-    """An entry for each of the rows that `matching` finds."""
+    """The entries of the checkpoints that `matching` finds."""
     return [entry(row) for row in matching(pattern)]
 
 
 def entry(row: Checkpoint) -> CatalogEntry:
-    """A row's entry."""
+    """The entry of one checkpoint."""
     params, macs = cost(row)
     return CatalogEntry(
         arch=row.arch,
@@ -54,7 +54,7 @@ COLUMNS = ('name', 'tag', 'params', 'GMACs', 'input', 'weights', 'top-1')
 
 
 def cells(entry: CatalogEntry) -> tuple[str, ...]:
-    """An entry as text, in the order of `COLUMNS`: millions of parameters, thousands of millions of multiply-adds."""
+    """An entry as text, in the order of `COLUMNS`: millions of parameters, billions of multiply-adds."""
     return (
         entry.arch,
         entry.tag,
@@ -67,9 +67,9 @@ def cells(entry: CatalogEntry) -> tuple[str, ...]:
 
 
 def markdown(entries: Sequence[CatalogEntry]) -> str:
-    """The architectures as a Markdown table, as the README shows them: a row each, with the names of its checkpoints.
+    """The README's Markdown table: a row per architecture, with the names of its checkpoints.
 
-    Size, cost and accuracy are those of the first.
+    Size, cost and accuracy are those of the first checkpoint.
     """
     lines: list[tuple[str, ...]] = [('name', 'params', 'GMACs', 'input', 'checkpoints', 'top-1')]
     lines.append(('---',) * len(lines[0]))

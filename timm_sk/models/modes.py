@@ -1,4 +1,4 @@
-"""Looking at a model in eval mode without leaving a trace."""
+"""Temporary eval mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from torch import nn
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put a model into eval mode; afterwards each module is in its own mode again, as frozen norms may be."""
+    """Put a model into eval mode, and afterwards each module back into its own mode: frozen norms stay frozen."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -13,13 +13,13 @@ def _max_pool_ceil(x: Tensor) -> Tensor:
     if min(x.shape[-2:]) < 2:
         raise ValueError(
             f'The pool after the stem has no padding and needs 2x2 features, got {x.shape[-2]}x{x.shape[-1]}: '
-            'use pictures of at least 3x3 pixels.'
+            'use images of at least 3x3 pixels.'
         )
     return F.max_pool2d(x, 3, stride=2, ceil_mode=True)
 
 
 class CeilPool(nn.Module):
-    """3x3 max pool of stride 2 without padding, rounding the size up: the stem's pool of the authors' Caffe nets."""
+    """3x3 max pool of stride 2 without padding that rounds the size up: the stem's pool of the authors' Caffe nets."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _max_pool_ceil(x)
@@ -34,7 +34,7 @@ torch.fx.wrap('_max_pool_same')
 
 
 class SamePool(nn.Module):
-    """3x3 max pool of stride 2 with TensorFlow's SAME padding, as MindSpore's nets have it after the stem."""
+    """3x3 max pool of stride 2 with TensorFlow's SAME padding: the stem's pool of MindSpore's nets."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _max_pool_same(x)
@@ -43,7 +43,7 @@ class SamePool(nn.Module):
 def _average_pool_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
     padded = pad_same(x, (kernel_size, kernel_size), (stride, stride))
     inside = pad_same(torch.ones_like(x[:1, :1]), (kernel_size, kernel_size), (stride, stride))
-    # both are averages over the whole window, so that their ratio is the average over what is not padding
+    # both are averages over the whole window, so their ratio is the average over the pixels inside the image
     return F.avg_pool2d(padded, kernel_size, stride) / F.avg_pool2d(inside, kernel_size, stride)
 
 
@@ -51,9 +51,9 @@ torch.fx.wrap('_average_pool_same')
 
 
 class SameAveragePool(nn.Module):
-    """Average pool with TensorFlow's SAME padding, which it does not count, as MindSpore's nets have it.
+    """Average pool of MindSpore's nets: TensorFlow's SAME padding, not counted in the average.
 
-    timm's `AvgPool2dSame` counts it.
+    timm's `AvgPool2dSame` counts the padding.
     """
 
     def __init__(self, kernel_size: int, stride: int) -> None:

@@ -20,7 +20,7 @@ default_cfgs = family_cfgs('resnest')
 
 
 def build_resnest(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
-    """Build a variant from what distinguishes it from ResNeSt's common numbers; what the caller passes wins."""
+    """Build a variant from its differences to ResNeSt's common numbers; the caller's arguments win."""
     common = dict(block=SplitAttentionBottleneck, stem_type='deep', stem_width=32, avg_down=True)
     args = common | model_args | kwargs
     return build_model(StemPoolResNet, variant, pretrained, **args)
@@ -47,13 +47,13 @@ def _resnest50d_fast(
 
 @register
 def resnest14d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNeSt-14 of GluonCV, a depth that the paper has not."""
+    """ResNeSt-14 of GluonCV, a depth that is not in the paper."""
     return _resnest('resnest14d', pretrained, [1, 1, 1, 1], kwargs)
 
 
 @register
 def resnest26d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """ResNeSt-26 of GluonCV, a depth that the paper has not."""
+    """ResNeSt-26 of GluonCV, a depth that is not in the paper."""
     return _resnest('resnest26d', pretrained, [2, 2, 2, 2], kwargs)
 
 

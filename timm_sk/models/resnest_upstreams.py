@@ -1,4 +1,4 @@
-"""ResNeSt of other implementations, whose checkpoints are other functions than the authors' nets.
+"""ResNeSt of other implementations, whose nets compute other functions than the authors'.
 
 `timm_sk.pretrained.convert` renames their state dicts.
 """
@@ -19,7 +19,7 @@ default_cfgs = family_cfgs('resnest_upstreams')
 
 
 class SamePoolBottleneck(SplitAttentionBottleneck):
-    """ResNeSt's block with a SAME average pool that does not count its padding, as MindCV's code has it."""
+    """ResNeSt's block of MindCV, with a SAME average pool that does not count its padding."""
 
     def make_pool(self, stride: int) -> nn.Module:
         return SameAveragePool(3, stride)

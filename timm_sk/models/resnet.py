@@ -1,4 +1,4 @@
-"""timm's ResNet trunk with what selective-kernel networks add: a choice of stem pool, attention widths by stage."""
+"""timm's ResNet trunk with another pool after the stem, and with attention widths by stage."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,10 +14,10 @@ class StemPoolResNet(ResNet):
     """`timm.models.ResNet` with another pool after the stem.
 
     Args:
-        *args: As for timm's class.
-        stem_pool: Makes the pool; None for timm's, which is padded by 1. It stays out of the way of `aa_layer` and
-            `replace_stem_pool`, which bring a pool of their own.
-        **kwargs: As for timm's class.
+        *args: Arguments of `timm.models.ResNet`.
+        stem_pool: Makes the pool; None for timm's, which has a padding of 1. Ignored with `aa_layer` or
+            `replace_stem_pool`, which have their own pool.
+        **kwargs: Keyword arguments of `timm.models.ResNet`.
     """
 
     def __init__(self, *args: Any, stem_pool: Callable[[], nn.Module] | None = None, **kwargs: Any) -> None:
@@ -35,18 +35,18 @@ def build_resnet(
     *,
     trunk: type[ResNet] = StemPoolResNet,
 ) -> nn.Module:
-    """Build a variant from its numbers; what the caller passes wins.
+    """Build a variant from its numbers; the caller's arguments win.
 
     Args:
-        variant: The architecture's name.
+        variant: Name of the architecture.
         pretrained: Load weights.
-        model_args: The variant's arguments of the trunk.
-        kwargs: The caller's. `sk_kwargs` are merged key by key into those of the variant's `block_args`; among them
+        model_args: Arguments of the trunk that define the variant.
+        kwargs: Arguments of the caller. `sk_kwargs` are merged key by key into those of the variant's `block_args`;
             `rd_channels`, the attention's width, may have one entry per stage.
-        trunk: The trunk's class.
+        trunk: Class of the trunk.
 
     Raises:
-        ValueError: If `sk_kwargs` has an unknown key, or `rd_channels` has not one entry per stage.
+        ValueError: If `sk_kwargs` has an unknown key, or `rd_channels` another number of entries than stages.
     """
     args = {'zero_init_last': False, **model_args, **kwargs}
     sk_kwargs = args.pop('sk_kwargs', None) or {}
@@ -58,7 +58,7 @@ def build_resnet(
 
 
 def _block_per_stage(block: Any, sk_kwargs: dict[str, Any], *, stages: int) -> tuple[Any, ...]:
-    """Bind `sk_kwargs` to the block, for each stage with its own attention width."""
+    """Bind `sk_kwargs` to the block, once per stage, each with its attention width."""
     widths = sk_kwargs.get('rd_channels')
     if not isinstance(widths, Sequence):
         widths = [widths] * stages
@@ -68,6 +68,6 @@ def _block_per_stage(block: Any, sk_kwargs: dict[str, Any], *, stages: int) -> t
     for width in widths:
         own = {} if width is None else {'rd_channels': width}
         stage_block = partial(block, sk_kwargs={**sk_kwargs, **own})
-        stage_block.expansion = block.expansion  # type: ignore[attr-defined]  # which the trunk asks of a block
+        stage_block.expansion = block.expansion  # type: ignore[attr-defined]  # read by the trunk
         blocks.append(stage_block)
     return tuple(blocks)

@@ -3,7 +3,7 @@
 Paper: section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586), which puts SK units
 into ShuffleNetV2. The nets are torchvision's ShuffleNetV2 and timm's MobileNetV2, and keep their parameter names. Each
 depthwise 3x3 convolution with its norm becomes a unit of two depthwise branches, 3x3 and 3x3 with dilation 2, that see
-all channels. The paper has no layer table of this; chosen here:
+all channels. The paper has no layer table; this project's choices:
 
 - every depthwise convolution is replaced, also the one in the shortcut of a ShuffleNetV2 block with a stride;
 - a branch has the activation that follows the depthwise convolution in the original net: none in ShuffleNetV2, ReLU6 in
@@ -57,10 +57,10 @@ def mobilenetv2(
         norm_layer: Norm class or timm's name for it; None for BatchNorm2d.
         bn_momentum: Momentum of the default norm; None for PyTorch's.
         bn_eps: Epsilon of the default norm; None for PyTorch's.
-        **kwargs: Further arguments of `timm.models.EfficientNet`, which refuses those that it does not know.
+        **kwargs: Further arguments of `timm.models.EfficientNet`.
 
     Raises:
-        ValueError: For another `unit`, or a `pad_type` that depends on the picture's size.
+        ValueError: For another `unit`, or a `pad_type` that depends on the image's size.
     """
     require_unit(unit)
     if pad_type:
@@ -78,7 +78,7 @@ def mobilenetv2(
             block.conv_dw = selective_kernel(
                 block.conv_dw, act_layer=act_layer, norm_layer=norm_layer, activate_branches=True
             )
-            # an inverted residual has an expansion before the depthwise convolution
+            # an inverted residual has an expansion, and its norm, before the depthwise convolution
             setattr(block, 'bn2' if hasattr(block, 'conv_pwl') else 'bn1', nn.Identity())
         elif unit == 'se':
             block.se = squeeze_excite(block.conv_dw, act_layer=act_layer)

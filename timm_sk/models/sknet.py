@@ -166,7 +166,7 @@ def sknet101(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register
 def sknet_atto(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SKNet for 32x32 pictures, small enough to ship its weights: SK[M=2, G=8, r=8] with L=8, a unit per stage."""
+    """SKNet for 32x32 images, small enough to ship its weights: SK[M=2, G=8, r=8] with L=8, a unit per stage."""
     sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 8, rd_divisor=8, keep_3x3=True, split_input=False)
     model_args = dict(
         block=SelectiveKernelBottleneck,

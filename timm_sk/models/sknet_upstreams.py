@@ -1,6 +1,6 @@
-"""Selective-kernel networks of other implementations, whose checkpoints are other functions than the paper's net.
+"""Selective-kernel networks of other implementations, whose nets compute other functions than the paper's.
 
-Each is named after its source and says what differs; `timm_sk.pretrained.convert` renames their state dicts.
+Each is named after its source; `timm_sk.pretrained.convert` renames their state dicts.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class SigmoidSelectiveKernel(SelectiveKernel):
 
 
 class LinearReduceBottleneck(SelectiveKernelBottleneck):
-    """Bottleneck without an activation after its first 1x1 convolution, as MindCV's code has it."""
+    """Bottleneck of MindCV, without an activation after its first 1x1 convolution."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,5 +113,5 @@ def skresnet50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register
 def skresnext50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """What MindCV calls skresnext50_32x4d: not grouped at all, 64 wide, else as `skresnet50_mindcv`."""
+    """MindCV's skresnext50_32x4d, which has no groups and a width of 64; otherwise as `skresnet50_mindcv`."""
     return _mindcv('skresnext50_mindcv', pretrained, kwargs, rd_divisor=32, split_input=False)
