@@ -1,4 +1,4 @@
-"""What other implementations answer, for weights that are filled from their own names and shapes.
+"""Outputs of other implementations, for weights that are filled from their own names and shapes.
 
 An oracle is a pair of files in `tests/data/oracles/`: `<name>.json` lists one upstream network's tensors in upstream's
 naming, how they are filled (`random_weights.fill`) and its inputs; `<name>.safetensors` has the outputs of upstream's

@@ -1,4 +1,4 @@
-"""The weights of every unit, against the units' own selection, and without any effect on the model."""
+"""The attention weights of every unit, against the units' own selection."""
 
 import pytest
 import timm
@@ -30,7 +30,7 @@ UNITS = (timm_sk.SelectiveKernel, timm_sk.SplitAttention)
 
 @pytest.mark.parametrize('name', NETS)
 @torch.inference_mode()
-def test_weights_are_those_of_the_selection(name):
+def test_weights(name):
     model = filled(name)
     x = images(size=32)
     expected = model(x)
@@ -54,13 +54,12 @@ def test_weights_are_those_of_the_selection(name):
     torch.testing.assert_close(selected, seen['output'], rtol=1e-4, atol=1e-5 * float(selected.abs().max()))
 
 
-def test_names_are_the_papers():
+def test_names():
     units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), images(size=32))
     names = [unit.name for unit in units]
     assert names[:4] == ['SK_2_1', 'SK_2_2', 'SK_2_3', 'SK_3_1']
     assert names[-1] == 'SK_5_3'
     assert len(names) == 16
-    assert {'SK_2_3', 'SK_3_4', 'SK_5_3'} <= set(names)
     assert timm_sk.attention_weights(filled('resnest14d'), images())[0].name == 'SA_2_1'
     assert unit_name('stage3.1.branch2.sk') == 'SK_3_2'
     assert unit_name('stage3.0.branch1.sk') == 'SK_3_1_shortcut'
@@ -68,7 +67,7 @@ def test_names_are_the_papers():
     assert unit_name('encoder.unit') == 'encoder.unit'
 
 
-def test_context_records_every_pass_and_leaves_the_model_as_it_was():
+def test_record_attention():
     model = fill_model(timm.create_model('sknet_atto')).train()
     with timm_sk.record_attention(model) as units:
         loss = model(images(size=32)).sum()
@@ -82,7 +81,7 @@ def test_context_records_every_pass_and_leaves_the_model_as_it_was():
     assert len(units) == 8
 
 
-def test_training_models_keep_their_mode_and_statistics():
+def test_training_mode_and_statistics_stay():
     model = fill_model(timm.create_model('sknet_atto')).train()
     model.bn1.eval()
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -95,14 +94,14 @@ def test_training_models_keep_their_mode_and_statistics():
 
 
 @pytest.mark.parametrize('make', [lucid.sk_resnet_18, lucid.resnest_14])
-def test_one_picture_in_train_mode_of_lucids_nets_is_recorded_once(make):
+def test_batch_of_one_of_lucids_nets_in_train_mode(make):
     model = make(3, channels=[16] * 4).train()
     with timm_sk.record_attention(model) as units:
         model(images(1))
     assert {unit.weights.shape[:2] for unit in units} == {(1, 2)}
 
 
-def test_a_model_without_selection_is_refused():
+def test_model_without_attention():
     for model in (timm.create_model('resnet18'), timm.create_model('sknet26', sk_kwargs=dict(attention=False))):
         with pytest.raises(ValueError, match='has no unit that selects'):
             timm_sk.attention_weights(model, images())

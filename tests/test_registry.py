@@ -1,4 +1,4 @@
-"""What importing the package does to timm's registry, and what it leaves alone."""
+"""Effects of importing the package on timm's registry."""
 
 import dataclasses
 
@@ -36,7 +36,7 @@ def test_names():
 
 
 @pytest.mark.parametrize('name', TIMM_NAMES)
-def test_timms_tags_and_cfgs_stay(name):
+def test_timms_tags_and_cfgs(name):
     upstream = getattr(timm.models, 'sknet' if name in TIMM_SKNETS else 'resnest').default_cfgs[name]
     tagged = timm.models.get_arch_pretrained_cfgs(name)
     assert list(tagged)[: len(upstream.tags)] == [f'{name}.{tag}' for tag in upstream.tags]
@@ -49,12 +49,12 @@ def test_timms_tags_and_cfgs_stay(name):
     assert timm.models.is_model_pretrained(name) == bool(upstream.default.has_weights)
 
 
-def test_the_attribute_of_timm_stays_timms():
+def test_attributes_of_timm():
     assert timm.models.skresnet34.__module__ == 'timm.models.sknet'
     assert timm.models.resnest50d.__module__ == 'timm.models.resnest'
 
 
-def test_import_is_quiet_and_repeatable():
+def test_import_twice():
     code = """
 import timm
 before = set(timm.list_models()), set(timm.list_models(include_tags=True))
@@ -75,7 +75,7 @@ assert before[0] <= set(timm.list_models()) and before[1] <= set(timm.list_model
 
 
 @pytest.mark.deep
-def test_a_tag_that_a_later_timm_adds_stays():
+def test_tag_of_a_later_timm():
     code = """
 import sys, warnings, timm, timm.models
 warnings.simplefilter('ignore')

@@ -1,4 +1,4 @@
-"""torch.hub's doors, from a clone that was never installed and from a filled cache, without a network."""
+"""Entry points of torch.hub, from a clone that is not installed and from a filled cache, without a network."""
 
 import shutil
 
@@ -19,7 +19,7 @@ from timm_sk.factory import ready_model, transforms
 
 @pytest.fixture(scope='module')
 def clone(tmp_path_factory):
-    """What a clone holds of the project, without anything that an installation would add."""
+    """The files of a clone, without those that an installation adds."""
     folder = tmp_path_factory.mktemp('clone') / 'timm_sk_main'
     for name in ('timm_sk', 'weights'):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns('__pycache__'))
@@ -78,46 +78,47 @@ print(torch.hub.load('owner/timm_sk:main', 'sknet_atto', device='cpu', num_class
     assert facts == ['True', 'True', '4']
 
 
-def test_every_door_is_documented():
-    doors = timm_sk.hub_entrypoints()
-    assert list(doors) == [*ARCHITECTURES, 'transforms']
-    for name, door in doors.items():
-        assert door.__name__ == name
-        assert door.__doc__.splitlines()[0].endswith('.') or ':' in door.__doc__.splitlines()[0]
-        assert 'Args:' in door.__doc__
-    assert len({door.__doc__ for door in doors.values()}) == len(doors)
+def test_entrypoints_are_documented():
+    entrypoints = timm_sk.hub_entrypoints()
+    assert list(entrypoints) == [*ARCHITECTURES, 'transforms']
+    for name, entrypoint in entrypoints.items():
+        assert entrypoint.__name__ == name
+        assert entrypoint.__doc__.splitlines()[0].endswith('.') or ':' in entrypoint.__doc__.splitlines()[0]
+        assert 'Args:' in entrypoint.__doc__
+    assert len({entrypoint.__doc__ for entrypoint in entrypoints.values()}) == len(entrypoints)
 
 
-def test_doors_without_weights_say_so():
+def test_entrypoint_without_weights():
+    create = timm_sk.hub_entrypoints()['skresnet50']
     with pytest.raises(NoWeightsError, match='pretrained=False'):
-        timm_sk.hub_entrypoints()['skresnet50']()
-    model = timm_sk.hub_entrypoints()['skresnet50'](pretrained=False, num_classes=3)
+        create()
+    model = create(pretrained=False, num_classes=3)
     assert not model.training
     assert model.num_classes == 3
 
 
-def test_door_arguments():
-    door = timm_sk.hub_entrypoints()['sknet_atto']
-    model = door(tag='digits', device='cpu', dtype=torch.float64, channels_last=True)
+def test_entrypoint_arguments():
+    create = timm_sk.hub_entrypoints()['sknet_atto']
+    model = create(tag='digits', device='cpu', dtype=torch.float64, channels_last=True)
     assert model.fc.weight.dtype is torch.float64
     assert model.layer2[0].conv2.paths[0].conv.weight.is_contiguous(memory_format=torch.channels_last)
-    assert door(device='cpu').layer2[0].conv2.paths[0].conv.weight.is_contiguous()
+    assert create(device='cpu').layer2[0].conv2.paths[0].conv.weight.is_contiguous()
     with pytest.raises(UnknownModelError, match=r'has no checkpoint "digit"\. It has: sknet_atto\.digits'):
-        door(tag='digit')
+        create(tag='digit')
     with pytest.raises(ValueError, match="True or False, got 'shapes': name a checkpoint as tag="):
-        door('shapes')
-    assert door(tag='shapes', device='cpu').num_classes == 8
+        create('shapes')
+    assert create(tag='shapes', device='cpu').num_classes == 8
     with pytest.raises(TypeError, match='num_class'):
-        door(num_class=3)
+        create(num_class=3)
 
 
-def test_transforms_are_the_checkpoints():
+def test_transforms():
     for name in ('skresnet34', 'skresnet34.ra_in1k', 'sknet_atto'):
         cfg = timm.get_pretrained_cfg(name)
-        picture = transforms(name)(Image.new('RGB', (300, 250), (255, 0, 128)))
-        assert picture.shape == cfg.input_size
+        image = transforms(name)(Image.new('RGB', (300, 250), (255, 0, 128)))
+        assert image.shape == cfg.input_size
         expected = (torch.tensor([1, 0, 128 / 255]) - torch.tensor(cfg.mean)) / torch.tensor(cfg.std)
-        torch.testing.assert_close(picture.mean((1, 2)), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(image.mean((1, 2)), expected, rtol=0, atol=1e-5)
 
 
 def test_devices():
@@ -133,7 +134,7 @@ def test_devices():
         open_device('cuda:99')
 
 
-def test_transforms_take_pictures_of_any_mode():
+def test_transforms_of_any_image_mode():
     grey = Image.new('L', (40, 40), 51)
     for mode in ('L', 'P', 'RGBA', 'CMYK', '1', 'LA'):
         assert transforms('sknet_atto')(grey.convert(mode)).shape == (3, 32, 32)

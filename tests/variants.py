@@ -1,4 +1,4 @@
-"""The names that the tests go through, and models of them with random weights."""
+"""Architectures for parametrized tests, and small models of them with random weights."""
 
 import timm
 import timm.models
@@ -30,7 +30,7 @@ TIMM_NAMES = TIMM_SKNETS + TIMM_RESNESTS
 LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
 # SK in a basic block and a bottleneck, a bare kernel; ResNeSt with a softmax, with a sigmoid and in a basic block
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d', 'resnest18']
-# Names whose nets are others' with more blocks: shallow, they are the same net, and what holds for one holds for both.
+# Nets that differ from another one in depth alone: shallow, both are the same net.
 DEEPER = {
     'skresnet34': 'skresnet18',
     'skresnet50': 'skresnet26',

@@ -1,4 +1,4 @@
-"""ResNeSt: what its blocks are made of, what timm's gets wrong, and the sizes that the authors print."""
+"""ResNeSt: its blocks, the defects of timm's blocks, and the sizes that the authors print."""
 
 import re
 
@@ -53,20 +53,15 @@ def test_act_layer_reaches_the_attention(block):
     assert not any(isinstance(module, nn.ReLU) for module in made.modules())
 
 
-def test_norm_layer_reaches_the_attention():
-    made = make_block(SplitAttentionBottleneck, norm_layer='groupnorm1')
-    assert type(made.conv2.bn0) is type(made.conv2.bn1) is timm.layers.GroupNorm1
-
-
 @each_block
-def test_batch_of_one_in_train_mode_says_what_to_do(block):
+def test_batch_of_one_in_train_mode(block):
     with pytest.raises(ValueError, match='use a larger batch'):
         make_block(block).train()(make_input((1, 64, 8, 8)))
 
 
 @pytest.mark.parametrize('make', [timm.create_model, pytest.param(upstream, marks=pytest.mark.xfail(strict=True))])
 @torch.inference_mode()
-def test_dilated_net_answers_as_the_authors(make, record_property):
+def test_oracle_of_the_dilated_net(make, record_property):
     oracle = load_oracle('resnest_resnest50_dilation2')
     model = make('resnest50d', output_stride=16).eval()
     model.load_state_dict(oracle.weights)
@@ -79,7 +74,7 @@ def test_dilated_net_answers_as_the_authors(make, record_property):
 @pytest.mark.parametrize(('output_stride', 'dilated'), [(16, ['layer4']), (8, ['layer3', 'layer4'])])
 @torch.inference_mode()
 def test_dilated_stages_are_the_authors(name, output_stride, dilated):
-    """timm's net, mended by hand: no pool in the shortcut of a dilated stage, a pool of stride 1 in its first block."""
+    """timm's net, corrected: in a dilated stage no pool in the shortcut, and a pool of stride 1 in the first block."""
     options = dict(layers=[1, 2, 2, 2], channels=(32, 64, 96, 160), output_stride=output_stride)
     ours, theirs = (fill_model(make(name, **options)).double().eval() for make in (timm.create_model, upstream))
     x = images(dtype=torch.float64)
@@ -93,7 +88,7 @@ def test_dilated_stages_are_the_authors(name, output_stride, dilated):
 
 
 @pytest.mark.parametrize('avd_first', [False, True])
-def test_pool_comes_before_or_after_the_split_attention(avd_first):
+def test_avd_first(avd_first):
     made = make_block(SplitAttentionBottleneck, avd=True, avd_first=avd_first, stride=2).eval()
     assert isinstance(made.avd_first, nn.AvgPool2d) == avd_first
     assert isinstance(made.avd_last, nn.AvgPool2d) == (not avd_first)
@@ -105,7 +100,7 @@ def test_pool_comes_before_or_after_the_split_attention(avd_first):
 
 
 @pytest.mark.parametrize('avd_first', [False, True])
-def test_is_first_pools_without_a_stride(avd_first):
+def test_is_first(avd_first):
     kwargs = dict(avd=True, avd_first=avd_first, is_first=True)
     ours, theirs = (make_block(block, **kwargs).eval() for block in (SplitAttentionBottleneck, TIMMS))
     x = make_input((2, 64, 8, 8))
@@ -132,26 +127,26 @@ def test_ablation_nets_are_timms_class_with_other_numbers(radix, cardinality, ba
     torch.testing.assert_close(fill_model(ours).eval()(x), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
 
 
-def test_without_avd_the_convolution_has_the_stride():
+def test_without_avd():
     made = make_block(SplitAttentionBottleneck, stride=2)
     assert made.conv2.conv.stride == (2, 2)
     assert not any(isinstance(module, nn.AvgPool2d) for module in made.modules())
 
 
 @pytest.mark.parametrize('kwargs', [dict(cardinality=2), dict(base_width=32)])
-def test_basic_blocks_take_no_groups_and_no_other_width(kwargs):
+def test_wrong_arguments_of_basic_blocks(kwargs):
     with pytest.raises(ValueError, match='A basic block needs cardinality=1 and base_width=64'):
         shallow('resnest18', **kwargs)
 
 
 @pytest.mark.parametrize('kwargs', [dict(aa_layer=timm.layers.BlurPool2d), dict(block_reduce_first=2)])
-def test_what_the_block_does_not_take(kwargs):
+def test_wrong_arguments_of_bottlenecks(kwargs):
     with pytest.raises(ValueError, match='takes neither block_reduce_first nor aa_layer'):
         shallow('resnest14d', **kwargs)
 
 
 @torch.inference_mode()
-def test_attention_after_the_last_convolution():
+def test_attn_layer():
     model = fill_model(shallow('resnest50d', block_args=dict(radix=2, avd=True, attn_layer='se'))).eval()
     se = model.layer1[0].se
     x = make_input((2, 64, 8, 8))
@@ -161,7 +156,7 @@ def test_attention_after_the_last_convolution():
 
 @pytest.mark.parametrize('size', [(6, 6), (7, 7), (6, 9), (1, 2)])
 @pytest.mark.parametrize('stride', [1, 2])
-def test_same_average_pool_leaves_its_padding_out(size, stride):
+def test_same_average_pool(size, stride):
     x = make_input((2, 3, *size))
     found = SameAveragePool(3, stride)(x)
 
@@ -178,15 +173,6 @@ def test_same_average_pool_leaves_its_padding_out(size, stride):
     assert found.shape[2:] == tuple(map(len, starts))
 
 
-def test_resnest18_is_made_of_basic_blocks():
-    model = timm.create_model('resnest18', device='meta')
-    block = model.layer2[0]
-    assert [conv.kernel_size for conv in (block.conv1, block.conv2.conv)] == [(3, 3), (3, 3)]
-    assert isinstance(block.avd_first, nn.AvgPool2d)
-    assert isinstance(block.conv2.act0, nn.Identity)
-    assert sum(len(getattr(model, f'layer{stage}')) for stage in (1, 2, 3, 4)) == 8
-
-
 EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT, re.DOTALL | re.MULTILINE)
 
 
@@ -197,12 +183,12 @@ def test_examples_of_the_document(example, capsys):
 
 
 @pytest.mark.parametrize('name', RESNESTS)
-def test_every_name_has_its_page(name):
+def test_every_name_is_documented(name):
     assert f'`{name}`' in DOCUMENT
 
 
 def sizes() -> list[tuple[str, int, float, float, float, float]]:
-    """The document's table: name, size of the pictures, millions of parameters and GMACs, ours and the authors'."""
+    """The document's table: name, image size, millions of parameters and GMACs, ours and the authors'."""
     rows = re.findall(
         r'^\| `(\w+)` \| (\d+) \| ([\d.]+) M \| ([\d.]+|-) ?M? \| ([\d.]+) \| ([\d.]+|-) \|',
         DOCUMENT,
@@ -212,7 +198,7 @@ def sizes() -> list[tuple[str, int, float, float, float, float]]:
 
 
 @pytest.mark.deep
-def test_the_documents_sizes_are_those_of_the_models():
+def test_sizes_in_the_document():
     rows = sizes()
     assert [row[0] for row in rows] == list(
         dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family == 'resnest')
@@ -222,5 +208,5 @@ def test_the_documents_sizes_are_those_of_the_models():
         count = sum(parameter.numel() for parameter in model.parameters()) / 1e6
         assert f'{count:.2f}' == f'{params:.2f}'
         assert f'{count_macs(model, (3, size, size)) / 1e9:.3f}' == f'{macs:.3f}'
-        assert not abs(count / authors_params - 1) > 0.01  # true where they print none
+        assert not abs(count / authors_params - 1) > 0.01  # true where the authors print none
         assert not abs(macs / authors_macs - 1) > 0.01

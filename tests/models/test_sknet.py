@@ -1,4 +1,4 @@
-"""The paper's nets: sizes, what distinguishes them, and the grid of its ablations."""
+"""The paper's nets: sizes, differences, and its ablations."""
 
 import pytest
 import timm
@@ -9,7 +9,7 @@ from ablations import CONTROLS, TABLE_6, TABLE_7, table
 from random_weights import fill_model
 from subprocesses import ROOT
 from torch import nn
-from variants import images
+from variants import images, stages
 
 from timm_sk.models.costs import count_macs
 from timm_sk.models.sknet import StackedSelectiveKernel
@@ -30,7 +30,7 @@ def test_sizes(name, params, gigamacs):
 
 
 @torch.inference_mode()
-def test_skresnext50_is_sknet50_except_for_the_stems_pool():
+def test_skresnext50_is_sknet50_with_another_pool():
     ours, timms = (fill_model(timm.create_model(name)).eval() for name in ('sknet50', 'skresnext50_32x4d'))
     x = images(size=64)
     assert not torch.equal(ours(x), timms(x))
@@ -45,16 +45,13 @@ def test_skresnext50_is_sknet50_except_for_the_stems_pool():
 def test_attention_widths_of_sknet101():
     def widths(**kwargs):
         model = timm.create_model('sknet101', device='meta', **kwargs)
-        return [stage[0].conv2.attn.fc_reduce.out_channels for stage in map(model.get_submodule, STAGES)]
+        return [stage[0].conv2.attn.fc_reduce.out_channels for stage in stages(model)]
 
     assert widths() == [32, 16, 32, 64]
     assert widths(sk_kwargs=dict(rd_channels=None)) == [32, 32, 32, 64]
     assert widths(sk_kwargs=dict(rd_channels=8)) == [8, 8, 8, 8]
     with pytest.raises(ValueError, match=r'one entry per stage, got \[1, 2\] for 4 stages'):
         widths(sk_kwargs=dict(rd_channels=[1, 2]))
-
-
-STAGES = ['layer1', 'layer2', 'layer3', 'layer4']
 
 
 def test_sk_kwargs_are_merged_key_by_key():
@@ -72,7 +69,7 @@ def test_sk_kwargs_are_merged_key_by_key():
 
 @pytest.mark.parametrize('row', [*TABLE_6, *TABLE_7], ids=lambda row: row.label)
 @torch.inference_mode()
-def test_rows_of_the_papers_ablations(row):
+def test_ablations(row):
     model = timm.create_model('sknet50', layers=[1, 1, 1, 1], **row.kwargs).eval()
     unit = model.layer1[0].conv2
     convs = [[conv for conv in path.modules() if isinstance(conv, nn.Conv2d)] for path in unit.paths]
@@ -82,12 +79,12 @@ def test_rows_of_the_papers_ablations(row):
     assert model(images()).isfinite().all()
 
 
-def test_table_7_has_every_subset_with_and_without_selection():
+def test_table_7_has_all_subsets():
     assert len({(tuple(row.branches), row.selects) for row in TABLE_7}) == 14
 
 
 @torch.inference_mode()
-def test_stacks_in_a_net():
+def test_stacked_kernels():
     sk_kwargs = dict(layer=StackedSelectiveKernel, kernel_size=[3, 5, 7])
     model = timm.create_model('sknet26', layers=[1, 1, 1, 1], sk_kwargs=sk_kwargs).eval()
     assert [len(path) for path in model.layer2[0].conv2.paths] == [1, 2, 3]
@@ -101,13 +98,13 @@ def test_controls_are_timms():
 
 
 @pytest.mark.deep
-def test_the_documents_tables_are_generated():
+def test_tables_of_the_document():
     document = (ROOT / 'docs' / 'sknet.md').read_text()
     assert all(table(rows) in document for rows in (TABLE_6, TABLE_7, CONTROLS))
 
 
 @torch.inference_mode()
-def test_small_and_odd_pictures():
+def test_small_and_odd_images():
     model = timm.create_model('sknet26', layers=[1, 1, 1, 1]).eval()
     for size in (3, 5, 31, 33):
         assert model(images(size=size)).isfinite().all()

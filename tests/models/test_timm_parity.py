@@ -61,7 +61,7 @@ def relative_norm(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
 
 @pytest.mark.all_cases
 @pytest.mark.parametrize('name', TIMM_NAMES)
-def test_state_dict_has_timms_keys_order_shapes_and_dtypes(name):
+def test_state_dict(name):
     ours, theirs = (
         make(device='meta').state_dict() for make in (partial(timm.create_model, name), partial(upstream, name))
     )
@@ -124,7 +124,7 @@ def test_float64_training_step(name):
 
 @pytest.mark.parametrize('name', deep_except(COMPARED, TIMM_RESNESTS))
 @torch.inference_mode()
-def test_the_residual_branches_that_are_compared_are_no_identities(name):
+def test_residual_branches_have_an_effect(name):
     model = fill_model(timm.create_model(name, layers=[1, 1, 1, 1])).eval()
     expected = model(make_input(BATCH))
     for stage in (model.layer1, model.layer2, model.layer3, model.layer4):
@@ -136,41 +136,37 @@ def test_the_residual_branches_that_are_compared_are_no_identities(name):
         norm.copy_(original)
 
 
-@pytest.mark.parametrize('name', deep_except(['skresnet18'], ['skresnet18', 'skresnet50d']))
+SK_OPTIONS = [
+    dict(output_stride=8),
+    dict(output_stride=16),
+    dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
+    dict(aa_layer=timm.layers.BlurPool2d),
+    dict(block_args=dict(sk_kwargs=dict(kernel_size=[3, 5, 7], split_input=False), attn_layer='se')),
+]
+RESNEST_OPTIONS = [
+    dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
+    dict(block_args=dict(radix=1)),
+    dict(block_args=dict(radix=2, avd=True, avd_first=True), cardinality=4),
+    dict(stem_type='', avg_down=False),
+    dict(stem_type='deep_tiered', channels=(32, 64, 96, 160)),
+]
+
+
 @pytest.mark.parametrize(
-    'kwargs',
+    ('name', 'kwargs'),
     [
-        dict(output_stride=8),
-        dict(output_stride=16),
-        dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
-        dict(aa_layer=timm.layers.BlurPool2d),
-        dict(block_args=dict(sk_kwargs=dict(kernel_size=[3, 5, 7], split_input=False), attn_layer='se')),
+        pytest.param(name, kwargs, marks=() if name in ('skresnet18', 'resnest14d') else pytest.mark.deep)
+        for names, options in (
+            (['skresnet18', 'skresnet50d'], SK_OPTIONS),
+            (['resnest14d', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d'], RESNEST_OPTIONS),
+        )
+        for name in names
+        for kwargs in options
     ],
-    ids=lambda kwargs: '-'.join(kwargs),
 )
 def test_float64_eval_output_of_options(name, kwargs):
-    ours, theirs = pair(name, torch.float64, **kwargs)
-    x = make_input((2, kwargs.get('in_chans', 3), 64, 64)).double()
-    with torch.inference_mode():
-        assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
-
-
-@pytest.mark.parametrize(
-    'name', deep_except(['resnest14d'], ['resnest14d', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d'])
-)
-@pytest.mark.parametrize(
-    'kwargs',
-    [
-        dict(in_chans=1, num_classes=7, global_pool='catavgmax'),
-        dict(block_args=dict(radix=1)),
-        dict(block_args=dict(radix=2, avd=True, avd_first=True), cardinality=4),
-        dict(stem_type='', avg_down=False),
-        dict(stem_type='deep_tiered', channels=(32, 64, 96, 160)),
-    ],
-    ids=lambda kwargs: '-'.join(kwargs),
-)
-def test_float64_eval_output_of_resnest_options(name, kwargs):
-    ours, theirs = pair(name, torch.float64, layers=[1, 1, 1, 1], **kwargs)
+    shallow = dict(layers=[1, 1, 1, 1]) if name in TIMM_RESNESTS else {}
+    ours, theirs = pair(name, torch.float64, **shallow, **kwargs)
     x = make_input((2, kwargs.get('in_chans', 3), 64, 64)).double()
     with torch.inference_mode():
         assert distance(ours.eval()(x), theirs.eval()(x)) <= 1e-11
@@ -184,7 +180,7 @@ def test_float64_eval_output_of_resnest_options(name, kwargs):
         ('resnest14d', dict(drop_block_rate=0.5, drop_rate=0.3)),  # timm's stochastic depth acts elsewhere
     ],
 )
-def test_stochastic_layers_draw_as_timms_do(name, rates):
+def test_random_draws_of_stochastic_layers(name, rates):
     ours, theirs = pair(name, **rates)
     x = make_input((4, 3, 128, 128))
     outputs = []

@@ -1,10 +1,12 @@
 """Compilers and tracers take the models whole and change no value."""
 
+import io
+
 import pytest
 import torch
 import torch.fx
 from tiers import deep_except
-from timm_pair import assert_same
+from timm_pair import assert_same, each_family, each_form, each_net, in_form, pair, run_step
 from torch import Tensor, nn
 from variants import (
     CIFAR,
@@ -41,8 +43,8 @@ def exact(name: str, **kwargs: object) -> nn.Module:
     return filled(name, **kwargs).double()
 
 
-def exact_images(count: int = 2) -> Tensor:
-    return images(count, dtype=torch.float64)
+def exact_images(count: int = 2, size: int = 64) -> Tensor:
+    return images(count, size=size, dtype=torch.float64)
 
 
 @pytest.mark.parametrize('name', deep_except(['resnest50d_4s2x40d'], COMPILED))
@@ -80,24 +82,48 @@ def test_export_with_dynamic_batch(name):
             assert_same(exported(exact_images(count)), model(exact_images(count)), EXACT)
 
 
-@pytest.mark.parametrize('name', ONE_PER_BLOCK)
-@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
+@pytest.mark.deep
+@each_net
+@each_form
 @torch.no_grad()
-def test_trace(name):
-    sk_kwargs = dict(kernel_sizes=[1, 3, 7]) if name in LUCID_NAMES else dict(kernel_size=[3, 5, 7], split_input=False)
-    block_args = {} if name in RESNESTS else dict(block_args=dict(attn_layer='se', sk_kwargs=sk_kwargs))
-    model = exact(name, drop_path_rate=0.1, **block_args)
-    traced = torch.jit.trace(model, exact_images())
-    assert_same(traced(exact_images(3)), model(exact_images(3)), EXACT)
+def test_exported_forms(name, form):
+    ours, theirs = pair(name)
+    x, batch = exact_images(2, 32), torch.export.Dim('batch', min=1, max=64)
+    program = torch.export.export(in_form(ours, form), (x,), dynamic_shapes=({0: batch},))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    for run in (program.module(), torch.export.load(file).module()):
+        for count in (1, 3, 8):
+            assert_same(run(exact_images(count, 32)), theirs(exact_images(count, 32)))
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('name', [CIFAR, SHUFFLE, MOBILE])
+@each_family
+def test_exported_training(name):
+    """A program for training, as torchao's quantisation-aware training takes it, moves running statistics too."""
+
+    def transform(model: nn.Module) -> list[dict[str, Tensor]]:
+        shapes = ({0: torch.export.Dim('batch', min=2, max=64)},)
+        program = torch.export.export(model, (exact_images(2, 32),), dynamic_shapes=shapes).module()
+        return [run_step(program, exact_images(count, 32)) for count in (3, 5)]
+
+    assert_same(*map(transform, pair(name, training=True)))
+
+
+@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK, [*ONE_PER_BLOCK, CIFAR, SHUFFLE, MOBILE]))
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
-def test_trace_of_other_trunks(name):
-    model = exact(name)
-    assert_same(torch.jit.trace(model, exact_images())(exact_images(3)), model(exact_images(3)), EXACT)
+def test_trace(name):
+    kwargs: dict[str, object] = dict(drop_path_rate=0.1) if name in ONE_PER_BLOCK else {}
+    if kwargs and name not in RESNESTS:
+        kernels = (
+            dict(kernel_sizes=[1, 3, 7]) if name in LUCID_NAMES else dict(kernel_size=[3, 5, 7], split_input=False)
+        )
+        kwargs['block_args'] = dict(attn_layer='se', sk_kwargs=kernels)
+    model = exact(name, **kwargs)
+    traced = torch.jit.trace(model, exact_images())
+    assert_same(traced(exact_images(3)), model(exact_images(3)), EXACT)
 
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])

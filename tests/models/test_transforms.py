@@ -37,50 +37,49 @@ def pure(model: nn.Module, buffers: Tensors) -> Callable[[Tensors, Tensor], tupl
     return call
 
 
-@each_net
-@each_mode
-def test_grad_of_parameters_by_functional_call(name, training):
-    def transform(model: nn.Module) -> object:
-        parameters, buffers = state(model)
+def compared(transform: Callable[[nn.Module], object]) -> Callable[[str, bool], None]:
+    """A test that a transform gives the same for our net and timm's."""
 
-        def loss(parameters: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
-            output, moved = pure(model, buffers)(parameters, x)
-            return weighed(output), moved
+    @each_net
+    @each_mode
+    def test(name: str, training: bool) -> None:
+        assert_same(*map(transform, pair(name, training=training)))
 
-        return func.grad(loss, argnums=(0, 1), has_aux=True)(parameters, images())
-
-    assert_same(*map(transform, pair(name, training=training)))
+    return test
 
 
-@each_net
-@each_mode
-def test_vjp_and_jvp(name, training):
-    def transform(model: nn.Module) -> object:
-        parameters, buffers = state(model)
+@compared
+def test_grad_of_parameters_by_functional_call(model):
+    parameters, buffers = state(model)
 
-        def call(x: Tensor) -> tuple[Tensor, Tensors]:
-            return pure(model, buffers)(parameters, x)
+    def loss(parameters: Tensors, x: Tensor) -> tuple[Tensor, Tensors]:
+        output, moved = pure(model, buffers)(parameters, x)
+        return weighed(output), moved
 
-        output, pull, moved = func.vjp(call, images(), has_aux=True)
-        return output, pull(output.sin()), moved, func.jvp(call, (images(),), (images(seed=1),), has_aux=True)
-
-    assert_same(*map(transform, pair(name, training=training)))
+    return func.grad(loss, argnums=(0, 1), has_aux=True)(parameters, images())
 
 
-@each_net
-@each_mode
-def test_jacrev_and_jacfwd(name, training):
-    def transform(model: nn.Module) -> object:
-        parameters, buffers = state(model)
+@compared
+def test_vjp_and_jvp(model):
+    parameters, buffers = state(model)
 
-        def call(own: Tensors, x: Tensor) -> Tensor:
-            return pure(model, buffers)({**parameters, **own}, x)[0]
+    def call(x: Tensor) -> tuple[Tensor, Tensors]:
+        return pure(model, buffers)(parameters, x)
 
-        norms = {key: tensor for key, tensor in parameters.items() if key.endswith(('bn1.bias', 'bn0.bias'))}
-        own = {key: parameters[key] for key in list(parameters)[-4:]}
-        return func.jacrev(call, argnums=(0, 1))(own, images(3)), func.jacfwd(call)(norms, images(3))
+    output, pull, moved = func.vjp(call, images(), has_aux=True)
+    return output, pull(output.sin()), moved, func.jvp(call, (images(),), (images(seed=1),), has_aux=True)
 
-    assert_same(*map(transform, pair(name, training=training)))
+
+@compared
+def test_jacrev_and_jacfwd(model):
+    parameters, buffers = state(model)
+
+    def call(own: Tensors, x: Tensor) -> Tensor:
+        return pure(model, buffers)({**parameters, **own}, x)[0]
+
+    norms = {key: tensor for key, tensor in parameters.items() if key.endswith(('bn1.bias', 'bn0.bias'))}
+    own = {key: parameters[key] for key in list(parameters)[-4:]}
+    return func.jacrev(call, argnums=(0, 1))(own, images(3)), func.jacfwd(call)(norms, images(3))
 
 
 @each_net
@@ -107,22 +106,18 @@ def test_gradients_of_each_image(name, chunk_size):
     assert_same(*map(transform, pair(name)))
 
 
-@each_net
-@each_mode
-def test_ensemble_by_vmap_over_stacked_parameters(name, training):
-    def transform(model: nn.Module) -> object:
-        parameters, buffers = state(model)
-        parameters, buffers = (
-            {key: torch.stack([tensor, tensor + tensor.cos().to(tensor.dtype)]) for key, tensor in tensors.items()}
-            for tensors in (parameters, buffers)
-        )
+@compared
+def test_ensemble_by_vmap_over_stacked_parameters(model):
+    parameters, buffers = state(model)
+    parameters, buffers = (
+        {key: torch.stack([tensor, tensor + tensor.cos().to(tensor.dtype)]) for key, tensor in tensors.items()}
+        for tensors in (parameters, buffers)
+    )
 
-        def loss(parameters: Tensors, buffers: Tensors) -> Tensor:
-            return weighed(func.functional_call(model, (parameters, buffers), images()))
+    def loss(parameters: Tensors, buffers: Tensors) -> Tensor:
+        return weighed(func.functional_call(model, (parameters, buffers), images()))
 
-        return func.vmap(func.grad_and_value(loss))(parameters, buffers), buffers
-
-    assert_same(*map(transform, pair(name, training=training)))
+    return func.vmap(func.grad_and_value(loss))(parameters, buffers), buffers
 
 
 @each_net
@@ -139,35 +134,26 @@ def test_vectorized_jacobian(name, training):
     assert_same(functional.jacobian(ours, images(3)), expected)
 
 
-@each_net
-@each_mode
-def test_batched_gradients(name, training):
+@compared
+def test_batched_gradients(model):
     """`is_grads_batched`, and `vmap` over `torch.autograd.grad`, give what a loop gives."""
+    x = images().requires_grad_()
+    output = model(x)
+    inputs = [x, *model.parameters()]
+    cotangents = torch.stack([images(seed=seed).flatten()[: output.numel()].view_as(output) for seed in range(3)])
 
-    def transform(model: nn.Module) -> object:
-        x = images().requires_grad_()
-        output = model(x)
-        inputs = [x, *model.parameters()]
-        cotangents = torch.stack([images(seed=seed).flatten()[: output.numel()].view_as(output) for seed in range(3)])
+    def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
+        return torch.autograd.grad(output, inputs, cotangent, retain_graph=True)
 
-        def pull(cotangent: Tensor) -> tuple[Tensor, ...]:
-            return torch.autograd.grad(output, inputs, cotangent, retain_graph=True)
-
-        loop = [torch.stack(gradients) for gradients in zip(*map(pull, cotangents), strict=True)]
-        assert_same([*func.vmap(pull)(cotangents)], loop)
-        assert_same([*torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)], loop)
-        return loop
-
-    assert_same(*map(transform, pair(name, training=training)))
+    loop = [torch.stack(gradients) for gradients in zip(*map(pull, cotangents), strict=True)]
+    assert_same([*func.vmap(pull)(cotangents)], loop)
+    assert_same([*torch.autograd.grad(output, inputs, cotangents, is_grads_batched=True, retain_graph=True)], loop)
+    return loop
 
 
-@each_net
-@each_mode
-def test_second_derivatives(name, training):
-    def transform(model: nn.Module) -> object:
-        return functional.hvp(lambda x: weighed(model(x)), images(), images(seed=1))
-
-    assert_same(*map(transform, pair(name, training=training)))
+@compared
+def test_second_derivatives(model):
+    return functional.hvp(lambda x: weighed(model(x)), images(), images(seed=1))
 
 
 def stacked_fuse(branches: list[Tensor]) -> Tensor:

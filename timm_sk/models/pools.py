@@ -8,6 +8,9 @@ import torch.nn.functional as F
 from timm.layers import pad_same
 from torch import Tensor, nn
 
+torch.fx.wrap('_max_pool_ceil')  # leaves for symbolic tracing, since both look at the size
+torch.fx.wrap('pad_same')
+
 
 def _max_pool_ceil(x: Tensor) -> Tensor:
     if min(x.shape[-2:]) < 2:
@@ -25,29 +28,11 @@ class CeilPool(nn.Module):
         return _max_pool_ceil(x)
 
 
-def _max_pool_same(x: Tensor) -> Tensor:
-    return F.max_pool2d(pad_same(x, (3, 3), (2, 2), value=-math.inf), 3, stride=2)
-
-
-torch.fx.wrap('_max_pool_ceil')
-torch.fx.wrap('_max_pool_same')
-
-
 class SamePool(nn.Module):
     """3x3 max pool of stride 2 with TensorFlow's SAME padding: the stem's pool of MindSpore's nets."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return _max_pool_same(x)
-
-
-def _average_pool_same(x: Tensor, kernel_size: int, stride: int) -> Tensor:
-    padded = pad_same(x, (kernel_size, kernel_size), (stride, stride))
-    inside = pad_same(torch.ones_like(x[:1, :1]), (kernel_size, kernel_size), (stride, stride))
-    # both are averages over the whole window, so their ratio is the average over the pixels inside the image
-    return F.avg_pool2d(padded, kernel_size, stride) / F.avg_pool2d(inside, kernel_size, stride)
-
-
-torch.fx.wrap('_average_pool_same')
+        return F.max_pool2d(pad_same(x, (3, 3), (2, 2), value=-math.inf), 3, stride=2)
 
 
 class SameAveragePool(nn.Module):
@@ -62,4 +47,9 @@ class SameAveragePool(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        return _average_pool_same(x, self.kernel_size, self.stride)
+        # both are averages over the whole window, so their ratio is the average over the pixels inside the image
+        return self._average(x) / self._average(torch.ones_like(x[:1, :1]))
+
+    def _average(self, x: Tensor) -> Tensor:
+        padded = pad_same(x, (self.kernel_size, self.kernel_size), (self.stride, self.stride))
+        return F.avg_pool2d(padded, self.kernel_size, self.stride)
