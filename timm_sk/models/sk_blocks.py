@@ -45,13 +45,7 @@ def make_unit(
 class SelectiveKernelBasic(ResidualBlock):
     """Basic residual block whose first 3x3 convolution is a selective-kernel unit.
 
-    Args:
-        inplanes: Channels of the input.
-        planes: Channels of the output.
-        stride: Stride of the block.
-        downsample: Modules of the shortcut.
-        sk_kwargs: Further arguments of `timm_sk.SelectiveKernel`.
-        **block_args: `BlockArguments`.
+    Arguments are those of `SelectiveKernelBottleneck`.
 
     Raises:
         ValueError: If `cardinality` or `base_width` are not those of a plain basic block.
@@ -90,7 +84,7 @@ class SelectiveKernelBottleneck(ResidualBlock):
 
     Args:
         inplanes: Channels of the input.
-        planes: A quarter of the output's channels.
+        planes: Channels of the output, divided by the block's expansion.
         stride: Stride of the block.
         downsample: Modules of the shortcut.
         sk_kwargs: Further arguments of `timm_sk.SelectiveKernel`.
@@ -98,7 +92,7 @@ class SelectiveKernelBottleneck(ResidualBlock):
     """
 
     expansion = 4
-    order = ('conv1', 'conv2', 'conv3')
+    order: tuple[str, ...] = ('conv1', 'conv2', 'conv3')
     last_norm = 'conv3.bn'
 
     def __init__(
@@ -117,6 +111,14 @@ class SelectiveKernelBottleneck(ResidualBlock):
         first_planes = width // args.reduce_first
         out_planes = planes * self.expansion
         self.conv1 = ConvNormAct(inplanes, first_planes, 1, **args.layers)
-        self.conv2 = make_unit(first_planes, width, args, stride=stride, groups=args.cardinality, sk_kwargs=sk_kwargs)
+        self.add_unit(first_planes, width, stride, args, sk_kwargs)
         self.conv3 = ConvNormAct(width, out_planes, 1, **dict(args.layers, act_layer=None))
         self.add_tail(out_planes, downsample, args)
+
+    def add_unit(
+        self, in_channels: int, width: int, stride: int, args: BlockArguments, sk_kwargs: dict[str, Any] | None
+    ) -> None:
+        """Add what lies between the 1x1 convolutions; a step for subclasses to override."""
+        self.conv2: nn.Module = make_unit(
+            in_channels, width, args, stride=stride, groups=args.cardinality, sk_kwargs=sk_kwargs
+        )

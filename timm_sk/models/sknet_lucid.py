@@ -10,55 +10,34 @@ from typing import Any
 from timm.layers import create_aa, create_act_layer, get_norm_layer
 from torch import nn
 
-from ..layers import ConvNormAct
 from ..registry import register
 from ._builder import family_cfgs
 from .lucid_units import BareSelectiveKernel
-from .residual_block import BlockArguments, ResidualBlock
+from .residual_block import BlockArguments
 from .resnet import build_resnet
+from .sk_blocks import SelectiveKernelBottleneck
 
 __all__ = ['SKBasicBlock', 'SKBottleneck']
 
 default_cfgs = family_cfgs('sknet_lucid')
 
 
-class SKBasicBlock(ResidualBlock):
+class SKBasicBlock(SelectiveKernelBottleneck):
     """Residual block of a 1x1 convolution, a bare selective-kernel unit and a 1x1 convolution, without expansion.
 
-    DropBlock and anti-aliasing follow the norm and the activation of the unit.
-
-    Args:
-        inplanes: Channels of the input.
-        planes: Channels of the output; in `SKBottleneck` a quarter of them.
-        stride: Stride of the block.
-        downsample: Modules of the shortcut.
-        sk_kwargs: Further arguments of `BareSelectiveKernel`.
-        **block_args: `BlockArguments`.
+    Arguments are those of `SelectiveKernelBottleneck`, with `sk_kwargs` for `BareSelectiveKernel`. DropBlock and
+    anti-aliasing follow the norm and the activation of the unit.
     """
 
     expansion = 1
     order = ('conv1', 'conv2', 'bn2', 'drop_block', 'act2', 'aa', 'conv3')
-    last_norm = 'conv3.bn'
 
-    def __init__(
-        self,
-        inplanes: int,
-        planes: int,
-        stride: int = 1,
-        downsample: nn.Module | None = None,
-        *,
-        sk_kwargs: dict[str, Any] | None = None,
-        **block_args: Any,
+    def add_unit(
+        self, in_channels: int, width: int, stride: int, args: BlockArguments, sk_kwargs: dict[str, Any] | None
     ) -> None:
-        super().__init__()
-        args = BlockArguments(**block_args)
-        width = planes * args.base_width // 64 * args.cardinality
-        first_planes = width // args.reduce_first
-        out_planes = planes * self.expansion
         anti_alias = args.aa_layer is not None and stride > 1
-        self.conv1 = ConvNormAct(inplanes, first_planes, 1, **args.layers)
         self.conv2 = BareSelectiveKernel(
-            first_planes,
+            in_channels,
             width,
             **{'kernel_sizes': [3, 5], **(sk_kwargs or {})},
             stride=1 if anti_alias else stride,
@@ -70,8 +49,6 @@ class SKBasicBlock(ResidualBlock):
         self.drop_block = args.drop_block() if args.drop_block else nn.Identity()
         self.act2 = create_act_layer(args.act_layer, inplace=True)
         self.aa = create_aa(args.aa_layer, width, stride=stride, enable=anti_alias, **args.factory)
-        self.conv3 = ConvNormAct(width, out_planes, 1, **dict(args.layers, act_layer=None))
-        self.add_tail(out_planes, downsample, args)
 
 
 class SKBottleneck(SKBasicBlock):
