@@ -43,15 +43,12 @@ def cost(row: Checkpoint) -> Cost:
 @cache
 def counted() -> dict[tuple[str, int, tuple[int, ...]], Cost]:
     """The costs in the file, by `shape`."""
+    costs = {}
     with FILE.open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    return {
-        (row['arch'], int(row['num_classes']), tuple(map(int, row['input_size'].split('x')))): (
-            int(row['params']),
-            int(row['macs']),
-        )
-        for row in rows
-    }
+        for row in csv.DictReader(file):
+            input_size = tuple(map(int, row['input_size'].split('x')))
+            costs[row['arch'], int(row['num_classes']), input_size] = int(row['params']), int(row['macs'])
+    return costs
 
 
 @cache

@@ -66,8 +66,8 @@ class BareSelectiveKernel(SelectiveKernel):
             the weights do not depend on the image.
         act_layer: Activation class or timm's name for it, in the attention.
         norm_layer: Norm class or timm's name for it, in the attention.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
 
     Raises:
         ValueError: If an argument is out of range, or the groups do not divide the channels; at a forward pass, if the
@@ -98,32 +98,15 @@ class BareSelectiveKernel(SelectiveKernel):
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.split_input = False
-        self.paths = nn.ModuleList(
-            nn.Conv2d(
-                in_channels,
-                out_channels,
-                size,
-                stride=stride,
-                padding=_padding_of(size, dilation, padding),
-                dilation=dilation,
-                groups=groups,
-                bias=False,
-                device=device,
-                dtype=dtype,
-            )
-            for size in kernel_sizes
-        )
-        self.attn: nn.Module = LucidAttn(
-            out_channels,
-            self.num_paths,
-            out_channels // reduction,
-            select=select,
-            single_image=single_image,
-            act_layer=act_layer,
-            norm_layer=norm_layer,
-            device=device,
-            dtype=dtype,
-        )
+        factory: dict[str, Any] = dict(device=device, dtype=dtype)
+        convolution: dict[str, Any] = dict(stride=stride, dilation=dilation, groups=groups, bias=False, **factory)
+        self.paths = nn.ModuleList()
+        for size in kernel_sizes:
+            convolution['padding'] = _padding_of(size, dilation, padding)
+            self.paths.append(nn.Conv2d(in_channels, out_channels, size, **convolution))
+        choices: dict[str, Any] = dict(select=select, single_image=single_image)
+        layers: dict[str, Any] = dict(act_layer=act_layer, norm_layer=norm_layer, **factory)
+        self.attn: nn.Module = LucidAttn(out_channels, self.num_paths, out_channels // reduction, **choices, **layers)
 
 
 class RadixMajorSplitAttention(SplitAttention):

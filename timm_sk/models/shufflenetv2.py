@@ -56,24 +56,13 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         inp: Channels of the input.
         oup: Channels of the output; at stride 1 those of the input.
         stride: 1, where half of the channels pass unchanged, or 2, where both branches see all of them.
-        unit: 'sk', 'se' or 'plain'.
-        act_layer: Activation class or timm's name for it.
-        norm_layer: Norm class or timm's name for it.
+        **layers: `unit`, `act_layer` and `norm_layer` of `ShuffleNetV2`.
     """
 
-    def __init__(
-        self,
-        inp: int,
-        oup: int,
-        stride: int,
-        *,
-        unit: str = 'sk',
-        act_layer: LayerType = nn.ReLU,
-        norm_layer: LayerType = nn.BatchNorm2d,
-    ) -> None:
+    def __init__(self, inp: int, oup: int, stride: int, **layers: Any) -> None:
         super().__init__(inp, oup, stride)
-        self.branch1: nn.Sequential = _refit(self.branch1, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
-        self.branch2: nn.Sequential = _refit(self.branch2, unit=unit, act_layer=act_layer, norm_layer=norm_layer)
+        self.branch1: nn.Sequential = _refit(self.branch1, **layers)
+        self.branch2: nn.Sequential = _refit(self.branch2, **layers)
 
     def reparameterize(self) -> None:
         """Fold the norms into the convolutions before them, where that is possible.
