@@ -1,4 +1,4 @@
-"""The branches of a unit as one explicit value: the tensors, and what the operators may know beyond them."""
+"""The branches of a unit as one value: the tensors, and what `fuse` and `select` may know about them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from . import reference
 
 
 class Epilogue(NamedTuple):
-    """Bias and activation that convolution outputs still lack; the kernels apply them as they read.
+    """Deferred bias and activation of convolution outputs; the kernels apply them as they read.
 
     Attributes:
-        biases: [C] for each tensor, which holds one branch.
+        biases: [C] for each branch.
         activation: '', 'relu' or 'relu6'.
     """
 
@@ -28,17 +28,17 @@ NO_EPILOGUE = Epilogue((), '')
 
 
 class BatchNormReLUState(NamedTuple):
-    """What it takes to compute `relu(batch_norm(source))` again in a backward pass.
+    """Inputs from which a backward pass recomputes `relu(batch_norm(source))`.
 
     Attributes:
-        source: [B, C, H, W].
-        weight: [C], the norm's, or None.
-        bias: [C], the norm's, or None.
+        source: Input of the norm [B, C, H, W].
+        weight: Weight of the norm [C], or None.
+        bias: Bias of the norm [C], or None.
         mean: [C], of the batch in train mode, else the running mean.
-        variance: [C], likewise.
+        variance: [C], of the batch in train mode, else the running variance.
         inverse_std: [C], 1 / sqrt(variance + eps) in train mode.
-        eps: The norm's.
-        training: Whether mean and variance are the batch's.
+        eps: Epsilon of the norm.
+        training: Whether mean and variance are those of the batch.
     """
 
     source: Tensor
@@ -60,28 +60,24 @@ class BatchNormReLUState(NamedTuple):
         """The other fields."""
         return self[-2:]
 
-    def norm(self) -> Tensor:
-        """[B, C, H, W]; where a graph is recorded, a function of source, weight and bias, batch statistics included."""
+    def normalize(self) -> Tensor:
+        """Output of the norm [B, C, H, W]; where a graph is recorded, batch statistics are part of it."""
         if self.training and torch.is_grad_enabled():
             return F.batch_norm(self.source, None, None, self.weight, self.bias, True, 0.0, self.eps)
         return F.batch_norm(self.source, self.mean, self.variance, self.weight, self.bias, False, 0.0, self.eps)
 
-    def features(self) -> Tensor:
-        """The norm's values after the ReLU, [B, C, H, W]."""
-        return self.norm().relu_()
-
 
 @dataclass(frozen=True)
 class Branches:
-    """M = len(tensors) * R branches [B, C, H, W], as a sequence of them.
+    """M = len(tensors) * R branches [B, C, H, W].
 
     Attributes:
-        tensors: [B, R * C, H, W] each: R branches side by side in the channels.
+        tensors: [B, R * C, H, W] each: R branches packed in the channels.
         radix: R.
-        epilogue: What the tensors still lack, if anything.
-        states: How to compute each tensor again, so that the selection need not keep it for its backward pass; or ().
-        private: Nobody but who made this value holds the tensors.
-        observed: Someone may look at autograd's graph, which is to have ordinary PyTorch operations.
+        epilogue: Bias and activation that are not applied yet, or None.
+        states: Inputs from which to recompute each tensor, so that autograd need not save it for `select`; or ().
+        private: No module and no hook holds the tensors, so that `select` may write into them.
+        observed: Hooks may look at autograd's graph, which must have ordinary PyTorch operations.
     """
 
     tensors: Sequence[Tensor]
@@ -100,15 +96,9 @@ class Branches:
     def __iter__(self) -> Iterator[Tensor]:
         return iter(self.unpack())
 
-    def __len__(self) -> int:
-        return len(self.tensors) * self.radix
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.unpack()[index]
-
 
 def join(parts: Sequence[Branches]) -> Any:
-    """The branches of several values of one radix as one value; a list of M tensors for `torch.fx`'s tracer."""
+    """Concatenate the branches of several values of one radix; a list of M tensors when `torch.fx` traces."""
     if isinstance(parts[0].tensors, torch.fx.Proxy):  # a list whose length is not known
         return parts[0].tensors
     if isinstance(parts[0].tensors[0], torch.fx.Proxy):

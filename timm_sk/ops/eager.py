@@ -1,16 +1,16 @@
-"""Fuse and select in fewer passes over memory than the reference's, for tensors that are computed at once.
+"""Fuse and select in fewer passes over memory than the reference, for tensors that are computed at once.
 
-A pass over a feature map costs more here than arithmetic: on 2 cores, [8, 128, 56, 56] in float32, the reference's
-selection takes 10.4 ms (three new tensors), `lerp` 3.3 ms (one), and 1.1 ms where it may write into a branch.
+A pass over a feature map costs more than arithmetic: on 2 cores, [8, 128, 56, 56] in float32, the selection of the
+reference takes 10.4 ms (three new tensors), `lerp` 3.3 ms (one), and 1.1 ms where it may write into a branch.
 
-The backward passes are the reference's, written out:
+The backward passes are written out:
 
-- `fuse` spreads its gradient as a view, which autograd adds to the branches' other gradient in place;
+- `fuse` returns its gradient as an expanded view, which autograd adds to the other gradient of the branches in place;
 - `select` needs the branches only for the gradient of its weights. A branch that is `relu(batch_norm(source))` is
-  computed again from the source, which the norm's backward pass needs anyway, so that the branch itself can be freed.
+  recomputed from the source, which the backward pass of the norm needs anyway, so that the branch can be freed.
 
-They consist of differentiable operations that batch, so that second derivatives and `vmap` work; memory is written in
-place only where neither is asked for.
+They consist of differentiable operations that batch, so second derivatives and `vmap` work. Memory is written in place
+only where neither is asked for.
 """
 
 from collections.abc import Iterable, Sequence
@@ -27,15 +27,15 @@ from .reference import attention
 
 
 def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUState]:
-    """`relu(norm(source))` that keeps the source alone for its backward pass, and its state.
+    """Compute `relu(norm(source))` and the state to recompute it, for which autograd saves only the source.
 
     Args:
         source: [B, C, H, W].
-        norm: An `nn.BatchNorm2d` with running statistics, which it moves in train mode.
+        norm: An `nn.BatchNorm2d` with running statistics, which are updated in train mode.
     """
     if norm.training:
         norm.num_batches_tracked.add_(1)
-    features, mean, variance, inverse_std = _BatchNormReLU.apply(
+    features, *statistics = _BatchNormReLU.apply(
         source,
         norm.weight,
         norm.bias,
@@ -45,7 +45,6 @@ def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUSta
         norm.momentum,
         norm.eps,
     )
-    statistics = mean, variance, inverse_std
     return features, BatchNormReLUState(source, norm.weight, norm.bias, *statistics, norm.eps, norm.training)
 
 
@@ -78,7 +77,7 @@ class _BatchNormReLU(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
         state = BatchNormReLUState(*ctx.saved_tensors, *ctx.constants)
         with torch.no_grad():
-            normalised = state.norm()
+            normalised = state.normalize()
         if not torch.is_grad_enabled() and runs_eagerly(grad):
             grad = torch.ops.aten.threshold_backward.grad_input(grad, normalised, 0, grad_input=normalised)
         else:
@@ -178,7 +177,8 @@ class _Select(torch.autograd.Function):
             count = len(packed) // len(ctx.constants)
             tensors = [packed[start : start + count] for start in range(0, len(packed), count)]
             # one after the other, each in memory for as long as it is needed
-            packed = (BatchNormReLUState(*t, *c).features() for t, c in zip(tensors, ctx.constants, strict=True))
+            states = (BatchNormReLUState(*t, *c) for t, c in zip(tensors, ctx.constants, strict=True))
+            packed = (state.normalize().relu_() for state in states)
         gradients, logits_gradient = select_backward(grad, packed, ctx.radix, logits, ctx.gate)
         return None, None, None, logits_gradient, *gradients
 
