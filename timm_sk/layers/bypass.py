@@ -1,4 +1,4 @@
-"""The one guard of all shortcuts: whether a group of modules may be computed without calling them."""
+"""The guard of all shortcuts: whether modules may be computed without calling them."""
 
 import sys
 from typing import Any, TypeGuard
@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 _HOOKS = tuple(f'_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward', 'backward_pre'))
-_RUNNING = ('forward', 'split', 'logits', 'residual', 'attend')  # methods that run parts
+_RUNNING = ('forward', 'split', 'logits', 'residual', 'attend')  # methods that call submodules
 _KNOWN = ('torch', 'torchvision', 'timm', 'timm_sk')
 # What nn.Module calls the functions that it has under these names; a container has no other forward.
 _OF_MODULE = {'__call__': 'Module._wrapped_call_impl', 'forward': '_forward_unimplemented'}
@@ -15,12 +15,15 @@ _GLOBAL_HOOKS = tuple(vars(nn.modules.module)[f'_global{kind}'] for kind in _HOO
 
 
 def can_bypass(*modules: nn.Module, parts: bool = True) -> bool:
-    """Whether it makes no difference if these modules, and with `parts` those in them, are not called.
+    """Whether it makes no difference if these modules are not called.
 
-    That is: no hook of any kind looks at them, none is compiled by itself, and neither `forward` nor the way in which
-    modules are called is replaced on an instance or patched on a class. What a module computes is for the caller to
-    know, by its exact class: a parametrized module has another one. Functions that are patched in `torch` itself, and
-    modes of `torch.overrides`, are not looked for.
+    They have no hooks, none is compiled by itself, and neither `forward` nor `__call__` is replaced on an instance or
+    patched on a class. The caller must check the exact class, which tells what a module computes; a parametrized module
+    has another class. Functions patched in `torch` itself and modes of `torch.overrides` are not checked.
+
+    Args:
+        *modules: The modules.
+        parts: Check their submodules too.
     """
     if any(_GLOBAL_HOOKS):
         return False
@@ -31,7 +34,7 @@ def can_bypass(*modules: nn.Module, parts: bool = True) -> bool:
 
 
 def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether a module is a batch norm that reads and moves running statistics by its momentum, as it is built."""
+    """Whether a module is a batch norm that uses and updates running statistics with a momentum."""
     return (
         type(module) is nn.BatchNorm2d
         and module.track_running_stats
@@ -43,7 +46,7 @@ def is_plain_batch_norm(module: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
 
 
 def is_original(owner: Any, method: str) -> bool:
-    """Whether a method of a class, or of an instance, was written where its class was, rather than put there later."""
+    """Whether a method of a class or an instance is the one that its class was defined with."""
     kind = owner if isinstance(owner, type) else type(owner)
     if kind is not owner and method in owner.__dict__:
         return False
@@ -59,7 +62,7 @@ def is_original(owner: Any, method: str) -> bool:
 
 
 def runs_as_known(module: nn.Module) -> bool:
-    """Whether a module runs its parts as torch, torchvision, timm or this package wrote it."""
+    """Whether a module calls its submodules as torch, torchvision, timm or this package defined it."""
     kind = type(module)
     methods = [method for method in _RUNNING if hasattr(kind, method)]
     known = all(_definer(kind, method).__module__.partition('.')[0] in _KNOWN for method in methods)
@@ -67,7 +70,7 @@ def runs_as_known(module: nn.Module) -> bool:
 
 
 def refuse_scripting(module: nn.Module) -> nn.Module:
-    """What `torch.jit.script` calls as `__prepare_scriptable__` of every module of a model."""
+    """Raise an error; `torch.jit.script` calls `__prepare_scriptable__` of every module of a model."""
     raise NotImplementedError(
         f'torch.jit.script does not support {type(module).__name__}: use torch.export.export or torch.jit.trace.'
     )

@@ -1,7 +1,7 @@
 """Convolution, norm, activation, with timm's parameter names (`conv`, `bn`).
 
-Differs from `timm.layers.ConvNormAct` in one point: the norm is a plain module and the activation a separate one, so
-`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which replaces the norm, leaves the activation in place.
+Unlike in `timm.layers.ConvNormAct`, norm and activation are separate modules, so
+`torch.nn.SyncBatchNorm.convert_sync_batchnorm`, which replaces the norm, keeps the activation.
 """
 
 from collections.abc import Callable
@@ -16,23 +16,23 @@ from .folded_conv import FoldedConv, FoldedConvNormAct, fold_norm, is_identity
 
 
 class ConvNormAct(nn.Module):
-    """Bias-free convolution, then norm, DropBlock, activation and anti-aliasing, where they are given.
+    """Convolution without bias, norm, and optional DropBlock, activation and anti-aliasing.
 
     Input [B, in_channels, H, W], output [B, out_channels, ceil(H / stride), ceil(W / stride)].
 
     Args:
         in_channels: Channels of the input.
         out_channels: Channels of the output.
-        kernel_size: Odd size of the kernel; the padding keeps the input's size at stride 1.
-        stride: Stride of the convolution, or of the anti-aliasing where there is one.
+        kernel_size: Odd size of the kernel; the padding keeps the size of the input at stride 1.
+        stride: Stride of the convolution, or of the anti-aliasing layer.
         dilation: Dilation of the convolution.
         groups: Groups of the convolution.
         norm_layer: Norm class or timm's name for it.
         act_layer: Activation class or timm's name for it; None for no activation.
-        aa_layer: Anti-aliasing layer class, which takes over the stride when it is above 1.
-        drop_layer: Makes the layer between norm and activation, such as DropBlock.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        aa_layer: Anti-aliasing layer class; used where the stride is above 1.
+        drop_layer: Function that makes the layer between norm and activation, such as DropBlock.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class ConvNormAct(nn.Module):
         return run(x, self.layers())
 
     def fuse(self) -> nn.Module:
-        """Fold the norm into the convolution; timm puts what this returns in the unit's place.
+        """Fold the norm into the convolution; timm replaces this module by the value.
 
         Returns:
-            The folded unit, or this one, folded as far as it goes, where something comes between.
+            The folded module, or this one, partly folded, where some layers cannot be folded.
 
         Raises:
             ValueError: In train mode.

@@ -71,7 +71,7 @@ def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> 
         and conv.bias is not None
         and type(conv.act) is nn.Identity
     ):
-        packed = conv.convolve_alone(x).chunk(radix, dim=1)
+        packed = conv.convolve_only(x).chunk(radix, dim=1)
         return ops.Branches(packed, epilogue=ops.Epilogue(conv.bias.chunk(radix), conv.activation))
     if torch.is_grad_enabled() and len(after) == 2 and is_plain_batch_norm(after[0]) and type(after[1]) is nn.ReLU:
         source = conv(x)

@@ -1,8 +1,8 @@
-"""What reparameterization leaves behind: convolutions that hold their norm's scale and shift.
+"""Convolutions with folded norms, which reparameterization puts into a model.
 
 A norm with running statistics is an affine map of each channel in eval mode, so it folds into the weight and bias of
-the convolution before it. DropBlock and the like, identities in eval mode, go; an activation becomes part of the
-convolution. Folded modules have other keys: load a checkpoint first, fold then.
+the convolution before it. DropBlock and other identities in eval mode are removed; an activation becomes part of the
+convolution. State dicts have other keys, so a checkpoint must be loaded before its model is folded.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ _ACTIVATIONS: dict[type[nn.Module], str] = {nn.ReLU: 'relu', nn.ReLU6: 'relu6'}
 
 
 class FoldedConv(nn.Conv2d):
-    """A convolution with bias and, in the same pass where that is possible, a shortcut's sum and an activation.
+    """A convolution with bias that can add a shortcut and activate in the same pass.
 
     Input [B, in_channels, H, W], output [B, out_channels, H', W'].
 
     Args:
-        conv: The convolution whose numbers it has.
-        weight: Its weight.
-        bias: Its bias [out_channels], or None.
+        conv: The convolution that it replaces.
+        weight: Folded weight.
+        bias: Folded bias [out_channels], or None.
     """
 
     padding: Any  # never a string
@@ -43,7 +43,7 @@ class FoldedConv(nn.Conv2d):
         if bias is not None:
             self.bias = nn.Parameter(bias, requires_grad=trains)
         self.activation = ''
-        self.act: nn.Module = nn.Identity()  # one that no convolution has in its pass
+        self.act: nn.Module = nn.Identity()  # an activation that needs a pass of its own
         self.wide_groups = conv.groups
         self.register_buffer('wide', None, persistent=False)
         self.packed: Tensor | None = None
@@ -51,7 +51,7 @@ class FoldedConv(nn.Conv2d):
         self.train(conv.training)
 
     def absorb(self, act: nn.Module) -> None:
-        """Take over the activation that follows."""
+        """Include the activation that follows."""
         name = _ACTIVATIONS.get(type(act))
         if name is None:
             self.act = act
@@ -62,10 +62,10 @@ class FoldedConv(nn.Conv2d):
         """Compute with fewer, wider groups, which give the same values; `weight` and the state dict stay.
 
         Args:
-            groups: A divisor of the convolution's groups; those themselves undo it.
+            groups: A divisor of the number of groups; that number itself undoes a merge.
 
         Raises:
-            ValueError: If it is not.
+            ValueError: If it does not divide the number of groups.
         """
         self.packed = None
         self.wide_groups = groups
@@ -73,9 +73,9 @@ class FoldedConv(nn.Conv2d):
             self.wide = None if groups == self.groups else merge_groups(self.weight, self.groups, groups)
 
     def pack(self, input_shape: Sequence[int]) -> None:
-        """Keep the weight in the processor's layout too, for inference on inputs [B, C, H, W] that are channels last.
+        """Store the weight in the processor's layout too, for inference on inputs [B, C, H, W] in channels last.
 
-        A copy of the module does without.
+        Copies of the module do not have it.
         """
         weight = self.weight if self.wide is None else self.wide
         self.packed = conv_bias_act.pack(
@@ -85,8 +85,8 @@ class FoldedConv(nn.Conv2d):
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         return self.act(self._convolve(x, self.bias, self.activation, shortcut))
 
-    def convolve_alone(self, x: Tensor) -> Tensor:
-        """The convolution's raw output, without bias and activation."""
+    def convolve_only(self, x: Tensor) -> Tensor:
+        """Convolve without bias and activation."""
         return self._convolve(x, None, '', None)
 
     def _convolve(self, x: Tensor, bias: Tensor | None, activation: str, shortcut: Tensor | None) -> Tensor:
@@ -117,11 +117,11 @@ class FoldedConv(nn.Conv2d):
 
 
 class FoldedConvNormAct(nn.Module):
-    """What `ConvNormAct` becomes: a folded convolution, and the anti-aliasing where there is one.
+    """A folded `ConvNormAct`.
 
     Args:
-        conv: The convolution, with the activation.
-        aa: The anti-aliasing or an identity.
+        conv: Convolution with norm and activation.
+        aa: Anti-aliasing or an identity.
     """
 
     def __init__(self, conv: FoldedConv, aa: nn.Module) -> None:
@@ -140,92 +140,82 @@ class FoldedConvNormAct(nn.Module):
 
 @torch.no_grad()
 def fold(conv: nn.Conv2d, norm: nn.Module) -> tuple[Tensor, Tensor] | None:
-    """Weight and bias of the convolution that does what `conv` and, in eval mode, `norm` do.
-
-    The arithmetic is in float32 or wider, the result in the convolution's dtype.
+    """Fold a norm in eval mode into the convolution before it, in float32 or wider.
 
     Returns:
-        Weight and bias, or None where they cannot be folded: the convolution is not a plain one with padding of zeros,
-        the norm has no running statistics, such as a GroupNorm, or hooks or patches would not run.
+        Weight and bias in the convolution's dtype, or None where they cannot be folded: the convolution is not a plain
+        one with padding of zeros, the norm has no running statistics, or hooks or patches would not run.
 
     Raises:
         ValueError: If either is in train mode.
     """
     require_eval(conv, norm)
-    stated: Any = norm  # the kinds of norm share names, no type
-    if type(norm) not in _NORMS or stated.running_mean is None or stated.running_var is None:
+    affine: Any = norm  # the kinds of norm share attributes, but no type
+    if type(norm) not in _NORMS or affine.running_mean is None or affine.running_var is None:
         return None
     if not is_plain(conv) or not can_bypass(norm):
         return None
-    wide = torch.promote_types(conv.weight.dtype, torch.float32)
-    mean, variance = stated.running_mean.to(wide), stated.running_var.to(wide)
-    scale = (variance + stated.eps).rsqrt()
-    if stated.weight is not None:
-        scale = scale * stated.weight.to(wide)
-    shift = -mean * scale
-    if conv.bias is not None:
-        shift = shift + conv.bias.to(wide) * scale
-    if stated.bias is not None:
-        shift = shift + stated.bias.to(wide)
-    weight = (conv.weight.to(wide) * scale[:, None, None, None]).to(conv.weight.dtype)
-    return weight, shift.to(conv.weight.dtype)
+    dtype = conv.weight.dtype
+    wide = torch.promote_types(dtype, torch.float32)
+    tensors = (conv.weight, conv.bias, affine.running_mean, affine.running_var, affine.weight, affine.bias)
+    widened: list[Any] = [None if tensor is None else tensor.to(wide) for tensor in tensors]
+    weight, bias, mean, variance, scale, shift = widened
+    folded = nn.utils.fuse_conv_bn_weights(weight, bias, mean, variance, affine.eps, scale, shift)
+    return folded[0].to(dtype), folded[1].to(dtype)
 
 
 def is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether a module is a convolution of its own weight, padded by numbers of zeros, that need not be called."""
-    if (
-        type(module) not in (nn.Conv2d, MergedConv)
-        or not can_bypass(module)
-        or not is_original(module, '_conv_forward')
-    ):
-        return False
-    if module.padding_mode != 'zeros' or isinstance(module.padding, str):
-        return False
-    return 'weight' in module._parameters  # else computed from others, by pruning or a parametrization
+    """Whether a module is a convolution of its own weight, with a fixed padding of zeros, that need not be called."""
+    return (
+        type(module) in (nn.Conv2d, MergedConv)
+        and can_bypass(module)
+        and is_original(module, '_conv_forward')
+        and module.padding_mode == 'zeros'
+        and not isinstance(module.padding, str)
+        and 'weight' in module._parameters  # else computed from others, by pruning or a parametrization
+    )
 
 
 def fold_norm(parent: nn.Module, conv: str, norm: str, *, act: str | None = None, drop: str | None = None) -> bool:
     """Fold a norm into the convolution before it, in place, where that is possible.
 
-    The convolution becomes a `FoldedConv`, the others identities, so that `parent` computes the same; so it must be one
-    whose way of running its parts is known.
+    The convolution becomes a `FoldedConv`, the others identities. The parent must be one that `runs_as_known`.
 
     Args:
-        parent: A module that has them.
-        conv: Path of the convolution in it, as the others.
+        parent: Module that contains the layers.
+        conv: Path of the convolution in the parent.
         norm: Path of the norm, which follows directly.
-        act: Path of an activation that follows the norm.
-        drop: Path of a layer between norm and activation that may be one like DropBlock.
+        act: Path of the activation after the norm.
+        drop: Path of a layer between norm and activation, such as DropBlock.
 
     Returns:
-        Whether it was done.
+        Whether the norm was folded.
 
     Raises:
-        ValueError: If the parent or one of these is in train mode.
+        ValueError: If the parent, the convolution or the norm is in train mode.
     """
     require_eval(parent)
     if not runs_as_known(parent):
         return False
     conv_layer, norm_layer = parent.get_submodule(conv), parent.get_submodule(norm)
-    inner = [getattr(norm_layer, name, nn.Identity()) for name in ('drop', 'act')]  # of timm's norms with activation
-    if type(inner[0]) not in _IDENTITIES:
-        return False
-    if not isinstance(conv_layer, nn.Conv2d):
+    inner_drop, inner_act = (
+        getattr(norm_layer, name, nn.Identity()) for name in ('drop', 'act')
+    )  # timm's BatchNormAct2d
+    if type(inner_drop) not in _IDENTITIES or not isinstance(conv_layer, nn.Conv2d):
         return False
     folded = fold(conv_layer, norm_layer)
     if folded is None:
         return False
     unit = FoldedConv(conv_layer, *folded)
-    acts = [inner[1]] if type(inner[1]) is not nn.Identity else []
     put(parent, norm, nn.Identity())
-    drops = drop is None or is_identity(parent.get_submodule(drop))
-    if drop is not None and drops:
+    without_drop = drop is None or is_identity(parent.get_submodule(drop))
+    if drop is not None and without_drop:
         put(parent, drop, nn.Identity())
-    if act is not None and drops and not acts and can_bypass(parent.get_submodule(act)):
-        acts = [parent.get_submodule(act)]
+    if type(inner_act) is not nn.Identity:
+        unit.absorb(inner_act)
+    elif act is not None and without_drop and can_bypass(parent.get_submodule(act)):
+        unit.absorb(parent.get_submodule(act))
         put(parent, act, nn.Identity())
-    for layer in acts:
-        unit.absorb(layer)
     put(parent, conv, unit)
     return True
 
@@ -239,9 +229,9 @@ def fold_sequence(layers: nn.Sequential) -> None:
     """Fold every norm that follows a convolution directly in a sequence, and the activation after it.
 
     Raises:
-        ValueError: If it is in train mode.
+        ValueError: If the sequence is in train mode.
     """
-    names = list(layers._modules)  # also those of a module that is there twice
+    names = list(layers._modules)  # named_children leaves out a module's second name
     for index, name in enumerate(names[:-1]):
         after = names[index + 2] if index + 2 < len(names) else None
         act = after if after is not None and type(layers.get_submodule(after)) in _ACTIVATIONS else None
@@ -249,13 +239,13 @@ def fold_sequence(layers: nn.Sequential) -> None:
 
 
 def put(parent: nn.Module, path: str, module: nn.Module) -> None:
-    """Set a submodule by its path, in the mode of the one that was there."""
+    """Replace a submodule by its path; the new one takes over the mode."""
     owner, _, name = path.rpartition('.')
     setattr(parent.get_submodule(owner), name, module.train(parent.get_submodule(path).training))
 
 
 def require_eval(*modules: nn.Module) -> None:
-    """Refuse modules in train mode, whose norms still look at the batch."""
+    """Refuse modules in train mode, whose norms use batch statistics."""
     for module in modules:
         if module.training:
             raise ValueError(

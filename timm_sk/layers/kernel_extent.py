@@ -1,4 +1,4 @@
-"""How far the kernel of each branch of a unit reaches, read from its convolutions as they are."""
+"""Receptive field of each branch of a unit."""
 
 from torch import nn
 
@@ -7,10 +7,10 @@ from .split_attention import SplitAttention
 
 
 def kernel_extents(unit: SelectiveKernel | SplitAttention) -> tuple[int, ...]:
-    """The extent of each branch's kernel in pixels of the unit's input, in the branches' order.
+    """The receptive field of each branch, in pixels of the unit's input.
 
-    A kernel of size k with dilation d reaches d * (k - 1) + 1; convolutions one after the other reach further. Where
-    height and width differ, the longer counts. Norms may be folded.
+    A kernel of size k with dilation d has an extent of d * (k - 1) + 1; stacked convolutions have a larger one. Where
+    height and width differ, the larger counts. Norms may be folded.
     """
     if isinstance(unit, SplitAttention):
         return (_extent(unit.conv),) * unit.radix
@@ -18,7 +18,7 @@ def kernel_extents(unit: SelectiveKernel | SplitAttention) -> tuple[int, ...]:
 
 
 def _extent(branch: nn.Module) -> int:
-    extent, step = 1, 1  # step: pixels of the branch's input between neighbours of what the next convolution sees
+    extent, step = 1, 1  # step: pixels of the branch's input between neighbouring inputs of the next convolution
     for conv in branch.modules():
         if isinstance(conv, nn.Conv2d):
             pairs = zip(conv.kernel_size, conv.dilation, strict=True)

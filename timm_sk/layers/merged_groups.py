@@ -1,8 +1,7 @@
-"""Exact group merging: a grouped convolution as one with fewer, wider groups.
+"""Group merging: a grouped convolution computed as one with fewer, wider groups.
 
-Groups that are too narrow for a processor's matrix units leave most of them idle. The weight of a merged group has the
-narrow ones on its diagonal and zeros elsewhere, so the function is the same, for `groups / merged` times the
-multiplications.
+Groups that are too narrow leave most of a processor's matrix units idle. The weight of a merged group is
+block-diagonal, so the values are the same, for `groups / merged` times the multiplications.
 """
 
 from typing import Any
@@ -15,13 +14,12 @@ from torch import Tensor, nn
 class MergedConv(nn.Conv2d):
     """A grouped convolution that trains as one with fewer, wider groups.
 
-    Input [B, in_channels, H, W], output [B, out_channels, H', W']. Its parameters are the narrow convolution's own:
-    each step makes the wide weight of them, and autograd gathers its gradient back. So optimizers that hold them,
-    and state dicts, do not notice.
+    Input [B, in_channels, H, W], output [B, out_channels, H', W']. It shares the parameters of the narrow convolution,
+    so optimizers and state dicts need no change; each step builds the wide weight from them.
 
     Args:
-        conv: The convolution whose numbers and parameters it has.
-        wide_groups: A divisor of its groups.
+        conv: The convolution that it replaces.
+        wide_groups: A divisor of the number of groups.
     """
 
     def __init__(self, conv: nn.Conv2d, wide_groups: int) -> None:
@@ -40,18 +38,18 @@ class MergedConv(nn.Conv2d):
 
 
 def arguments_of(conv: nn.Conv2d) -> dict[str, Any]:
-    """What to make a convolution like another one with, but for its bias; parameters are to be put in."""
+    """Arguments for a convolution like another one, without its bias; its parameters are on the meta device."""
     names = ('in_channels', 'out_channels', 'kernel_size', 'stride', 'padding', 'dilation', 'groups')
     return {name: getattr(conv, name) for name in names} | dict(device='meta')
 
 
 def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
-    """Spread the weight of a convolution with `groups` groups over `merged` ones, filled up with zeros.
+    """Make the block-diagonal weight of a convolution with fewer groups.
 
     Args:
         weight: [out_channels, in_channels / groups, kernel height, kernel width].
-        groups: The convolution's groups.
-        merged: A divisor of them.
+        groups: Number of groups of the convolution.
+        merged: Number of merged groups, a divisor of `groups`.
 
     Returns:
         [out_channels, in_channels / merged, kernel height, kernel width], in the weight's dtype and memory format.
@@ -62,7 +60,7 @@ def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
     if merged < 1 or groups % merged:
         raise ValueError(f'Merged groups must divide the {groups} groups of the convolution, got {merged}.')
     channels, share, *kernel = weight.shape
-    count = groups // merged  # of narrow groups in a wide one
+    count = groups // merged  # narrow groups in a wide one
     narrow = weight.reshape(merged, count, channels // groups, share, *kernel)
     wide = weight.new_zeros(merged, count, channels // groups, count, share, *kernel)
     diagonal = torch.arange(count, device=weight.device)
@@ -73,10 +71,10 @@ def merge_groups(weight: Tensor, groups: int, merged: int) -> Tensor:
 
 
 def candidates(groups: int, in_channels: int, out_channels: int, *, widest: int = 128) -> list[int]:
-    """Numbers of groups that may be faster, the convolution's own first.
+    """Numbers of groups that may be faster, starting with `groups`.
 
-    A merged group has at most `widest` input and output channels. Depthwise convolutions, which have kernels of their
-    own and are bound by memory, have no other candidate.
+    A merged group has at most `widest` input and output channels. Depthwise convolutions, which are bound by memory and
+    have special kernels, are not merged.
     """
     if groups in (in_channels, out_channels):
         return [groups]

@@ -1,4 +1,4 @@
-"""Norms of pooled features: what a norm of [B, C, 1, 1] needs in order to mean something."""
+"""Norms of pooled features [B, C, 1, 1]."""
 
 from typing import Any
 
@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 def make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:
-    """Make a norm for [B, channels, 1, 1], where one that looks at a single value would leave a constant.
+    """Make a norm for [B, channels, 1, 1].
 
     Raises:
-        ValueError: If the norm cannot be made for so many channels, or would erase what it normalises.
+        ValueError: If the norm does not support the number of channels, or would turn every value into a constant.
     """
     advice = (
         f'The attention has {channels} channels with one value each: use norm_layer="groupnorm1" or "layernorm2d", '
@@ -29,10 +29,10 @@ def make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn
 
 
 def require_batch(fused: Tensor, norm: nn.Module) -> None:
-    """Refuse a descriptor [B, C] of one image where the norm is about to take its batch statistics.
+    """Refuse a descriptor [B, C] of one image where the norm would use its batch statistics.
 
-    A tracer passes: what it records must not depend on the mode and the batch that it happens to see. A SyncBatchNorm
-    passes too, since it may see other devices' images; it is no BatchNorm2d.
+    Tracers are not checked: a graph must not depend on the mode and batch that it is recorded with. Nor is a
+    SyncBatchNorm, which may see images of other devices.
 
     Raises:
         ValueError: If the norm is a BatchNorm in train mode and there is one image.

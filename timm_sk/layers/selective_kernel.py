@@ -1,8 +1,8 @@
 """The selective-kernel unit of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586).
 
-Signature, parameter names and numbers are those of `timm.layers.SelectiveKernel`, whose split of the input channels
-over the branches is not in the paper. Different on purpose: the branches are never stacked, `act_layer` and
-`norm_layer` reach the attention as well, and every kernel size is checked.
+Signature, parameter names and outputs are those of `timm.layers.SelectiveKernel`, whose split of the input channels
+over the branches is not in the paper. Differences: branches are never stacked, `act_layer` and `norm_layer` apply to
+the attention as well, and every kernel size is checked.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ from .pooled_norm import make_pooled_norm, require_batch
 
 
 class SelectiveKernelAttn(nn.Module):
-    """From the fused descriptor to the logits of the selection: reduce, norm, activation, expand.
+    """Compute the logits of the selection from the fused descriptor: reduce, norm, activation, expand.
 
     Equations 3 and 4 of the paper. Input [B, C], output [B, M, C]; the softmax over M belongs to `ops.select`.
 
@@ -32,11 +32,11 @@ class SelectiveKernelAttn(nn.Module):
         attn_channels: Width d of the hidden layer.
         act_layer: Activation class or timm's name for it.
         norm_layer: Norm class or timm's name for it.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
 
     Raises:
-        ValueError: If the norm would normalise each pooled value by itself, which erases the descriptor.
+        ValueError: If the norm would turn every pooled value into a constant.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class SelectiveKernelAttn(nn.Module):
 
 
 class SelectiveKernel(nn.Module):
-    """Split, fuse, select: convolutions of several receptive fields, and attention that weighs them per channel.
+    """Split, fuse, select: convolutions with several receptive fields, weighed per channel by attention.
 
     Input [B, in_channels, H, W], output [B, out_channels, ceil(H / stride), ceil(W / stride)].
 
@@ -85,21 +85,21 @@ class SelectiveKernel(nn.Module):
         out_channels: C, channels of each branch and of the output; None for `in_channels`.
         kernel_size: Odd size of each branch's kernel, 3 or more; an int stands for two such branches, None for [3, 5].
         stride: Stride of every branch.
-        dilation: Dilation of the unit as a whole, which multiplies that of each branch.
-        groups: G, convolution groups of every branch or of each; more than `out_channels` count as `out_channels`.
+        dilation: Factor of the dilation of each branch.
+        groups: G, convolution groups of all branches, or a number for each; at most `out_channels` are used.
         rd_ratio: 1 / r; the attention's width is `out_channels * rd_ratio`, rounded to `rd_divisor`.
-        rd_channels: The attention's width itself, instead of the ratio.
-        rd_divisor: The attention's width is a multiple of it, at least as large (L in the paper), and not below 90 %
-            of the exact ratio.
-        keep_3x3: Turn kernels above 3 into dilated 3x3 kernels, as the paper does.
+        rd_channels: Width of the attention, instead of `rd_ratio`.
+        rd_divisor: Divisor and lower bound (L in the paper) of the attention's width, which is not below 90 % of the
+            exact ratio.
+        keep_3x3: Turn kernels above 3 into dilated 3x3 kernels, as in the paper.
         split_input: Give each branch its own share of the input channels instead of all of them.
-        attention: Select among the branches; False for their plain sum, the control of the paper's Table 7.
+        attention: Select among the branches; False for their sum, the control of Table 7 in the paper.
         act_layer: Activation class or timm's name for it, in the branches and in the attention.
         norm_layer: Norm class or timm's name for it, in the branches and in the attention.
         aa_layer: Anti-aliasing layer class of the branches, where the stride is above 1.
-        drop_layer: Makes the layer between a branch's norm and activation, such as DropBlock.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        drop_layer: Function that makes the layer between norm and activation of a branch, such as DropBlock.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
 
     Raises:
         ValueError: If there is no kernel size, or one that is even or below 3; if the channels do not divide into the
@@ -171,7 +171,7 @@ class SelectiveKernel(nn.Module):
         return ConvNormAct(in_channels, out_channels, kernel_size, stride=stride, **conv_kwargs)
 
     def make_attention(self, channels: int, num_paths: int, attn_channels: int, **layers: Any) -> nn.Module:
-        """Make what turns the descriptor into logits; a step for subclasses to override."""
+        """Make the module that turns the descriptor into logits; a step for subclasses to override."""
         return SelectiveKernelAttn(channels, num_paths, attn_channels, **layers)
 
     def split(self, x: Tensor) -> ops.Branches | list[Tensor]:

@@ -1,7 +1,7 @@
 """Split attention of "ResNeSt: Split-Attention Networks" (Zhang et al., arXiv:2004.08955).
 
-Signature, parameter names and numbers are those of `timm.layers.SplitAttn`. Different on purpose: the splits are never
-copied into one tensor, the norm is a BatchNorm unless another is asked for, and arguments are checked.
+Signature, parameter names and outputs are those of `timm.layers.SplitAttn`. Differences: the splits are never copied
+into one tensor, the default norm is a BatchNorm, and arguments are checked.
 """
 
 from collections.abc import Callable
@@ -19,30 +19,29 @@ from .pooled_norm import make_pooled_norm, require_batch
 
 
 class SplitAttention(nn.Module):
-    """Split, fuse, select, with the branches made by one convolution of `radix` times as many channels and groups.
+    """Split, fuse, select, with one convolution of `radix` times as many channels and groups for all branches.
 
     Input [B, in_channels, H, W], output [B, out_channels, H', W'] where H' is ceil(H / stride) with the default
-    padding. Each of the `groups` cardinal groups attends by itself. With one branch there is nothing to select among,
-    and a sigmoid weighs each channel.
+    padding. Each of the `groups` cardinal groups has its own attention. With one branch, a sigmoid weighs each channel.
 
     Args:
         in_channels: Channels of the input.
         out_channels: C, channels of each branch and of the output; None for `in_channels`.
         kernel_size: Odd size of the kernel.
         stride: Stride of the convolution.
-        padding: Padding of the convolution; None keeps the input's size at stride 1.
+        padding: Padding of the convolution; None keeps the size of the input at stride 1.
         dilation: Dilation of the convolution.
         groups: K, the cardinality.
         bias: Give the convolution a bias.
         radix: R, the number of branches.
-        rd_ratio: The attention's width as a share of `in_channels * radix`; rounded to `rd_divisor`, and at least 32.
-        rd_channels: The attention's width for each branch, instead of the ratio.
-        rd_divisor: The attention's width is a multiple of it, and not below 90 % of the exact ratio.
+        rd_ratio: Width of the attention as a share of `in_channels * radix`, rounded to `rd_divisor`, at least 32.
+        rd_channels: Width of the attention for each branch, instead of `rd_ratio`.
+        rd_divisor: Divisor of the attention's width, which is not below 90 % of the exact ratio.
         act_layer: Activation class or timm's name for it, after the convolution and in the attention.
         norm_layer: Norm class or timm's name for it, after the convolution and in the attention; None for no norm.
-        drop_layer: Makes the layer between the convolution's norm and activation, such as DropBlock.
-        device: Where the parameters are made.
-        dtype: Their floating-point type.
+        drop_layer: Function that makes the layer between norm and activation, such as DropBlock.
+        device: Device of the parameters.
+        dtype: Floating-point type of the parameters.
 
     Raises:
         ValueError: If `radix` is below 1, or the groups do not divide the channels or the attention's width; at a
@@ -109,13 +108,13 @@ class SplitAttention(nn.Module):
         return ops.join([make_branches(x, [self.conv, self.bn0, self.drop, self.act0], radix=self.radix)])
 
     def logits(self, fused: Tensor) -> Tensor:
-        """Turn the descriptor into what the gate takes: [B, C] -> [B, R, C]."""
+        """Compute the logits from the descriptor: [B, C] -> [B, R, C]."""
         require_batch(fused, self.bn1)
         hidden = self.act1(self.bn1(self.fc1(fused[:, :, None, None])))  # [B, d, 1, 1]
         return self.by_branch(self.fc2(hidden).flatten(1))
 
     def by_branch(self, expanded: Tensor) -> Tensor:
-        """Sort the last layer's channels, group by group in it, by branch: [B, K * R * C / K] -> [B, R, C]."""
+        """Sort the channels of the last layer from group first to branch first: [B, K * R * C / K] -> [B, R, C]."""
         return expanded.unflatten(1, (self.cardinality, self.radix, -1)).transpose(1, 2).flatten(2)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUSta
     """
     if norm.training:
         norm.num_batches_tracked.add_(1)
-    features, *statistics = _BatchNormReLU.apply(
+    features, mean, variance, inverse_std = _BatchNormReLU.apply(
         source,
         norm.weight,
         norm.bias,
@@ -45,6 +45,7 @@ def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUSta
         norm.momentum,
         norm.eps,
     )
+    statistics = mean, variance, inverse_std
     return features, BatchNormReLUState(source, norm.weight, norm.bias, *statistics, norm.eps, norm.training)
 
 
