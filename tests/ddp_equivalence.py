@@ -1,12 +1,10 @@
 """A training step on a batch in one process, and on half of it in each of two."""
 
-import datetime
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
+from ranks import run_ranks
 from torch import Tensor
 
 from timm_sk.bench.agreement import exact_float32
@@ -16,7 +14,6 @@ from timm_sk.finetune.loop import train_step
 from timm_sk.finetune.model import build_model
 from timm_sk.finetune.train_state import TrainState, build_train_state
 
-TIMEOUT = datetime.timedelta(seconds=100)
 CONFIG = Config(model='sknet_atto.shapes', freeze_bn=True, opt='sgd', lr=0.1, smoothing=0.1, channels_last=False)
 
 
@@ -57,20 +54,9 @@ def loss_and_gradients(
     return loss.cpu(), {name: gradient.cpu() for name, gradient in gradients.items()}
 
 
-def run_half(rank: int, backend: str, devices: list[str], config: Config, folder: str) -> None:
-    """Be one of two processes: take a step on half of the batch, and save the loss and the gradients."""
-    torch.set_num_threads(1)
-    device = torch.device(devices[rank])
-    if device.type == 'cuda':
-        torch.cuda.set_device(device)
-    init = f'file://{folder}/rendezvous'
-    dist.init_process_group(backend, init_method=init, rank=rank, world_size=2, timeout=TIMEOUT)
-    try:
-        images, targets = (part.chunk(2)[rank] for part in make_batch())
-        found = loss_and_gradients(config, DistributedContext(rank=rank, size=2, device=device), images, targets)
-        torch.save(found, Path(folder) / f'{rank}.pt')
-    finally:
-        dist.destroy_process_group()
+def run_half(rank: int, device: torch.device, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
+    images, targets = (part.chunk(2)[rank] for part in make_batch())
+    return loss_and_gradients(config, DistributedContext(rank=rank, size=2, device=device), images, targets)
 
 
 def require_ddp_equivalence(folder: Path, *, backend: str, devices: list[str], config: Config, whole: Config) -> None:
@@ -84,17 +70,8 @@ def require_ddp_equivalence(folder: Path, *, backend: str, devices: list[str], c
         whole: Settings of the single process, on the first device.
     """
     loss, gradients = loss_and_gradients(whole, DistributedContext(device=torch.device(devices[0])), *make_batch())
-    spawning = multiprocessing.get_context('spawn')
-    ranks = [
-        spawning.Process(target=run_half, args=(rank, backend, devices, config, str(folder)), daemon=True)
-        for rank in range(2)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(TIMEOUT.total_seconds())
-    losses, found = zip(*(torch.load(folder / f'{rank}.pt', weights_only=True) for rank in range(2)), strict=True)
-
+    ranks = run_ranks(run_half, folder, config, backend=backend, devices=devices)
+    losses, found = zip(*ranks, strict=True)
     assert abs((losses[0] + losses[1]).item() / 2 - loss.item()) <= 1e-5
     largest = max(gradient.abs().max().item() for gradient in gradients.values())
     for own in found:

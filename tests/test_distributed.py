@@ -3,13 +3,14 @@
 import distributed
 import pytest
 import torch
+from ranks import run_ranks
 
 pytestmark = pytest.mark.deep
 
 
 def test_both_ranks_have_the_mean_of_their_gradients(tmp_path, monkeypatch):
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
-    ranks = distributed.run_ranks(2, 'gloo', tmp_path)
+    ranks = run_ranks(distributed.run_rank, tmp_path, devices=['cpu'] * 2)
     expected = distributed.averaged(2)
     alone = distributed.gradients(distributed.net(), 0)
     assert any(not torch.allclose(alone[name], expected[name], rtol=1e-3) for name in expected)

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import distributed
 import pytest
 import torch
+from ranks import run_ranks
 from subprocesses import run_python
 from torch import nn
 from variants import filled, images
@@ -238,7 +239,8 @@ def test_distributed_data_parallel(world, tmp_path, monkeypatch):
     monkeypatch.setenv('NCCL_SOCKET_IFNAME', 'lo')
     expected = distributed.averaged(world)
     size = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    for found in distributed.run_ranks(world, 'nccl', tmp_path):
+    devices = [f'cuda:{rank}' for rank in range(world)]
+    for found in run_ranks(distributed.run_rank, tmp_path, backend='nccl', devices=devices):
         assert found.keys() == expected.keys()
         off = torch.cat([(found[name] - gradient).flatten() for name, gradient in expected.items()]).norm()
         assert off <= 1e-2 * size  # in float32; without the mean it is more than half of it

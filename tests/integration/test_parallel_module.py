@@ -1,7 +1,8 @@
 """Two processes train ours as they train timm's class: DDP with a static graph, and FSDP2."""
 
-import parallel_steps
 import pytest
+from parallel_steps import run_rank
+from ranks import run_ranks
 from timm_pair import assert_differs, assert_same, each_family, each_mode
 
 pytestmark = pytest.mark.integration
@@ -12,7 +13,7 @@ pytestmark = pytest.mark.integration
 @pytest.mark.parametrize('kind', ['ddp', 'fsdp2'])
 def test_three_steps_in_two_processes(name, training, kind, tmp_path, monkeypatch):
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
-    ranks = parallel_steps.run_ranks(name, kind, training, tmp_path)
+    ranks = run_ranks(run_rank, tmp_path, name, kind, training, devices=['cpu'] * 2)
     for ours, theirs in ranks:
         assert_same(ours, theirs, tolerance=1e-8)
     assert_same(ranks[0][0]['fc.weight'], ranks[1][0]['fc.weight'])

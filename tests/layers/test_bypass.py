@@ -1,4 +1,4 @@
-"""What the guard of all shortcuts lets pass, and what it does not."""
+"""The guard of all shortcuts: hooks, patches, attributes of norms."""
 
 import copy
 import runpy
@@ -19,7 +19,7 @@ def make_unit(**kwargs) -> timm_sk.SelectiveKernel:
     return fill_model(timm_sk.SelectiveKernel(16, **kwargs))
 
 
-def test_class_of_a_module_that_was_not_imported(tmp_path):
+def test_class_from_a_script(tmp_path):
     (tmp_path / 'act.py').write_text(
         'from torch import nn\nclass Act(nn.ReLU):\n    def forward(self, x):\n        return 2 * x\n'
     )
@@ -29,7 +29,7 @@ def test_class_of_a_module_that_was_not_imported(tmp_path):
     assert unit(make_input((2, 16, 5, 5))).shape == (2, 16, 5, 5)
 
 
-def test_part_that_is_compiled_by_itself():
+def test_compiled_submodule():
     unit, graphs = make_unit().eval(), []
     unit.paths[0].bn.compile(backend=lambda graph, inputs: graphs.append(graph) or graph.forward)
     with torch.no_grad():
@@ -52,7 +52,7 @@ def test_methods_patched_on_a_class(monkeypatch, kind, method, train):
     assert calls.count(nn.ReLU) == 3  # of two branches and the attention
 
 
-def test_method_of_another_class_of_the_same_file(monkeypatch):
+def test_forward_of_another_class(monkeypatch):
     monkeypatch.setattr(nn.ReLU, 'forward', nn.Tanh.forward)
     assert not can_bypass(nn.ReLU())
     assert can_bypass(nn.Tanh())
@@ -70,7 +70,7 @@ def test_identity_branch_does_not_overwrite_the_input():
 
 @torch.no_grad()
 @pytest.mark.parametrize('radix', [2, 4])
-def test_selection_of_side_by_side_branches_is_dense(radix):
+def test_selection_of_packed_branches_is_dense(radix):
     layer = fill_model(timm_sk.SplitAttention(16, radix=radix)).eval()
     out = layer(make_input((2, 16, 5, 5)))
     assert out.is_contiguous()

@@ -13,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from timm_sk.errors import MismatchedCheckpointError
 from timm_sk.layers import ConvNormAct, SelectiveKernel, SplitAttention
-from timm_sk.layers.folded_conv import FoldedConv, FoldedConvNormAct, fold, fold_norm, fold_sequence
+from timm_sk.layers.folded_conv import FoldedConv, FoldedConvNormAct, fold, fold_sequence
 from timm_sk.layers.merged_groups import candidates, merge_groups
 
 X = make_input((2, 8, 9, 7)).double()
@@ -40,7 +40,7 @@ def close(found: Tensor, expected: Tensor) -> bool:
     ],
     ids=lambda norm: type(norm).__name__,
 )
-def test_norms_fold(norm, bias):
+def test_fold_norms(norm, bias):
     layers = filled(nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1, 2, 4, bias=bias), copy.deepcopy(norm)))
     with torch.no_grad():
         expected = layers(X)
@@ -61,13 +61,14 @@ def test_norms_fold(norm, bias):
         (timm.layers.Conv2dSame(8, 12, 3, stride=2), nn.BatchNorm2d(12)),
         (timm.layers.StdConv2d(8, 12, 3), nn.BatchNorm2d(12)),
         (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 12, 3)), nn.BatchNorm2d(12)),
+        (nn.utils.prune.random_unstructured(nn.Conv2d(8, 12, 3), 'weight', 0.5), nn.BatchNorm2d(12)),
         (nn.ConvTranspose2d(8, 12, 3), nn.BatchNorm2d(12)),
         (nn.Conv2d(8, 12, 3), timm.layers.BatchNormAct2d(12, drop_layer=nn.Softmax2d)),
     ],
     ids=lambda module: type(module).__name__,
 )
 @torch.no_grad()
-def test_what_cannot_be_folded_stays(conv, norm):
+def test_layers_that_cannot_be_folded(conv, norm):
     layers = nn.Sequential(conv, norm, nn.ReLU()).double().eval()
     expected, before = layers(X), repr(layers)
     fold_sequence(layers)
@@ -75,14 +76,8 @@ def test_what_cannot_be_folded_stays(conv, norm):
     assert torch.equal(layers(X), expected)
 
 
-def test_pruned_convolutions_stay():
-    layers = filled(nn.Sequential(nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12)))
-    nn.utils.prune.random_unstructured(layers[0], 'weight', 0.5)
-    assert not fold_norm(layers, '0', '1')
-
-
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
-def test_half_types_fold_in_float32(dtype):
+def test_half_precision_folds_in_float32(dtype):
     conv, norm = fill_model(nn.Sequential(nn.Conv2d(8, 12, 3), nn.BatchNorm2d(12))).to(dtype).eval()
     weight, bias = fold(conv, norm)
     assert weight.dtype is bias.dtype is dtype
@@ -128,7 +123,7 @@ def test_a_bias_does_not_hide_an_unfolded_checkpoint():
 
 
 @pytest.mark.parametrize('training', ['both', 'norm'])
-def test_train_mode_is_refused(training):
+def test_train_mode(training):
     unit = ConvNormAct(8, 12).eval()
     (unit if training == 'both' else unit.bn).train()
     with pytest.raises(ValueError, match=r'in eval mode only, got a \w+ in train mode'):
@@ -138,7 +133,7 @@ def test_train_mode_is_refused(training):
 
 @pytest.mark.parametrize('merged', [8, 4, 2, 1])
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
-def test_merged_groups_are_the_same_function(merged, layout):
+def test_merged_groups(merged, layout):
     x, weight = make_input((2, 16, 6, 5)).double(), make_input((24, 2, 3, 3)).double().contiguous(memory_format=layout)
     wide = merge_groups(weight, 8, merged)
     assert wide.shape == (24, 16 // merged, 3, 3)
@@ -161,7 +156,7 @@ def test_candidates():
 
 
 @torch.no_grad()
-def test_wide_and_packed_weights_follow_the_module():
+def test_wide_and_packed_weights():
     conv = filled(nn.Sequential(nn.Conv2d(8, 12, 3, groups=4), nn.BatchNorm2d(12))).float()
     fold_sequence(conv)
     layer, x = conv[0], X.float().contiguous(memory_format=torch.channels_last)
@@ -170,10 +165,10 @@ def test_wide_and_packed_weights_follow_the_module():
     layer.pack(x.shape)
     assert layer.packed is not None
     assert 'as 2 groups' in repr(layer)
-    for twin in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
-        assert twin.wide.shape == (12, 4, 3, 3)
-        torch.testing.assert_close(twin(x), expected, rtol=0, atol=1e-5)
-        assert twin.state_dict().keys() == {'weight', 'bias'}
+    for other in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other.wide.shape == (12, 4, 3, 3)
+        torch.testing.assert_close(other(x), expected, rtol=0, atol=1e-5)
+        assert other.state_dict().keys() == {'weight', 'bias'}
     assert copy.deepcopy(layer).packed is None
     doubled = copy.deepcopy(layer)
     doubled.pack(x.shape)

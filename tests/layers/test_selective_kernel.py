@@ -1,4 +1,4 @@
-"""The layer alone: equal to timm's, its extensions, and what it refuses."""
+"""The layer alone: parity with timm's, extensions, wrong arguments."""
 
 import pytest
 import timm.layers
@@ -23,7 +23,7 @@ SHARED = [
 
 @pytest.mark.parametrize('kwargs', SHARED, ids=str)
 @pytest.mark.parametrize('train', [False, True], ids=['eval', 'train'])
-def test_outputs_and_gradients_are_timms(kwargs, train):
+def test_timm_parity(kwargs, train):
     ours = fill_model(SelectiveKernel(16, **kwargs)).train(train)
     theirs = fill_model(timm.layers.SelectiveKernel(16, **kwargs)).train(train)
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -68,7 +68,7 @@ def test_without_attention_the_branches_are_summed():
     assert not [key for key in layer.state_dict() if 'attn' in key]
 
 
-def test_stacked_kernels_see_what_large_kernels_see():
+def test_receptive_field_of_stacked_kernels():
     layer = StackedSelectiveKernel(4, kernel_size=[3, 5, 7], split_input=False, stride=2, act_layer='identity').eval()
     assert [len(path) for path in layer.paths] == [1, 2, 3]
     for path, size in zip(layer.paths, [3, 5, 7], strict=True):
@@ -78,7 +78,7 @@ def test_stacked_kernels_see_what_large_kernels_see():
         assert (reached.amax(0) - reached.amin(0) + 1).tolist() == [size, size]
 
 
-def test_more_groups_than_outputs_count_as_outputs():
+def test_more_groups_than_outputs():
     assert SelectiveKernel(16, 8, groups=32, split_input=False).paths[0].conv.groups == 8
 
 
@@ -100,12 +100,12 @@ def test_more_groups_than_outputs_count_as_outputs():
         (dict(in_channels=32, out_channels=32, norm_layer=timm.layers.GroupNorm), r'refuses the attention.*8 channels'),
     ],
 )
-def test_refuses(kwargs, message):
+def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         SelectiveKernel(**{'out_channels': 16, **kwargs})
 
 
-def test_refuses_one_image_only_where_batch_statistics_are_undefined():
+def test_batch_of_one_in_train_mode():
     layer = SelectiveKernel(16)
     x = make_input((1, 16, 8, 8))
     with pytest.raises(ValueError, match='at least 2 images in train mode, got a batch of 1'):

@@ -1,4 +1,4 @@
-"""The layer alone: equal to timm's, to the paper written out, and strict about its arguments."""
+"""The layer alone: parity with timm's and with the paper written out; wrong arguments."""
 
 import pytest
 import timm.layers
@@ -30,7 +30,7 @@ def slow_attention(layer: nn.Module, x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(('radix', 'groups'), KINDS)
 @pytest.mark.parametrize('training', [False, True])
-def test_equals_timms_and_the_paper(radix, groups, training):
+def test_parity_with_timm_and_the_paper(radix, groups, training):
     ours, theirs = (
         fill_model(make(32, 48, radix=radix, groups=groups, norm_layer=nn.BatchNorm2d)).double().train(training)
         for make in (timm_sk.SplitAttention, timm.layers.SplitAttn)
@@ -51,29 +51,29 @@ def test_equals_timms_and_the_paper(radix, groups, training):
             torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize('kwargs', [dict(rd_ratio=0.5), dict(rd_channels=24), dict(rd_divisor=32, rd_ratio=0.4)])
-def test_width_of_the_attention_is_timms(kwargs):
+@pytest.mark.parametrize('kwargs', [{}, dict(rd_ratio=0.5), dict(rd_channels=24), dict(rd_divisor=32, rd_ratio=0.4)])
+def test_width_of_the_attention(kwargs):
     ours, theirs = (make(64, radix=2, **kwargs) for make in (timm_sk.SplitAttention, timm.layers.SplitAttn))
     assert ours.fc1.out_channels == theirs.fc1.out_channels
 
 
-def test_defaults():
-    layer = timm_sk.SplitAttention(64)
-    assert layer.fc1.out_channels == 32
-    assert type(layer.bn0) is type(layer.bn1) is nn.BatchNorm2d
-    assert (layer.conv.groups, layer.conv.out_channels, layer.conv.bias) == (2, 128, None)
-    assert layer(make_input((2, 64, 9, 7))).shape == (2, 64, 9, 7)
-
-
 @pytest.mark.parametrize(
     ('kwargs', 'size'),
-    [(dict(stride=2), (5, 4)), (dict(dilation=3), (9, 7)), (dict(kernel_size=5), (9, 7)), (dict(padding=0), (7, 5))],
+    [
+        ({}, (9, 7)),
+        (dict(stride=2), (5, 4)),
+        (dict(dilation=3), (9, 7)),
+        (dict(kernel_size=5), (9, 7)),
+        (dict(padding=0), (7, 5)),
+    ],
 )
 def test_sizes(kwargs, size):
     assert timm_sk.SplitAttention(32, **kwargs)(make_input((2, 32, 9, 7))).shape == (2, 32, *size)
 
 
-def test_act_and_norm_layer_reach_the_attention():
+def test_act_and_norm_layer_of_the_attention():
+    default = timm_sk.SplitAttention(32)
+    assert type(default.bn0) is type(default.bn1) is nn.BatchNorm2d
     layer = timm_sk.SplitAttention(32, act_layer='silu', norm_layer='groupnorm1')
     assert type(layer.act0) is type(layer.act1) is timm.layers.get_act_layer('silu')
     assert type(layer.bn0) is type(layer.bn1) is timm.layers.GroupNorm1
@@ -129,7 +129,7 @@ def test_radix_major_differs_only_with_groups_and_a_softmax():
         assert torch.equal(ours(x), lucids(x)) == (radix == 1 or groups == 1)
 
 
-def test_radix_major_accepts_one_picture_in_train_mode():
+def test_radix_major_with_one_image_in_train_mode():
     layer = fill_model(RadixMajorSplitAttention(32)).train()
     x = make_input((1, 32, 6, 6))
     branches = layer.split(x)

@@ -1,4 +1,4 @@
-"""fuse and select against the paper's formulas written with stack, and what they refuse."""
+"""fuse and select against the paper's formulas written with stack; wrong arguments."""
 
 import pytest
 import torch
@@ -18,21 +18,18 @@ def test_fuse_is_the_mean_over_space_of_the_sum(count):
     torch.testing.assert_close(ops.fuse(branches), torch.stack(branches).sum(0).mean((2, 3)), rtol=0, atol=1e-14)
 
 
+@pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('count', [1, 2, 3, 5])
-def test_select_is_the_softmax_weighted_sum(count):
+def test_select_is_the_weighted_sum(count, gate):
     branches, logits = make_branches(count), 3 * make_input((3, count, 5)).double()
-    weights = logits.softmax(1)[..., None, None]
+    weights = (logits.softmax(1) if gate == 'softmax' else 1 / (1 + (-logits).exp()))[..., None, None]
     expected = (torch.stack(branches, 1) * weights).sum(1)
-    torch.testing.assert_close(ops.select(branches, logits), expected, rtol=0, atol=1e-14)
-    if count == 1:
-        assert torch.equal(ops.select(branches, logits), branches[0])
+    torch.testing.assert_close(ops.select(branches, logits, gate), expected, rtol=0, atol=1e-14)
 
 
-@pytest.mark.parametrize('count', [1, 2])
-def test_select_with_a_sigmoid(count):
-    branches, logits = make_branches(count), 3 * make_input((3, count, 5)).double()
-    expected = (torch.stack(branches, 1) / (1 + (-logits).exp())[..., None, None]).sum(1)
-    torch.testing.assert_close(ops.select(branches, logits, 'sigmoid'), expected, rtol=0, atol=1e-14)
+def test_softmax_of_one_branch():
+    (branch,) = make_branches(1)
+    assert torch.equal(ops.select([branch], make_input((3, 1, 5)).double()), branch)
 
 
 def test_unknown_gate():
@@ -50,14 +47,10 @@ def test_gradients(count, gate):
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
-def test_select_keeps_the_branches_dtype(dtype):
-    branches = make_branches(2, dtype)
-    assert ops.select(branches, make_input((3, 2, 5))).dtype is dtype
-
-
-def test_select_keeps_channels_last():
-    branches = [branch.to(memory_format=torch.channels_last) for branch in make_branches(2)]
-    selected = ops.select(branches, make_input((3, 2, 5)).double())
+def test_select_keeps_dtype_and_channels_last(dtype):
+    branches = [branch.to(memory_format=torch.channels_last) for branch in make_branches(2, dtype)]
+    selected = ops.select(branches, make_input((3, 2, 5)))
+    assert selected.dtype is dtype
     assert selected.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -71,19 +64,19 @@ def test_select_keeps_channels_last():
         ([(3, 5, 7, 6), (1, 5, 7, 6)], r'got \[1, 5, 7, 6\] for branch 1'),
     ],
 )
-def test_refuses_branches(op, shapes, message):
+def test_wrong_branches(op, shapes, message):
     with pytest.raises(ValueError, match=message):
         op([torch.zeros(shape) for shape in shapes])
 
 
 @pytest.mark.parametrize('op', [ops.fuse, lambda branches: ops.select(branches, torch.zeros(3, 2, 5))])
-def test_refuses_stacked_branches(op):
+def test_stacked_branches(op):
     with pytest.raises(ValueError, match=r'must be a list of M tensors \[B, C, H, W\], got one tensor'):
         op(torch.zeros(3, 2, 5, 7, 6))
 
 
 @pytest.mark.parametrize('shape', [(3, 2, 4), (2, 3, 5), (3, 10), (3, 2, 5, 1, 1), (3, 1, 5)])
-def test_refuses_logits_of_another_shape(shape):
+def test_wrong_logits(shape):
     with pytest.raises(ValueError, match=r'\[B, M, C\] = \[3, 2, 5\] for these branches, got'):
         ops.select([torch.zeros(3, 5, 7, 6)] * 2, torch.zeros(shape))
 
