@@ -68,7 +68,7 @@ def print_table(
 
 @contextmanager
 def progress_bar(
-    title: str, total: int | None, *columns: ProgressColumn, is_active: bool = True, completed: int = 0
+    title: str, total: int | None, *columns: ProgressColumn, is_active: bool = True
 ) -> Iterator[Callable[..., None]]:
     """Show a progress bar on the terminal, if standard error is one, until the context ends.
 
@@ -77,10 +77,10 @@ def progress_bar(
         total: Number of steps; None if unknown.
         *columns: Columns after the bar; completed steps and remaining time if not given.
         is_active: Whether to show it.
-        completed: Number of steps done before.
 
     Yields:
-        A function that updates the bar: by a number of steps, or to `completed=` of `total=`; `values=` is a text.
+        A function that updates the bar: by a number of steps, or to `completed=` of `total=`. `values=` is a text for
+        a column of that name.
     """
     columns = columns or (MofNCompleteColumn(), TimeRemainingColumn())
     bar = Progress(
@@ -93,7 +93,7 @@ def progress_bar(
         disable=not (is_active and err.is_terminal),
     )
     with bar:
-        task = bar.add_task(escape(title), total=total, completed=completed, values='')
+        task = bar.add_task(escape(title), total=total, values='')
 
         def update(steps: int | None = None, **fields: Any) -> None:
             bar.update(task, advance=steps, **fields)

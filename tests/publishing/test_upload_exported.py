@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 from hub_contents import contents, writes
-from hub_server import Fault
 from huggingface_hub import HfApi
 from random_weights import fill_model
 from safetensors.torch import load_file, save_file
@@ -15,7 +14,7 @@ from typer.testing import CliRunner
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import publish as cli_publish
-from timm_sk.errors import ReleaseError, UnpublishableError
+from timm_sk.errors import UnpublishableError
 from timm_sk.pretrained import save_safetensors
 from timm_sk.publishing.package import export_checkpoint
 from timm_sk.publishing.upload import Publisher
@@ -91,16 +90,6 @@ def test_other_tags_do_not_count(api, publish, folder):
         api.create_tag(REPO, tag=tag)
     export(folder, seed=1)
     assert publish(folder).detail.startswith(f'{REPO} at v13:')
-
-
-def test_interrupted_before_tag(hub, publish, folder):
-    hub.faults = [Fault(request='POST .*/tag/', status=500, times=9)]
-    with pytest.raises(ReleaseError, match='Publishing again continues'):
-        publish(folder)
-    assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (2, {})
-    hub.faults.clear()
-    assert publish(folder).state == 'tagged'
-    assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (2, {'v1': hub.repos[REPO].head})
 
 
 def without_licence(folder):

@@ -14,7 +14,7 @@ def demo(
     model: Annotated[str, typer.Option(help='Initial model: architecture or arch.tag.')] = _DEFAULT_MODEL,
     host: Annotated[str, typer.Option(help='Address to bind to; 0.0.0.0 accepts other machines.')] = '127.0.0.1',
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help='Port; the first free one from 7860 if not given.')
+        int | None, typer.Option(min=1, max=65535, help='Port; the first free one from 7860 by default.')
     ] = None,
 ) -> None:
     """Serve a web page that classifies images and shows the attention of every unit."""

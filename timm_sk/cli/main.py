@@ -69,13 +69,11 @@ def list_models(
 def predict_images(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples if not given."),
+        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
     ] = None,
     model_name: Annotated[str, typer.Option('--model', help='Model: architecture or arch.tag.')] = DEFAULT_MODEL,
     topk: Annotated[int, typer.Option(min=1, help='Number of classes to print.')] = 5,
-    device: Annotated[
-        str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; the best one if not given.')
-    ] = None,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; the best one by default.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """Classify images."""
