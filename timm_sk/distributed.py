@@ -70,6 +70,11 @@ class DistributedContext:
         if self.size > 1:
             dist.barrier()
 
+    def run_in_main(self, work: Callable[[], T]) -> T:
+        """Call a function in the main process; its result or its error is that of all processes."""
+        result = fail_together(self, work if self.is_main else lambda: None)
+        return self.all_gather(result)[0]  # type: ignore[return-value]
+
     @torch.no_grad()
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Copy the main process's buffers to all processes, whose running statistics differ."""

@@ -152,7 +152,7 @@ def test_invalid_labels(labels, kwargs, message):
 
 def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchmetrics', None)
-    with pytest.raises(ValueError, match=r'needs torchmetrics: pip install "timm_sk\[finetune\]"'):
+    with pytest.raises(ValueError, match=r'torchmetrics is not installed: pip install "timm_sk\[finetune\]"'):
         evaluated(chosen(GUESSES, 7))
 
 

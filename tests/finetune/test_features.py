@@ -100,7 +100,9 @@ def test_embeddings_of_model(form, model, images, tmp_path):
     assert labels == images.targets()
     assert names == [f'image {i}' for i in range(COUNT)]
     assert [(chunk['first'], chunk['count']) for chunk in index.pop('chunks')] == [(0, 4), (4, 4), (8, 3)]
-    assert index == dict(version=1, model='sknet_atto.digits', source='shapes', dimensions=224, count=COUNT, bad=[])
+    assert index == dict(
+        format_version=1, model='sknet_atto.digits', source='shapes', dimensions=224, count=COUNT, bad=[]
+    )
 
 
 def killed_writing(nth, model, images, folder, form):
@@ -183,9 +185,9 @@ def test_folder_with_other_content(model, images, tmp_path):
     with pytest.raises(ValueError, match='images 11 instead of 5; last image 10 instead of image 4'):
         write(model, images.subset(range(5)), folder)
     assert contents(folder) == before
-    source = json.loads((folder / 'source.json').read_text()) | dict(version=2)
+    source = json.loads((folder / 'source.json').read_text()) | dict(format_version=2)
     (folder / 'source.json').write_text(json.dumps(source))
-    with pytest.raises(ValueError, match='version 2 instead of 1'):
+    with pytest.raises(ValueError, match='no features to continue: it has format version 2'):
         write(model, images, folder)
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own' / 'letter.txt').write_text('mine')

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from timm_sk.finetune import curves, run_report
+from timm_sk.finetune import curves
 from timm_sk.finetune.curves import plot_confusion, plot_curves
 from timm_sk.finetune.run_report import format_metrics, open_events, write_events, write_metrics
 
@@ -56,16 +56,6 @@ def test_tensorboard_events(tmp_path):
     names = ['images/per_s', 'lr', 'seconds', 'train/loss', 'train/top1', 'val/loss', 'val/top1', 'val/top5']
     assert sorted(events.Tags()['scalars']) == [*names, 'wait/share']
     assert [(event.step, event.value) for event in events.Scalars('val/top1')] == [(1, 62.5), (2, 125.0)]
-
-
-@pytest.mark.parametrize(
-    ('module', 'require', 'extra'),
-    [(run_report, 'require_tensorboard', 'tensorboard'), (curves, 'require_matplotlib', 'finetune')],
-)
-def test_missing_library(module, require, extra, monkeypatch):
-    monkeypatch.setattr(module, 'find_spec', lambda name: None)
-    with pytest.raises(ValueError, match=rf'needs? \w+: pip install "timm_sk\[{extra}\]"'):
-        getattr(module, require)()
 
 
 @pytest.mark.parametrize('epochs', [1, 3, 50])

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ..data import Batch, Loader
 from ..distributed import DistributedContext, fail_together
 from ..models.modes import eval_mode
+from ..optional_packages import require_package
 from .imagenet_labels import LabelMap
 
 _BINS = 15  # of confidence, for the calibration error, as by default in torchmetrics
@@ -106,7 +107,7 @@ def evaluate(
             too many images, or all, cannot be read; if torchmetrics is not installed.
         RuntimeError: If the model fails in any of the processes.
     """
-    require_torchmetrics()
+    require_package('torchmetrics', 'finetune')
     if isinstance(model, DistributedDataParallel):
         model = model.module  # whose forward does not wait for other processes
     predictions = _Predictions()
@@ -177,18 +178,6 @@ def _reduce(
 def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     """Tensors on the CPU in one; empty if this process had no images."""
     return torch.cat(parts).cpu().to(dtype) if parts else torch.empty(0, dtype=dtype)
-
-
-def require_torchmetrics() -> None:
-    """Check that torchmetrics is installed.
-
-    Raises:
-        ValueError: If it is not.
-    """
-    try:
-        import torchmetrics  # noqa: F401
-    except ImportError as error:
-        raise ValueError('Validation needs torchmetrics: pip install "timm_sk[finetune]".') from error
 
 
 def _require_few_bad(bad: list[str], limit: int | None) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +18,6 @@ _PANELS = {
     'learning rate': ('lr',),
 }
 _STYLES = dict(train_loss='--o', val_loss='-s', train_top1='--o', val_top1='-s', val_top5=':^', lr='-.')
-
-
-def require_matplotlib() -> None:
-    """Check that plots can be drawn.
-
-    Raises:
-        ValueError: If matplotlib is not installed.
-    """
-    if find_spec('matplotlib') is None:
-        raise ValueError('Plots need matplotlib: pip install "timm_sk[finetune]".')
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None) -> Any:

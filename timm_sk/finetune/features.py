@@ -4,7 +4,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..atomic_io import atomic_write
+from ..atomic_io import atomic_write, read_json, write_json
 from ..data import Batch, ImageDataset, eval_loader, normalizer
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
@@ -69,16 +68,6 @@ def extract(config: Config) -> Path:
     return root
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """What the index says of a chunk: its number, the shape of its embeddings, and unreadable images."""
-
-    number: int
-    count: int
-    width: int
-    bad: list[str]
-
-
 def write_features(
     folder: Path,
     images: ImageDataset,
@@ -120,62 +109,57 @@ def write_features(
     """
     form, autocast = config.features_format, build_autocast(config, context.device)
     identity = _identity(model, images, transform, source=source, form=form, chunk=chunk)
-    problem = context.all_gather(_claim(folder, identity) if context.is_main else None)[0]
-    if problem:
-        raise ValueError(problem)
+    context.run_in_main(partial(_claim, folder, identity))
 
     def embed(batch: Tensor) -> Tensor:
         with torch.inference_mode(), autocast():
             features = model.forward_features(prepare(batch))  # type: ignore[operator]
             return model.forward_head(features, pre_logits=True).float().cpu()  # type: ignore[operator]
 
-    own: list[_Chunk] = []
+    own: list[dict[str, Any]] = []
     alone = DistributedContext(device=context.device)
     was_training = model.training
     model.eval()
     try:
         for number in range(context.rank, -(-len(images) // chunk), context.size):
             part = images.subset(range(number * chunk, min((number + 1) * chunk, len(images))))
-            found = _read_chunk(folder, number, form, len(part))
-            if found is None or found.bad:  # images may have been fixed since
-                found = _write_chunk(
-                    folder,
-                    number,
-                    form,
-                    part,
-                    eval_loader(
-                        part, transform, batch_size=config.batch_size, context=alone, workers=config.workers
-                    ).epoch(),
-                    embed,
-                    transform,
+            paths = _paths(folder, number, form)
+            found = _read_chunk(paths, number * chunk, len(part))
+            if found is None or found['bad']:  # images may have been fixed since
+                loader = eval_loader(
+                    part, transform, batch_size=config.batch_size, context=alone, workers=config.workers
                 )
+                _write_chunk(paths, part, loader.epoch(), embed, transform)
+                found = _read_chunk(paths, number * chunk, len(part))
+            if found is None:
+                raise OSError(f'{folder}: chunk {number} cannot be read.')
             own.append(found)
-            if sum(len(found.bad) for found in own) > config.max_bad_images:
+            if sum(len(found['bad']) for found in own) > config.max_bad_images:
                 break
     finally:
         model.train(was_training)
-    chunks = sorted((one for part in context.all_gather(own) for one in part), key=lambda one: one.number)
-    bad = [line for one in chunks for line in one.bad]
+    chunks = sorted((chunk for part in context.all_gather(own) for chunk in part), key=lambda chunk: chunk['first'])
+    bad = [line for chunk in chunks for line in chunk['bad']]
     if len(bad) > config.max_bad_images:
         more = f' and {len(bad) - 1} more' if len(bad) > 1 else ''
         raise ValueError(
             f'Cannot read an image: {bad[0]}{more}. Fix it, or raise --max-bad-images, now {config.max_bad_images}.'
         )
     if context.is_main:
-        _write_index(folder, identity, chunks, bad)
+        facts = dict(model=identity['model'], source=source, dimensions=chunks[0]['dimensions'])
+        facts |= dict(count=sum(chunk['count'] for chunk in chunks), bad=bad, chunks=chunks)
+        write_json(folder / INDEX, facts, version=VERSION)
     context.barrier()
     return folder
 
 
 def _write_chunk(
-    folder: Path,
-    number: int,
-    form: str,
+    paths: dict[str, Path],
     part: ImageDataset,
     batches: Iterator[Batch],
     embed: Callable[[Tensor], Tensor],
     transform: Transform,
-) -> _Chunk:
+) -> None:
     parts: list[Tensor] = []
     labels: list[int] = []
     names: list[str] = []
@@ -190,8 +174,7 @@ def _write_chunk(
         blank = torch.as_tensor(np.asarray(transform(Image.new(part.mode, (64, 64)))))
         parts = [embed(blank[None])[:0]]
     embeddings = torch.cat(parts)
-    paths = _paths(folder, number, form)
-    if form == 'safetensors':
+    if 'features' in paths:
         texts = {name: json.dumps(value, ensure_ascii=False) for name, value in (('names', names), ('bad', bad))}
         tensors = dict(embeddings=embeddings, labels=torch.tensor(labels, dtype=torch.int64))
         save_safetensors(tensors, paths['features'], metadata=texts)
@@ -199,15 +182,13 @@ def _write_chunk(
         for name, array in (('embeddings', embeddings.numpy()), ('labels', np.array(labels, dtype=np.int64))):
             with atomic_write(paths[name]) as file:
                 np.save(file, array)
-        _write_json(paths['images'], dict(names=names, bad=bad))
-    return _Chunk(number, len(labels), embeddings.shape[1], bad)
+        write_json(paths['images'], dict(names=names, bad=bad))
 
 
-def _read_chunk(folder: Path, number: int, form: str, size: int) -> _Chunk | None:
-    """The facts of a chunk of `size` images; None if it is missing or incomplete."""
-    paths = _paths(folder, number, form)
+def _read_chunk(paths: dict[str, Path], first: int, size: int) -> dict[str, Any] | None:
+    """The index's entry of a chunk of `size` images; None if it is missing or incomplete."""
     try:
-        if form == 'safetensors':
+        if 'features' in paths:
             with safe_open(paths['features'], 'pt') as file:
                 count, width = file.get_slice('embeddings').get_shape()
                 names, bad = (json.loads(file.metadata()[name]) for name in ('names', 'bad'))
@@ -217,7 +198,10 @@ def _read_chunk(folder: Path, number: int, form: str, size: int) -> _Chunk | Non
             names, bad = listed['names'], listed['bad']
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    return _Chunk(number, count, width, bad) if len(names) == count == size - len(bad) else None
+    if not len(names) == count == size - len(bad):
+        return None
+    files = [path.name for path in paths.values()]
+    return dict(files=files, first=first, count=count, dimensions=width, bad=bad)
 
 
 def _paths(folder: Path, number: int, form: str) -> dict[str, Path]:
@@ -225,23 +209,6 @@ def _paths(folder: Path, number: int, form: str) -> dict[str, Path]:
         return {'features': folder / f'features-{number:05}.safetensors'}
     endings = dict(embeddings='npy', labels='npy', images='json')
     return {name: folder / f'{name}-{number:05}.{ending}' for name, ending in endings.items()}
-
-
-def _write_index(folder: Path, identity: dict[str, Any], chunks: list[_Chunk], bad: list[str]) -> None:
-    listed = []
-    for chunk in chunks:
-        files = [path.name for path in _paths(folder, chunk.number, identity['form']).values()]
-        listed.append(dict(files=files, first=chunk.number * identity['chunk'], count=chunk.count))
-    index = dict(
-        version=VERSION,
-        model=identity['model'],
-        source=identity['source'],
-        dimensions=chunks[0].width,
-        count=sum(chunk.count for chunk in chunks),
-        chunks=listed,
-        bad=bad,
-    )
-    _write_json(folder / INDEX, index)
 
 
 def _identity(
@@ -254,7 +221,6 @@ def _identity(
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return dict(
-        version=VERSION,
         model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__,
         weights=digest.hexdigest(),
         source=source,
@@ -267,23 +233,26 @@ def _identity(
     )
 
 
-def _claim(folder: Path, identity: dict[str, Any]) -> str | None:
-    """Claim a folder, and remove what a killed process left incomplete; returns what is wrong with it."""
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Claim a folder, and remove what a killed process left incomplete.
+
+    Raises:
+        ValueError: If it holds something else.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob('*.partial'):
         leftover.unlink()
     if not any(folder.iterdir()):
-        _write_json(folder / SOURCE, identity)
-        return None
+        write_json(folder / SOURCE, identity, version=VERSION)
+        return
     try:
-        found = json.loads((folder / SOURCE).read_text(encoding='utf-8'))
-        held = {name: found.get(name) for name in identity}
-    except (OSError, ValueError, AttributeError):
-        return f'{folder} is not empty and holds no features: name a new folder.'
-    other = [f'{name} {held[name]} instead of {identity[name]}' for name in identity if held[name] != identity[name]]
-    return f'{folder} holds other features: {"; ".join(other)}. Name a new folder.' if other else None
-
-
-def _write_json(path: Path, content: object) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2, ensure_ascii=False) + '\n').encode())
+        found = read_json(folder / SOURCE, version=VERSION)
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f'{folder} is not empty and holds no features to continue: {error}. Name a new one.'
+        ) from error
+    other = [
+        f'{name} {found.get(name)} instead of {value}' for name, value in identity.items() if found.get(name) != value
+    ]
+    if other:
+        raise ValueError(f'{folder} holds other features: {"; ".join(other)}. Name a new folder.')

@@ -9,17 +9,18 @@ from typing import Any
 
 from ..data import ImageDataset, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
 from ..distributed import init_distributed
-from ..evaluation.metrics import evaluate, require_torchmetrics
+from ..evaluation.metrics import evaluate
+from ..optional_packages import require_package
 from ..publishing.hub_folder import require_tag
 from .config import Config
-from .curves import plot_confusion, plot_curves, require_matplotlib
+from .curves import plot_confusion, plot_curves
 from .dataset import open_data
 from .export import export_run
 from .loop import OnStep, Run, fit
 from .model import build_model
 from .preprocessing import batch_transform, build_transforms, resolve_preprocessing
 from .run_checkpoint import BEST, claim_folder, read, restore
-from .run_report import open_events, require_tensorboard
+from .run_report import open_events
 from .signals import stop_requests
 from .train_state import build_train_state, images_per_step, resolve_lr
 
@@ -65,10 +66,10 @@ def finetune(
         Stopped: If SIGINT or SIGTERM asked for it; the run is saved.
     """
     require_tag(config.tag)
-    require_torchmetrics()
-    require_matplotlib()
+    for package in ('torchmetrics', 'matplotlib'):
+        require_package(package, 'finetune')
     if config.tensorboard:
-        require_tensorboard()
+        require_package('tensorboard', 'tensorboard')
     with init_distributed(config.device) as context, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
         open_splits = partial(open_data, config)

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from ..atomic_io import atomic_write
+from ..atomic_io import FORMAT_VERSION, atomic_write
 from ..distributed import DistributedContext
 from ..errors import TimmSkError
 from .config import MACHINE, RUN, Config
@@ -19,7 +20,7 @@ from .train_state import TrainState
 
 LAST, BEST, CONFIG = 'last.pt', 'best.pt', 'config.yaml'
 CLAIM = '.run'  # marks the folder of a run; holds the id of the torchrun that started it
-FORMAT = 1  # of the checkpoints
+VERSION = 1  # of the checkpoints' format
 WHAT_TO_TRY = 'Try a lower --lr, --clip-grad 1, more --warmup-epochs or no --amp, with another --output.'
 _MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # in addition to the groups RUN and MACHINE
 _MAY_NOT_CHANGE = {'seed', 'amp', 'amp_dtype', 'sync_bn'}  # settings of these groups that change what is computed
@@ -32,21 +33,13 @@ class ResumeError(TimmSkError):
 def claim_folder(folder: Path, config: Config, context: DistributedContext) -> bool:
     """Create the folder of a run, or find a run in it to resume; returns whether there is one.
 
-    The main process looks, and tells the others: looking by themselves, they would see each other's files.
+    The main process looks: by themselves, processes would see each other's files.
 
     Raises:
-        ValueError: If the folder cannot be written or holds something else.
+        ValueError: If the folder holds something else.
+        OSError: If it cannot be written.
     """
-    found: str | bool = False
-    if context.is_main:
-        try:
-            found = _claim(folder, config, restarted=context.restarts > 0)
-        except (OSError, ValueError) as error:
-            found = str(error)
-    found = context.all_gather(found)[0]
-    if isinstance(found, str):
-        raise ValueError(found)
-    return found
+    return context.run_in_main(partial(_claim, folder, config, restarted=context.restarts > 0))
 
 
 def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
@@ -89,7 +82,7 @@ def save(folder: Path, state: TrainState, config: Config, context: DistributedCo
     content = state.state_dict(context)
     if context.is_main:
         require_finite(content['state_dict'], state.progress.updates)
-        _write(folder / LAST, _serialized(content | dict(format=FORMAT, config=config.as_dict(), data=data)))
+        _write(folder / LAST, _serialized(content, config, data=data))
 
 
 def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str, float]) -> None:
@@ -101,8 +94,8 @@ def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str
     """
     weights = state.eval_model.state_dict()
     require_finite(weights, state.progress.updates)
-    content = dict(format=FORMAT, state_dict=weights, epoch=int(metrics['epoch']), metrics=metrics)
-    _write(folder / BEST, _serialized(content | dict(config=config.as_dict(), arch=config.model)))
+    content = dict(state_dict=weights, epoch=int(metrics['epoch']), metrics=metrics)
+    _write(folder / BEST, _serialized(content, config, arch=config.model))
 
 
 def restore(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
@@ -138,9 +131,9 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
         content = torch.load(path, map_location=device, weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ResumeError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
-    found = content.get('format') if isinstance(content, dict) else None
-    if found != FORMAT:
-        raise ResumeError(f'{path} has checkpoint format {found!r}, expected {FORMAT}: choose another --output.')
+    found = content.get(FORMAT_VERSION) if isinstance(content, dict) else None
+    if found != VERSION:
+        raise ResumeError(f'{path} has format version {found}, expected {VERSION}: choose another --output.')
     return content
 
 
@@ -165,9 +158,9 @@ def _require_same_settings(before: dict[str, Any], config: Config) -> None:
         raise ResumeError(f'The run has other settings: {listed}. Resume with those, or choose another --output.')
 
 
-def _serialized(content: dict[str, Any]) -> bytes:
+def _serialized(content: dict[str, Any], config: Config, **facts: str) -> bytes:
     buffer = io.BytesIO()
-    torch.save(content, buffer)
+    torch.save({FORMAT_VERSION: VERSION, **content, **facts, 'config': config.as_dict()}, buffer)
     return buffer.getvalue()
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +50,6 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
 
 def _cell(value: float | None) -> str:
     return '' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
-
-
-def require_tensorboard() -> None:
-    """Check that TensorBoard events can be written.
-
-    Raises:
-        ValueError: If tensorboard is not installed.
-    """
-    if find_spec('tensorboard') is None:
-        raise ValueError('--tensorboard needs tensorboard: pip install "timm_sk[tensorboard]".')
 
 
 @contextmanager

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
-from timm.optim import create_optimizer_v2
-from timm.scheduler import PlateauLRScheduler, create_scheduler_v2
+from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.scheduler import PlateauLRScheduler, create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
@@ -205,30 +205,16 @@ def build_train_state(
     frozen = freeze(model, 'head' if config.linear_probe else config.freeze, all_norms=config.freeze_bn)
     ema = ModelEmaV3(model, decay=config.model_ema_decay, use_warmup=True) if config.model_ema else None
     lr = resolve_lr(config, images_per_step(config, context))
+    resolved = config.changed(
+        lr=lr,
+        warmup_lr=min(config.warmup_lr, lr),
+        warmup_epochs=min(config.warmup_epochs, config.epochs / 2),
+        sched_on_updates=config.sched_on_updates and config.sched != 'plateau',
+    )
     try:
-        optimizer = create_optimizer_v2(
-            model,
-            opt=config.opt,
-            lr=lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay,
-        )
+        optimizer = create_optimizer_v2(model, **optimizer_kwargs(resolved))
         scheduler, epochs = create_scheduler_v2(
-            optimizer,
-            sched=config.sched,
-            num_epochs=config.epochs,
-            decay_epochs=config.decay_epochs,
-            decay_milestones=list(config.decay_milestones),
-            cooldown_epochs=config.cooldown_epochs,
-            patience_epochs=config.patience_epochs,
-            decay_rate=config.decay_rate,
-            min_lr=config.min_lr,
-            warmup_lr=min(config.warmup_lr, lr),
-            warmup_epochs=min(config.warmup_epochs, config.epochs / 2),
-            plateau_mode='min' if config.eval_metric == 'loss' else 'max',
-            step_on_epochs=not config.sched_on_updates or config.sched == 'plateau',
-            updates_per_epoch=updates_per_epoch,
+            optimizer, **scheduler_kwargs(resolved), updates_per_epoch=updates_per_epoch
         )
     except (ValueError, AssertionError, TypeError) as error:
         raise ValueError(f'Cannot build opt {config.opt} with sched {config.sched}: {error}') from error
