@@ -1,11 +1,10 @@
-"""A convolution with what follows it when norms are folded: bias, the sum with a shortcut, and an activation.
+"""A convolution with bias, sum with a shortcut, and activation.
 
-`convolve` is the only place that decides which implementation runs: separate steps, or in inference on a CPU, for
-inputs that are channels last, oneDNN's convolution, which does the rest in the pass that writes its output. That takes
-5.9 ms instead of 7.2 for a ReLU, and 10.5 instead of 12.2 for sum and ReLU after 128 to 256 channels at 56x56, batch 8,
-on two cores. It loses in contiguous format, where folded nets took 1.02 to 1.1 times as long with it, and for single
-small images, since it lays out the weights anew: 28 ms instead of 20 for skresnet18 at 64x64. For these torch has
-kernels of its own.
+`convolve` chooses the implementation: separate steps, or in inference on a CPU with channels-last inputs oneDNN's fused
+convolution. That takes 5.9 ms instead of 7.2 with a ReLU, and 10.5 instead of 12.2 with sum and ReLU, for 128 to 256
+channels at 56x56, batch 8, on two cores. It is slower in contiguous format, where folded nets took 1.02 to 1.1 times as
+long, and for single small images, since it reorders the weights at each call: 28 ms instead of 20 for skresnet18 at
+64x64. For these torch has kernels of its own.
 
 `convolve` is a leaf to `torch.fx`.
 """
@@ -22,9 +21,9 @@ from torch import Tensor
 from .dispatch import runs_eagerly
 
 ACTIVATIONS = ('', 'relu', 'relu6')
-_SMALL = 20480  # numbers in a single picture, up to which torch does without oneDNN
+_SMALL = 20480  # elements of a single image, up to which torch does not use oneDNN
 
-# What oneDNN calls them, and its arguments.
+# Names and arguments of the activations in oneDNN.
 _ONEDNN_NAMES = {'': ('none', []), 'relu': ('relu', []), 'relu6': ('hardtanh', [0.0, 6.0])}
 
 
@@ -46,13 +45,13 @@ def convolve(
         x: Input [B, in_channels, H, W].
         weight: [out_channels, in_channels / groups, kernel height, kernel width].
         bias: [out_channels], or None.
-        stride: Of height and width, as the next two.
-        padding: Zeros on both sides.
-        dilation: Steps between the kernel's elements.
+        stride: Strides of height and width.
+        padding: Paddings of height and width.
+        dilation: Dilations of height and width.
         groups: Groups of the convolution.
         activation: One of `ACTIVATIONS`; '' for none.
-        shortcut: What is added before the activation, in the output's shape; it is not changed.
-        packed: What `pack` made of the weight, used where it can be.
+        shortcut: Tensor in the output's shape that is added before the activation, or None.
+        packed: The weight as `pack` returns it, or None.
 
     Returns:
         A new tensor [B, out_channels, H', W'].
@@ -86,10 +85,10 @@ def pack(
     dilation: Sequence[int],
     groups: int,
 ) -> Tensor | None:
-    """Lay a weight out as oneDNN computes with it, which it does at each call otherwise: 6.9 -> 5.6 ms at 7x7.
+    """Reorder a weight for oneDNN, which otherwise does it at each call: 6.9 -> 5.6 ms at 7x7.
 
-    It is for inputs that are channels last. Other shapes than `input_shape` give the same values, at the cost of
-    another layout. It takes as much memory again as the weight.
+    For inputs in channels last. Other shapes than `input_shape` give the same values, but may be slower. It takes as
+    much memory as the weight.
 
     Returns:
         An opaque tensor for `convolve`, which can be neither saved nor copied; None where oneDNN does not compute.
@@ -111,7 +110,7 @@ class _OneDnn(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _onednn_operators() -> _OneDnn | None:
-    """The operators with which torch.compile fuses convolutions on CPUs; None where this torch lacks them."""
+    """The operators with which torch.compile fuses convolutions on CPUs; None if this torch has none."""
     namespace = torch.ops.mkldnn
     if not torch.backends.mkldnn.is_available() or not hasattr(namespace, '_convolution_pointwise'):
         return None
@@ -138,7 +137,7 @@ def _is_plain_inference(x: Tensor, weight: Tensor, bias: Tensor | None, shortcut
 
 
 def _takes_torchs_kernel(x: Tensor, groups: int, packed: Tensor | None) -> bool:
-    """Whether an input is a single small image, whose weight is not packed for it."""
+    """Whether an input is a single small image and the weight is not packed."""
     return x.shape[0] == groups == 1 and x.numel() <= _SMALL and not (packed is not None and _is_nhwc(x))
 
 
@@ -151,7 +150,7 @@ def _onednn(
     shortcut: Tensor | None,
     packed: Tensor | None,
 ) -> Tensor | None:
-    """`convolve` in one pass of oneDNN, or None for what it does not take; the operators check little themselves."""
+    """`convolve` in one pass of oneDNN, or None for unsupported arguments, which the operators do not check."""
     stride, padding, dilation, groups = numbers
     operators = _onednn_operators()
     if operators is None or x.dtype not in operators.dtypes or x.dim() != 4 or not x.numel():

@@ -1,4 +1,4 @@
-"""Units whose fuse and select are kernels: trained, evaluated, folded, compiled, watched."""
+"""Units whose fuse and select are kernels: trained, evaluated, folded, compiled, with hooks."""
 
 import copy
 
@@ -45,28 +45,28 @@ def close(found: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-5) 
 @pytest.mark.parametrize('name', UNITS)
 def test_gradients(name, train, layout):
     unit = make_unit(name).train(train)
-    twin = copy.deepcopy(unit).double()  # of which the kernels take nothing
+    copied = copy.deepcopy(unit).double()  # not supported by the kernels
     x = X.clone(memory_format=layout).requires_grad_()
     with launched(**TRAINED):
         output = unit(x)
         output.sin().sum().backward()
     (exact_x,) = exact([x])
     with launched():
-        expected = twin(exact_x)
+        expected = copied(exact_x)
         expected.sin().sum().backward()
     assert close(output, expected)
     assert close(x.grad, exact_x.grad, 1e-4)
-    for (key, ours), wanted in zip(unit.named_parameters(), twin.parameters(), strict=True):
+    for (key, ours), wanted in zip(unit.named_parameters(), copied.parameters(), strict=True):
         # of a bias before a norm only rounding is left
         assert close(ours.grad, wanted.grad, 2e-3 if train else 1e-4), key
-    for ours, wanted in zip(unit.buffers(), twin.buffers(), strict=True):
+    for ours, wanted in zip(unit.buffers(), copied.buffers(), strict=True):
         assert close(ours, wanted.double())
 
 
 @pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=['contiguous', 'channels last'])
 @pytest.mark.parametrize('name', UNITS)
 @torch.no_grad()
-def test_folded_convolutions_stay_raw(name, layout):
+def test_folded_convolutions_defer_their_epilogue(name, layout):
     unit = make_unit(name)
     expected = copy.deepcopy(unit).double()(X.double())
     x = X.contiguous(memory_format=layout)
@@ -87,7 +87,7 @@ def test_folded_units_compile_into_one_graph(name):
 
 
 @torch.no_grad()
-def test_merged_groups_stay_raw():
+def test_merged_groups_defer_their_epilogue():
     unit = folded(fill_model(timm_sk.SelectiveKernel(8, 12, groups=4)).to(DEVICE))
     expected = copy.deepcopy(unit).double()(X.double())
     for path in unit.paths:
@@ -97,7 +97,7 @@ def test_merged_groups_stay_raw():
 
 
 @pytest.mark.parametrize('name', ['two paths', 'radix 2'])
-def test_who_looks_at_a_branch_sees_it_finished(name):
+def test_hooks_see_complete_branches(name):
     unit = folded(make_unit(name))
     expected = copy.deepcopy(unit).double()(X.double())
     seen = []
@@ -107,14 +107,14 @@ def test_who_looks_at_a_branch_sees_it_finished(name):
         assert close(unit(X), expected)
     assert seen[0].min() == 0  # after the activation
     handle.remove()
-    with launched(**TRAINED):  # with gradients, too, it takes the ordinary way
+    with launched(**TRAINED):
         output = unit(X.clone().requires_grad_())
         output.sum().backward()
     assert close(output, expected)
 
 
 @torch.no_grad()
-def test_other_units_take_the_ordinary_way():
+def test_units_without_deferred_epilogue():
     plain = fill_model(timm_sk.SelectiveKernel(8, 12, attention=False)).to(DEVICE).eval()
     silu = fill_model(timm_sk.SelectiveKernel(8, 12, act_layer=nn.SiLU)).to(DEVICE).eval()
     stacked = fill_model(StackedSelectiveKernel(8, 12)).to(DEVICE).eval()
@@ -138,11 +138,11 @@ def test_folded_units_export_and_trace_without_kernels(name):
 
 
 @torch.no_grad()
-def test_a_deployed_model():
+def test_deployed_model():
     model = timm.create_model('sknet_atto.digits', pretrained=True).to(DEVICE).eval()
-    pictures = make_input((1, 3, 16, 16)).to(DEVICE)
-    expected = copy.deepcopy(model).double()(pictures.double())
+    images = make_input((1, 3, 16, 16)).to(DEVICE)
+    expected = copy.deepcopy(model).double()(images.double())
     deployed = timm_sk.deploy(model, input_size=(3, 16, 16), compile=False, merge_groups=False)
     units = sum(isinstance(module, timm_sk.SelectiveKernel) for module in model.modules())
     with launched(fuse_bias_act=units, select_bias_act=units):
-        assert close(deployed(pictures), expected, 1e-4)
+        assert close(deployed(images), expected, 1e-4)

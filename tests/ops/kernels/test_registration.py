@@ -1,4 +1,4 @@
-"""The operators in what PyTorch does with operators: checks, compilation, autocast, checkpoints, tracing, export."""
+"""The operators in PyTorch: opcheck, compilation, autocast, gradient checkpointing, tracing, export."""
 
 import os
 import subprocess
@@ -7,7 +7,18 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_cases import DEVICE, Case, assert_close, exact, launched, make_biases, make_logits, make_tensors
+from kernel_cases import (
+    DEVICE,
+    LAYOUTS,
+    Case,
+    assert_close,
+    branches_of,
+    exact,
+    launched,
+    make_biases,
+    make_logits,
+    make_tensors,
+)
 from random_weights import make_input
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -99,7 +110,7 @@ def test_compiled_graph_contains_the_operators():
     assert operators(graph) == ['timm_sk.fuse.default', 'timm_sk.select.default']
 
 
-def test_the_switch_leaves_compiled_graphs_to_inductor(monkeypatch):
+def test_compiled_graphs_without_kernels(monkeypatch):
     monkeypatch.setattr(kernels, 'IN_COMPILED_GRAPHS', False)
     with launched():
         assert_agrees(torch.compile(unit, fullgraph=True, backend='aot_eager'), make_inputs())
@@ -140,23 +151,19 @@ def test_inference_mode():
 
 class Unit(nn.Module):
     def forward(self, x: Tensor, mixer: Tensor) -> Tensor:
-        branches = [x.sin(), x.cos()]
-        logits = (ops.fuse(branches) @ mixer).unflatten(1, (2, -1))
-        return ops.select(branches, logits)
+        return unit(x, mixer)
 
 
 def test_fx_leaves_stay_leaves():
     traced = torch.fx.symbolic_trace(Unit())
-    assert [node.target for node in traced.graph.nodes if node.target in (ops.fuse, ops.select)] == [
-        ops.fuse,
-        ops.select,
-    ]
+    leaves = [node.target for node in traced.graph.nodes if node.target in (ops.fuse, ops.select)]
+    assert leaves == [ops.fuse, ops.select]
     with launched(**EACH):
         assert_agrees(traced, make_inputs())
 
 
 @pytest.mark.parametrize('strict', [True, False])
-def test_what_is_exported_runs_anywhere(strict):
+def test_exported_programs_have_no_kernels(strict):
     inputs = tuple(make_inputs())
     with launched():
         exported = torch.export.export(Unit(), inputs, strict=strict)
@@ -213,7 +220,7 @@ def test_distributed_data_parallel(tmp_path):
 @pytest.mark.parametrize(
     ('count', 'dtype'), [(5, torch.float32), (2, torch.float64), (2, torch.int64)], ids=['five', 'double', 'whole']
 )
-def test_the_reference_takes_what_the_kernels_do_not(count, dtype):
+def test_unsupported_branches_take_the_reference(count, dtype):
     branches = [(10 * make_input((2, 3, 4, 5), seed=m)).to(DEVICE, dtype) for m in range(count)]
     logits = make_input((2, count, 3)).to(DEVICE, torch.float64 if dtype is torch.float64 else torch.float32)
     with launched():
@@ -233,37 +240,31 @@ def test_mixed_dtypes_and_parameters_take_the_reference():
     assert ops.runs_kernels([x, x], make_logits(PLAIN).half())
 
 
-def test_branches_that_lie_side_by_side_are_one_operand():
-    whole = make_input((2, 10, 3, 5)).to(DEVICE).requires_grad_()
+def test_packed_branches_are_one_operand():
+    packed = make_input((2, 10, 3, 5)).to(DEVICE).requires_grad_()
     logits = make_logits(PLAIN)
-    branches = ops.Branches([whole], radix=2)
+    branches = ops.Branches([packed], radix=2)
     with launched(**EACH):
         fused, selected = ops.fuse(branches), ops.select(branches, logits)
-        gradients = torch.autograd.grad(fused.sum() + selected.sin().sum(), [whole, logits])
-    exact_whole, exact_logits = exact([whole, logits])
-    halves = exact_whole.chunk(2, dim=1)
+        gradients = torch.autograd.grad(fused.sum() + selected.sin().sum(), [packed, logits])
+    exact_packed, exact_logits = exact([packed, logits])
+    halves = exact_packed.chunk(2, dim=1)
     wanted = reference.fuse(halves), reference.select(halves, exact_logits)
     assert_close([fused, selected], wanted)
-    assert_close(gradients, torch.autograd.grad(wanted[0].sum() + wanted[1].sin().sum(), [exact_whole, exact_logits]))
-    assert selected.grad_fn.next_functions[0][0].variable is whole
+    assert_close(gradients, torch.autograd.grad(wanted[0].sum() + wanted[1].sin().sum(), [exact_packed, exact_logits]))
+    assert selected.grad_fn.next_functions[0][0].variable is packed
 
 
-def test_slices_are_read_where_they_lie():
+@pytest.mark.parametrize('radix', [1, 2])
+@pytest.mark.parametrize('layout', LAYOUTS[:-1])
+def test_which_layouts_are_copied(layout, radix):
     from timm_sk.ops.kernels.strides import readable
 
-    for layout in ('contiguous', 'channels last', 'slices', 'slices of channels last', 'every other image'):
-        for radix in (1, 2):
-            branches = [
-                branch
-                for tensor in make_tensors(PLAIN._replace(layout=layout, radix=radix, count=2))
-                for branch in tensor.chunk(radix, dim=1)
-            ]
-            read, _ = readable(branches)
-            assert [a.data_ptr() for a in read] == [b.data_ptr() for b in branches]
-    for layout in ('every other column', 'cropped', 'cropped channels last', 'transposed'):
-        branches = make_tensors(PLAIN._replace(layout=layout))
-        read, _ = readable(branches)
-        assert all(a.data_ptr() != b.data_ptr() for a, b in zip(read, branches, strict=True))
+    branches = branches_of(make_tensors(PLAIN._replace(layout=layout, radix=radix)), radix)
+    copied = [
+        ours.data_ptr() != theirs.data_ptr() for ours, theirs in zip(readable(branches)[0], branches, strict=True)
+    ]
+    assert copied == [LAYOUTS.index(layout) >= LAYOUTS.index('every other column')] * 2
 
 
 WITHOUT_TRITON = """
@@ -281,7 +282,7 @@ assert kernels in ([], ['timm_sk.ops.kernels.two_branch_tiling']), kernels  # wh
 
 
 @pytest.mark.deep
-def test_without_triton_there_is_one_line_in_the_log():
+def test_missing_triton_is_logged_once():
     environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
     done = subprocess.run([sys.executable, '-c', WITHOUT_TRITON], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

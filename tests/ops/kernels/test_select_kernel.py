@@ -19,7 +19,6 @@ from kernel_cases import (
     name_of,
     select,
 )
-from torch import Tensor
 
 from timm_sk.ops import reference
 
@@ -29,58 +28,22 @@ GATES = ('softmax', 'sigmoid')
 TRAINED = dict(select=1, select_backward=1, gate_backward=1)
 
 
-def backward_formula(grad: Tensor, branches: list[Tensor], logits: Tensor, gate: str) -> list[Tensor]:
-    """What the kernel's header says, in plain PyTorch."""
-    weights = logits.softmax(dim=1) if gate == 'softmax' else logits.sigmoid()
-    slopes = torch.stack([(grad * branch).sum(dim=(2, 3)) for branch in branches], dim=1)
-    if gate == 'softmax':
-        logits_gradient = weights * (slopes - (weights * slopes).sum(dim=1, keepdim=True))
-    else:
-        logits_gradient = slopes * weights * (1 - weights)
-    return [*(weights[:, m, :, None, None] * grad for m in range(len(branches))), logits_gradient]
-
-
-@pytest.mark.parametrize('gate', GATES)
-@pytest.mark.parametrize('count', [1, 2, 3, 4])
-def test_backward_formula(count, gate):
-    case = Case(count, 1, (2, 2, 3, 2), torch.float32, 'contiguous')
-    branches, (logits,) = exact(make_tensors(case)), exact([make_logits(case)])
-
-    class ByFormula(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, logits, *branches):
-            ctx.save_for_backward(logits, *branches)
-            return reference.select(branches, logits, gate)
-
-        @staticmethod
-        def backward(ctx, grad):
-            logits, *branches = ctx.saved_tensors
-            *gradients, logits_gradient = backward_formula(grad, branches, logits, gate)
-            return logits_gradient, *gradients
-
-    assert torch.autograd.gradcheck(ByFormula.apply, (logits, *branches))
-
-
 @pytest.mark.parametrize('case', CASES, ids=name_of)
 def test_values_and_gradients(case):
     # each case of the narrow grid with one gate, each count of branches with both
     for gate in GATES if case.shape[0] == 2 else GATES[case.count % 2 :][:1]:
         tensors, logits = make_tensors(case), make_logits(case)
         exacts, (exact_logits,) = exact(tensors), exact([logits])
-        branches = branches_of(exacts, case.radix)
         with launched(select=1):
             selected = select(tensors, logits, gate)
-        expected = reference.select(branches, exact_logits, gate)
+        expected = reference.select(branches_of(exacts, case.radix), exact_logits, gate)
         assert selected.dtype is case.dtype
         assert selected.is_contiguous(memory_format=torch.channels_last) or 'channels last' not in case.layout
         assert_close([selected], [expected])
         grad = torch.randn_like(selected)
         with launched(select_backward=1, gate_backward=1):
             gradients = torch.autograd.grad(selected, [*tensors, logits], grad)
-        by_reference = torch.autograd.grad(expected, [*exacts, exact_logits], grad.double())
-        assert_close(gradients, by_reference)
-        by_formula = backward_formula(grad.double(), branches, exact_logits, gate)
-        assert_close([*branches_of(gradients[:-1], case.radix), gradients[-1]], by_formula)
+        assert_close(gradients, torch.autograd.grad(expected, [*exacts, exact_logits], grad.double()))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])

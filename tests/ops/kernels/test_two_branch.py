@@ -59,14 +59,14 @@ WIDE = [
 
 
 def on_devices(*cases: Case) -> list[Any]:
-    """Cases on the CPU, few of them in the default tier, and these and the wide ones on a GPU."""
+    """Cases on the CPU, the first four in the default tier, and these and the wide ones on a GPU."""
     on_gpu = [pytest.param('cuda', case, marks=pytest.mark.gpu) for case in (*cases, *WIDE)]
     on_cpu = [pytest.param('cpu', case, marks=() if case in cases[:4] else pytest.mark.deep) for case in cases]
     return on_cpu + on_gpu
 
 
 class Inputs:
-    """Random input, weights and biases of a case, as they are and as the kernel takes them."""
+    """Random input, weights and biases of a case, and as packed for the kernel."""
 
     def __init__(self, case: Case, dtype: torch.dtype = torch.float32, device: str = 'cpu') -> None:
         share = case.in_channels // case.groups
@@ -102,7 +102,7 @@ class Inputs:
         return found, [*wanted, reference.fuse(wanted), reference.select(wanted, logits.double())]
 
     def framed(self) -> Tensor:
-        """The input, channels last, between NaNs: what is read before the first picture and after the last is seen."""
+        """The input in channels last, surrounded by NaN, so that reads outside of it are noticed."""
         nhwc = self.x.permute(0, 2, 3, 1).contiguous()
         margin = 4 * self.case.width * self.case.in_channels
         memory = torch.full((nhwc.numel() + 2 * margin,), torch.nan, dtype=nhwc.dtype, device=nhwc.device)

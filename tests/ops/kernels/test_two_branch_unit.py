@@ -1,4 +1,4 @@
-"""The SK unit on the two-branch kernel: its values, where it steps back, and when deploying chooses it."""
+"""The SK unit on the two-branch kernel: its values, its limits, and when deploying chooses it."""
 
 import copy
 import pickle
@@ -38,7 +38,7 @@ LAUNCHES = {'store_branches': dict(two_branch=1, select=1), 'recompute_branches'
 
 
 def folded(layer: type[SelectiveKernel] = SelectiveKernel, channels: int = 16, **kwargs: Any) -> nn.Module:
-    """A folded unit with random weights, of one input unless it is told otherwise."""
+    """A folded unit with random weights, by default without `split_input`."""
     unit = layer(channels, **{'split_input': False, **kwargs})
     return reparameterize_model(fill_model(unit).eval()).requires_grad_(False)
 
@@ -150,18 +150,18 @@ def test_which_units_are_replaced(unit, taken):
             TwoBranchSelectiveKernel(module, 'store_branches')
 
 
-def test_refuses_an_unknown_form():
+def test_unknown_form():
     with pytest.raises(ValueError, match="one of store_branches, recompute_branches, got 'A'"):
         TwoBranchSelectiveKernel(folded(), 'A')
 
 
 def like(*size: int) -> Tensor:
-    """The input of a unit, without its values."""
+    """An input on the meta device."""
     return torch.empty(1, *size, device='meta').to(memory_format=torch.channels_last)
 
 
 class Net(nn.Module):
-    """Three units, of which two are alike, with what deploying knows of them."""
+    """Three units, two of them equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -175,7 +175,7 @@ class Net(nn.Module):
 
 
 class Stopwatch:
-    """Stands in for `measure`: checks that all forms agree, then tells the times that it was given."""
+    """Replaces `measure`: checks that all forms agree, then returns the given times."""
 
     def __init__(self, *times: dict[str, list[float]]) -> None:
         self.times = list(times)
@@ -188,11 +188,9 @@ class Stopwatch:
         return self.times.pop(0)
 
 
-def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
+def test_equal_units_are_measured_once(monkeypatch):
     path = store_root() / FILE_NAME
-    answers = iter(
-        ['store_branches', SEPARATE, 'recompute_branches', 'store_branches']
-    )  # no more than these are asked for
+    answers = iter(['store_branches', SEPARATE, 'recompute_branches', 'store_branches'])  # each is measured once
     monkeypatch.setattr(tune_branches, 'fastest_form', lambda *_, **__: next(answers))
     net = Net()
     found = replace_where_faster(net, net.inputs(), remember=False, interpret=True)
@@ -213,10 +211,17 @@ def test_choices_are_made_once_for_units_that_are_alike(monkeypatch):
     [(SEPARATE_WINS, SEPARATE), (STORE_WINS, 'store_branches'), (RECOMPUTE_WINS, 'recompute_branches')],
 )
 def test_fastest_form_must_win_by_a_margin(monkeypatch, times, form):
+    unit = folded(channels=32, groups=4)
+    for conv in convolutions(unit):
+        conv.merge(2)
+    monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
     monkeypatch.setattr(tune_branches, 'measure', Stopwatch(times))
     launches = launcher.launches['two_branch']
-    assert tune_branches.fastest_form(folded(), like(16, 3, 3)) == form
+    assert tune_branches.fastest_form(unit, like(32, 3, 3)) == form
     assert launcher.launches['two_branch'] == launches + 3 + 3  # once to prepare, once in the measurement
+    assert type(unit) is SelectiveKernel
+    assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
+    assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'store_branches'))] == [4, 4]
 
 
 @pytest.mark.parametrize('form', FORMS)
@@ -240,18 +245,7 @@ def test_kernel_that_cannot_be_built(monkeypatch, form, caplog):
     ]
 
 
-def test_measuring_leaves_the_unit_as_it_is(monkeypatch):
-    unit = folded(channels=32, groups=4)
-    for conv in convolutions(unit):
-        conv.merge(2)
-    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(STORE_WINS))
-    tune_branches.fastest_form(unit, like(32, 3, 3))
-    assert type(unit) is SelectiveKernel
-    assert [conv.wide_groups for conv in convolutions(unit)] == [2, 2]
-    assert [conv.wide_groups for conv in convolutions(TwoBranchSelectiveKernel(unit, 'store_branches'))] == [4, 4]
-
-
-def test_never_on_a_cpu_unless_asked(monkeypatch):
+def test_not_on_a_cpu(monkeypatch):
     monkeypatch.setattr(tune_branches, 'measure', lambda runs, device: STORE_WINS)
     net = Net()
     assert replace_where_faster(net, net.inputs()) == {}
@@ -261,16 +255,6 @@ def test_never_on_a_cpu_unless_asked(monkeypatch):
     monkeypatch.setattr(kernels, 'load', lambda name: False)  # Triton is missing
     assert replace_where_faster(net, net.inputs(), interpret=True) == {}
     assert net.forms() == [SEPARATE] * 3
-
-
-@pytest.mark.deep
-def test_forms_are_measured_without_compiling_them(monkeypatch):
-    monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
-    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(STORE_WINS))
-    monkeypatch.setattr(tune_branches, '_runs_on_device', lambda *_: True)  # as on a GPU
-    net = Net()
-    net.units = net.units[:1]
-    assert replace_where_faster(net, net.inputs()) == {'units.0': 'store_branches'}
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
-"""Fuse and select as Triton kernels, a file each: what runs on a CUDA device where `takes` says so.
+"""Fuse and select as Triton kernels for CUDA devices.
 
-Nothing here is imported with `timm_sk` but this file, which needs no Triton: `available` looks for it at first use.
-`timm_sk.ops` decides; the modules register the operators `timm_sk::fuse`, `timm_sk::select` and their kin, which
-`torch.compile` keeps as they are.
+`timm_sk` imports only this file, which needs no Triton; `available` looks for it at first use. The other modules
+register the operators `timm_sk::fuse`, `timm_sk::select` and `timm_sk::two_branch`, which `torch.compile` keeps.
 """
 
 import importlib
@@ -47,12 +46,12 @@ def available() -> bool:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether the kernels run on a device: a CUDA one, or in Triton's interpreter the CPU."""
+    """Whether the kernels run on a device: CUDA, or the CPU in Triton's interpreter."""
     return (device.type == 'cuda' or (INTERPRETED and device.type == 'cpu')) and available()
 
 
 def load(name: str) -> bool:
-    """Import a file of kernels, which registers its operators; False where there is no working Triton."""
+    """Import a module of kernels, which registers its operators; False without a working Triton."""
     if not available():
         return False
     importlib.import_module(f'{__name__}.{name}')
@@ -60,15 +59,14 @@ def load(name: str) -> bool:
 
 
 def takes(branches: Sequence[Tensor], logits: Tensor | None = None) -> bool:
-    """Whether the kernels compute with such tensors here.
+    """Whether the kernels support such tensors.
+
+    That is at most `MAX_BRANCHES` branches of one of `DTYPES` on one CUDA device, and logits in any of `DTYPES` on the
+    same device; on a CPU only in Triton's interpreter.
 
     Args:
-        branches: M of them, or what they are made from.
-        logits: Of the selection.
-
-    Returns:
-        True if there are at most `MAX_BRANCHES`, of one of `DTYPES`, on one CUDA device, and the logits beside them
-        in any of `DTYPES`; on a CPU only in Triton's interpreter.
+        branches: Branches, or tensors of the same dtype and device.
+        logits: Logits of the selection, or None.
     """
     first = branches[0]
     if not runs_on(first.device) or len(branches) > MAX_BRANCHES or first.dtype not in DTYPES:
@@ -79,7 +77,7 @@ def takes(branches: Sequence[Tensor], logits: Tensor | None = None) -> bool:
 
 
 def _missing() -> str:
-    """What is missing for compiled kernels, or nothing."""
+    """What is missing for compiled kernels; '' if nothing is."""
     if not torch.cuda.is_available():
         return 'torch sees no CUDA device'
     try:

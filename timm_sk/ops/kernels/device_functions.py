@@ -1,4 +1,4 @@
-"""What the kernels have in common: where a tile lies, and what a branch is made from."""
+"""Functions shared by the kernels: the position of a tile, branches with bias and activation, the gate."""
 
 import triton
 import triton.language as tl
@@ -6,11 +6,11 @@ import triton.language as tl
 
 @triton.jit
 def place(program, channel_blocks, shares):
-    """Which picture, block of channels and share of the pixels a program has; indices of 64 bits."""
+    """Image, block of channels and share of the pixels of a program, as 64-bit indices."""
     share = program % shares
     block = (program // shares) % channel_blocks
-    picture = program // (shares * channel_blocks)
-    return picture.to(tl.int64), block.to(tl.int64), share
+    image = program // (shares * channel_blocks)
+    return image.to(tl.int64), block.to(tl.int64), share
 
 
 @triton.jit
@@ -26,7 +26,7 @@ def columns(vectors, channel, is_channel, COUNT: tl.constexpr):
 
 @triton.jit
 def features(branch, offsets, mask, biases, M: tl.constexpr, ACTIVATION: tl.constexpr):
-    """Load a tile of branch M in float32, with bias and activation where asked; zeros outside of the tensor."""
+    """Load a tile of branch M in float32, with optional bias and activation; zeros outside of the tensor."""
     x = tl.load(branch + offsets, mask=mask, other=0.0).to(tl.float32)
     if len(biases) > 0:
         x = x + biases[M]
@@ -40,11 +40,11 @@ def features(branch, offsets, mask, biases, M: tl.constexpr, ACTIVATION: tl.cons
 
 
 @triton.jit
-def gate_weights(logits, picture, channel, is_channel, channels, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
-    """A tuple of the M weights [BLOCK_C] of a picture's channels, in float32."""
+def gate_weights(logits, image, channel, is_channel, channels, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
+    """A tuple of the M weights [BLOCK_C] of a image's channels, in float32."""
     values = ()
     for m in tl.static_range(COUNT):
-        row = (picture * COUNT + m) * channels
+        row = (image * COUNT + m) * channels
         values = values + (tl.load(logits + row + channel, mask=is_channel, other=0.0).to(tl.float32),)
     weights = ()
     if SIGMOID:

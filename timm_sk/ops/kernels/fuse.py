@@ -5,7 +5,7 @@ complete branch is ever in memory.
 
 Each branch is read once, by the strides that it has, and B * C numbers are written: M * B * C * H * W elements are all
 the traffic that matters. The sum of the branches is never in memory. Sums are in float32 and in a fixed order: where
-too few programs would run, several share a picture's pixels, and their sums, a few kilobytes, are added in a second
+too few programs would run, several share a image's pixels, and their sums, a few kilobytes, are added in a second
 step. The backward pass moves nothing: the gradient is a view of B * C numbers, spread over space.
 """
 
@@ -33,7 +33,7 @@ def _fuse_kernel(
     share_pixels,
     channel_blocks,
     shares,
-    picture_stride,
+    image_stride,
     channel_stride,
     pixel_stride,
     weight,  # of each element, 1 / (H W)
@@ -42,11 +42,11 @@ def _fuse_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    picture, block, share = place(tl.program_id(0), channel_blocks, shares)
+    image, block, share = place(tl.program_id(0), channel_blocks, shares)
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channel < channels
     bias = columns(biases, channel, is_channel, COUNT)
-    start = picture * picture_stride + channel[:, None] * channel_stride
+    start = image * image_stride + channel[:, None] * channel_stride
     total = tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32)
     first = share * share_pixels
     for begin in range(first, min(first + share_pixels, pixels), BLOCK_S):
@@ -55,7 +55,7 @@ def _fuse_kernel(
         mask = is_channel[:, None] & (pixel < pixels)[None, :]
         for m in tl.static_range(COUNT):
             total += features(branches[m], offsets, mask, bias, m, ACTIVATION)
-    row = (picture * shares + share) * channels
+    row = (image * shares + share) * channels
     tl.store(sums + row + channel, tl.sum(total, axis=1) * weight, mask=is_channel)
 
 
@@ -83,18 +83,18 @@ def fuse(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activ
     require_epilogue(slices, biases, activation)
     if not slices[0].numel():
         return reference.fuse(slices)
-    pictures, channels, height, width = slices[0].shape
+    images, channels, height, width = slices[0].shape
     pixels, device, dtype = height * width, slices[0].device, slices[0].dtype
     tensors, strides = readable(slices)
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=1, device=device)
     channel_blocks = triton.cdiv(channels, block.channels)
-    share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
-    shape = (pictures, share_count, channels)
+    share_count, share_pixels = shares(images * channel_blocks, pixels, block, device)
+    shape = (images, share_count, channels)
     sums = torch.empty(shape, dtype=dtype if share_count == 1 else torch.float32, device=device)
     launch(
         'fuse_bias_act' if biases else 'fuse',
         _fuse_kernel,
-        pictures * channel_blocks * share_count,
+        images * channel_blocks * share_count,
         device,
         sums,
         tensors,
@@ -111,14 +111,14 @@ def fuse(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activ
         BLOCK_C=block.channels,
         BLOCK_S=block.pixels,
     )
-    return sums.view(pictures, channels) if share_count == 1 else sums.sum(dim=1).to(dtype)
+    return sums.view(images, channels) if share_count == 1 else sums.sum(dim=1).to(dtype)
 
 
 @fuse.register_fake
 def _(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activation: str) -> Tensor:
     require(branches)
-    pictures, channels = branches[0].shape[:2]
-    return branches[0].new_empty([pictures, channels // radix])
+    images, channels = branches[0].shape[:2]
+    return branches[0].new_empty([images, channels // radix])
 
 
 def _keep_shape(ctx: Any, inputs: tuple[Sequence[Tensor], int, Sequence[Tensor], str], output: Tensor) -> None:

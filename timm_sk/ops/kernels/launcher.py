@@ -1,7 +1,6 @@
-"""How the kernels are launched: their tiles, how many programs share the pixels, on which device.
+"""Launches of the kernels: tile sizes, and how many programs share the pixels of an image.
 
-The numbers below come from counting bytes in flight and registers, for compute capability 8 and 9, and from no
-measurement.
+The sizes are not measured; they come from counting bytes in flight and registers for compute capability 8 and 9.
 """
 
 from collections import Counter
@@ -12,18 +11,18 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-# How often each kernel was launched in this process.
+# Number of launches of each kernel in this process.
 launches: Counter[str] = Counter()
 
 
 class Sizes(NamedTuple):
-    """What is right for a device.
+    """Sizes for a device.
 
     Attributes:
-        elements: Of a tile of each branch; 4096 in bfloat16 are four loads of 16 bytes by each of 128 threads.
-        pixels: Most pixels of a tile where they lie side by side.
-        channels: Most channels of a tile where they lie side by side.
-        programs: Below so many, the pixels of a picture are shared among several.
+        elements: Elements in a tile of a branch; 4096 in bfloat16 are four loads of 16 bytes by each of 128 threads.
+        pixels: Largest number of pixels in a tile of contiguous tensors.
+        channels: Largest number of channels in a tile of channels-last tensors.
+        programs: With fewer programs than this, several share the pixels of an image.
     """
 
     elements: int
@@ -32,25 +31,27 @@ class Sizes(NamedTuple):
     programs: int
 
 
-INTERPRETED = Sizes(elements=64, pixels=16, channels=4, programs=16)  # odd small shapes have several tiles, not full
+INTERPRETED = Sizes(
+    elements=64, pixels=16, channels=4, programs=16
+)  # small shapes have several tiles, some partly filled
 
 
 class Tile(NamedTuple):
-    """Block sizes, powers of two."""
+    """Numbers of channels and pixels of a tile, powers of two."""
 
     channels: int
     pixels: int
 
 
 def tile(channels: int, pixels: int, *, channels_last: bool, held: int, device: torch.device) -> Tile:
-    """Choose the block of channels and pixels that a program reads at once.
+    """Choose the tile that a program reads at once.
 
     Args:
-        channels: Of a branch.
-        pixels: Of a branch.
-        channels_last: Whether the channels lie side by side, rather than the pixels.
-        held: Tiles that are in registers together.
-        device: Where it runs.
+        channels: Number of channels of a branch.
+        pixels: Number of pixels of a branch.
+        channels_last: Whether channels, rather than pixels, are adjacent in memory.
+        held: Number of tiles in registers at the same time.
+        device: Device of the tensors.
     """
     sizes = _sizes(device)
     elements = min(2 * sizes.elements // triton.next_power_of_2(held), sizes.elements)
@@ -63,17 +64,17 @@ def tile(channels: int, pixels: int, *, channels_last: bool, held: int, device: 
 
 
 def shares(programs: int, pixels: int, block: Tile, device: torch.device) -> tuple[int, int]:
-    """Share the pixels of each picture among programs where there are too few of them to fill the device.
+    """Split the pixels of each image among programs where there are too few programs to fill the device.
 
     Args:
-        programs: As many as there are without.
-        pixels: Of a picture.
+        programs: Number of programs without splitting.
+        pixels: Number of pixels of an image.
         block: The tile.
-        device: Where it runs.
+        device: Device of the tensors.
 
     Returns:
-        Number of shares, and the pixels of each, a multiple of the tile's. They depend on nothing else, so that sums
-        are the same each time.
+        Number of shares, and pixels in each, a multiple of the tile's. They depend on the arguments only, so that sums
+        are deterministic.
     """
     tiles = triton.cdiv(pixels, block.pixels)
     wanted = triton.cdiv(_sizes(device).programs, max(programs, 1))
@@ -82,7 +83,7 @@ def shares(programs: int, pixels: int, block: Tile, device: torch.device) -> tup
 
 
 def launch(name: str, kernel: Any, programs: int, device: torch.device, *args: Any, **constants: Any) -> None:
-    """Launch a kernel on a device's current stream, with a grid of one dimension, and count it."""
+    """Launch a kernel on the current stream of a device, with a one-dimensional grid, and count the launch."""
     launches[name] += 1
     # Triton launches on the current device, whichever the tensors are on
     with torch.cuda.device(device) if device.type == 'cuda' else nullcontext():
@@ -90,7 +91,7 @@ def launch(name: str, kernel: Any, programs: int, device: torch.device, *args: A
 
 
 def sizes_for(processors: int) -> Sizes:
-    """The sizes for a device with so many multiprocessors."""
+    """Sizes for a device with a number of multiprocessors."""
     return Sizes(elements=4096, pixels=1024, channels=64, programs=8 * processors)
 
 

@@ -49,10 +49,10 @@ def _select_kernel(
     pixels,
     channel_blocks,
     pixel_blocks,
-    picture_stride,
+    image_stride,
     channel_stride,
     pixel_stride,
-    out_picture_stride,
+    out_image_stride,
     out_channel_stride,
     out_pixel_stride,
     COUNT: tl.constexpr,
@@ -61,18 +61,18 @@ def _select_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    picture, block, pixel_block = place(tl.program_id(0), channel_blocks, pixel_blocks)
+    image, block, pixel_block = place(tl.program_id(0), channel_blocks, pixel_blocks)
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     pixel = pixel_block.to(tl.int64) * BLOCK_S + tl.arange(0, BLOCK_S)
     is_channel = channel < channels
     mask = is_channel[:, None] & (pixel < pixels)[None, :]
-    offsets = picture * picture_stride + channel[:, None] * channel_stride + pixel[None, :] * pixel_stride
-    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
+    offsets = image * image_stride + channel[:, None] * channel_stride + pixel[None, :] * pixel_stride
+    weights = gate_weights(logits, image, channel, is_channel, channels, COUNT, SIGMOID)
     bias = columns(biases, channel, is_channel, COUNT)
     total = weights[0][:, None] * features(branches[0], offsets, mask, bias, 0, ACTIVATION)
     for m in tl.static_range(1, COUNT):
         total += weights[m][:, None] * features(branches[m], offsets, mask, bias, m, ACTIVATION)
-    out = picture * out_picture_stride + channel[:, None] * out_channel_stride + pixel[None, :] * out_pixel_stride
+    out = image * out_image_stride + channel[:, None] * out_channel_stride + pixel[None, :] * out_pixel_stride
     tl.store(selected + out, total, mask=mask)
 
 
@@ -99,7 +99,7 @@ def select(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequen
     """
     slices = in_slices(branches, require_logits(branches, logits, gate))
     require_epilogue(slices, biases, activation)
-    pictures, channels, height, width = slices[0].shape
+    images, channels, height, width = slices[0].shape
     pixels, device, count = height * width, slices[0].device, len(slices)
     selected = torch.empty_like(slices[0], memory_format=format_of(slices[0]))
     if not selected.numel():
@@ -110,7 +110,7 @@ def select(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequen
     launch(
         'select_bias_act' if biases else 'select',
         _select_kernel,
-        pictures * channel_blocks * pixel_blocks,
+        images * channel_blocks * pixel_blocks,
         device,
         selected,
         tensors,
@@ -166,13 +166,13 @@ def _backward_kernel(
     share_pixels,
     channel_blocks,
     shares,
-    grad_picture_stride,
+    grad_image_stride,
     grad_channel_stride,
     grad_pixel_stride,
-    picture_stride,
+    image_stride,
     channel_stride,
     pixel_stride,
-    out_picture_stride,
+    out_image_stride,
     out_channel_stride,
     out_pixel_stride,
     COUNT: tl.constexpr,
@@ -180,13 +180,13 @@ def _backward_kernel(
     BLOCK_C: tl.constexpr,
     BLOCK_S: tl.constexpr,
 ):
-    picture, block, share = place(tl.program_id(0), channel_blocks, shares)
+    image, block, share = place(tl.program_id(0), channel_blocks, shares)
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channel < channels
-    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
-    grad_start = picture * grad_picture_stride + channel[:, None] * grad_channel_stride
-    start = picture * picture_stride + channel[:, None] * channel_stride
-    out_start = picture * out_picture_stride + channel[:, None] * out_channel_stride
+    weights = gate_weights(logits, image, channel, is_channel, channels, COUNT, SIGMOID)
+    grad_start = image * grad_image_stride + channel[:, None] * grad_channel_stride
+    start = image * image_stride + channel[:, None] * channel_stride
+    out_start = image * out_image_stride + channel[:, None] * out_channel_stride
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.full([BLOCK_C, BLOCK_S], 0.0, tl.float32),)
@@ -202,7 +202,7 @@ def _backward_kernel(
             tl.store(gradients[m] + out_start + pixel * out_pixel_stride, weights[m][:, None] * incoming, mask=mask)
         sums = added
     for m in tl.static_range(COUNT):
-        row = ((picture * shares + share) * COUNT + m) * channels
+        row = ((image * shares + share) * COUNT + m) * channels
         tl.store(slopes + row + channel, tl.sum(sums[m], axis=1), mask=is_channel)
 
 
@@ -218,17 +218,17 @@ def _gate_backward_kernel(
     SIGMOID: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    picture, block, _ = place(tl.program_id(0), channel_blocks, 1)
+    image, block, _ = place(tl.program_id(0), channel_blocks, 1)
     channel = block * BLOCK_C + tl.arange(0, BLOCK_C)
     is_channel = channel < channels
-    weights = gate_weights(logits, picture, channel, is_channel, channels, COUNT, SIGMOID)
+    weights = gate_weights(logits, image, channel, is_channel, channels, COUNT, SIGMOID)
     sums = ()
     for _ in tl.static_range(COUNT):
         sums = sums + (tl.full([BLOCK_C], 0.0, tl.float32),)
     for share in range(0, shares):
         added = ()
         for m in tl.static_range(COUNT):
-            row = ((picture * shares + share) * COUNT + m) * channels
+            row = ((image * shares + share) * COUNT + m) * channels
             added = added + (sums[m] + tl.load(slopes + row + channel, mask=is_channel, other=0.0),)
         sums = added
     mean = tl.full([BLOCK_C], 0.0, tl.float32)
@@ -237,7 +237,7 @@ def _gate_backward_kernel(
             mean += weights[m] * sums[m]
     for m in tl.static_range(COUNT):
         change = weights[m] * (1.0 - weights[m]) * sums[m] if SIGMOID else weights[m] * (sums[m] - mean)
-        tl.store(gradient + (picture * COUNT + m) * channels + channel, change, mask=is_channel)
+        tl.store(gradient + (image * COUNT + m) * channels + channel, change, mask=is_channel)
 
 
 @torch.library.custom_op('timm_sk::select_backward', mutates_args=())
@@ -262,20 +262,20 @@ def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, ga
     logits_gradient = torch.empty_like(logits, memory_format=torch.contiguous_format)
     if not grad.numel():
         return gradients, logits_gradient.zero_()
-    pictures, channels, height, width = slices[0].shape
+    images, channels, height, width = slices[0].shape
     pixels, device, count = height * width, grad.device, len(slices)
     tensors, strides = readable(slices)
     (grad,), grad_strides = readable([grad], format_of(slices[0]))
     block = tile(channels, pixels, channels_last=strides.pixel != 1, held=count + 1, device=device)
     channel_blocks = triton.cdiv(channels, block.channels)
-    share_count, share_pixels = shares(pictures * channel_blocks, pixels, block, device)
-    slopes = torch.empty((pictures, share_count, count, channels), dtype=torch.float32, device=device)
+    share_count, share_pixels = shares(images * channel_blocks, pixels, block, device)
+    slopes = torch.empty((images, share_count, count, channels), dtype=torch.float32, device=device)
     constants = dict(COUNT=count, SIGMOID=gate == 'sigmoid', BLOCK_C=block.channels)
     logits = logits.contiguous()
     launch(
         'select_backward',
         _backward_kernel,
-        pictures * channel_blocks * share_count,
+        images * channel_blocks * share_count,
         device,
         tuple(in_slices(gradients, count // len(gradients))),
         slopes,
@@ -296,7 +296,7 @@ def select_backward(grad: Tensor, branches: Sequence[Tensor], logits: Tensor, ga
     launch(
         'gate_backward',
         _gate_backward_kernel,
-        pictures * channel_blocks,
+        images * channel_blocks,
         device,
         logits_gradient,
         slopes,

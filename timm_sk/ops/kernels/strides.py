@@ -1,4 +1,4 @@
-"""What the kernels read: checked tensors, and the strides by which they are read where they lie."""
+"""Checks of the kernels' arguments, and the strides with which they read tensors in place."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,23 +11,23 @@ from ..conv_bias_act import ACTIVATIONS
 
 
 class Strides(NamedTuple):
-    """Steps in elements from one picture, channel and pixel to the next; pixels are counted row by row."""
+    """Strides in elements; pixels are numbered row by row."""
 
-    picture: int
+    image: int
     channel: int
     pixel: int
 
 
 def require(branches: Sequence[Tensor], *others: Tensor) -> None:
-    """Refuse what no kernel may be launched on.
+    """Refuse tensors that the kernels do not support.
 
     Args:
-        branches: Of `fuse` or `select`, or what they are made from.
-        others: Further tensors that the kernel reads, in any of the dtypes.
+        branches: Branches of `fuse` or `select`.
+        others: Further tensors that the kernel reads, in any of `kernels.DTYPES`.
 
     Raises:
-        ValueError: If there is no branch or too many, if they are not of one supported dtype, one shape [B, C, H, W]
-            and one device with kernels, or if the others are not beside them.
+        ValueError: If there is no branch or too many; if they are not of one supported dtype, one shape [B, C, H, W]
+            and one device with kernels; or if the others are of an unsupported dtype or on another device.
     """
     if not 1 <= len(branches) <= kernels.MAX_BRANCHES:
         raise ValueError(
@@ -59,7 +59,7 @@ def require(branches: Sequence[Tensor], *others: Tensor) -> None:
 
 
 def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int:
-    """Refuse logits and gates that do not belong to the branches.
+    """Check logits and gate.
 
     Args:
         branches: M tensors [B, C, H, W], or tensors [B, R * C, H, W] of R branches each.
@@ -70,14 +70,14 @@ def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int
         R.
 
     Raises:
-        ValueError: If `require` would refuse them, the logits are of another shape, or there is no such gate.
+        ValueError: If `require` refuses the tensors, the logits have another shape, or the gate is unknown.
     """
     require(branches, logits)
     if gate not in ('softmax', 'sigmoid'):
         raise ValueError(f"The gate must be 'softmax' or 'sigmoid', got '{gate}'.")
-    pictures, channels = branches[0].shape[:2]
+    images, channels = branches[0].shape[:2]
     radix = logits.shape[1] // len(branches) if logits.dim() == 3 else 0
-    if radix < 1 or list(logits.shape) != [pictures, radix * len(branches), channels // radix] or channels % radix:
+    if radix < 1 or list(logits.shape) != [images, radix * len(branches), channels // radix] or channels % radix:
         raise ValueError(
             f'Logits must be [B, M, C] for {len(branches)} tensors of shape {list(branches[0].shape)}, which hold '
             f'M / {len(branches)} branches each; got {list(logits.shape)}.'
@@ -86,10 +86,10 @@ def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int
 
 
 def require_epilogue(branches: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> None:
-    """Refuse biases and activations that do not belong to the branches.
+    """Check deferred biases and activation.
 
     Raises:
-        ValueError: If there are biases but not [C] for each branch [B, C, H, W], or there is no such activation.
+        ValueError: If there are biases, but not one [C] for each branch [B, C, H, W], or the activation is unknown.
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"The activation must be '', 'relu' or 'relu6', got '{activation}'.")
@@ -111,7 +111,7 @@ def require_no_epilogue(biases: Sequence[Tensor]) -> None:
 
 
 def in_slices(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
-    """The branches that lie side by side in the channels of each tensor, as views.
+    """The branches that are packed in the channels of each tensor, as views.
 
     Raises:
         ValueError: If the radix does not divide the channels, or there are too many branches.
@@ -129,14 +129,14 @@ def in_slices(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
 def readable(
     branches: Sequence[Tensor], memory_format: torch.memory_format | None = None
 ) -> tuple[tuple[Tensor, ...], Strides]:
-    """The branches as one kernel reads them, all by the same strides.
+    """Tensors with equal strides that a kernel can read.
 
-    Contiguous tensors, those with channels last, and slices of their batch or channels are read where they lie.
-    Tensors with other strides, or whose strides differ, are copied.
+    Contiguous and channels-last tensors, and slices of their batch or channels, are read in place. Tensors with other
+    strides, or whose strides differ, are copied.
 
     Args:
         branches: Tensors of one shape.
-        memory_format: The one in which to read them; None for the first one's.
+        memory_format: Memory format of the result; None for that of the first tensor.
     """
     wanted = memory_format or format_of(branches[0])
     strides = strides_of(branches[0])
@@ -148,9 +148,9 @@ def readable(
 
 
 def strides_of(x: Tensor) -> Strides | None:
-    """The strides of a tensor whose pixels are evenly spaced, and lie side by side, or else its channels; or None."""
+    """Strides of a tensor whose pixels are evenly spaced and whose pixels or channels are adjacent; else None."""
     _, channels, height, width = x.shape
-    picture, channel, row, pixel = x.stride()
+    image, channel, row, pixel = x.stride()
     if width == 1:
         pixel = row
     elif height != 1 and row != width * pixel:
@@ -159,7 +159,7 @@ def strides_of(x: Tensor) -> Strides | None:
         pixel = 1
     if channels == 1:
         channel = 1
-    return Strides(picture, channel, pixel) if 1 in (channel, pixel) else None
+    return Strides(image, channel, pixel) if 1 in (channel, pixel) else None
 
 
 def dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> Strides:
@@ -172,6 +172,6 @@ def dense_strides(shape: Sequence[int], memory_format: torch.memory_format) -> S
 
 
 def format_of(x: Tensor) -> torch.memory_format:
-    """The memory format that a result takes over from a tensor or a slice of one."""
+    """Memory format of a tensor, or of the tensor that it is a slice of."""
     channels_last = x.stride(1) == 1 and x.shape[1] > 1 and x.shape[2] * x.shape[3] > 1
     return torch.channels_last if channels_last else torch.contiguous_format

@@ -1,4 +1,4 @@
-"""Which pairs of convolutions `two_branch` takes, how their weights lie, and how the work is cut into programs."""
+"""Which pairs of convolutions `two_branch` supports, the layout of their weights, and the tiling of the output."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from . import DTYPES, runs_on
 
-NARROWEST, WIDEST = 16, 128  # channels of a block: what matrix units take, and what registers hold
-LIMIT = 2**31  # of the numbers of a picture, whose offsets are 32-bit, and of the programs of a launch
-_FAVOURED = 32  # channels of 16 bits are the 64 bytes that memory serves as one piece
+NARROWEST, WIDEST = 16, 128  # channels of a block: limits of matrix units and of registers
+LIMIT = 2**31  # of the elements of an image, whose offsets are 32-bit, and of the programs of a launch
+_FAVOURED = 32  # channels of 16 bits make a memory transaction of 64 bytes
 _ACCUMULATORS = 8192  # float32 of a branch in one program of 128 threads, so 128 registers of each for both
 _WIDEST_STEP = 32  # input channels of one product
 
 
 def block_count(in_channels: int, out_channels: int, groups: int) -> int | None:
-    """Into how many blocks the groups of a convolution merge.
+    """Choose the number of blocks into which the groups of a convolution merge.
 
-    The narrowest blocks of 32 channels or more, which have the fewest zeros to multiply by; else the narrowest of 16.
+    The narrowest blocks of 32 channels or more, which have the fewest zeros; else the narrowest of 16 or more.
 
     Returns:
         A divisor of `groups` that leaves a block 16 to 128 input and output channels, or None.
@@ -44,17 +44,17 @@ def can_take(
     dilations: Sequence[Sequence[int]],
     dtype: torch.dtype,
 ) -> bool:
-    """Whether the kernel computes these convolutions of one input.
+    """Whether the kernel supports two convolutions of one input.
 
     Args:
         in_channels: Channels of the input.
-        out_channels: Channels of each convolution.
-        groups: Groups of each.
-        kernel_size: Height and width of each kernel.
-        stride: Of height and width, for each convolution.
-        paddings: Of height and width, one pair per convolution.
-        dilations: Likewise.
-        dtype: Of input, weights and biases.
+        out_channels: Output channels of each convolution.
+        groups: Groups of each convolution.
+        kernel_size: Height and width of the kernels.
+        stride: Strides of each convolution.
+        paddings: Paddings of height and width, a pair for each convolution.
+        dilations: Dilations of height and width, a pair for each convolution.
+        dtype: Floating-point type of input, weights and biases.
     """
     return (
         tuple(kernel_size) == (3, 3)
@@ -85,18 +85,18 @@ def pack(weights: Sequence[Tensor], blocks: int) -> Tensor:
 def check(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int, dilations: Sequence[int], logits: Tensor | None = None
 ) -> None:
-    """Refuse what the kernel does not take.
+    """Check the arguments of the kernel.
 
     Args:
         x: [B, C_in, H, W].
         weight: [2, blocks, 9, K, N].
         bias: [2, C].
-        stride: Of both convolutions.
-        dilations: Of each.
+        stride: Stride of both convolutions.
+        dilations: Dilation of each convolution.
         logits: [B, 2, C] or None.
 
     Raises:
-        ValueError: If there is something that it does not take.
+        ValueError: If the kernel does not support an argument.
     """
     if not runs_on(x.device):
         raise ValueError(
@@ -130,7 +130,7 @@ def check(
         raise ValueError(f'All tensors must be on one device, got {", ".join(str(t.device) for t in given)}.')
     pixels = max(x.shape[2] * x.shape[3] * x.shape[1], x.shape[2] * x.shape[3] * blocks * n)
     if pixels >= LIMIT:
-        raise ValueError(f'A picture must have less than 2^31 numbers, got {pixels} for {list(x.shape)}: cut it.')
+        raise ValueError(f'An image must have fewer than 2^31 elements, got {pixels} for {list(x.shape)}: crop it.')
 
 
 def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
@@ -139,16 +139,16 @@ def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
 
 
 class Tiling(NamedTuple):
-    """How the output is cut into programs.
+    """How the output is divided among programs.
 
     Attributes:
-        tile_h: Rows of a tile, a power of two as the next three.
-        tile_w: Columns of a tile.
-        block_k: Input channels of one product.
-        block_n: Output channels of a program; those beyond the block's are zeros.
-        down: Tiles above each other.
-        across: Tiles beside each other.
-        stages: Products whose operands are fetched at once.
+        tile_h: Rows of a tile, a power of two.
+        tile_w: Columns of a tile, a power of two.
+        block_k: Input channels of a product, a power of two.
+        block_n: Output channels of a program, a power of two; those beyond the block's are zeros.
+        down: Number of tiles along the height.
+        across: Number of tiles along the width.
+        stages: Number of pipeline stages.
     """
 
     tile_h: int
@@ -161,15 +161,15 @@ class Tiling(NamedTuple):
 
     @property
     def tiles(self) -> int:
-        """Tiles of a picture."""
+        """Number of tiles of an image."""
         return self.down * self.across
 
 
 @lru_cache(maxsize=512)
 def tiling(height: int, width: int, k: int, n: int, element_size: int) -> Tiling:
-    """Cut branches [height, width] of blocks with K = `k` and N = `n` so that few pixels beyond them are computed.
+    """Choose tiles for branches [height, width] of blocks with K = `k` and N = `n` that exceed them least.
 
-    Of equal cuts the larger tile wins, which reads its weights for more pixels; then the squarer, for its smaller halo.
+    Of equal ones the larger tile wins, which reuses its weights more often; then the squarer, for its smaller halo.
     """
     block_n = _power_of_two(n)
     largest = min(128, _ACCUMULATORS // block_n)
