@@ -41,7 +41,7 @@ def features(branch, offsets, mask, biases, M: tl.constexpr, ACTIVATION: tl.cons
 
 @triton.jit
 def gate_weights(logits, image, channel, is_channel, channels, COUNT: tl.constexpr, SIGMOID: tl.constexpr):
-    """A tuple of the M weights [BLOCK_C] of a image's channels, in float32."""
+    """A tuple of the M weights [BLOCK_C] of an image's channels, in float32."""
     values = ()
     for m in tl.static_range(COUNT):
         row = (image * COUNT + m) * channels

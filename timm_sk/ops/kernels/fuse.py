@@ -5,7 +5,7 @@ complete branch is ever in memory.
 
 Each branch is read once, by the strides that it has, and B * C numbers are written: M * B * C * H * W elements are all
 the traffic that matters. The sum of the branches is never in memory. Sums are in float32 and in a fixed order: where
-too few programs would run, several share a image's pixels, and their sums, a few kilobytes, are added in a second
+too few programs would run, several share an image's pixels, and their sums, a few kilobytes, are added in a second
 step. The backward pass moves nothing: the gradient is a view of B * C numbers, spread over space.
 """
 
