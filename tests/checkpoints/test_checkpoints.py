@@ -9,7 +9,7 @@ import timm.models
 from subprocesses import ROOT
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint, Source
-from timm_sk.checkpoints.describe import markdown
+from timm_sk.checkpoints.descriptions import markdown
 from timm_sk.registry import architectures
 
 PUBLIC = json.loads((Path(__file__).parents[1] / 'data' / 'public_checkpoints.json').read_text())

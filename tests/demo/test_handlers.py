@@ -229,7 +229,7 @@ def test_table_and_charts():
     rows = checkpoint_table.rows()
     lines = {line[0]: line for line in checkpoint_table.table(rows)}
     assert lines['skresnet34.ra_in1k'][1:5] == [22.28, 3.664, 224, 76.96]
-    assert lines['sknet_atto.digits'][5:] == ['360 held-out pictures of scikit-learn digits', 'apache-2.0', 'bundled']
+    assert lines['sknet_atto.digits'][5:] == ['360 held-out images of scikit-learn digits', 'apache-2.0', 'bundled']
     html = checkpoint_table.charts(rows)
     imagenet = [row for row, _ in rows if row.dataset == 'ImageNet-1k validation']
     assert html.count('title="') == 2 * len(imagenet)

@@ -59,9 +59,9 @@ def test_show_tells_every_fact_and_what_is_not_established():
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('sknet99', 'The table has no checkpoint "sknet99"; `timm-sk weights list` shows all.'),
-        ('sknet_atto', '"sknet_atto" means sknet_atto.digits, sknet_atto.shapes: name one.'),
-        ('skresnet50', 'skresnet50.untrained names an untrained model: it has no weights.'),
+        ('sknet99', 'Unknown checkpoint "sknet99": `timm-sk weights list` shows all.'),
+        ('sknet_atto', '"sknet_atto" is ambiguous: choose one of sknet_atto.digits, sknet_atto.shapes.'),
+        ('skresnet50', 'skresnet50.untrained is an untrained model: it has no weights.'),
     ],
 )
 def test_names_that_mean_no_checkpoint(name, message):
@@ -161,7 +161,7 @@ def test_a_hubs_file_in_the_clients_cache_is_known(online, store, row, hub_repo)
     assert state_of(changed, store) == 'cached'
     code, text = weights_command('verify', NAME)
     assert (code, "in the cache of the Hub's client, not pinned" in text) == (0, True)
-    assert 'not pinned: intact by' in weights_command('show', NAME)[1]
+    assert 'not pinned: verified by the hub' in weights_command('show', NAME)[1]
 
 
 def test_verify_compares_a_folder_with_the_hash_that_was_recorded(online, store, row, release):

@@ -1,7 +1,7 @@
-"""Which weights: the one table of checkpoints, as data. What is said elsewhere about a checkpoint is read from here.
+"""The table of checkpoints: data that imports nothing else of the package.
 
 A row's key is `arch.tag`. A different function is a different architecture; different weights are a different tag; the
-same weights from another place are another source. Facts that nobody has established are None.
+same weights from another place are another source. Fields that are not established are None.
 """
 
 from .imagenet_resnest import RESNEST_ROWS
@@ -15,10 +15,10 @@ CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*SKNET_ROWS, *SM
 
 
 def of_family(family: str) -> list[Checkpoint]:
-    """The rows whose architectures one module of `timm_sk.models` builds, in the table's order."""
+    """The rows whose architectures a module of `timm_sk.models` builds, in the table's order."""
     return [row for row in CHECKPOINTS.values() if row.family == family]
 
 
 def of_arch(arch: str) -> list[Checkpoint]:
-    """The rows of one architecture, the default first."""
+    """The rows of an architecture, the default first."""
     return [row for row in CHECKPOINTS.values() if row.arch == arch]

@@ -25,28 +25,40 @@ def _smp(repository: str, revision: str) -> Source:
     return Source(kind='hub', location=f'smp-hub/{repository}', revision=revision, has_classifier=False)
 
 
-def _from_drive(
-    name: str,
-    family: str,
-    file: str,
-    *,
-    format: str,
-    origin: str,
-    top1: float,
-    top5: float | None = None,
-    **fields: Any,
-) -> Checkpoint:
-    """A row whose file lies on a drive, and whose makers state no licence."""
+def _from_drive(file: str, *, format: str, **fields: Any) -> Checkpoint:
+    """A row whose file is on a drive, and whose makers state no licence."""
     page = f'https://drive.google.com/file/d/{file}/view'
-    return Checkpoint(
-        name=name,
-        family=family,
-        sources=(Source(kind='manual', location=page, format=format),),
-        origin=origin,
-        dataset=IMAGENET,
+    return Checkpoint(sources=(Source(kind='manual', location=page, format=format),), dataset=IMAGENET, **fields)
+
+
+def _implus(arch: str, file: str, *, top1: float, top1_at_320: float) -> Checkpoint:
+    """A row of the authors' own nets; accuracies from their README."""
+    return _from_drive(
+        file,
+        name=f'{arch}.implus_in1k',
+        family='sknet',
+        format='caffe',
+        origin='the authors of SKNet, with Caffe',
+        mean=None,
+        std=None,
+        interpolation=None,
+        top1=top1,
+        evaluation=f"the authors' README; {top1_at_320:.2f} at 320x320. The input's normalisation is not published",
+    )
+
+
+def _insight(arch: str, file: str, *, top1: float, top5: float) -> Checkpoint:
+    """A row of PytorchInsight; accuracies from its README."""
+    return _from_drive(
+        file,
+        name=f'{arch}.insight_in1k',
+        family='sknet_upstreams',
+        format='pytorch',
+        origin='PytorchInsight',
+        interpolation='bilinear',
         top1=top1,
         top5=top5,
-        **fields,
+        evaluation="PytorchInsight's README",
     )
 
 
@@ -132,53 +144,11 @@ SKNET_ROWS = (
     ),
     untrained('skresnext101_32x4d.untrained'),
     untrained('sknet26.untrained'),
-    _from_drive(
-        'sknet50.implus_in1k',
-        'sknet',
-        '1EKanqFkqoU3L6vgSLW3GjPciesZ2rrUH',
-        format='caffe',
-        origin='the authors of SKNet, with Caffe',
-        mean=None,
-        std=None,
-        interpolation=None,
-        top1=79.21,
-        evaluation="the authors' README; 80.68 at 320x320. The input's normalisation is not published",
-    ),
+    _implus('sknet50', '1EKanqFkqoU3L6vgSLW3GjPciesZ2rrUH', top1=79.21, top1_at_320=80.68),
     untrained('sknet50_3path.untrained'),
-    _from_drive(
-        'sknet101.implus_in1k',
-        'sknet',
-        '1NEYIYeSXQeinLGU5GH2hf8T6MJytzt0U',
-        format='caffe',
-        origin='the authors of SKNet, with Caffe',
-        mean=None,
-        std=None,
-        interpolation=None,
-        top1=79.81,
-        evaluation="the authors' README; 81.60 at 320x320. The input's normalisation is not published",
-    ),
-    _from_drive(
-        'skresnet50_insight.insight_in1k',
-        'sknet_upstreams',
-        '1DGYWPeKc7dyJ9i-zPJcPPa2engExPOnJ',
-        format='pytorch',
-        origin='PytorchInsight',
-        interpolation='bilinear',
-        top1=77.538,
-        top5=93.700,
-        evaluation="PytorchInsight's README",
-    ),
-    _from_drive(
-        'skresnet101_insight.insight_in1k',
-        'sknet_upstreams',
-        '1WB7HXx-cvUIxFRe-M61XZIzUN0a3nsbF',
-        format='pytorch',
-        origin='PytorchInsight',
-        interpolation='bilinear',
-        top1=78.792,
-        top5=94.268,
-        evaluation="PytorchInsight's README",
-    ),
+    _implus('sknet101', '1NEYIYeSXQeinLGU5GH2hf8T6MJytzt0U', top1=79.81, top1_at_320=81.60),
+    _insight('skresnet50_insight', '1DGYWPeKc7dyJ9i-zPJcPPa2engExPOnJ', top1=77.538, top5=93.700),
+    _insight('skresnet101_insight', '1WB7HXx-cvUIxFRe-M61XZIzUN0a3nsbF', top1=78.792, top5=94.268),
     _holocron(
         'sknet50_holocron.imagenette',
         'sknet50_224-e2349031',

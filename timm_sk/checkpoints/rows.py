@@ -1,4 +1,4 @@
-"""What a row of the table of checkpoints says."""
+"""The rows of the table of checkpoints."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,20 +9,20 @@ IMAGENET = 'ImageNet-1k validation'
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One place that a checkpoint's file comes from. Hashes are those of this source's file.
+    """One source of a checkpoint's file, with the hashes of this file.
 
     Attributes:
         kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`), 'hub' (a Hugging Face repository),
-            'url' (a file of the makers' release) or 'manual' (a page from which only a person can fetch the file).
-        location: The hub repository's id, or the URL; None for 'bundled'.
-        revision: The hub repository's pinned commit; None where none is pinned.
-        filename: The file's path in a hub repository.
+            'url' (a file of the makers' release) or 'manual' (a page from which the file must be downloaded by hand).
+        location: Id of the hub repository, or URL; None for 'bundled'.
+        revision: Pinned commit of the hub repository, if any.
+        filename: Path of the file in a hub repository.
         format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe' or 'mindspore'.
-        sha256: Hex digest of the file, where established; a bundled file always has one.
-        sha256_prefix: First digits of the digest, where its makers publish no more.
-        content_sha1: Hex sha1 of the one file inside, where a zip archive wraps it.
+        sha256: Hex digest of the file, if established; always for a bundled file.
+        sha256_prefix: First digits of the digest, if its makers publish no more.
+        content_sha1: Hex sha1 of the one file inside a zip.
         size: Bytes of the file.
-        has_classifier: Whether the classifier's weights are in the file; one without serves only models without it.
+        has_classifier: Whether the file includes the classifier's weights; if not, it loads only without classifier.
     """
 
     kind: str
@@ -43,21 +43,21 @@ class Checkpoint:
 
     Attributes:
         name: `arch.tag`.
-        family: The module of `timm_sk.models` that builds the architecture.
-        sources: Where the file comes from, best first; empty for a tag that names an untrained model.
-        licence: SPDX identifier of the weights' licence; None where their makers state none.
+        family: Module of `timm_sk.models` that builds the architecture.
+        sources: Sources of the file, best first; none for an untrained model.
+        licence: SPDX identifier of the weights' licence; None if their makers state none.
         origin: Who made the weights, and with what.
-        input_size: (channels, height, width) that the metrics were measured at.
-        mean, std, interpolation, crop_pct: Preprocessing, as the makers evaluate; None where not established.
-        num_classes: Classes of the classifier.
-        label_names: Their names in order; None where `timm.data` knows them (ImageNet).
-        pool_size: (height, width) of the features that reach the classifier, or None.
-        first_conv: Path of the convolution that sees the picture's channels.
+        input_size: (channels, height, width) of the evaluation.
+        mean, std, interpolation, crop_pct: Preprocessing of the makers' evaluation; None if not established.
+        num_classes: Number of classes.
+        label_names: Names of the classes in order; None if `timm.data` has them (ImageNet).
+        pool_size: (height, width) of the features before pooling, or None.
+        first_conv: Path of the first convolution.
         classifier: Path of the classifier.
-        dataset: What the metrics were measured on.
+        dataset: Data set of the evaluation.
         top1, top5: Accuracy in percent.
-        evaluation: How they were obtained, beyond the fields above, and who reports them.
-        recipe: How the weights were trained, as a command or a citation.
+        evaluation: Who reports the accuracy, and details of the evaluation beyond the fields above.
+        recipe: Training of the weights, as a command or a citation.
     """
 
     name: str
@@ -91,7 +91,7 @@ class Checkpoint:
 
     @property
     def bundled(self) -> Source | None:
-        """The source that ships with the project, if there is one."""
+        """The source that ships with the project, if any."""
         return self.first('bundled')
 
     @property
@@ -113,7 +113,7 @@ class Checkpoint:
     def timm_cfg(self) -> dict[str, Any]:
         """The row as fields of `timm.models.PretrainedCfg`, without the path of a bundled file.
 
-        Facts that are not established are left to timm's defaults.
+        Fields that are not established are left to timm's defaults.
         """
         fields = dict(
             url='' if self.hub_id else self.url or '',
@@ -135,7 +135,7 @@ class Checkpoint:
 
 
 def untrained(name: str, *, family: str = 'sknet', **fields: Any) -> Checkpoint:
-    """A row without weights, which gives the architecture its preprocessing for ImageNet."""
+    """A row without weights, for the architecture's preprocessing."""
     return Checkpoint(name=name, family=family, licence='apache-2.0', origin='timm_sk', **fields)
 
 

@@ -1,10 +1,10 @@
-"""Rows of the nets for small pictures."""
+"""Rows of the nets for small images."""
 
 from .rows import Checkpoint, Source, untrained
 
 
 def _atto(name: str, sha256: str, size: int, *, label_names: tuple[str, ...], dataset: str, top1: float) -> Checkpoint:
-    """A row of the bundled net for pictures of 32x32."""
+    """A row of the bundled net for images of 32x32."""
     return Checkpoint(
         name=name,
         family='sknet',
@@ -33,7 +33,7 @@ SMALL_ROWS = (
         '6fca5d04bbf3da55fccc6f8e9a69b4f635c29cb202ec1ec52c4f701b08c80077',
         837896,
         label_names=tuple('0123456789'),
-        dataset='360 held-out pictures of scikit-learn digits',
+        dataset='360 held-out images of scikit-learn digits',
         top1=100.00,
     ),
     _atto(
@@ -41,7 +41,7 @@ SMALL_ROWS = (
         'd0de89550d2594ea481c73d6e95ff4a04d1bc051ab3b6c3b976b185578eb523f',
         836096,
         label_names=('circle', 'crescent', 'cross', 'hourglass', 'ring', 'square', 'star', 'triangle'),
-        dataset='2,000 held-out pictures of timm_sk.shapes',
+        dataset='2,000 held-out images of timm_sk.shapes',
         top1=99.25,
     ),
     untrained(

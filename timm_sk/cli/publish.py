@@ -8,8 +8,8 @@ import typer
 from rich.markup import escape
 
 from ..checkpoints import CHECKPOINTS
-from ..checkpoints.lookup import find_row
 from ..console import log_error, one_line_errors, print_line, print_table
+from ..pretrained.lookup import find_row
 from ..publishing.hub_folder import WEIGHTS
 from ..publishing.package import export_checkpoint
 from ..publishing.release import card_of

@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Column
 
-from ..checkpoints import CHECKPOINTS, describe, lookup
+from ..checkpoints import CHECKPOINTS, descriptions
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError
 from ..models._builder import shapes_of
-from ..pretrained import Store, fetch, store_file
+from ..pretrained import Store, fetch, lookup, store_file
 from ..publishing import local
 
 app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, export and publish checkpoints.')
@@ -27,9 +27,9 @@ def list_checkpoints(
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
 ) -> None:
     """List the checkpoints and where their weights are."""
-    rows = [row for row in lookup.matching(pattern) if row.sources]
+    rows = [row for row in lookup.search_rows(pattern) if row.sources]
     if as_markdown:
-        print(describe.markdown(rows))
+        print(descriptions.markdown(rows))
         return
     with one_line_errors():
         store = Store()
@@ -57,7 +57,7 @@ def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')])
         store = Store()
         row = lookup.find_row(name)
         origin = store.origin(row.name)
-    facts = describe.facts(row) | {'state': local.state_of(row, store)}
+    facts = descriptions.describe(row) | {'state': local.state_of(row, store)}
     if origin:
         facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
         facts['trust'] = f'{local.TRUST[origin.pinned]}; sha256 of the original {origin.sha256}'

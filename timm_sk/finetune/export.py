@@ -12,7 +12,7 @@ from torch import nn
 
 from ..atomic_io import atomic_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint
-from ..checkpoints.describe import NOT_ESTABLISHED
+from ..checkpoints.descriptions import NOT_ESTABLISHED
 from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_folder
 from .config import Config
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..checkpoints import Checkpoint
-from ..checkpoints.lookup import matching
+from ..pretrained.lookup import search_rows
 from .costs import cost
 
 
@@ -32,8 +32,8 @@ class CatalogEntry:
 
 
 def catalog(pattern: str = '') -> list[CatalogEntry]:
-    """The entries of the checkpoints that `matching` finds."""
-    return [entry(row) for row in matching(pattern)]
+    """The entries of the checkpoints that `search_rows` finds."""
+    return [entry(row) for row in search_rows(pattern)]
 
 
 def entry(row: Checkpoint) -> CatalogEntry:

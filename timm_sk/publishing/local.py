@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, Checkpoint, Source
-from ..checkpoints.lookup import find_row, find_rows
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, TimmSkError, UnloadableModelError
 from ..models._builder import shapes_of
 from ..pretrained import (
@@ -26,6 +25,7 @@ from ..pretrained import (
     sha256_of,
     to_our_layout,
 )
+from ..pretrained.lookup import find_row, find_rows
 from ..registry import architectures
 from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
 

@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from ..checkpoints import Checkpoint, Source, of_arch
-from ..checkpoints.describe import NOT_ESTABLISHED
+from ..checkpoints.descriptions import NOT_ESTABLISHED
 from ..checkpoints.rows import IMAGENET
 from ..models import listing
 from ..pretrained import Origin, sha256_of

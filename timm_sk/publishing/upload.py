@@ -22,9 +22,9 @@ from huggingface_hub.hf_api import RepoFile
 
 from .. import __version__
 from ..checkpoints import CHECKPOINTS
-from ..checkpoints.lookup import find_row
 from ..errors import ReleaseError, TimmSkError, UnpublishableError
 from ..pretrained import sha256_of
+from ..pretrained.lookup import find_row
 from ..pretrained.verify import git_blob_sha1_of
 from .hub_folder import CARD, EXPORTED, GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
 from .release import build_folder, reason_not_to_publish, require_exported

@@ -1,4 +1,4 @@
-"""What the table of checkpoints says, as text: a line per checkpoint, and where each one comes from."""
+"""The table of checkpoints as text."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,14 @@ from . import Checkpoint, Source
 NOT_ESTABLISHED = 'not established'
 
 
-def preprocessing(row: Checkpoint) -> str:
-    """How the makers evaluate: size, crop and interpolation."""
+def _preprocessing(row: Checkpoint) -> str:
+    """Size, crop and interpolation of the makers' evaluation."""
     crop = NOT_ESTABLISHED if row.crop_pct is None else f'{row.crop_pct:.4g}'
     return f'{row.input_size[-1]}, crop {crop}, {row.interpolation or NOT_ESTABLISHED}'
 
 
-def place(source: Source) -> str:
-    """Where a source's file is, as one would name it."""
+def _location(source: Source) -> str:
+    """Where a source's file is."""
     if source.kind != 'hub':
         return source.location or 'in this package'
     at = f'@{source.revision[:8]}' if source.revision else ''
@@ -22,8 +22,8 @@ def place(source: Source) -> str:
     return f'{source.location}{name}{at}'
 
 
-def published_hash(source: Source) -> str:
-    """What is known of the file's hash: a digest is shortened to 8 digits."""
+def _published_hash(source: Source) -> str:
+    """The known hash of the file, shortened."""
     if source.sha256:
         return f'sha256 {source.sha256[:8]}…'
     if source.sha256_prefix:
@@ -33,8 +33,8 @@ def published_hash(source: Source) -> str:
     return 'by the hub' if source.kind == 'hub' else 'none'
 
 
-def facts(row: Checkpoint) -> dict[str, str]:
-    """All that the table says of a checkpoint, by what it is."""
+def describe(row: Checkpoint) -> dict[str, str]:
+    """All fields of a checkpoint as text, by their titles."""
     normalisation = NOT_ESTABLISHED if row.mean is None else f'mean {row.mean}, standard deviation {row.std}'
     metrics = [f'top-1 {_percent(row.top1)} %' if row.top1 else '', f'top-5 {_percent(row.top5)} %' if row.top5 else '']
     measured = f'on {row.dataset}' if row.dataset else ''
@@ -44,7 +44,7 @@ def facts(row: Checkpoint) -> dict[str, str]:
         'licence': row.licence or 'none stated by its makers',
         'accuracy': ' '.join(filter(None, [*metrics, measured])) or NOT_ESTABLISHED,
         'evaluation': row.evaluation or NOT_ESTABLISHED,
-        'preprocessing': f'{preprocessing(row)}; {normalisation}',
+        'preprocessing': f'{_preprocessing(row)}; {normalisation}',
         'classes': str(row.num_classes),
         'training': row.recipe or NOT_ESTABLISHED,
     }
@@ -52,18 +52,18 @@ def facts(row: Checkpoint) -> dict[str, str]:
         size = f', {source.size:,} bytes' if source.size else ''
         digest = source.sha256 or source.content_sha1
         known = f'; {"sha256" if source.sha256 else "sha1 of the file inside"} {digest}' if digest else ''
-        note = f'; {published_hash(source)}' if source.sha256_prefix else ''
+        note = f'; {_published_hash(source)}' if source.sha256_prefix else ''
         if source.kind == 'hub' and not source.sha256:
-            note += "; not pinned: intact by the hub's own hash, not known to be authentic"
+            note += "; not pinned: verified by the hub's hash only"
         encoder = '' if source.has_classifier else '; without the classifier'
-        found[f'source {number}'] = f'{source.kind} {place(source)} ({source.format}{size}){known}{note}{encoder}'
+        found[f'source {number}'] = f'{source.kind} {_location(source)} ({source.format}{size}){known}{note}{encoder}'
     return found
 
 
 def markdown(rows: Sequence[Checkpoint]) -> str:
-    """The checkpoints with weights as two Markdown tables: what they are, and where they come from."""
+    """The checkpoints with weights as two Markdown tables: their properties, and their sources."""
     with_weights = [row for row in rows if row.sources]
-    facts = [
+    properties = [
         (
             f'`{row.name}`',
             row.origin or NOT_ESTABLISHED,
@@ -71,18 +71,18 @@ def markdown(rows: Sequence[Checkpoint]) -> str:
             row.dataset or NOT_ESTABLISHED,
             _percent(row.top1),
             _percent(row.top5),
-            preprocessing(row),
+            _preprocessing(row),
         )
         for row in with_weights
     ]
     places = [
-        (f'`{row.name}`', source.kind, place(source), source.format, published_hash(source))
+        (f'`{row.name}`', source.kind, _location(source), source.format, _published_hash(source))
         for row in with_weights
         for source in row.sources
     ]
     return '\n\n'.join(
         (
-            _table(('checkpoint', 'made by', 'licence', 'measured on', 'top-1', 'top-5', 'size'), facts),
+            _table(('checkpoint', 'made by', 'licence', 'measured on', 'top-1', 'top-5', 'size'), properties),
             _table(('checkpoint', 'source', 'where', 'format', 'published hash'), places),
         )
     )
