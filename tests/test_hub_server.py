@@ -1,4 +1,4 @@
-"""The loopback hub answers the real huggingface_hub client as the Hub would, and fails as a test orders."""
+"""The loopback hub answers the huggingface_hub client as the Hub does, and injects faults."""
 
 import hashlib
 import math
@@ -130,7 +130,7 @@ def test_publish_and_pull(hub, client, folder, tmp_path):
     assert os.path.basename(os.path.realpath(f'{pulled}/model.safetensors')) == hashlib.sha256(WEIGHTS).hexdigest()
 
 
-def test_the_same_folder_again_is_no_commit_and_no_upload(hub, client, folder):
+def test_unchanged_folder(hub, client, folder):
     api = client()
     api.create_repo(REPO)
     first = api.upload_folder(repo_id=REPO, folder_path=folder)
@@ -138,7 +138,7 @@ def test_the_same_folder_again_is_no_commit_and_no_upload(hub, client, folder):
     assert (again.oid, hub.requests['PUT', 'lfs_upload'], hub.requests['POST', 'commit']) == (first.oid, 1, 1)
 
 
-def test_a_commit_is_made_wholly_or_not_at_all(hub, client, published):
+def test_atomic_commit(hub, client, published):
     api, before = client(), hub.repos[REPO].head
     add = CommitOperationAdd('new.txt', b'new')
     for delete, parent, message in (('gone.txt', None, 'deletedFile gone.txt'), ('config.json', '0' * 40, '412')):
@@ -155,7 +155,7 @@ def test_a_commit_is_made_wholly_or_not_at_all(hub, client, published):
     assert (api.repo_info(REPO).sha, api.repo_info(REPO, revision=before).sha) == (after, before)
 
 
-def test_a_commit_that_arrives_in_part_is_not_made(hub, client, published):
+def test_partial_commit_request(hub, client, published):
     lines = (
         b'{"key": "header", "value": {"summary": "change"}}\n{"key": "deletedFile", "value": {"path": "README.md"}}\n'
     )
@@ -169,7 +169,7 @@ def test_a_commit_that_arrives_in_part_is_not_made(hub, client, published):
         assert (hub.repos[REPO].head != published) == head_moves
 
 
-def test_an_upload_that_was_interrupted_leaves_the_repository_as_it_was(hub, client, folder, waits):
+def test_interrupted_upload(hub, client, folder, waits):
     api = client()
     api.create_repo(REPO)
     before = api.repo_info(REPO).sha
@@ -188,7 +188,7 @@ def test_an_upload_that_was_interrupted_leaves_the_repository_as_it_was(hub, cli
     assert hub.requests['PUT', 'lfs_upload'] == 7
 
 
-def test_what_does_not_exist(hub, client, published):
+def test_missing_files_and_revisions(hub, client, published):
     api = client()
     with pytest.raises(EntryNotFoundError):
         api.hf_hub_download(REPO, 'adapter_config.json')
@@ -208,7 +208,7 @@ def test_what_does_not_exist(hub, client, published):
         assert not api.repo_exists('timm-sk/other')
 
 
-def test_who_may_do_what(hub, client, folder):
+def test_permissions(hub, client, folder):
     hub.add(REPO, folder)
     hub.add('timm-sk/private', folder, private=True)
     owner, nobody, wrong = client(), client(False), client('hf_wrong')
@@ -244,7 +244,7 @@ def test_who_may_do_what(hub, client, folder):
     assert read(owner.hf_hub_download(REPO, 'model.safetensors')) == SMALL
 
 
-def test_storage_takes_only_what_was_announced(hub, client, published):
+def test_upload_of_unannounced_content(hub, client, published):
     """An upload's address needs no token: it must be one that was given out, for that content."""
     oid = hashlib.sha256(b'announced').hexdigest()
     for awaited, body, code in ((set(), b'announced', 403), ({oid}, b'other', 400)):
@@ -254,7 +254,7 @@ def test_storage_takes_only_what_was_announced(hub, client, published):
     assert hub.objects == {}
 
 
-def test_an_interrupted_download_is_resumed(hub, client, published, waits, monkeypatch):
+def test_resumed_download(hub, client, published, waits, monkeypatch):
     """The last answer is cut where the rest of the file ends: were it not that rest, the file would lack its end."""
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)
     cuts = (70_000, 0, len(SMALL) - 70_000)
@@ -273,7 +273,7 @@ def test_an_interrupted_download_is_resumed(hub, client, published, waits, monke
         (dict(request='GET', length=len(SMALL) + 10), [1], 2),
     ],
 )
-def test_what_the_client_outlasts(hub, client, published, waits, fault, seconds, asked):
+def test_client_retries(hub, client, published, waits, fault, seconds, asked):
     hub.faults = [Fault(**fault)]
     assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
     assert (waits, hub.requests['GET', 'resolve']) == (seconds, asked)
@@ -290,7 +290,7 @@ def test_what_the_client_outlasts(hub, client, published, waits, fault, seconds,
         (dict(request='GET', cut=0, times=math.inf), Exception, 'peer closed connection'),
     ],
 )
-def test_what_the_client_reports(hub, client, published, waits, fault, error, message):
+def test_client_errors(hub, client, published, waits, fault, error, message):
     hub.faults = [Fault(**fault)]
     with pytest.raises(error, match=message):
         client().hf_hub_download(REPO, 'model.safetensors')
@@ -298,7 +298,7 @@ def test_what_the_client_reports(hub, client, published, waits, fault, error, me
     assert not os.path.exists(blobs) or os.listdir(blobs) == []
 
 
-def test_a_flipped_byte_is_not_seen_by_the_client(hub, client, published):
+def test_flipped_byte(hub, client, published):
     """Hence whoever loads must check; the ETag that the client stored is that of the right content."""
     hub.faults = [Fault(request='GET', flip=-3)]
     path = client().hf_hub_download(REPO, 'model.safetensors')
@@ -306,7 +306,7 @@ def test_a_flipped_byte_is_not_seen_by_the_client(hub, client, published):
     assert (wrong, os.path.basename(os.path.realpath(path))) == ([len(SMALL) - 3], hashlib.sha256(SMALL).hexdigest())
 
 
-def test_a_slow_and_a_hanging_server(hub, client, published, monkeypatch, waits):
+def test_slow_server(hub, client, published, monkeypatch, waits):
     hub.faults = [Fault(request='GET', rate=200_000), Fault(request='HEAD .*config', delay=math.inf)]
     start = time.monotonic()
     assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
@@ -343,7 +343,7 @@ def test_plain_files(hub):
     assert hub.requests == {('GET', 'files'): 7}
 
 
-def test_many_at_once_and_silence_after_the_end(hub, client, folder):
+def test_concurrent_uploads_and_shutdown(hub, client, folder):
     client().create_repo(REPO)
     with ThreadPoolExecutor(8) as pool:
         uploads = [dict(path_in_repo=f'{i}.txt', path_or_fileobj=b'%d' % i) for i in range(8)]
@@ -355,7 +355,7 @@ def test_many_at_once_and_silence_after_the_end(hub, client, folder):
         urllib.request.urlopen(f'{hub.endpoint}/api/models/{REPO}', timeout=5)
 
 
-def test_timm_loads_what_was_uploaded(hub, client, tmp_path):
+def test_load_in_timm(hub, client, tmp_path):
     torch.manual_seed(3)
     model = fill_model(timm.create_model('resnet10t', num_classes=4)).eval()
     timm.models.save_for_hf(model, str(tmp_path / 'net'), safe_serialization=True)

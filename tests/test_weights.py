@@ -1,4 +1,4 @@
-"""The bundled checkpoints are what their cards and the table say."""
+"""The bundled checkpoints match their cards and the table."""
 
 import json
 import re
@@ -28,32 +28,32 @@ def transform_of(name):
 
 @pytest.fixture(scope='module')
 def digits():
-    """The held-out digits as preprocessed pictures [360, 3, 32, 32], labels [360] and indices [360]."""
+    """The held-out digits as preprocessed images [360, 3, 32, 32], labels [360] and indices [360]."""
     data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
     transform = transform_of('sknet_atto.digits')
-    pictures = [transform(Image.fromarray(image.numpy()).convert('RGB')) for image in data['images']]
-    return torch.stack(pictures), data['labels'], data['indices']
+    images = [transform(Image.fromarray(image.numpy()).convert('RGB')) for image in data['images']]
+    return torch.stack(images), data['labels'], data['indices']
 
 
 def drawn(count, **kwargs):
-    """The first held-out shapes as preprocessed pictures [N, 3, 32, 32] and labels [N]."""
-    pictures, labels = shapes.draw(count, seed=shapes.TEST_SEED, **kwargs)
+    """The first held-out shapes as preprocessed images [N, 3, 32, 32] and labels [N]."""
+    images, labels = shapes.draw(count, seed=shapes.TEST_SEED, **kwargs)
     transform = transform_of('sknet_atto.shapes')
-    return torch.stack([transform(Image.fromarray(picture)) for picture in pictures]), torch.from_numpy(labels)
+    return torch.stack([transform(Image.fromarray(image)) for image in images]), torch.from_numpy(labels)
 
 
 @pytest.fixture(scope='module')
 def held_out(digits):
-    """Held-out pictures [N, 3, 32, 32] and labels [N] of each bundled checkpoint."""
+    """Held-out images [N, 3, 32, 32] and labels [N] of each bundled checkpoint."""
     return {'sknet_atto.digits': digits[:2], 'sknet_atto.shapes': drawn(shapes.TEST_COUNT)}
 
 
 @pytest.mark.parametrize(('name', 'goal'), [('sknet_atto.digits', 98.5), ('sknet_atto.shapes', 97)])
 @torch.inference_mode()
-def test_held_out_accuracy_is_the_published_one(name, goal, held_out):
-    pictures, labels = held_out[name]
+def test_held_out_accuracy(name, goal, held_out):
+    images, labels = held_out[name]
     model = timm.create_model(name, pretrained=True).eval()
-    guesses = torch.cat([model(batch).argmax(1) for batch in pictures.split(500)])
+    guesses = torch.cat([model(batch).argmax(1) for batch in images.split(500)])
     top1 = 100 * (guesses == labels).double().mean().item()
     card = (bundled_folder(name) / 'README.md').read_text()
     assert top1 >= goal
@@ -61,12 +61,12 @@ def test_held_out_accuracy_is_the_published_one(name, goal, held_out):
     assert re.search(r'Held-out top-1 \| ([\d.]+) %', card)[1] == f'{top1:.2f}'
 
 
-def test_every_bundled_checkpoint_has_held_out_pictures(held_out):
+def test_every_bundled_checkpoint_is_tested(held_out):
     assert set(held_out) == set(BUNDLED)
 
 
 @pytest.mark.deep
-def test_the_scale_table_is_what_the_net_does():
+def test_scale_table():
     model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
     images = {scale: drawn(selection.PICTURES, scale=scale)[0] for scale in (0.3, 0.5, 0.7, 0.9)}
     measured = selection.measure(model, images)
@@ -80,7 +80,7 @@ def test_the_scale_table_is_what_the_net_does():
     assert selection.verdict(measured) in ' '.join(card.split())
 
 
-def test_larger_kernel_weights_are_the_last_branchs():
+def test_larger_kernel_weights():
     # with a constant logit for the last branch, the softmax over two is a sigmoid
     model = timm.create_model('sknet_atto').eval()
     attn = model.layer3[0].conv2.attn
@@ -90,14 +90,14 @@ def test_larger_kernel_weights_are_the_last_branchs():
     assert len(attn._forward_hooks) == 1
 
 
-def test_the_split_is_stratified_and_the_one_written_down(digits):
+def test_split(digits):
     _, labels, indices = digits
     assert indices.tolist() == json.loads((ROOT / 'weights' / 'digits_split.json').read_text())['held_out']
     assert len(set(indices.tolist())) == 360
     assert 35 <= labels.bincount(minlength=10).min() <= labels.bincount(minlength=10).max() <= 37
 
 
-def test_the_words_under_the_scale_table():
+def test_verdict():
     noise = torch.tensor([-0.01, 0.01] * 50)
     measured = {
         'SK_2_1': {0.3: 0.5 + noise, 0.9: 0.6 - noise},
@@ -134,7 +134,7 @@ def test_file(name):
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_config_agrees_with_the_table(name):
+def test_config(name):
     config = json.loads((bundled_folder(name) / 'config.json').read_text())
     row = CHECKPOINTS[name]
     assert config['architecture'] == row.arch
@@ -148,16 +148,16 @@ def test_config_agrees_with_the_table(name):
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_goldens_are_the_first_held_out_pictures(name, held_out):
+def test_golden_inputs(name, held_out):
     inputs = load_file(bundled_folder(name) / 'golden.safetensors')['inputs']
     assert torch.equal(inputs, held_out[name][0][: len(inputs)])
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_examples_are_the_first_held_out_picture_of_each_class(name, held_out):
-    pictures, labels = held_out[name]
+def test_examples(name, held_out):
+    images, labels = held_out[name]
     examples = example_images(name)
     assert tuple(path.stem for path in examples) == CHECKPOINTS[name].label_names
     for label, path in enumerate(examples):
-        first = pictures[(labels == label).nonzero()[0, 0]]
+        first = images[(labels == label).nonzero()[0, 0]]
         assert torch.equal(transform_of(name)(read_image(path)), first)

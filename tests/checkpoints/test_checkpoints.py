@@ -1,4 +1,4 @@
-"""The table says of every public checkpoint what its makers published, and the documents say what the table says."""
+"""The table has what the makers of every public checkpoint published, and the document has the table."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def sources_of(public: dict) -> list[tuple[Checkpoint, Source]]:
     return [(row, source) for row in WITH_WEIGHTS for source in row.sources if source.location in places(public)]
 
 
-def test_there_are_63():
+def test_number_of_public_checkpoints():
     assert len(PUBLIC) == 63
     assert {public['source'] for public in PUBLIC} == set(TAGS)
 
@@ -80,12 +80,12 @@ def test_public_checkpoint(public):
     assert (row.mean, row.std) == ((*map(tuple, norm.values()),) if isinstance(norm, dict) else (None, None))
 
 
-def test_no_source_is_of_two_checkpoints():
+def test_sources_are_unique():
     places = [(source.location, source.filename) for row in WITH_WEIGHTS for source in row.sources if source.location]
     assert len(places) == len(set(places))
 
 
-def test_nothing_is_said_to_be_published_here():
+def test_hub_owners():
     owners = {
         source.location.partition('/')[0] for row in WITH_WEIGHTS for source in row.sources if source.kind == 'hub'
     }
@@ -93,7 +93,7 @@ def test_nothing_is_said_to_be_published_here():
 
 
 @pytest.mark.parametrize('row', CHECKPOINTS.values(), ids=lambda row: row.name)
-def test_timms_cfg_comes_from_the_row(row):
+def test_timm_cfg(row):
     cfg = timm.models.get_arch_pretrained_cfgs(row.arch)[row.name]
     for field in ('input_size', 'num_classes', 'first_conv', 'classifier', 'pool_size', 'label_names'):
         assert getattr(cfg, field) == getattr(row, field), field
@@ -107,5 +107,5 @@ def test_timms_cfg_comes_from_the_row(row):
     assert bool(cfg.has_weights) == bool(kinds & {'bundled', 'hub', 'url'})
 
 
-def test_the_document_has_the_generated_tables():
+def test_generated_document():
     assert markdown(list(CHECKPOINTS.values())) in (ROOT / 'docs' / 'checkpoints.md').read_text()

@@ -1,4 +1,4 @@
-"""`timm-sk weights`: what is here, fetching, converting, verifying, and what the commands say when they cannot."""
+"""`timm-sk weights`: list, show, pull, convert, verify, and the messages of errors."""
 
 import json
 import resource
@@ -29,7 +29,7 @@ def weights_command(*arguments: object) -> tuple[int, str]:
     return result.exit_code, ' '.join(result.output.split())
 
 
-def test_list_has_every_checkpoint_with_its_state(store):
+def test_list(store):
     code, text = weights_command('list')
     rows = [row for row in CHECKPOINTS.values() if row.sources]
     assert code == 0
@@ -46,7 +46,7 @@ def test_list_filters():
     assert weights_command('list', 'nothing') == (1, 'timm-sk: No checkpoint matches "nothing".')
 
 
-def test_show_tells_every_fact_and_what_is_not_established():
+def test_show():
     _, text = weights_command('show', 'sknet50_holocron.imagenette')
     for fact in ('apache-2.0', 'top-1 94.37 %', 'Imagenette validation', '141,253,623 bytes', 'state on the web'):
         assert fact in text
@@ -64,11 +64,11 @@ def test_show_tells_every_fact_and_what_is_not_established():
         ('skresnet50', 'skresnet50.untrained is an untrained model: it has no weights.'),
     ],
 )
-def test_names_that_mean_no_checkpoint(name, message):
+def test_unknown_names(name, message):
     assert weights_command('show', name) == (1, f'timm-sk: {message}')
 
 
-def test_a_file_that_only_a_person_can_fetch(store, tmp_path):
+def test_manual_source(store, tmp_path):
     """The error of `pretrained=True` names the page and a command; the command makes it work."""
     name = 'skresnet50_insight.insight_in1k'
     code, text = weights_command('pull', name)
@@ -87,7 +87,7 @@ def test_a_file_that_only_a_person_can_fetch(store, tmp_path):
     assert state_of(row, store) == 'stored'
 
 
-def test_convert_refuses_what_is_not_the_checkpoint(tmp_path, store):
+def test_convert_another_file(tmp_path, store):
     (tmp_path / 'other.pth').write_bytes(torch_bytes({'conv9.weight': torch.zeros(1)}))
     code, text = weights_command('convert', tmp_path / 'other.pth', '--to', 'skresnet50_insight.insight_in1k')
     assert code == 1
@@ -96,7 +96,7 @@ def test_convert_refuses_what_is_not_the_checkpoint(tmp_path, store):
     assert not store.folder('skresnet50_insight.insight_in1k').exists()
 
 
-def test_pull_from_a_hub_into_the_store_and_again(hub, online, store, row, hub_repo, weights):
+def test_pull_twice(hub, online, store, row, hub_repo, weights):
     hub_repo()
     row(Source(kind='hub', location='makers/atto'))
     assert weights_command('pull', NAME) == (0, f'{NAME}: {store.folder(NAME)}')
@@ -107,7 +107,7 @@ def test_pull_from_a_hub_into_the_store_and_again(hub, online, store, row, hub_r
     assert_loaded(timm.create_model(f'local-dir:{store.folder(NAME)}', pretrained=True), weights)
 
 
-def test_pull_all_into_a_folder_for_other_machines(hub, online, row, release, weights, tmp_path, monkeypatch):
+def test_pull_all_into_a_folder(hub, online, row, release, weights, tmp_path, monkeypatch):
     monkeypatch.setattr(cli_weights, 'CHECKPOINTS', {NAME: row(release()[1])})
     code, text = weights_command('pull', '--all', tmp_path / 'carried')
     assert (code, f'Set TIMM_SK_HOME to a copy of {tmp_path / "carried"}' in text) == (0, True)
@@ -118,7 +118,7 @@ def test_pull_all_into_a_folder_for_other_machines(hub, online, row, release, we
     assert 'Name checkpoints, or give --all DIR.' in weights_command('pull')[1]
 
 
-def test_verify_names_files_and_folders():
+def test_verify():
     for target in (NAME, FOLDER / 'model.safetensors', FOLDER):
         code, text = weights_command('verify', target)
         assert code == 0
@@ -128,7 +128,7 @@ def test_verify_names_files_and_folders():
     assert f'published hash of {NAME}' in weights_command('verify', FOLDER / 'model.safetensors')[1]
 
 
-def test_verify_says_what_is_wrong(tmp_path):
+def test_verify_errors(tmp_path):
     tensors = load_file(FOLDER / 'model.safetensors')
     broken = {**tensors, 'fc.bias': torch.full_like(tensors['fc.bias'], float('nan'))}
     save_file(broken, tmp_path / 'nan.safetensors')
@@ -144,7 +144,7 @@ def test_verify_says_what_is_wrong(tmp_path):
     assert 'is not in the local store (on the hub): run' in weights_command('verify', 'skresnet18')[1]
 
 
-def test_an_encoders_file_is_converted_without_its_classifier(tmp_path):
+def test_convert_without_classifier(tmp_path):
     row = CHECKPOINTS['skresnet18.ra_in1k']
     expected = filled_weights(row)
     write_original(expected, row, row.sources[-1], tmp_path / 'encoder.safetensors')
@@ -153,7 +153,7 @@ def test_an_encoders_file_is_converted_without_its_classifier(tmp_path):
     assert ', without the classifier' in weights_command('verify', row.name)[1]
 
 
-def test_a_hubs_file_in_the_clients_cache_is_known(online, store, row, hub_repo):
+def test_cached_hub_file(online, store, row, hub_repo):
     hub_repo()
     changed = row(Source(kind='hub', location='makers/atto'))
     assert state_of(changed, store) == 'on the hub'
@@ -164,7 +164,7 @@ def test_a_hubs_file_in_the_clients_cache_is_known(online, store, row, hub_repo)
     assert 'not pinned: verified by the hub' in weights_command('show', NAME)[1]
 
 
-def test_verify_compares_a_folder_with_the_hash_that_was_recorded(online, store, row, release):
+def test_verify_recorded_hash(online, store, row, release):
     row(release()[1])
     weights_command('pull', NAME)
     folder = store.folder(NAME)
@@ -176,14 +176,14 @@ def test_verify_compares_a_folder_with_the_hash_that_was_recorded(online, store,
     assert (code, 'is damaged: its sha256 is' in text) == (1, True)
 
 
-def test_a_name_is_no_folder(monkeypatch):
+def test_name_before_folder(monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
     assert ', as published' in weights_command('verify', NAME)[1]
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('key', ['inputs', 'logits'])
-def test_goldens_that_are_no_numbers(tmp_path, key, value):
+def test_goldens_not_finite(tmp_path, key, value):
     folder = tmp_path / 'copy'
     shutil.copytree(FOLDER, folder)
     golden = load_file(folder / 'golden.safetensors')
@@ -193,7 +193,7 @@ def test_goldens_that_are_no_numbers(tmp_path, key, value):
 
 
 @pytest.mark.parametrize('shape', [(0, 3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (16, 3, 600, 600)])
-def test_goldens_that_are_no_batch_of_the_model(tmp_path, shape):
+def test_goldens_of_another_shape(tmp_path, shape):
     folder = tmp_path / 'copy'
     shutil.copytree(FOLDER, folder)
     save_file(dict(inputs=torch.zeros(shape), logits=torch.zeros(max(shape[0], 1), 10)), folder / 'golden.safetensors')
@@ -201,7 +201,7 @@ def test_goldens_that_are_no_batch_of_the_model(tmp_path, shape):
     assert (code, 'golden.safetensors' in text) == (1, True)
 
 
-def test_a_config_of_many_classes_costs_no_memory(tmp_path):
+def test_config_of_many_classes(tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(FOLDER, folder)
     config = json.loads((folder / 'config.json').read_text())
@@ -211,13 +211,13 @@ def test_a_config_of_many_classes_costs_no_memory(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # kB; the classifier has 900 MB
 
 
-def test_options_that_do_not_go_together():
+def test_invalid_options():
     assert 'Invalid state "nonsense": expected one of bundled' in weights_command('list', '--state', 'nonsense')[1]
     assert '--to needs a file' in weights_command('verify', NAME, '--to', 'skresnet18')[1]
 
 
 @pytest.mark.parametrize('tag', ['../../x', 'a b', '', '[/x]', '-x'])
-def test_tags_that_are_no_names(tmp_path, monkeypatch, tag):
+def test_invalid_tags(tmp_path, monkeypatch, tag):
     monkeypatch.chdir(tmp_path)
     file = FOLDER / 'model.safetensors'
     code, text = weights_command('export', file, '--arch', 'sknet_atto', f'--tag={tag}')
@@ -225,7 +225,7 @@ def test_tags_that_are_no_names(tmp_path, monkeypatch, tag):
     assert not list(tmp_path.glob('sknet*'))
 
 
-def test_verify_compares_a_folders_answers(tmp_path):
+def test_verify_compares_logits(tmp_path):
     folder = tmp_path / 'copy'
     shutil.copytree(FOLDER, folder)
     golden = load_file(folder / 'golden.safetensors')
@@ -261,7 +261,7 @@ def test_hostile_configs(tmp_path, change, message):
 
 
 @pytest.mark.parametrize('content', [b'', b'[]', b'{', b'\xff\xfe', b'[' * 100_000, b' ' * (2 << 20)])
-def test_configs_that_are_none(tmp_path, content):
+def test_invalid_configs(tmp_path, content):
     folder = tmp_path / 'folder'
     shutil.copytree(FOLDER, folder)
     (folder / 'config.json').write_bytes(content)

@@ -1,4 +1,4 @@
-"""Every source of the table: its names and shapes become the architecture's; each container and layout is converted."""
+"""Every source of the table: names and shapes of its layout, and conversion of each container."""
 
 import pytest
 import timm
@@ -19,7 +19,7 @@ SOURCES = {
 }
 
 # One of each container, and of most layouts; `python tests/upstream_files.py` goes through all.
-WHOLE = [
+COMPLETE = [
     'skresnet18.ra_in1k-2',
     'skresnet18.ra_in1k-3',
     'sknet50.implus_in1k-0',
@@ -43,8 +43,8 @@ def test_names_and_shapes(name):
     assert all(expected[key] == tensor.shape for key, tensor in back.items())
 
 
-@pytest.mark.parametrize('name', WHOLE)
-def test_whole_file(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize('name', COMPLETE)
+def test_complete_file(name, tmp_path, monkeypatch):
     row, source = SOURCES[name]
     monkeypatch.setenv('TIMM_SK_HOME', str(rehearse(row, source, tmp_path)))
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')

@@ -1,4 +1,4 @@
-"""After any fault of server, network or disk, a load gives the right weights or says clearly why not."""
+"""Faults of server, network and disk: a load gives the right weights or an error that says why not."""
 
 import math
 import os
@@ -84,7 +84,7 @@ def source_of(name, release, hub_repo):
 
 
 @pytest.mark.parametrize('name', RECOVERED)
-def test_a_passing_fault_leaves_the_right_weights(hub, online, row, release, hub_repo, weights, waits, hits, name):
+def test_transient_fault(hub, online, row, release, hub_repo, weights, waits, hits, name):
     row(source_of(name, release, hub_repo))
     hits += fresh(RECOVERED[name])
     hub.faults += hits
@@ -95,9 +95,7 @@ def test_a_passing_fault_leaves_the_right_weights(hub, online, row, release, hub
 
 
 @pytest.mark.parametrize('name', FATAL)
-def test_a_lasting_fault_is_told_and_leaves_nothing_wrong(
-    hub, online, store, row, release, hub_repo, weights, waits, hits, name, monkeypatch
-):
+def test_permanent_fault(hub, online, store, row, release, hub_repo, weights, waits, hits, name, monkeypatch):
     monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.3)
     monkeypatch.setattr(constants, 'HF_HUB_ETAG_TIMEOUT', 0.3)
     monkeypatch.setattr('huggingface_hub.file_download._ETAG_RETRY_TIMEOUT', 0.3)
@@ -116,7 +114,7 @@ def test_a_lasting_fault_is_told_and_leaves_nothing_wrong(
     assert_loaded(create(), weights)
 
 
-def test_an_interrupted_download_goes_on_later(hub, online, store, row, release, weights):
+def test_interrupted_download_is_resumed(hub, online, store, row, release, weights):
     content, source = release()
     checkpoint = row(Source(**{**vars(source), 'sha256': sha256(content)}))
 
@@ -134,7 +132,7 @@ def test_an_interrupted_download_goes_on_later(hub, online, store, row, release,
     assert_loaded(create(), weights)
 
 
-def test_a_file_that_a_killed_process_downloaded_is_not_downloaded_again(hub, online, store, row, release, weights):
+def test_download_of_a_killed_process_is_used(hub, online, store, row, release, weights):
     content, source = release()
     row(source)
     store.downloads(NAME).mkdir(parents=True)
@@ -144,7 +142,7 @@ def test_a_file_that_a_killed_process_downloaded_is_not_downloaded_again(hub, on
     assert not store.downloads(NAME).exists()
 
 
-def test_a_broken_source_gives_way_to_the_next(hub, online, row, release, hub_repo, weights, waits, hits):
+def test_next_source_after_a_broken_one(hub, online, row, release, hub_repo, weights, waits, hits):
     hub_repo()
     row(HUB, release()[1])
     hits.append(Fault(request=HUB_GET, flip=400_000, times=ALWAYS))
@@ -153,7 +151,7 @@ def test_a_broken_source_gives_way_to_the_next(hub, online, row, release, hub_re
     assert hub.requests['GET', 'files'] == 1
 
 
-def test_a_release_without_a_hash_that_is_cut_short_is_not_read(hub, online, store, row, release, weights, waits, hits):
+def test_truncated_release_without_a_hash(hub, online, store, row, release, weights, waits, hits):
     row(release()[1])
     hits.append(Fault(request=RELEASE, length=200_000))
     hub.faults += hits
@@ -164,9 +162,7 @@ def test_a_release_without_a_hash_that_is_cut_short_is_not_read(hub, online, sto
 
 
 @pytest.mark.parametrize('where', ['store', 'cache'])
-def test_a_flipped_byte_on_the_disk_is_found_named_and_fetched_again(
-    hub, online, store, row, release, hub_repo, weights, caplog, where
-):
+def test_damaged_file_is_downloaded_again(hub, online, store, row, release, hub_repo, weights, caplog, where):
     hub_repo()
     row(HUB if where == 'cache' else release()[1])
     create()
@@ -185,7 +181,7 @@ def test_a_flipped_byte_on_the_disk_is_found_named_and_fetched_again(
         assert 'is damaged' in caplog.text
 
 
-def test_a_flipped_byte_offline_is_told(hub, online, row, hub_repo, monkeypatch):
+def test_damaged_file_offline(hub, online, row, hub_repo, monkeypatch):
     hub_repo()
     row(HUB)
     create()
@@ -202,7 +198,7 @@ def test_a_flipped_byte_offline_is_told(hub, online, row, hub_repo, monkeypatch)
 
 @pytest.mark.parametrize('name', ['origin.json', 'model.safetensors'])
 @pytest.mark.parametrize('damage', ['remove', 'empty', 'half'])
-def test_a_damaged_folder_is_replaced(online, store, row, release, weights, name, damage):
+def test_damaged_folder(online, store, row, release, weights, name, damage):
     row(release()[1])
     create()
     path = store.folder(NAME) / name
@@ -216,7 +212,7 @@ def test_a_damaged_folder_is_replaced(online, store, row, release, weights, name
 
 @pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
 @pytest.mark.parametrize('limit', [100_000, 500_000, 835_000])
-def test_a_full_disk(online, store, row, release, weights, limit):
+def test_full_disk(online, store, row, release, weights, limit):
     row(release()[1])
     with file_size_limit(limit), pytest.raises(UnobtainableCheckpointError) as caught:
         create()
@@ -227,7 +223,7 @@ def test_a_full_disk(online, store, row, release, weights, limit):
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='limits of POSIX')
-def test_a_full_disk_under_the_clients_cache(online, row, hub_repo, weights):
+def test_full_disk_of_the_clients_cache(online, row, hub_repo, weights):
     hub_repo()
     row(HUB)
     with file_size_limit(300_000), pytest.raises(UnobtainableCheckpointError, match=rf'OSError: .*cache: {online}'):
@@ -236,7 +232,7 @@ def test_a_full_disk_under_the_clients_cache(online, row, hub_repo, weights):
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
-def test_a_read_only_store(online, store, row, release, weights, tmp_path):
+def test_read_only_store(online, store, row, release, weights, tmp_path):
     checkpoint = row(release()[1])
     store.root.mkdir()
     store.root.chmod(0o555)
@@ -256,7 +252,7 @@ def test_a_read_only_store(online, store, row, release, weights, tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
-def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weights, caplog):
+def test_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weights, caplog):
     hub_repo()
     row(HUB)
     online.mkdir()
@@ -290,7 +286,7 @@ def test_a_read_only_cache_of_the_client(hub, online, store, row, hub_repo, weig
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
 @pytest.mark.parametrize('pinned', [True, False])
-def test_an_unreadable_store_gives_way_to_a_pinned_hub(hub, online, store, row, hub_repo, weights, pinned):
+def test_unreadable_store(hub, online, store, row, hub_repo, weights, pinned):
     hub_repo()
     content = hub.repos['makers/atto'].files()['model.safetensors'].content
     row(Source(kind='hub', location='makers/atto', sha256=sha256(content) if pinned else None))
@@ -309,7 +305,7 @@ def test_an_unreadable_store_gives_way_to_a_pinned_hub(hub, online, store, row, 
 
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid'), reason='permissions of POSIX')
-def test_a_file_of_the_cache_that_may_not_be_read_gives_way(hub, online, row, hub_repo, release, weights):
+def test_unreadable_file_in_the_cache(hub, online, row, hub_repo, release, weights):
     hub_repo()
     row(HUB)
     create()
@@ -321,9 +317,7 @@ def test_a_file_of_the_cache_that_may_not_be_read_gives_way(hub, online, row, hu
 
 
 @pytest.mark.parametrize('home', [None, '~nosuchuser/x'])
-def test_no_home_folder_stops_only_what_needs_the_store(
-    online, row, release, hub_repo, weights, caplog, monkeypatch, home
-):
+def test_no_home_folder(online, row, release, hub_repo, weights, caplog, monkeypatch, home):
     no_home_folder(monkeypatch)
     if home is None:
         monkeypatch.delenv('TIMM_SK_HOME')
@@ -339,7 +333,7 @@ def test_no_home_folder_stops_only_what_needs_the_store(
     assert str(caught.value).endswith(f'copy the folder to {NAME} in a folder that TIMM_SK_HOME names.')
 
 
-def test_no_network_at_all(online, store, row, waits, monkeypatch):
+def test_no_network(online, store, row, waits, monkeypatch):
     with socket.create_server(('127.0.0.1', 0)) as server:
         nowhere = f'http://127.0.0.1:{server.getsockname()[1]}'
     template = nowhere + '/{repo_id}/resolve/{revision}/{filename}'
@@ -359,7 +353,7 @@ def test_no_network_at_all(online, store, row, waits, monkeypatch):
     assert not list(store.root.glob('.downloads/*'))
 
 
-def test_a_checkpoint_is_made_once_by_many_at_a_time(hub, online, store, row, release, weights):
+def test_concurrent_fetch(hub, online, store, row, release, weights):
     checkpoint = row(release()[1])
     hub.faults.append(Fault(request=RELEASE, times=ALWAYS, rate=4_000_000))
     with ThreadPoolExecutor(8) as threads:

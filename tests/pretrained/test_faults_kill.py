@@ -1,4 +1,4 @@
-"""Many processes at once, and killed ones, never leave a checkpoint in the store that is not whole."""
+"""Concurrent and killed processes never leave an incomplete checkpoint in the store."""
 
 import math
 import os
@@ -16,14 +16,14 @@ pytestmark = [pytest.mark.deep, pytest.mark.skipif(not hasattr(os, 'fork'), reas
 
 
 @pytest.mark.parametrize('job', ['release', 'hub', 'convert'])
-def test_kills(hub, online, store, tmp_path, job):
+def test_killed_jobs(hub, online, store, tmp_path, job):
     """Those of `tests/kill_store.py`, but few; it checks the store after each."""
     found = Killing(tmp_path, hub, seed=1).kill(job, 4)
     assert sum(found[phase] for phase in PHASES) == 4
 
 
 @pytest.mark.parametrize('kind', ['release', 'hub'])
-def test_eight_processes_on_a_cold_cache(hub, online, store, row, release, hub_repo, weights, kind):
+def test_concurrent_processes(hub, online, store, row, release, hub_repo, weights, kind):
     hub_repo()
     content, source = release()
     row(source if kind == 'release' else Source(kind='hub', location='makers/atto', sha256=None))

@@ -1,4 +1,4 @@
-"""A release's file arrives whole or not at all, whatever the connection does."""
+"""Downloads by HTTP: retries, resuming, limits."""
 
 import email.utils
 import math
@@ -32,28 +32,28 @@ def names(path):
     return sorted(p.name for p in path.parent.iterdir())
 
 
-def test_a_file_arrives(url, path):
+def test_download(url, path):
     download(url, path, size=len(CONTENT))
     assert path.read_bytes() == CONTENT
     assert names(path) == ['file.pth']
 
 
 @pytest.mark.parametrize('status', [408, 429, 500, 502, 503, 504])
-def test_a_passing_refusal_is_met_with_patience(hub, url, path, waits, status):
+def test_retry_on_transient_status(hub, url, path, waits, status):
     hub.faults.append(fault := Fault(request='GET', times=2, status=status))
     download(url, path)
     assert (path.read_bytes(), fault.hits, waits) == (CONTENT, 2, [1, 2])
 
 
 @pytest.mark.parametrize('status', [401, 403, 404, 410])
-def test_a_lasting_refusal_is_not_repeated(hub, url, path, waits, status):
+def test_no_retry_on_permanent_status(hub, url, path, waits, status):
     hub.faults.append(fault := Fault(request='GET', times=math.inf, status=status))
     with pytest.raises(DownloadError, match=f'the server answers {status}'):
         download(url, path)
     assert (fault.hits, waits, names(path)) == (1, [], [])
 
 
-def test_patience_ends(hub, url, path, waits):
+def test_number_of_attempts(hub, url, path, waits):
     hub.faults.append(fault := Fault(request='GET', times=math.inf, status=500))
     with pytest.raises(DownloadError, match=r'the server answers 500 .*, 4 times\.'):
         download(url, path)
@@ -61,47 +61,39 @@ def test_patience_ends(hub, url, path, waits):
 
 
 @pytest.mark.parametrize('dated', [False, True])
-def test_retry_after_is_honoured(hub, url, path, waits, dated):
+def test_retry_after(hub, url, path, waits, dated):
     value = email.utils.formatdate(time.time() + 31, usegmt=True) if dated else '30'
     hub.faults.append(Fault(request='GET', status=429, headers={'Retry-After': value}))
     download(url, path)
     assert waits == [pytest.approx(30, abs=1.5)]
 
 
-def test_a_long_retry_after_is_told_instead(hub, url, path, waits):
+def test_long_retry_after(hub, url, path, waits):
     hub.faults.append(Fault(request='GET', status=429, headers={'Retry-After': '3600'}))
     with pytest.raises(DownloadError, match=r'429.*asks to wait for 3600 seconds'):
         download(url, path)
     assert waits == []
 
 
-def test_a_cut_connection_is_resumed_where_the_hash_is_checked(hub, url, path, waits):
-    hub.faults.append(Fault(request='GET', cut=300_000, times=2))
+@pytest.mark.parametrize(
+    ('headers', 'resume', 'second'),
+    [
+        ({}, True, 'bytes=300000-'),
+        ({'ETag': '"version 1"'}, False, 'bytes=300000-'),
+        ({}, False, None),
+        ({'ETag': 'W/"weak"'}, False, None),
+    ],
+    ids=['hash', 'ETag', 'neither', 'weak ETag'],
+)
+def test_resume_after_cut_connection(hub, url, path, waits, headers, resume, second):
+    hub.faults += [Fault(request='GET', cut=300_000, headers=headers), Fault(request='GET', headers=headers)]
     ranges = watch_ranges(hub)
-    download(url, path, resume=True)
-    assert path.read_bytes() == CONTENT
-    assert ranges == [None, 'bytes=300000-', 'bytes=600000-']
-
-
-def test_a_cut_connection_is_resumed_where_the_server_names_the_version(hub, url, path, waits):
-    hub.faults.append(Fault(request='GET', cut=300_000, headers={'ETag': '"version 1"'}))
-    hub.faults.append(Fault(request='GET', headers={'ETag': '"version 1"'}))
-    ranges = watch_ranges(hub)
-    download(url, path)
-    assert path.read_bytes() == CONTENT
-    assert ranges == [None, 'bytes=300000-']
+    download(url, path, resume=resume)
+    assert (path.read_bytes(), ranges) == (CONTENT, [None, second])
     assert names(path) == ['file.pth']
 
 
-@pytest.mark.parametrize('headers', [{}, {'ETag': 'W/"weak"'}])
-def test_without_hash_and_version_it_starts_anew(hub, url, path, waits, headers):
-    hub.faults.append(Fault(request='GET', cut=300_000, headers=headers))
-    ranges = watch_ranges(hub)
-    download(url, path)
-    assert (path.read_bytes(), ranges) == (CONTENT, [None, None])
-
-
-def test_a_later_call_goes_on(hub, url, path, waits):
+def test_resume_in_a_later_call(hub, url, path, waits):
     hub.faults.append(Fault(request='GET', cut=100_000, times=4))
     with pytest.raises(DownloadError, match=r'the connection ended after 400000 of 1024000 bytes, 4 times'):
         download(url, path, resume=True)
@@ -111,15 +103,17 @@ def test_a_later_call_goes_on(hub, url, path, waits):
     assert (path.read_bytes(), ranges, names(path)) == (CONTENT, ['bytes=400000-'], ['file.pth'])
 
 
-def test_a_part_longer_than_the_file_is_discarded(hub, url, path, waits):
+@pytest.mark.parametrize('part', [CONTENT, CONTENT + b'more'], ids=['complete', 'too long'])
+def test_resume_of_a_part_as_long_as_the_file(hub, url, path, waits, part):
     path.parent.mkdir()
-    path.with_name('file.pth.partial').write_bytes(CONTENT + b'more')
+    path.with_name('file.pth.partial').write_bytes(part)
     download(url, path, resume=True)
-    assert path.read_bytes() == CONTENT
+    assert (path.read_bytes(), names(path)) == (CONTENT, ['file.pth'])
+    assert waits == ([] if part == CONTENT else [1])
 
 
 @pytest.mark.parametrize('headers', [{'ETag': '"version 2"'}, {'Content-Range': 'bytes 0-1023999/1024000'}, {}])
-def test_a_part_of_another_file_is_not_appended(hub, url, path, waits, headers):
+def test_no_resume_of_another_version(hub, url, path, waits, headers):
     path.parent.mkdir()
     path.with_name('file.pth.partial').write_bytes(bytes(300_000))
     path.with_name('file.pth.partial.json').write_text('{"etag": "\\"version 1\\""}')
@@ -129,7 +123,7 @@ def test_a_part_of_another_file_is_not_appended(hub, url, path, waits, headers):
     assert names(path) == ['file.pth']
 
 
-def test_a_new_version_is_not_noted_beside_an_old_part(hub, url, path, monkeypatch):
+def test_new_etag_is_not_stored_with_an_old_part(hub, url, path, monkeypatch):
     path.parent.mkdir()
     path.with_name('file.pth.partial').write_bytes(bytes(300_000))
     hub.faults.append(Fault(request='GET', headers={'ETag': '"version 2"'}))
@@ -143,45 +137,33 @@ def test_a_new_version_is_not_noted_beside_an_old_part(hub, url, path, monkeypat
     assert names(path) == ['file.pth.partial.json']
 
 
-def test_a_whole_part_needs_nothing_more(hub, url, path, waits):
-    path.parent.mkdir()
-    path.with_name('file.pth.partial').write_bytes(CONTENT)
-    download(url, path, resume=True)
-    assert (path.read_bytes(), waits) == (CONTENT, [])
-
-
 @pytest.mark.parametrize('length', [len(CONTENT) + 7, len(CONTENT) - 7])
-def test_another_length_than_the_published_one_is_refused(hub, url, path, waits, length):
+def test_size_differs_from_the_published_one(hub, url, path, waits, length):
     hub.faults.append(Fault(request='GET', times=math.inf, length=length))
     with pytest.raises(DownloadError, match=f'the server offers {length} bytes, the published file has {len(CONTENT)}'):
         download(url, path, size=len(CONTENT))
     assert names(path) == []
 
 
-def test_a_length_that_is_not_reached_is_a_cut_connection(hub, url, path, waits):
+def test_announced_size_is_not_reached(hub, url, path, waits):
     hub.faults.append(fault := Fault(request='GET', times=math.inf, length=len(CONTENT) + 7))
     with pytest.raises(DownloadError, match=f'ended after {len(CONTENT)} of {len(CONTENT) + 7} bytes, 4 times'):
         download(url, path)
     assert fault.hits == 4
 
 
-def test_nothing_larger_than_any_of_these_nets_is_fetched(hub, url, path, monkeypatch):
+def test_size_limit(hub, url, path, monkeypatch):
     monkeypatch.setattr(http_download, 'MAX_BYTES', 1_000_000)
     with pytest.raises(DownloadError, match='offers 1024000 bytes, the limit is 1000000'):
         download(url, path)
-    assert names(path) == []
-
-
-def test_a_server_that_announces_nothing_cannot_fill_the_disk(path, monkeypatch, waits):
-    monkeypatch.setattr(http_download, 'MAX_BYTES', 1_000_000)
     with socket.create_server(('127.0.0.1', 0)) as server:
-        answer_endlessly(server)
+        answer_endlessly(server)  # without a `Content-Length`
         with pytest.raises(DownloadError, match='sends more than 1000000 bytes'):
             download(f'http://127.0.0.1:{server.getsockname()[1]}/file', path)
     assert names(path) == []
 
 
-def test_a_silent_server_is_left_after_the_timeout(hub, url, path, waits):
+def test_timeout_before_the_answer(hub, url, path, waits):
     hub.faults.append(fault := Fault(request='GET', times=math.inf, delay=math.inf))
     start = time.monotonic()
     with pytest.raises(DownloadError, match=r'the server .*(timed out|TimeoutError).*, 4 times'):
@@ -190,13 +172,13 @@ def test_a_silent_server_is_left_after_the_timeout(hub, url, path, waits):
     assert time.monotonic() - start < 3
 
 
-def test_a_server_that_falls_silent_in_the_body_is_left_too(hub, url, path, waits):
+def test_timeout_in_the_body(hub, url, path, waits):
     hub.faults.append(Fault(request='GET', times=math.inf, rate=1))
     with pytest.raises(DownloadError, match='the connection broke'):
         download(url, path, timeout=0.1)
 
 
-def test_no_server(path, waits):
+def test_connection_refused(path, waits):
     with socket.create_server(('127.0.0.1', 0)) as server:
         port = server.getsockname()[1]
     with pytest.raises(DownloadError, match=r'the server cannot be reached \(.*refused\), 4 times'):
@@ -204,7 +186,7 @@ def test_no_server(path, waits):
     assert waits == [1, 2, 4]
 
 
-def test_no_such_host(path, waits, monkeypatch):
+def test_unknown_host(path, waits, monkeypatch):
     def fail(*arguments, **options):
         raise socket.gaierror(socket.EAI_NONAME, 'Name or service not known')
 
@@ -248,7 +230,7 @@ def answer_endlessly(server):
 
 @pytest.mark.parametrize('header', ['Content-Length', 'Retry-After'])
 @pytest.mark.parametrize('value', ['\u00b2', '9' * 5000], ids=['of another script', 'thousands'])
-def test_digits_that_are_no_number(hub, tmp_path, waits, header, value):
+def test_invalid_numbers_in_headers(hub, tmp_path, waits, header, value):
     hub.files['net.pth'] = b'weights'
     status = 503 if header == 'Retry-After' else None
     hub.faults = [Fault(request='/files/', status=status, headers={header: value})]
@@ -260,7 +242,7 @@ def test_digits_that_are_no_number(hub, tmp_path, waits, header, value):
 
 
 @pytest.mark.parametrize('target', ['http://example.org/net.pth', 'file:///etc/passwd', 'ftp://example.org/net.pth'])
-def test_a_redirect_away_from_https_is_refused(target):
+def test_insecure_redirect(target):
     request = urllib.request.Request('https://example.org/net.pth')
     with pytest.raises(DownloadError, match='redirects to'):
         SafeRedirects().redirect_request(request, None, 302, 'Found', {}, target)

@@ -1,4 +1,4 @@
-"""Weights come from the first source that works, are verified, and are then found without a network."""
+"""Weights come from the first source that works, are verified, and load without a network afterwards."""
 
 import json
 import time
@@ -29,7 +29,7 @@ def refuse_shapes():
     raise AssertionError('nothing was to be converted')
 
 
-def test_the_bundled_file_needs_neither_store_nor_network(hub, online, store):
+def test_bundled(hub, online, store):
     path = fetch(CHECKPOINTS[NAME], refuse_shapes)
     assert path == bundled_folder(NAME) / 'model.safetensors'
     create()
@@ -38,7 +38,7 @@ def test_the_bundled_file_needs_neither_store_nor_network(hub, online, store):
 
 
 @pytest.mark.parametrize('pinned', [True, False])
-def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub_repo, weights, pinned):
+def test_hub_file_in_the_clients_cache(hub, online, store, row, hub_repo, weights, pinned):
     commit = hub_repo()
     content = hub.repos['makers/atto'].files()['model.safetensors'].content
     source = hub_source(sha256=sha256(content), revision=commit) if pinned else hub_source()
@@ -52,7 +52,7 @@ def test_a_hubs_file_is_used_from_the_clients_cache(hub, online, store, row, hub
         assert hub.requests == {('HEAD', 'resolve'): 2, ('GET', 'resolve'): 1}
 
 
-def test_cache_dir_takes_the_place_of_the_clients_cache(hub, online, store, row, hub_repo, release, weights, tmp_path):
+def test_cache_dir(hub, online, store, row, hub_repo, release, weights, tmp_path):
     hub_repo()
     row(hub_source())
     assert_loaded(create(cache_dir=tmp_path / 'mine'), weights)
@@ -65,7 +65,7 @@ def test_cache_dir_takes_the_place_of_the_clients_cache(hub, online, store, row,
 
 
 @pytest.mark.parametrize('hashes', ['sha256', 'prefix', 'size', 'none'])
-def test_a_releases_file_is_converted_once_and_stored(hub, online, store, row, release, weights, hashes):
+def test_release_is_converted_and_stored(hub, online, store, row, release, weights, hashes):
     content, source = release()
     known = dict(
         sha256=dict(sha256=sha256(content)),
@@ -89,7 +89,7 @@ def test_a_releases_file_is_converted_once_and_stored(hub, online, store, row, r
     assert not [*store.root.glob('.*.new'), *store.root.glob('.*.old')]
 
 
-def test_the_stored_folder_loads_as_a_hub_repository_would(online, store, row, release, weights):
+def test_local_dir_of_a_stored_folder(online, store, row, release, weights):
     row(release()[1])
     create()
     model = timm.create_model(f'local-dir:{store.folder(NAME)}', pretrained=True)
@@ -99,7 +99,7 @@ def test_the_stored_folder_loads_as_a_hub_repository_would(online, store, row, r
         assert json.dumps(model.pretrained_cfg[field]) == json.dumps(getattr(cfg, field))
 
 
-def test_another_layout_is_converted_from_a_release_and_from_a_hub(hub, online, store, monkeypatch, tmp_path):
+def test_other_layout(hub, online, store, monkeypatch, tmp_path):
     name = 'skresnet18_mindcv.mindcv_in1k'
     weights = fill_model(timm.create_model(name)).state_dict()
     theirs = LAYOUTS['MindCV SK-ResNet'].to_theirs(weights)
@@ -120,7 +120,7 @@ def test_another_layout_is_converted_from_a_release_and_from_a_hub(hub, online, 
         assert list(stored) == [key for key in weights if not key.endswith('num_batches_tracked')]
 
 
-def test_the_order_is_bundled_store_hub_release(hub, online, store, row, hub_repo, release, weights, monkeypatch):
+def test_order_of_sources(hub, online, store, row, hub_repo, release, weights, monkeypatch):
     """Each source has other weights, and is taken away after it was seen to win."""
 
     def varied(number):
@@ -147,7 +147,7 @@ def test_the_order_is_bundled_store_hub_release(hub, online, store, row, hub_rep
     assert found == [float(load_file(bundled_folder(NAME) / 'model.safetensors')['fc.bias'][0]), 2, 1, 2]
 
 
-def test_all_failures_are_told_in_one_line_each(hub, online, store, row):
+def test_error_lists_all_failures(hub, online, store, row):
     gone = Source(kind='url', location=f'{hub.endpoint}/files/gone.pth', format='pytorch')
     headless = hub_source('makers/headless', has_classifier=False)
     row(hub_source('makers/none'), gone, headless)
@@ -162,7 +162,7 @@ def test_all_failures_are_told_in_one_line_each(hub, online, store, row):
     assert len(lines) == 5
 
 
-def test_a_source_without_classifier_serves_models_without_it(hub, online, row, hub_repo, release, weights):
+def test_source_without_classifier(hub, online, row, hub_repo, release, weights):
     headless = {key: value for key, value in weights.items() if not key.startswith('fc.')}
     hub_repo('makers/headless', state_dict=headless)
     row(hub_source('makers/headless', has_classifier=False), release()[1])
@@ -173,7 +173,7 @@ def test_a_source_without_classifier_serves_models_without_it(hub, online, row, 
     assert hub.requests['GET', 'files'] == 1
 
 
-def test_a_stored_checkpoint_without_classifier_gives_way_to_a_whole_one(hub, online, store, row, release, weights):
+def test_stored_checkpoint_without_classifier(hub, online, store, row, release, weights):
     headless = {key: value for key, value in weights.items() if not key.startswith('fc.')}
     row(release('headless.pth', headless, has_classifier=False)[1], release()[1])
     assert_loaded(create(num_classes=0), weights, but='fc.')
@@ -185,14 +185,14 @@ def test_a_stored_checkpoint_without_classifier_gives_way_to_a_whole_one(hub, on
 @pytest.mark.parametrize(
     'kwargs', [{}, dict(features_only=True), *(dict(num_classes=n) for n in (0, 3)), dict(in_chans=1)]
 )
-def test_nothing_of_the_model_shows_where_the_file_lies(online, row, release, kwargs):
+def test_cfg_is_independent_of_the_source(online, row, release, kwargs):
     row(release()[1])
     model, untrained = create(**kwargs), timm.create_model(NAME, **kwargs)
     assert json.dumps(model.pretrained_cfg) == json.dumps(untrained.pretrained_cfg)
     assert model.default_cfg == untrained.default_cfg
 
 
-def test_misspelt_arguments_are_refused_before_the_download(hub, online, row, release):
+def test_invalid_arguments_before_the_download(hub, online, row, release):
     row(release()[1])
     with pytest.raises(TypeError, match='num_class'):
         create(num_class=3)
@@ -201,7 +201,7 @@ def test_misspelt_arguments_are_refused_before_the_download(hub, online, row, re
 
 @pytest.mark.deep
 @pytest.mark.parametrize('name', [row.name for row in CHECKPOINTS.values() if row.sources])
-def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
+def test_every_row_is_fetched(name, monkeypatch):
     class AskedForError(Exception):
         pass
 
@@ -223,13 +223,13 @@ def test_every_rows_weights_are_obtained_through_the_table(name, monkeypatch):
         (dict(url='http://127.0.0.1:9/mine.pth', hf_hub_id=None), 'refused'),
     ],
 )
-def test_a_source_of_the_callers_is_left_to_timm(monkeypatch, overlay, error):
+def test_callers_own_source(monkeypatch, overlay, error):
     monkeypatch.delattr('timm_sk.models._builder.fetch')
     with pytest.raises((CorruptCheckpointError, OSError), match=error):
         timm.create_model('skresnet18.ra_in1k', pretrained=True, pretrained_cfg_overlay=overlay)
 
 
-def test_pulling_into_another_folder(hub, online, store, row, hub_repo, release, weights, tmp_path):
+def test_fetch_into_another_store(hub, online, store, row, hub_repo, release, weights, tmp_path):
     content, source = release()
     elsewhere = Store(tmp_path / 'elsewhere')
     seen = []
@@ -251,19 +251,7 @@ def test_pulling_into_another_folder(hub, online, store, row, hub_repo, release,
     assert not store.root.exists()
 
 
-def test_store_all_keeps_what_a_hub_has(hub, online, store, row, hub_repo, weights, monkeypatch):
-    hub_repo()
-    checkpoint = row(hub_source())
-    path = fetch(checkpoint, lambda: shapes_of(checkpoint), store_all=True)
-    assert path == store.folder(NAME) / 'model.safetensors'
-    hub.repos.clear()
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(store.root / 'cold'))
-    assert_loaded(create(), weights)
-
-
-def test_offline_with_everything_cached_makes_no_request(
-    hub, online, store, row, hub_repo, release, weights, monkeypatch, tmp_path
-):
+def test_offline_cached(hub, online, store, row, hub_repo, release, weights, monkeypatch, tmp_path):
     hub_repo()
     sources = (hub_source(), release()[1])
     for source in sources:
@@ -278,7 +266,7 @@ def test_offline_with_everything_cached_makes_no_request(
     assert not hub.requests
 
 
-def test_offline_and_uncached_fails_at_once_with_what_to_do(hub, online, store, row, release, monkeypatch):
+def test_offline_uncached(hub, online, store, row, release, monkeypatch):
     row(hub_source(), hub_source('makers/second'), release()[1])
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     start = time.monotonic()
@@ -297,7 +285,7 @@ def test_offline_and_uncached_fails_at_once_with_what_to_do(hub, online, store, 
 
 
 @pytest.mark.deep
-def test_the_clients_variables_lead_a_new_process(hub, hub_repo, tmp_path):
+def test_environment_variables(hub, hub_repo, tmp_path):
     """`HF_ENDPOINT`, `HF_HOME`, `TIMM_SK_HOME`, `HF_HUB_OFFLINE`; and the import brings no HTTP client of ours."""
     hub_repo('timm/skresnet18.ra_in1k', state_dict=fill_model(timm.create_model('skresnet18')).state_dict())
     code = """

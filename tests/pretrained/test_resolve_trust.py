@@ -1,4 +1,4 @@
-"""What is verified before a tensor is used: by the table's hashes, by the hub's, and by the first that was seen."""
+"""Verification before a tensor is used: by the hash of the table, of the hub, or of the first download."""
 
 import hashlib
 import io
@@ -23,7 +23,7 @@ def hub_source(name='makers/atto', **fields):
     return Source(kind='hub', location=name, **fields)
 
 
-def test_a_zip_is_checked_by_the_sha1_of_what_is_in_it(hub, online, store, row, release, weights):
+def test_sha1_of_a_zips_content(hub, online, store, row, release, weights):
     content, source = release()
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, 'w') as archive:
@@ -39,9 +39,7 @@ def test_a_zip_is_checked_by_the_sha1_of_what_is_in_it(hub, online, store, row, 
 
 
 @pytest.mark.parametrize('kind', ['hub', 'url'])
-def test_another_models_weights_are_refused_before_they_are_stored(
-    hub, online, store, row, hub_repo, release, weights, kind
-):
+def test_weights_of_another_model(hub, online, store, row, hub_repo, release, weights, kind):
     other = {key: value for key, value in weights.items() if not key.startswith('layer4.')}
     hub_repo('makers/other', state_dict=other)
     other_source = hub_source('makers/other') if kind == 'hub' else release('other.pth', other)[1]
@@ -55,7 +53,7 @@ def test_another_models_weights_are_refused_before_they_are_stored(
     assert_loaded(create(), weights)
 
 
-def test_a_later_change_of_what_is_not_pinned_is_refused(hub, online, store, row, hub_repo, weights):
+def test_unpinned_hub_file_changes(hub, online, store, row, hub_repo, weights):
     hub_repo()
     row(hub_source())
     create()
@@ -70,7 +68,7 @@ def test_a_later_change_of_what_is_not_pinned_is_refused(hub, online, store, row
     assert_loaded(create(), changed)
 
 
-def test_a_changed_release_is_refused_when_it_is_fetched_again(hub, online, store, row, release, weights):
+def test_unpinned_release_changes(hub, online, store, row, release, weights):
     row(release()[1])
     create()
     changed = {**weights, 'fc.bias': weights['fc.bias'] + 1}
@@ -82,7 +80,7 @@ def test_a_changed_release_is_refused_when_it_is_fetched_again(hub, online, stor
     assert not list(store.root.glob('.downloads/*'))
 
 
-def test_a_new_pin_refuses_what_was_stored_before_it(hub, online, store, row, release, weights):
+def test_stored_file_differs_from_a_new_pin(hub, online, store, row, release, weights):
     content, source = release()
     row(source)
     create()
@@ -93,7 +91,7 @@ def test_a_new_pin_refuses_what_was_stored_before_it(hub, online, store, row, re
         create()
 
 
-def test_only_a_hash_verifies_what_is_not_pinned(hub, online, row, hub_repo):
+def test_hub_without_a_hash(hub, online, row, hub_repo):
     hub_repo()
     hub.faults.append(Fault(request='HEAD', times=9, headers={'X-Linked-Etag': '"v1-of-the-mirror"'}))
     row(hub_source())
@@ -109,7 +107,7 @@ def test_only_a_hash_verifies_what_is_not_pinned(hub, online, row, hub_repo):
     create()
 
 
-def test_a_small_file_that_git_keeps_is_verified_by_its_blobs_hash(hub, online, row, hub_repo, weights, monkeypatch):
+def test_git_blob_hash(hub, online, row, hub_repo, weights, monkeypatch):
     monkeypatch.setattr('hub_server.is_lfs', lambda path, size: False)
     hub_repo()
     row(hub_source())
@@ -126,7 +124,7 @@ def test_a_small_file_that_git_keeps_is_verified_by_its_blobs_hash(hub, online, 
         create()
 
 
-def test_what_only_a_person_can_fetch(online, store, row, weights, tmp_path):
+def test_manual_source(online, store, row, weights, tmp_path):
     manual = row(MANUAL)
     command = f'`timm-sk weights convert <FILE> --to {NAME}`'
     with pytest.raises(UnobtainableCheckpointError, match=rf'open {MANUAL.location} in a browser.*{command}'):
@@ -138,7 +136,7 @@ def test_what_only_a_person_can_fetch(online, store, row, weights, tmp_path):
     assert (store.origin(NAME).location, store.origin(NAME).pinned) == (MANUAL.location, False)
 
 
-def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, release, weights, tmp_path):
+def test_store_file_checks_the_tables_hashes(online, store, row, release, weights, tmp_path):
     content, source = release()
     pinned = row(replace(source, sha256=sha256(content)))
     (tmp_path / 'right').write_bytes(content)
@@ -151,7 +149,7 @@ def test_a_file_by_hand_is_compared_with_the_tables_hashes(online, store, row, r
         store_file(tmp_path / 'right', row(MANUAL), shapes_of(CHECKPOINTS['skresnet18.ra_in1k']))
 
 
-def test_a_token_opens_a_private_repository(hub, online, row, hub_repo, weights, monkeypatch):
+def test_token_for_a_private_repository(hub, online, row, hub_repo, weights, monkeypatch):
     hub_repo()
     hub.repos['makers/atto'].private = True
     row(hub_source())

@@ -1,4 +1,4 @@
-"""Our safetensors files are the format's, in our order; a stored checkpoint is whole, and says where it is from."""
+"""The local store: its files, its place, what killed processes leave."""
 
 import json
 import os
@@ -12,10 +12,10 @@ import torch
 from limits import no_home_folder, without_privileges
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_net import NAME, assert_loaded, create
+from small_net import NAME, create
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError, UnwritableStoreError
+from timm_sk.errors import CorruptCheckpointError, UnwritableStoreError
 from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
 
 TENSORS = {
@@ -27,7 +27,7 @@ TENSORS = {
 }
 
 
-def test_round_trip_in_order(tmp_path):
+def test_safetensors_round_trip(tmp_path):
     path = tmp_path / 'x.safetensors'
     save_safetensors(TENSORS, path, metadata=dict(format='pt', source='test'))
     loaded = load_file(path)
@@ -38,7 +38,7 @@ def test_round_trip_in_order(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ['x.safetensors']
 
 
-def test_permissions_are_those_of_any_new_file(tmp_path):
+def test_file_permissions(tmp_path):
     (tmp_path / 'plain').touch()
     save_safetensors(TENSORS, tmp_path / 'x.safetensors')
     assert stat.S_IMODE((tmp_path / 'x.safetensors').stat().st_mode) == stat.S_IMODE(
@@ -46,7 +46,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path):
     )
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path):
+def test_failed_write_keeps_the_old_file(tmp_path):
     path = tmp_path / 'x.safetensors'
     save_safetensors(TENSORS, path)
     digest = sha256_of(path)
@@ -78,7 +78,7 @@ def put(store, tensors, sha256='5' * 64):
         ('linux', dict(TIMM_SK_HOME='~/weights'), '/home/me/weights'),
     ],
 )
-def test_where_the_store_is(monkeypatch, platform, variables, expected):
+def test_store_root(monkeypatch, platform, variables, expected):
     monkeypatch.setattr(sys, 'platform', platform)
     for name in ('TIMM_SK_HOME', 'XDG_CACHE_HOME', 'LOCALAPPDATA'):
         monkeypatch.delenv(name, raising=False)
@@ -87,7 +87,7 @@ def test_where_the_store_is(monkeypatch, platform, variables, expected):
     assert store_root() == Path(expected)
 
 
-def test_a_folder_says_what_it_is_and_where_it_is_from(store, weights):
+def test_contents_of_a_stored_checkpoint(store, weights):
     path = put(store, weights)
     assert sorted(p.name for p in path.parent.iterdir()) == ['config.json', 'model.safetensors', 'origin.json']
     assert stat.S_IMODE(path.parent.stat().st_mode) == stat.S_IMODE(store.root.stat().st_mode)
@@ -101,7 +101,7 @@ def test_a_folder_says_what_it_is_and_where_it_is_from(store, weights):
     assert config['pretrained_cfg']['mean'] == [0.5, 0.5, 0.5]
 
 
-def test_a_later_checkpoint_takes_the_place_of_the_first(store, weights):
+def test_put_replaces(store, weights):
     put(store, weights)
     changed = {**weights, 'fc.bias': weights['fc.bias'] + 1}
     path = put(store, changed, sha256='6' * 64)
@@ -110,7 +110,7 @@ def test_a_later_checkpoint_takes_the_place_of_the_first(store, weights):
     assert not [*store.root.glob('.*.new'), *store.root.glob('.*.old')]
 
 
-def test_what_is_not_there_is_not_found(store, weights):
+def test_find_missing(store, weights):
     assert store.find(CHECKPOINTS[NAME]) is None
     assert store.origin(NAME) is None
     put(store, {key: value for key, value in weights.items() if not key.startswith('fc.')})
@@ -121,14 +121,14 @@ def test_what_is_not_there_is_not_found(store, weights):
 @pytest.mark.parametrize(
     'content', ['', '{}', '[]', '{"kind": 1}', '{"format_version": 1}', '{"format_version": 9}', '\x00']
 )
-def test_an_origin_that_cannot_be_read_is_told(store, weights, content):
+def test_invalid_origin(store, weights, content):
     path = put(store, weights).parent / 'origin.json'
     path.write_text(content)
     with pytest.raises(CorruptCheckpointError, match=rf'{path} cannot be read \(.*\)\. Delete the folder'):
         store.find(CHECKPOINTS[NAME])
 
 
-def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
+def test_lock_removes_leftovers(store):
     old = time.time() - 2 * 24 * 3600
     leftovers = {
         f'.{NAME}.new': (False, True),
@@ -150,12 +150,12 @@ def test_what_killed_processes_left_is_cleared_by_the_next_turn(store):
     }
 
 
-def test_making_a_store_touches_nothing(tmp_path):
+def test_store_does_not_touch_the_disk(tmp_path):
     Store(tmp_path / 'store').find(CHECKPOINTS[NAME])
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_a_killed_process_had_put_aside_comes_back(online, store, row, release):
+def test_lock_restores_a_folder_moved_aside(online, store, row, release):
     """Killed between two renames: the old folder is among the leftovers, and there is no new one."""
     changed = row(release()[1])
     create()
@@ -167,32 +167,8 @@ def test_a_folder_that_a_killed_process_had_put_aside_comes_back(online, store, 
     assert not aside.exists()
 
 
-def test_without_a_home_other_sources_are_tried(online, row, hub_repo, weights, monkeypatch):
-    monkeypatch.setenv('TIMM_SK_HOME', '~nobodyofthisname/store')
-    hub_repo()
-    row(Source(kind='hub', location='makers/atto'))
-    assert_loaded(create(), weights)
-    with pytest.raises(UnwritableStoreError, match='Set TIMM_SK_HOME to a folder'):
-        Store().find(CHECKPOINTS[NAME])
-
-
-@pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
-def test_an_unreadable_store_is_told_of_every_source(online, store, row, hub_repo):
-    """Also of a hub's file: what was first seen of it cannot be read either."""
-    store.folder(NAME).mkdir(parents=True)
-    store.root.chmod(0)
-    try:
-        hub_repo()
-        row(Source(kind='hub', location='makers/atto'))
-        with pytest.raises(UnobtainableCheckpointError, match=r'local store: .* cannot be read .*') as raised:
-            without_privileges(create)
-        assert 'hub makers/atto: The record' in str(raised.value)
-    finally:
-        store.root.chmod(0o700)
-
-
 @pytest.mark.parametrize('home', [None, '~nosuchuser/x'])
-def test_a_store_without_a_folder_is_told_when_it_is_needed(monkeypatch, home):
+def test_no_home_folder(monkeypatch, home):
     no_home_folder(monkeypatch)
     if home is None:
         monkeypatch.delenv('TIMM_SK_HOME')
@@ -205,7 +181,7 @@ def test_a_store_without_a_folder_is_told_when_it_is_needed(monkeypatch, home):
 
 
 @pytest.mark.parametrize('refused', ['.', NAME, f'{NAME}/origin.json', f'{NAME}/model.safetensors'])
-def test_a_store_that_may_not_be_read_is_told(store, weights, refused):
+def test_unreadable_store(store, weights, refused):
     put(store, weights)
     path = store.root / refused
     mode = path.stat().st_mode

@@ -1,4 +1,4 @@
-"""What messages show of names that come from files."""
+"""Names from files in messages."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from timm_sk.pretrained import check_state_dict
 
 
 @pytest.mark.parametrize('key', ['a' * 200_000, '\x1b[31mred', 'new\nline'])
-def test_names_are_shown_escaped_and_short(key):
+def test_names_in_messages(key):
     with pytest.raises(MismatchedCheckpointError) as raised:
         check_state_dict({key: torch.zeros(1)}, {})
     message = str(raised.value)
@@ -18,7 +18,7 @@ def test_names_are_shown_escaped_and_short(key):
     assert 'unexpected: ' in message
 
 
-def test_what_steers_a_terminal_is_not_printed():
+def test_control_characters_are_removed():
     with err.capture() as captured:
         log_error('a \x1b[31mred\x07 name\nof a file')
     assert captured.get() == 'timm-sk: a [31mred name of a file\n'

@@ -17,84 +17,63 @@ from hostile_torch import running, torch_lies
 from hostile_zips import zip_lies
 
 
+def one_tensor(shape: object, begin: int, end: int, dtype: object = 'F32', *, data: int = 4) -> bytes:
+    """A safetensors file of tensor 'a' as the header describes it, and of so many bytes of data."""
+    return safetensors_bytes({'a': described(shape, begin, end, dtype)}, bytes(data))
+
+
 def safetensors_lies() -> dict[str, tuple[bytes, str]]:
     one = described([1], 0, 4)
+    good, four = {'a': one}, bytes(4)
     twice = (
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
     )
     inner = b'{"a":{"dtype":"F32","dtype":"F64","shape":[1],"data_offsets":[0,4]}}'
     nested = b'{"a":' + b'[' * 400_000 + b']' * 400_000 + b'}'
     digits = b'{"a":{"dtype":"F32","shape":[' + b'9' * 10_000 + b'],"data_offsets":[0,4]}}'
-    listed = b'{"a":' + b'[],' * 10 + b'[]}'
+    long, listed = (b'{"a":' + b'[],' * count + b'[]}' for count in (400_000, 10))
     many = {f'{index}': described([0], 0, 0) for index in range(18_000)}
+    overlap = {'a': described([2], 0, 8), 'b': described([2], 4, 12)}
+    gap = {'a': one, 'b': described([1], 8, 12)}
+    shape, empty = 'impossible shape', dict(dtype='F32', data_offsets=[0, 4])
     return {
         'a header of 1 GB that is not there': (
-            safetensors_bytes({'a': one}, bytes(4), length=GIB),
+            safetensors_bytes(good, four, length=GIB),
             'its header should have 1073741824 bytes, where 6. are left',
         ),
-        'a header of 2**47 bytes': (safetensors_bytes({'a': one}, bytes(4), length=1 << 47), 'its header should have'),
-        'a header of 2**60 bytes': (safetensors_bytes({'a': one}, bytes(4), length=1 << 60), 'format is unknown'),
-        'a long header': (
-            safetensors_bytes(b'{"a":' + b'[],' * 400_000 + b'[]}'),
-            'its header has 1200008 bytes; the limit',
-        ),
+        'a header of 2**47 bytes': (safetensors_bytes(good, four, length=1 << 47), 'its header should have'),
+        'a header of 2**60 bytes': (safetensors_bytes(good, four, length=1 << 60), 'format is unknown'),
+        'a long header': (safetensors_bytes(long), 'its header has 1200008 bytes; the limit'),
         'a long list of tensors': (safetensors_bytes(many), 'its header has 11|its header has 10'),
-        'a header cut off': (safetensors_bytes({'a': one}, length=9), 'not valid JSON'),
-        'offsets that overlap': (
-            safetensors_bytes({'a': described([2], 0, 8), 'b': described([2], 4, 12)}, bytes(12)),
-            "'b' overlaps another tensor",
-        ),
-        'two tensors in one place': (safetensors_bytes({'a': one, 'b': one}, bytes(4)), "'b' overlaps another tensor"),
-        'offsets that leave a gap': (
-            safetensors_bytes({'a': one, 'b': described([1], 8, 12)}, bytes(12)),
-            "'b' leaves a gap of 4 bytes",
-        ),
-        'a first tensor that leaves a gap': (safetensors_bytes({'a': described([1], 4, 8)}, bytes(8)), 'leaves a gap'),
-        'offsets beyond the data': (
-            safetensors_bytes({'a': described([2], 0, 8)}, bytes(4)),
-            "'a' ends at byte 8 .* has 4",
-        ),
+        'a header cut off': (safetensors_bytes(good, length=9), 'not valid JSON'),
+        'offsets that overlap': (safetensors_bytes(overlap, bytes(12)), "'b' overlaps another tensor"),
+        'two tensors in one place': (safetensors_bytes({'a': one, 'b': one}, four), "'b' overlaps another tensor"),
+        'offsets that leave a gap': (safetensors_bytes(gap, bytes(12)), "'b' leaves a gap of 4 bytes"),
+        'a first tensor that leaves a gap': (one_tensor([1], 4, 8, data=8), 'leaves a gap'),
+        'offsets beyond the data': (one_tensor([2], 0, 8), "'a' ends at byte 8 .* has 4"),
         'a tensor of a terabyte': (
-            safetensors_bytes({'a': described([1 << 38], 0, 1 << 40)}, bytes(4)),
+            one_tensor([1 << 38], 0, 1 << 40),
             "'a' ends at byte 1099511627776 of the data, which has 4",
         ),
-        'offsets in reverse': (safetensors_bytes({'a': described([1], 4, 0)}, bytes(4)), 'span -4 bytes'),
-        'a negative offset': (safetensors_bytes({'a': described([1], -4, 0)}, bytes(4)), 'not two offsets'),
-        'an offset of 400 bits': (safetensors_bytes({'a': described([1], 0, 1 << 400)}, bytes(4)), 'not two offsets'),
-        'three offsets': (safetensors_bytes({'a': dict(one, data_offsets=[0, 2, 4])}, bytes(4)), 'not two offsets'),
-        'data of no tensor': (safetensors_bytes({'a': one}, bytes(5)), '1 bytes of its data belong to no tensor'),
-        'data cut off': (safetensors_bytes({'a': one}, bytes(3)), "'a' ends at byte 4 of the data, which has 3"),
-        'duplicate keys': (safetensors_bytes(twice, bytes(4)), "the key 'a' appears twice in its header"),
-        'duplicate fields': (safetensors_bytes(inner, bytes(4)), "the key 'dtype' appears twice in its header"),
-        'a shape of other size': (safetensors_bytes({'a': described([2], 0, 4)}, bytes(4)), 'its shape needs 8'),
-        'a shape beyond 64 bits': (
-            safetensors_bytes({'a': described([1 << 40] * 2, 0, 4)}, bytes(4)),
-            'impossible shape',
-        ),
-        'a shape that is empty and huge': (
-            safetensors_bytes({'a': described([0, 1 << 62, 1 << 62], 0, 0)}),
-            'impossible shape',
-        ),
-        'a shape of many dimensions': (
-            safetensors_bytes({'a': described([1] * 1000, 0, 4)}, bytes(4)),
-            'impossible shape',
-        ),
-        'a negative shape': (
-            safetensors_bytes({'a': described([-1, -1], 0, 4)}, bytes(4)),
-            r'impossible shape, \[-1, -1\]',
-        ),
-        'a shape of booleans': (safetensors_bytes({'a': described([True], 0, 4)}, bytes(4)), 'not a list of integers'),
-        'a shape of fractions': (safetensors_bytes({'a': described([1.0], 0, 4)}, bytes(4)), 'not a list of integers'),
-        'a shape of 10,000 digits': (safetensors_bytes(digits, bytes(4)), 'not valid JSON'),
-        'another type': (
-            safetensors_bytes({'a': described([1], 0, 4, 'F33')}, bytes(4)),
-            "has type 'F33'; expected one of F64",
-        ),
-        'a type that is a list': (safetensors_bytes({'a': described([1], 0, 4, [])}, bytes(4)), r'has type \[\]'),
-        'an entry without a shape': (
-            safetensors_bytes({'a': dict(dtype='F32', data_offsets=[0, 4])}),
-            'not described by',
-        ),
+        'offsets in reverse': (one_tensor([1], 4, 0), 'span -4 bytes'),
+        'a negative offset': (one_tensor([1], -4, 0), 'not two offsets'),
+        'an offset of 400 bits': (one_tensor([1], 0, 1 << 400), 'not two offsets'),
+        'three offsets': (safetensors_bytes({'a': dict(one, data_offsets=[0, 2, 4])}, four), 'not two offsets'),
+        'data of no tensor': (one_tensor([1], 0, 4, data=5), '1 bytes of its data belong to no tensor'),
+        'data cut off': (one_tensor([1], 0, 4, data=3), "'a' ends at byte 4 of the data, which has 3"),
+        'duplicate keys': (safetensors_bytes(twice, four), "the key 'a' appears twice in its header"),
+        'duplicate fields': (safetensors_bytes(inner, four), "the key 'dtype' appears twice in its header"),
+        'a shape of other size': (one_tensor([2], 0, 4), 'its shape needs 8'),
+        'a shape beyond 64 bits': (one_tensor([1 << 40] * 2, 0, 4), shape),
+        'a shape that is empty and huge': (one_tensor([0, 1 << 62, 1 << 62], 0, 0, data=0), shape),
+        'a shape of many dimensions': (one_tensor([1] * 1000, 0, 4), shape),
+        'a negative shape': (one_tensor([-1, -1], 0, 4), r'impossible shape, \[-1, -1\]'),
+        'a shape of booleans': (one_tensor([True], 0, 4), 'not a list of integers'),
+        'a shape of fractions': (one_tensor([1.0], 0, 4), 'not a list of integers'),
+        'a shape of 10,000 digits': (safetensors_bytes(digits, four), 'not valid JSON'),
+        'another type': (one_tensor([1], 0, 4, 'F33'), "has type 'F33'; expected one of F64"),
+        'a type that is a list': (one_tensor([1], 0, 4, []), r'has type \[\]'),
+        'an entry without a shape': (safetensors_bytes({'a': empty}), 'not described by'),
         'an entry that is a number': (safetensors_bytes({'a': 3}), 'not described by'),
         'metadata that is a list': (safetensors_bytes({'__metadata__': []}), 'its __metadata__ is not a mapping'),
         'a header nested deeply': (safetensors_bytes(nested), 'not valid JSON .RecursionError'),
@@ -143,25 +122,21 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
         layer = field(100, field(7, layer))
     empty_layers = field(1, b'net') + field(100, b'') * 1_000_000
     empty_blobs = field(1, b'net') + field(100, field(7, b'') * 1_000_000)
-    good = mindspore_value(b'a', (1,), b'Float32', four)
+    good, float32, gigabyte = mindspore_value(b'a', (1,), b'Float32', four), b'Float32', '1073741824 bytes of 3'
+    sound = caffe_bytes(caffe_blob((1,), four))
+    dimensions = bytes(10_000_000)
     return {
         'Caffe, groups nested 100,000 deep': (groups, 'field 8 has wire type 3, which these formats lack'),
         'Caffe, layers nested 2,000 deep': (field(1, b'net') + layer, 'has no shape'),
         'Caffe, a million layers': (empty_layers, 'more than 200000 protobuf fields'),
         'Caffe, a million blobs': (empty_blobs, 'more than 200000 protobuf fields'),
-        'Caffe, a layer of 1 GB that is not there': (
-            field(1, b'net') + field(100, b'abc', length=GIB),
-            '1073741824 bytes of 3',
-        ),
+        'Caffe, a layer of 1 GB that is not there': (field(1, b'net') + field(100, b'abc', length=GIB), gigabyte),
         'Caffe, a blob of 1 GB that is not there': (
             field(1, b'net') + field(100, field(7, b'abc', length=GIB)),
-            '1073741824 bytes of 3',
+            gigabyte,
         ),
-        'Caffe, a length of 70 bits': (
-            caffe_bytes(caffe_blob((1,), four)) + b'\xa2\x06' + b'\xff' * 10,
-            'number that does not end',
-        ),
-        'Caffe, ten million dimensions': (caffe_bytes(field(7, field(1, bytes(10_000_000)))), 'takes 1000000. bytes'),
+        'Caffe, a length of 70 bits': (sound + b'\xa2\x06' + b'\xff' * 10, 'number that does not end'),
+        'Caffe, ten million dimensions': (caffe_bytes(field(7, field(1, dimensions))), 'takes 1000000. bytes'),
         'Caffe, a million shapes': (caffe_bytes(field(7, field(1, b'\x01')) * 150), 'takes 450 bytes'),
         'Caffe, a negative shape': (caffe_bytes(caffe_blob((-1,), four)), r'impossible shape, \[-1\]'),
         'Caffe, a shape of a terabyte': (
@@ -179,39 +154,33 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
             caffe_bytes(caffe_blob((1,), four), name=b'\xff'),
             'name of a layer is not valid',
         ),
-        'Caffe, two layers of one name': (
-            caffe_bytes(caffe_blob((1,), four)) + caffe_bytes(caffe_blob((1,), four)),
-            'twice',
-        ),
-        'Caffe, cut off': (caffe_bytes(caffe_blob((1,), four))[:-1], 'bytes of'),
+        'Caffe, two layers of one name': (sound + sound, 'twice'),
+        'Caffe, cut off': (sound[:-1], 'bytes of'),
         'Caffe, old layers': (field(1, b'net') + field(2, b''), "of the old kind V1. Upgrade it with Caffe's"),
         'Caffe, no blobs': (caffe_bytes(), 'not a state dict'),
         'Caffe, field 0': (caffe_bytes() + b'\x02\x00', 'field 0'),
-        'MindSpore, a value of 1 GB that is not there': (good + field(1, b'abc', length=GIB), '1073741824 bytes of 3'),
+        'MindSpore, a value of 1 GB that is not there': (good + field(1, b'abc', length=GIB), gigabyte),
         'MindSpore, a million values': (good + field(1, b'') * 1_000_000, 'has no tensor'),
         'MindSpore, ten million dimensions': (
-            good + field(1, field(1, b'b') + field(2, field(1, bytes(10_000_000)))),
+            good + field(1, field(1, b'b') + field(2, field(1, dimensions))),
             'takes 10000000 bytes',
         ),
         'MindSpore, a million fields': (good + field(1, field(3, 0) * 300_000), 'more than 200000 protobuf fields'),
         'MindSpore, groups': (good + field(1, b'\x0b' * 100_000), 'wire type 3'),
-        'MindSpore, a shape of a terabyte': (
-            mindspore_value(b'a', (1 << 38,), b'Float32', four),
-            'needs 1099511627776',
-        ),
-        'MindSpore, a negative shape': (mindspore_value(b'a', (-1,), b'Float32', four), 'impossible shape'),
+        'MindSpore, a shape of a terabyte': (mindspore_value(b'a', (1 << 38,), float32, four), 'needs 1099511627776'),
+        'MindSpore, a negative shape': (mindspore_value(b'a', (-1,), float32, four), 'impossible shape'),
         'MindSpore, another type': (
             mindspore_value(b'a', (1,), b'str', four),
             "has type b'str'; expected one of Float64",
         ),
         'MindSpore, a parameter in two values': (good + good, "the key 'a' appears twice"),
         'MindSpore, another field': (good + field(2, b'x'), 'field 2 of wire type 2 that no MindSpore file has'),
-        'MindSpore, a name that is not text': (mindspore_value(b'\xff', (1,), b'Float32', four), 'name of a parameter'),
+        'MindSpore, a name that is not text': (mindspore_value(b'\xff', (1,), float32, four), 'name of a parameter'),
         'MindSpore, cut off': (good[:-1], 'bytes of'),
     }
 
 
-def strangers() -> dict[str, tuple[bytes, str]]:
+def other_files() -> dict[str, tuple[bytes, str]]:
     return {
         'nothing': (b'', 'it is empty'),
         'one byte': (b'\x80', 'format is unknown'),
@@ -226,5 +195,13 @@ def strangers() -> dict[str, tuple[bytes, str]]:
 
 def hostile_files(target: str) -> dict[str, tuple[bytes, str]]:
     """All of them. `target` is the folder that code in them would make."""
-    groups = (running(target), torch_lies(), zip_lies(), safetensors_lies(), mxnet_lies(), protobuf_lies(), strangers())
+    groups = (
+        running(target),
+        torch_lies(),
+        zip_lies(),
+        safetensors_lies(),
+        mxnet_lies(),
+        protobuf_lies(),
+        other_files(),
+    )
     return {name: case for group in groups for name, case in group.items()}

@@ -1,4 +1,4 @@
-"""Every format gives exactly the tensors it holds, under any name."""
+"""Every format is read exactly, under any file name."""
 
 import io
 import zipfile
@@ -77,7 +77,7 @@ def test_caffe_sample(name):
     assert_same(read_checkpoint(SAMPLES / name), expected)
 
 
-def test_safetensors_sample_is_in_the_order_of_its_data():
+def test_safetensors_sample():
     assert_same(read_checkpoint(SAMPLES / 'expected.safetensors'), {key: EXPECTED[key] for key in sorted(EXPECTED)})
 
 
@@ -100,7 +100,7 @@ def test_safetensors_under_any_name(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', sorted(valid_files()))
-def test_format_is_told_from_the_content(tmp_path, name):
+def test_detect_format(tmp_path, name):
     content = valid_files()[name]
     path = written(tmp_path, content)
     formats = {'ckpt': 'mindspore', 'params': 'mxnet', 'caffemodel': 'caffe'}
@@ -132,13 +132,13 @@ def test_wrappers_and_prefix(tmp_path, wrapper, legacy, prefix):
     assert_same(read_checkpoint(written(tmp_path, torch_bytes(wrapped, legacy=legacy))), STATE_DICT)
 
 
-def test_module_of_some_keys_stays(tmp_path):
+def test_prefix_of_some_keys(tmp_path):
     tensors = {'module.a': torch.ones(1), 'b': torch.zeros(1)}
     assert_same(read_checkpoint(written(tmp_path, torch_bytes(tensors))), tensors)
 
 
 @pytest.mark.parametrize('legacy', [False, True])
-def test_state_dict_of_a_module_with_tied_weights(tmp_path, legacy):
+def test_tied_weights(tmp_path, legacy):
     net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4), torch.nn.Linear(4, 4))
     net.append(net[2])
     net[0].weight.data = net[0].weight.data.to(memory_format=torch.channels_last)
@@ -150,7 +150,7 @@ def test_state_dict_of_a_module_with_tied_weights(tmp_path, legacy):
 
 
 @pytest.mark.parametrize('entry', [3, 'text', None, [torch.ones(1)], {'a': torch.ones(1)}])
-def test_state_dict_with_something_else_is_refused_with_its_name(tmp_path, entry):
+def test_other_values_are_named(tmp_path, entry):
     path = written(tmp_path, torch_bytes({'fine': torch.ones(2), 'odd.one': entry}))
     with pytest.raises(UnreadableCheckpointError, match=r"dense tensors: 'odd\.one' \(a") as caught:
         read_checkpoint(path)
@@ -166,19 +166,19 @@ def test_state_dict_with_something_else_is_refused_with_its_name(tmp_path, entry
         (torch.ones(2, dtype=torch.complex64), "names 'torch.ComplexFloatStorage'"),
     ],
 )
-def test_tensors_of_other_kinds_are_refused(tmp_path, tensor, reason):
+def test_unsupported_tensors(tmp_path, tensor, reason):
     with pytest.raises(UnreadableCheckpointError, match=reason):
         read_checkpoint(written(tmp_path, torch_bytes({'a': tensor})))
 
 
-def test_half_a_dozen_strangers_are_counted(tmp_path):
+def test_other_values_are_counted(tmp_path):
     path = written(tmp_path, torch_bytes({'state_dict': {f'k{index}': index for index in range(8)}}))
     with pytest.raises(UnreadableCheckpointError, match=r"'k0' \(a int\), .*'k4' \(a int\) and 3 more"):
         read_checkpoint(path)
 
 
 @pytest.mark.parametrize('value', [[torch.ones(1)], torch.ones(1), {}, {'state_dict': {}}, 3, 'text'])
-def test_no_state_dict(tmp_path, value):
+def test_not_a_state_dict(tmp_path, value):
     with pytest.raises(UnreadableCheckpointError, match='not a state dict'):
         read_checkpoint(written(tmp_path, torch_bytes(value)))
 
@@ -215,7 +215,7 @@ def test_big_endian_archive(tmp_path):
     assert_same(read_checkpoint(written(tmp_path, zip_bytes(entries))), {'a': tensor})
 
 
-def test_file_that_shrinks_while_it_is_read():
+def test_file_shrinks():
     file = io.BytesIO(bytes(8))
     stream = Stream(file)
     file.truncate(4)
@@ -232,7 +232,7 @@ def test_zip_of_a_checkpoint(tmp_path, legacy, compression):
     assert_same(read_checkpoint(path), STATE_DICT)
 
 
-def test_names_in_a_zip_are_not_paths(tmp_path):
+def test_paths_in_a_zip(tmp_path):
     folder = tmp_path / 'folder'
     folder.mkdir()
     content = (SAMPLES / 'gluon.params').read_bytes()
@@ -302,7 +302,7 @@ def numpy_bytes(tensor):
     return tensor.numpy().tobytes()
 
 
-def test_a_true_for_bool_is_any_byte_but_zero(tmp_path):
+def test_bool_bytes(tmp_path):
     path = written(tmp_path, mxnet_bytes([mxnet_array((3,), b'\x02\x00\xff', flag=7)], [b'b']))
     assert read_checkpoint(path)['b'].view(torch.uint8).tolist() == [1, 0, 1]
 

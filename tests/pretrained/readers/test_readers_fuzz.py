@@ -1,4 +1,4 @@
-"""Whatever bytes come, a reader gives tensors or our error, and takes no memory that the file does not have."""
+"""Any bytes give tensors or our error, and take no more memory than the file."""
 
 import time
 from collections import Counter
@@ -105,7 +105,7 @@ def run(path, counts, content):
 
 
 @pytest.mark.parametrize('name', SUBJECTS)
-def test_mutations_that_keep_the_magic_bytes(name, tmp_path, record_property):
+def test_mutated_files(name, tmp_path, record_property):
     subject, counts, begin = SUBJECTS[name], Counter(), time.process_time()
     path = tmp_path / 'checkpoint'
     path.write_bytes(subject.build(subject.part))
@@ -130,7 +130,7 @@ def test_mutations_that_keep_the_magic_bytes(name, tmp_path, record_property):
     record_property('cpu_seconds', round(time.process_time() - begin, 1))
 
 
-def test_random_bytes_behind_magic_ones(tmp_path, record_property):
+def test_random_bytes(tmp_path, record_property):
     path, counts, begin = tmp_path / 'checkpoint', Counter(), time.process_time()
 
     @settings(FUZZING, max_examples=RANDOM)
@@ -147,6 +147,6 @@ def test_random_bytes_behind_magic_ones(tmp_path, record_property):
     record_property('cpu_seconds', round(time.process_time() - begin, 1))
 
 
-def test_there_are_ten_thousand():
+def test_number_of_cases():
     assert len(SUBJECTS) * MUTATED_PER_SUBJECT + RANDOM >= 10_000
     assert len(SUBJECTS) * MUTATED_PER_SUBJECT >= 5_000 + RANDOM

@@ -30,27 +30,27 @@ def cases(folder):
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_refused_with_the_reason(name, cases, folder):
+def test_hostile_file(name, cases, folder):
     content, reason = cases[name]
     path = folder / 'checkpoint.pth'
     path.write_bytes(content)
-    begin = time.perf_counter()
+    begin = time.process_time()
     with pytest.raises(UnreadableCheckpointError, match=reason) as caught:
         read_checkpoint(path)
-    assert time.perf_counter() - begin < 5
+    assert time.process_time() - begin < 5
     assert str(caught.value).startswith(f'{path} cannot be read as a checkpoint: ')
     assert len(str(caught.value)) < len(str(path)) + 500
     assert [entry.name for entry in folder.iterdir()] == ['checkpoint.pth']
 
 
-def test_the_payloads_would_run(tmp_path):
+def test_payloads_run_in_pickle(tmp_path):
     """The pickles above are live: Python's own unpickler makes the folder."""
     pickle.loads(running(str(tmp_path / 'made'))['pickle'][0])
     assert (tmp_path / 'made').is_dir()
 
 
 @pytest.mark.deep
-def test_sparse_file_with_a_header_of_1_gb(tmp_path):
+def test_sparse_file(tmp_path):
     path = tmp_path / 'x.safetensors'
     with path.open('wb') as file:
         file.write(GIB.to_bytes(8, 'little') + b'{')
@@ -90,7 +90,7 @@ print(json.dumps(outcomes))
 
 @pytest.mark.deep
 @pytest.mark.skipif(not os.path.exists('/proc/self/clear_refs'), reason='measures memory as Linux tells it')
-def test_memory_stays_bounded(cases, tmp_path, record_property):
+def test_memory_of_hostile_files(cases, tmp_path, record_property):
     """With room for 160 MiB and twice the file in the address space, every refusal is for the file's own reason."""
     folder = tmp_path / 'files'
     folder.mkdir()
@@ -111,7 +111,7 @@ def test_memory_stays_bounded(cases, tmp_path, record_property):
 
 @pytest.mark.deep
 @pytest.mark.skipif(not os.path.exists('/proc/self/statm'), reason='limits memory as Linux does')
-def test_a_sound_file_that_does_not_fit_in_memory(tmp_path):
+def test_valid_file_larger_than_memory(tmp_path):
     path = tmp_path / 'x.safetensors'
     with path.open('wb') as file:
         file.write(safetensors_bytes({'a': described([GIB // 4], 0, GIB)}))

@@ -15,6 +15,7 @@ ADVICE = 'If it was downloaded, download it again.'
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
 _MAX_ELEMENTS = 1 << 48
+_CHEAP_BYTES = 4096  # allocated without a look at what the file has left
 
 DTYPES = {  # by their names in safetensors
     'F64': torch.float64,
@@ -58,7 +59,9 @@ class Stream:
 
     def read(self, length: int) -> bytes:
         """Up to `length` bytes; fewer at the end of the file."""
-        return self._file.read(max(0, min(length, self.left)))
+        if length > _CHEAP_BYTES:
+            length = min(length, self.left)
+        return self._file.read(max(0, length))
 
     def readline(self) -> bytes:
         """The bytes up to and with the next line feed."""
