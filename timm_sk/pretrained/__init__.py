@@ -8,7 +8,7 @@ from .readers import read_checkpoint
 from .resolve import bundled_file, fetch
 from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
-from .verify import check_file, check_state_dict, is_pinned, sha256_of
+from .verify import check_state_dict, is_pinned, sha256_of
 
 __all__ = [
     'CONFIG_NAME',
@@ -18,7 +18,6 @@ __all__ = [
     'Store',
     'bundled_file',
     'bundled_folder',
-    'check_file',
     'check_state_dict',
     'convert',
     'fetch',

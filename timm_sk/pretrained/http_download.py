@@ -14,7 +14,7 @@ from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import IO
+from typing import Any
 
 from ..errors import DownloadError
 
@@ -42,15 +42,7 @@ class TransientError(Exception):
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to https, and from http to http, but not from https to an insecure protocol."""
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         followed = ('https:',) if req.full_url.startswith('https:') else ('https:', 'http:')
         if not newurl.startswith(followed):
             raise DownloadError(f'the server redirects to {newurl}, which is not secure.')

@@ -78,13 +78,7 @@ def is_in_our_layout(path: Path) -> bool:
 
 
 def store_converted(
-    path: Path,
-    checkpoint: Checkpoint,
-    shapes: Mapping[str, Size],
-    *,
-    source: Source,
-    sha256: str,
-    store: Store,
+    path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, source: Source, sha256: str, store: Store
 ) -> Path:
     """Convert a verified file, check that it fits and store it; call it in the checkpoint's lock.
 

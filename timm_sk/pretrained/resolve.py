@@ -23,7 +23,7 @@ from .http_download import Progress, discard, download
 from .import_checkpoint import check_fit, is_in_our_layout, read_header, store_converted
 from .store import WEIGHTS_NAME, Store, bundled_folder
 from .trust_on_first_use import check_first_seen, first_seen, record_first_seen
-from .verify import check_against_table, check_file, has_hash, is_pinned
+from .verify import check_against_table, has_hash, is_pinned
 
 Shapes = Callable[[], Mapping[str, Size]]
 
@@ -65,14 +65,14 @@ def fetch(
         UnobtainableCheckpointError: If no source works; gives the reason for each, and what to do.
     """
     failures: list[str] = []
-    if path := bundled_file(checkpoint):
+    if checkpoint.bundled and (path := bundled_file(checkpoint)):
         try:
-            check_file(path, (checkpoint.bundled and checkpoint.bundled.sha256) or 'unknown')
+            check_against_table(path, checkpoint.bundled)
             return path
-        except CorruptCheckpointError as error:
+        except (CorruptCheckpointError, OSError) as error:
+            failures.append(f'bundled: {error} Install timm_sk again.')
             if len(checkpoint.sources) == 1:
-                raise
-            failures.append(f'bundled: {error}')
+                raise CorruptCheckpointError(f'{error} Install timm_sk again.') from error
     own = [Store(Path(cache_dir) / 'timm_sk')] if cache_dir else []
     stores = [store] if store else [*own, Store()]
     for candidate in stores:

@@ -157,14 +157,7 @@ class Store:
             )
         return path
 
-    def put(
-        self,
-        checkpoint: Checkpoint,
-        tensors: Mapping[str, Tensor],
-        source: Source,
-        *,
-        sha256: str,
-    ) -> Path:
+    def put(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], source: Source, *, sha256: str) -> Path:
         """Store a checkpoint, or replace a stored one; call it in the checkpoint's `lock`.
 
         Args:

@@ -9,11 +9,10 @@ from torch import Size, Tensor
 
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .readers.stream import FormatError, quote
+from .readers.stream import FormatError, quote, shorten
 from .readers.zips import unzip_single
 
 _CHUNK_BYTES = 1 << 20
-_MAX_NAMED = 5  # keys in a message
 
 
 def sha256_of(path: Path) -> str:
@@ -74,22 +73,6 @@ def _content_sha1_of(path: Path) -> str:
         raise UnreadableCheckpointError(f'{path} is not a zip of one file: {error}.') from error
 
 
-def check_file(path: Path, sha256: str) -> None:
-    """Check that a file of the installed package exists and has a hash.
-
-    Raises:
-        CorruptCheckpointError: If it is missing, or its sha256 differs.
-    """
-    if not path.is_file():
-        raise CorruptCheckpointError(f'The checkpoint file {path} is missing: install timm_sk again.')
-    found = sha256_of(path)
-    if found != sha256:
-        raise CorruptCheckpointError(
-            f'The checkpoint file {path} is damaged: its sha256 is {found}, the published one {sha256}. '
-            'Install timm_sk again.'
-        )
-
-
 def check_state_dict(
     state_dict: Mapping[str, Tensor],
     expected: Mapping[str, Size],
@@ -112,7 +95,7 @@ def check_state_dict(
     """
     others = [_shown(str(key)) for key, value in state_dict.items() if not isinstance(value, Tensor)]
     if others:
-        raise MismatchedCheckpointError(f'The checkpoint is not a state dict. Not tensors: {_enumerate(others)}.')
+        raise MismatchedCheckpointError(f'The checkpoint is not a state dict. Not tensors: {shorten(others)}.')
     found = {key: tensor.shape for key, tensor in state_dict.items() if key not in dropped}
     wanted = {key: shape for key, shape in expected.items() if key not in dropped}
     missing = [_shown(key) for key in wanted if key not in found and not key.endswith('.num_batches_tracked')]
@@ -123,7 +106,7 @@ def check_state_dict(
         if key in found and found[key] != shape and not (key in adapted and _differ_in_inputs_only(found[key], shape))
     ]
     complaints = [
-        f'{complaint}: {_enumerate(keys)}'
+        f'{complaint}: {shorten(keys)}'
         for complaint, keys in (('missing', missing), ('unexpected', unexpected), ('of another shape', reshaped))
         if keys
     ]
@@ -136,11 +119,6 @@ def check_state_dict(
 
 def _differ_in_inputs_only(shape: Size, other: Size) -> bool:
     return len(shape) == len(other) == 4 and (shape[0], *shape[2:]) == (other[0], *other[2:])
-
-
-def _enumerate(keys: list[str]) -> str:
-    rest = len(keys) - _MAX_NAMED
-    return ', '.join(keys[:_MAX_NAMED]) + (f' and {rest} more' if rest > 0 else '')
 
 
 def _shown(key: str) -> str:

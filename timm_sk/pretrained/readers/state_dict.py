@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from .stream import DTYPES, FormatError, quote
+from .stream import FormatError, quote, shorten
 
 _WRAPPERS = ('state_dict', 'model')
 _AVERAGED = ('state_dict_ema', 'model_ema')  # as timm's train.py has called them
 _MAX_WRAPPERS = 3
 _PARALLEL = 'module.'  # the prefix of nn.DataParallel
-_MAX_NAMED = 5  # entries in a message
 
 
 def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
@@ -38,31 +36,21 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
     others = [
         f'{quote(key)} ({_describe(value)})'
         for key, value in loaded.items()
-        if not isinstance(key, str) or not _is_dense(value)
+        if not (isinstance(key, str) and isinstance(value, Tensor))
     ]
     if others:
-        more = len(others) - _MAX_NAMED
         raise FormatError(
-            f'its state dict holds other things than dense tensors: {", ".join(others[:_MAX_NAMED])}'
-            f'{f" and {more} more" if more > 0 else ""}',
+            f'its state dict holds other things than dense tensors: {shorten(others)}',
             'Save only the state dict of its model.',
         )
     parallel = all(key.startswith(_PARALLEL) and key != _PARALLEL for key in loaded)
-    return {
-        key.removeprefix(_PARALLEL) if parallel else key: value.detach().contiguous() for key, value in loaded.items()
-    }
+    return {key.removeprefix(_PARALLEL) if parallel else key: value.contiguous() for key, value in loaded.items()}
 
 
 def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
     if not isinstance(loaded, Mapping):
         return None
     return next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), None)
-
-
-def _is_dense(value: object) -> bool:
-    if not isinstance(value, Tensor) or type(value) not in (Tensor, torch.nn.Parameter):
-        return False
-    return value.layout is torch.strided and value.dtype in DTYPES.values()
 
 
 def _describe(value: Any) -> str:

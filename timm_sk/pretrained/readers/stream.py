@@ -87,6 +87,12 @@ def quote(name: object) -> str:
     return quoted if len(quoted) <= 80 else f'{quoted[:77]}...'
 
 
+def shorten(names: Sequence[str]) -> str:
+    """A list of names, for a message: the first five."""
+    more = f' and {len(names) - 5} more' if len(names) > 5 else ''
+    return ', '.join(names[:5]) + more
+
+
 def text(raw: bytes | bytearray, what: str) -> str:
     """Decode a name, which must be UTF-8."""
     try:
@@ -99,7 +105,7 @@ def count_bytes(dtype: torch.dtype, shape: Sequence[int], what: str) -> int:
     """Bytes of a dense tensor; an error if no tensor has this shape."""
     plausible = len(shape) <= MAX_DIMENSIONS and all(type(length) is int and length >= 0 for length in shape)
     if not plausible or math.prod(max(length, 1) for length in shape) > _MAX_ELEMENTS:
-        raise FormatError(f'{what} has an impossible shape, {_shorten(shape)}')
+        raise FormatError(f'{what} has an impossible shape, {_show_shape(shape)}')
     return math.prod(shape) * dtype.itemsize
 
 
@@ -107,7 +113,7 @@ def make_tensor(raw: bytearray, dtype: torch.dtype, shape: Sequence[int], what: 
     """A tensor that shares the memory of little-endian bytes, exactly as many as its shape needs."""
     needed = count_bytes(dtype, shape, what)
     if len(raw) != needed:
-        raise FormatError(f'{what} has {len(raw)} bytes, where {_shorten(shape)} of {dtype} needs {needed}')
+        raise FormatError(f'{what} has {len(raw)} bytes, where {_show_shape(shape)} of {dtype} needs {needed}')
     if not raw:
         return torch.empty(tuple(shape), dtype=dtype)
     if dtype is torch.bool:  # a bool that is neither 0 nor 1 would be undefined
@@ -124,6 +130,6 @@ def add_tensor(tensors: dict[str, Tensor], key: str, tensor: Tensor) -> None:
     tensors[key] = tensor
 
 
-def _shorten(shape: Sequence[int]) -> str:
+def _show_shape(shape: Sequence[int]) -> str:
     described = ', '.join(str(length) if abs(length) < 1 << 64 else 'huge' for length in shape[:MAX_DIMENSIONS])
     return f'[{described}{", …" if len(shape) > MAX_DIMENSIONS else ""}]'

@@ -52,7 +52,7 @@ def read_pickle(stream: Stream, table: TensorTable) -> Any:
 
 
 class _Unpickler(_PythonUnpickler):
-    """The standard library's unpickler, with the allowed instructions only."""
+    """The standard library's unpickler, with the allowed instructions only. Nothing but a list can be appended to."""
 
     def __init__(self, stream: Stream, table: TensorTable) -> None:
         super().__init__(cast(IO[bytes], stream), encoding='utf-8')  # the encoding of Python 2's strings
@@ -82,14 +82,6 @@ class _Unpickler(_PythonUnpickler):
         protocol = self.read(1)[0]
         if protocol != 2:
             raise FormatError(f'its pickle has protocol {protocol}; expected 2, which torch.save writes')
-
-    def load_appends(self) -> None:
-        items = self.pop_mark()
-        exactly(list, self.stack[-1]).extend(items)
-
-    def load_append(self) -> None:
-        item = self.stack.pop()
-        exactly(list, self.stack[-1]).append(item)
 
     def load_setitems(self) -> None:
         items = self.pop_mark()
