@@ -313,7 +313,7 @@ def test_unpublishable_origins_and_names(publish):
     assert origins == {'the authors of SKNet, with Caffe', 'PytorchInsight', 'MindCV'}
     row = replace(CHECKPOINTS[NAME], origin=None)
     assert reason_not_to_publish(row) == f'The table does not say who made {NAME}: establish its origin first.'
-    with pytest.raises(UnknownModelError, match='no checkpoint "skresnet35"'):
+    with pytest.raises(UnknownModelError, match='Unknown checkpoint "skresnet35"'):
         publish('skresnet35')
     with pytest.raises(NoWeightsError, match=r'skresnet50\.untrained is an untrained model'):
         publish('skresnet50.untrained')
