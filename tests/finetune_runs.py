@@ -5,7 +5,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from subprocesses import free_port
 from torch import Tensor
 
 from timm_sk import shapes
@@ -154,12 +154,6 @@ def be_rank(config: Config, rank: int, count: int, port: int, disk: float) -> No
 
     os.fsync = slow_fsync
     finetune(config)
-
-
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return int(server.getsockname()[1])
 
 
 def kill_and_resume(config: Config, count: int, kills: int, seconds: float, stream: random.Random) -> list[str]:

@@ -1,6 +1,7 @@
-"""Running Python as a user would, in a process of its own."""
+"""Running Python in subprocesses."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,3 +19,9 @@ def run_python(*arguments: str, cwd: Path | str = '/', **environment: str) -> su
         text=True,
         timeout=240,
     )
+
+
+def free_port() -> int:
+    """A port of the loopback interface that no process uses."""
+    with socket.create_server(('127.0.0.1', 0)) as server:
+        return int(server.getsockname()[1])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from subprocesses import ROOT
+from subprocesses import ROOT, free_port
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
@@ -20,11 +20,6 @@ pytest.importorskip('gradio')
 import httpx
 
 from timm_sk.demo.app import DEFAULT_MODEL
-
-
-def free_port():
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        return server.getsockname()[1]
 
 
 @pytest.mark.deep

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from finetune_runs import PATIENCE, draw_folder, free_port, require_equal, run_ranks, small, state_of, wait_for_step
-from subprocesses import ROOT
+from finetune_runs import PATIENCE, draw_folder, require_equal, run_ranks, small, state_of, wait_for_step
+from subprocesses import ROOT, free_port
 
 from timm_sk.data import TrainBatches, open_dataset
 from timm_sk.distributed import DistributedContext

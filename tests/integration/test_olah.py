@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -15,7 +14,7 @@ import torch
 from hub_repos import File
 from huggingface_hub import constants, get_hf_file_metadata
 from random_weights import fill_model
-from subprocesses import run_python
+from subprocesses import free_port, run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.publishing.package import export_checkpoint
@@ -59,9 +58,7 @@ def as_git_repository(folder, *, lfs):
 @contextmanager
 def olah(root):
     """Run the server; yields its endpoint."""
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (root / 'olah.toml').write_text(CONFIG.format(port=port, root=root))
     command = [sys.executable, '-m', 'olah.server', '--config', str(root / 'olah.toml'), '--host', '127.0.0.1']
     command += ['--port', str(port), '--log-path', str(root / 'logs')]

@@ -123,7 +123,7 @@ def test_verify():
         code, text = weights_command('verify', target)
         assert code == 0
         assert CHECKPOINTS[NAME].sources[0].sha256 in text
-        assert '168 tensors, finite, each of' in text
+        assert '168 tensors, all finite, with the keys and shapes of sknet_atto' in text
     assert 'same outputs as in golden.safetensors' in text
     assert f'published hash of {NAME}' in weights_command('verify', FOLDER / 'model.safetensors')[1]
 

@@ -175,7 +175,7 @@ def _verify_folder(folder: Path, passed: list[str]) -> None:
     shapes = timm.create_model(arch, device='meta', **model_args).state_dict()  # costs no memory
     check_state_dict(tensors, {key: tensor.shape for key, tensor in shapes.items()})
     _require_finite(tensors, weights)
-    passed.append(f'{len(tensors)} tensors, finite, each of the model')
+    passed.append(f'{len(tensors)} tensors, all finite, with the keys and shapes of {arch}')
     if (folder / GOLDEN).is_file():
         model = timm.create_model(arch, **model_args)
         model.load_state_dict(tensors, strict=False)
@@ -232,7 +232,8 @@ def _verify_tensors(row: Checkpoint, path: Path, passed: list[str]) -> None:
     classifier = [f'{row.classifier}.{leaf}' for leaf in ('weight', 'bias')]
     lacks = not any(key in tensors for key in classifier) and any(not source.has_classifier for source in row.sources)
     check_state_dict(tensors, shapes_of(row), dropped=classifier if lacks else ())
-    passed.append(f'{len(tensors)} tensors, finite, each of {row.arch}{", without the classifier" if lacks else ""}')
+    without = ', without the classifier' if lacks else ''
+    passed.append(f'{len(tensors)} tensors, all finite, with the keys and shapes of {row.arch}{without}')
 
 
 def _require_finite(tensors: dict[str, Tensor], path: Path) -> None:
