@@ -80,7 +80,7 @@ def test_error_of_one_process_is_logged_once(tmp_path: Path, whole: tuple[Path, 
     images = open_dataset(str(draw_folder(tmp_path / 'data')), split='train')
     order = TrainBatches(len(images), config.batch_size, DistributedContext(rank=1, size=2), config.seed)
     order.set_epoch(0)
-    victim = Path(images.name(next(iter(order))[0].which))
+    victim = Path(images.name(next(iter(order))[0].image))
     victim.write_bytes(victim.read_bytes()[:60])
 
     assert finish(torchrun(config, tmp_path, '--standalone', '--nproc-per-node=2')) == [1]
