@@ -83,7 +83,7 @@ def test_wrong_logits(shape):
 
 def test_epilogue_keeps_the_dtype_of_the_convolutions_output():
     """As autocast leaves it, whose weights and biases stay in float32."""
-    raw, bias = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(4)
-    (branch,) = ops.reference.apply_epilogue([raw], [bias], 'relu')
+    convolved, bias = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(4)
+    (branch,) = ops.reference.apply_epilogue([convolved], [bias], 'relu')
     assert branch.dtype is torch.bfloat16
-    torch.testing.assert_close(branch, (raw + bias.bfloat16()[:, None, None]).relu())
+    torch.testing.assert_close(branch, (convolved + bias.bfloat16()[:, None, None]).relu())

@@ -58,7 +58,7 @@ def _check_branches(branches: Sequence[Tensor]) -> None:
 
 
 def _as_branches(branches: Sequence[Tensor] | Branches) -> Branches:
-    """Check the branches, unless they are traced, and know them by one value."""
+    """Wrap the branches in one value; check them unless `torch.jit.trace` runs."""
     given = branches if isinstance(branches, Branches) else Branches(branches)
     if not torch.jit.is_tracing():
         _check_branches(given.tensors)

@@ -1,4 +1,4 @@
-"""How tensors may be computed: by the Triton kernels, eagerly, or only by operations that others can record."""
+"""Which implementations support given tensors: the Triton kernels, eager shortcuts, or only the reference."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -44,10 +44,10 @@ def _is_exporting() -> bool:
 
 
 def runs_kernels(branches: Sequence[Any], logits: Any = None, *, radix: int = 1) -> bool:
-    """Whether `fuse` and `select` run as Triton kernels on such branches, or on what they are made from.
+    """Whether `fuse` and `select` run as Triton kernels on branches with the dtype and device of these tensors.
 
-    Besides what `kernels.takes` asks for, the tensors must run eagerly or be compiled by `torch.compile`, whose graphs
-    keep the kernels while `kernels.IN_COMPILED_GRAPHS` says so. What is exported runs anywhere, and so without them.
+    `kernels.takes` must support them, and they must run eagerly or be compiled by `torch.compile`, whose graphs have
+    kernels if `kernels.IN_COMPILED_GRAPHS` is set. Exported programs run anywhere and have no kernels.
     """
     tensors = [*branches] if logits is None else [*branches, logits]
     if not all(type(tensor) is Tensor for tensor in tensors) or not kernels.takes([*branches] * radix, logits):

@@ -1,7 +1,6 @@
 """Fuse and select in plain PyTorch: equations 1, 2 and 5 of arXiv:1903.06586, for any number of branches.
 
-Every other implementation must agree with them, forward and backward. They do not check their arguments: callers go
-through `timm_sk.ops`.
+Every other implementation must agree with them, forward and backward. Arguments are checked by `timm_sk.ops`, not here.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from torch import Tensor
 
 
 def unpack(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
-    """The R branches that lie side by side in each tensor: [B, R * C, H, W] each -> M x [B, C, H, W], views."""
+    """The R branches that are packed in each tensor: [B, R * C, H, W] each -> M x [B, C, H, W], views."""
     if radix == 1:
         return list(packed)
     chunked = [tensor.chunk(radix, dim=1) for tensor in packed]
@@ -38,17 +37,20 @@ def select(branches: list[Tensor], logits: Tensor, gate: str = 'softmax') -> Ten
     return selected
 
 
-def apply_epilogue(raws: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> list[Tensor]:
-    """Add a bias to each channel, then activate: M x [B, C, H, W], M x [C] -> M x [B, C, H, W].
+def apply_epilogue(convolved: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> list[Tensor]:
+    """Add a bias to each channel, then activate.
 
     Args:
-        raws: M x [B, C, H, W].
+        convolved: M x [B, C, H, W].
         biases: M x [C].
         activation: '', 'relu' or 'relu6'.
+
+    Returns:
+        M x [B, C, H, W].
     """
     branches = []
-    for m, raw in enumerate(raws):
-        branch = raw + biases[m].to(raw.dtype)[:, None, None]  # as a convolution under autocast adds it
+    for m, x in enumerate(convolved):
+        branch = x + biases[m].to(x.dtype)[:, None, None]  # as a convolution under autocast adds it
         if activation == 'relu':
             branch = branch.relu()
         elif activation == 'relu6':
