@@ -63,13 +63,13 @@ def make_branches(x: Tensor, layers: Sequence[nn.Module], *, radix: int = 1) -> 
         return ops.Branches([run(x, layers)], radix, observed=True)
     conv, *after = layers
     after = [layer for layer in after if type(layer) is not nn.Identity]
-    by_kernels = not torch.is_grad_enabled() and ops.runs_kernels([x], radix=radix)
     if (
-        by_kernels
+        type(conv) is FoldedConv
         and not after
-        and type(conv) is FoldedConv
         and conv.bias is not None
         and type(conv.act) is nn.Identity
+        and not torch.is_grad_enabled()
+        and ops.runs_kernels([x], radix=radix)
     ):
         packed = conv.convolve_only(x).chunk(radix, dim=1)
         return ops.Branches(packed, epilogue=ops.Epilogue(conv.bias.chunk(radix), conv.activation))
