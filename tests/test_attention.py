@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from random_weights import fill_model
-from variants import filled, images
+from variants import filled, images, units_of
 
 import timm_sk
 from timm_sk import lucid
@@ -25,7 +25,6 @@ NETS = [
     'resnest50d_1s4x24d',
     'resnest18',
 ]
-UNITS = (timm_sk.SelectiveKernel, timm_sk.SplitAttention)
 
 
 @pytest.mark.parametrize('name', NETS)
@@ -35,8 +34,8 @@ def test_weights(name):
     x = images(size=32)
     expected = model(x)
     units = timm_sk.attention_weights(model, x)
-    modules = dict(model.named_modules())
-    assert [unit.path for unit in units] == [p for p, m in modules.items() if isinstance(m, UNITS)]
+    modules = units_of(model)
+    assert [unit.path for unit in units] == list(modules)
     assert len({unit.name for unit in units}) == len(units)
     for unit in units:
         module = modules[unit.path]

@@ -101,13 +101,6 @@ def test_every_norm_changes_the_output(name):
     assert torch.equal(model(images()), expected)
 
 
-@each_trunk
-def test_head_hidden_size_counts_both_pools(name):
-    model = timm.create_model(name, device='meta')
-    model.reset_classifier(7, 'catavgmax')
-    assert model.head_hidden_size == model.get_classifier().in_features == 2 * model.num_features
-
-
 @pytest.mark.parametrize('output_stride', [8, 16, 32])
 def test_dilations_of_mobilenetv2(output_stride):
     model = timm.create_model(MOBILE, output_stride=output_stride, device='meta')

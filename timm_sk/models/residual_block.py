@@ -125,7 +125,7 @@ class ResidualBlock(nn.Module):
         if self.drop_path is not None and is_identity(self.drop_path):
             self.drop_path = None
         left = [name for name in self.order if not is_identity(self.get_submodule(name))]
-        return FoldedBlock(self, left) if self._ends_in_sum(left[-1]) else self
+        return FoldedBlock(self, left) if left and self._ends_in_sum(left[-1]) else self
 
     def fold_own(self) -> None:
         """Fold the norms that are no child's; a step for subclasses to override."""
