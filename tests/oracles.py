@@ -26,9 +26,9 @@ class Oracle:
 
     Attributes:
         name: Name of its two files.
-        facts: The JSON file, which also says where upstream's code is and how many parameters it has (`num_params`).
+        facts: The JSON file, with the address of upstream's code and its number of parameters (`num_params`).
         expected: Every stored tensor: `logits.<input>`, or `out.<input>` of a single layer, and `stem.*`, `stage1.*`
-            and so on: `mean` and `std` per channel, corners `tl` and `br` of four channels of the first picture.
+            and so on: `mean` and `std` per channel, corners `tl` and `br` of four channels of the first image.
     """
 
     name: str
@@ -54,7 +54,7 @@ class Oracle:
 
     @cached_property
     def outputs(self) -> dict[str, Tensor]:
-        """What upstream answers to each input, by the same tags."""
+        """Upstream's output for each input, by the same tags."""
         named = {key: tensor for key, tensor in self.expected.items() if key.partition('.')[0] in ('logits', 'out')}
         return {key.partition('.')[2]: tensor for key, tensor in named.items()}
 
@@ -62,7 +62,7 @@ class Oracle:
         """Largest difference of an output to upstream's, in units of the standard deviation of upstream's."""
         expected = self.outputs[tag]
         if found.shape != expected.shape:
-            raise ValueError(f'{self.name} answers {list(expected.shape)} to {tag}, got {list(found.shape)}.')
+            raise ValueError(f'The output of {self.name} for {tag} is {list(expected.shape)}, got {list(found.shape)}.')
         return float((found - expected).abs().max() / expected.std())
 
 
@@ -73,7 +73,7 @@ def load_oracle(name: str) -> Oracle:
 
 
 def check_digest(weights: dict[str, Tensor], digest: dict[str, Any]) -> None:
-    """Raise unless these are the weights that upstream ran with: a generator that drifts would blame the model."""
+    """Raise unless these are the weights that upstream ran with, so that a changed generator is not taken for a bug."""
     filled = [tensor.numpy() for tensor in weights.values() if tensor.is_floating_point()]
     count = sum(array.size for array in filled)
     total = sum(float(array.sum(dtype='float64')) for array in filled)

@@ -40,16 +40,14 @@ def pair(
     return ours, theirs
 
 
-@functools.cache
-def _small_pair(name: str) -> tuple[nn.Module, nn.Module]:
-    return _make_pair(name)
-
-
 def _make_pair(name: str, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
     theirs = fill_model(upstream(name, **NETS[name] | kwargs))
     ours = make_ours(name, **NETS[name] | kwargs)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
+
+
+_small_pair = functools.cache(_make_pair)
 
 
 def images(count: int = 4, size: int = 32, *, dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:

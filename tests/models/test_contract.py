@@ -352,8 +352,8 @@ def test_copies(name):
     model = filled(name)
     with torch.inference_mode():
         expected = model(images())
-        for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            assert torch.equal(twin(images()), expected)
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert torch.equal(other(images()), expected)
     file = io.BytesIO()
     torch.save(model.state_dict(), file)
     file.seek(0)

@@ -33,7 +33,7 @@ class SplitAttentionBottleneck(ResidualBlock):
         **block_args: `BlockArguments`, without `reduce_first` and `aa_layer`.
 
     Raises:
-        ValueError: If `reduce_first` or `aa_layer` is given, or `SplitAttention` refuses the arguments.
+        ValueError: If `reduce_first` or `aa_layer` is given, or an argument is invalid for `SplitAttention`.
     """
 
     expansion = 4
