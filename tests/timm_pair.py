@@ -2,7 +2,6 @@
 
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +22,6 @@ NETS: dict[str, dict[str, Any]] = {
     'resnest14d': SMALL | dict(stem_width=8),
 }
 FORMS = ['plain', 'reparameterized', 'deployed']
-make_ours: Callable[..., nn.Module] = timm.create_model
 
 each_net = pytest.mark.parametrize('name', NETS)
 each_family = pytest.mark.parametrize('name', ['skresnext50_32x4d', 'resnest14d'])
@@ -42,7 +40,7 @@ def pair(
 
 def _make_pair(name: str, **kwargs: Any) -> tuple[nn.Module, nn.Module]:
     theirs = fill_model(upstream(name, **NETS[name] | kwargs))
-    ours = make_ours(name, **NETS[name] | kwargs)
+    ours = timm.create_model(name, **NETS[name] | kwargs)
     ours.load_state_dict(theirs.state_dict())
     return ours, theirs
 
