@@ -18,8 +18,6 @@ from .sk_blocks import SelectiveKernelBottleneck
 
 default_cfgs = family_cfgs('sknet_cifar')
 
-STEM_CHANNELS = 64
-
 
 class CifarResNet(LevelFeatures, ResNet):
     """timm's ResNet with a stem of one 3x3 convolution, no stem pool, and three stages of stride 1, 2 and 2.
@@ -63,7 +61,7 @@ class CifarResNet(LevelFeatures, ResNet):
         # timm's stem divides the size by 4 before the first stage, ours by 1
         strides = dict(output_stride=4 * output_stride)
         super().__init__(block, layers, in_chans=in_chans, channels=(64, 128, 256), **strides, **factory, **kwargs)
-        self.conv1 = nn.Conv2d(in_chans, STEM_CHANNELS, 3, padding=1, bias=False, **factory)
+        self.conv1 = nn.Conv2d(in_chans, 64, 3, padding=1, bias=False, **factory)
         self.maxpool = nn.Identity()
         nn.init.kaiming_normal_(self.conv1.weight, mode='fan_out', nonlinearity='relu')
         for info in self.feature_info:
