@@ -43,7 +43,7 @@ EVENTS = {
     'full_backward_pre_hook': ('gradient into', slice(None)),
     'full_backward_hook': ('gradient out of', slice(1)),
 }
-each_reach = pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
+each_scope = pytest.mark.parametrize('globally', [False, True], ids=['own', 'global'])
 each_context = pytest.mark.parametrize('context', ['no_grad', 'eval', 'train'])
 
 
@@ -166,14 +166,14 @@ def assert_hooks_see_the_same(make: Callable[..., Any], name: str, context: str,
 @each_family
 @each_context
 @pytest.mark.parametrize('kind', ['forward', 'forward with kwargs'])
-@each_reach
+@each_scope
 def test_forward_hooks(name, context, kind, globally):
     assert_hooks_see_the_same(blocks, name, context, kind, globally)
 
 
 @each_family
 @pytest.mark.parametrize('context', ['eval', 'train'])
-@each_reach
+@each_scope
 def test_full_backward_hooks(name, context, globally):
     assert_hooks_see_the_same(units, name, context, 'backward', globally)
 
