@@ -101,6 +101,7 @@ def test_failed_form(tmp_path, monkeypatch):
         ),
         (['--forms', 'eager,folded+graph'], 'CUDA graphs need a CUDA GPU, got folded+graph on cpu: omit it, or pass'),
         (['--tasks', 'training', '--batch', 1], 'Nothing to measure: a training step needs at least 2 images.'),
+        (['--smoke', '--out', 'pyproject.toml'], 'pyproject.toml is a CSV with other columns: pass a new file.'),
         (['--from', 'x.csv'], '--from needs --plot PNG, the file to draw.'),
         (['--plot', 'x.png', '--from', 'pyproject.toml'], 'pyproject.toml is not a CSV of timm-sk bench'),
     ],
@@ -110,14 +111,6 @@ def test_invalid_arguments(arguments, message):
     assert done.exit_code == 1
     assert done.output.startswith(f'timm-sk: {message}')
     assert done.output.count('\n') == 1
-
-
-def test_file_of_other_columns(tmp_path):
-    file = tmp_path / 'other.csv'
-    file.write_text('model,seconds\n')
-    done = timm_sk_bench('--smoke', '--out', file)
-    assert (done.exit_code, file.read_text()) == (1, 'model,seconds\n')
-    assert 'is a CSV with other columns: pass a new file.' in done.output
 
 
 def test_without_matplotlib(monkeypatch):
@@ -159,16 +152,8 @@ def test_ratio_bars(tmp_path):
 
 def test_scaling_lines():
     rows = [
-        result(
-            'skresnet34',
-            side,
-            'eager',
-            scaling='batch',
-            batch=batch,
-            median_ms=10.0 * batch,
-            peak_bytes=2_000_000 * batch,
-        )
-        for batch in (4, 1, 2)
+        result('skresnet34', side, 'eager', scaling='batch', batch=n, median_ms=10.0 * n, peak_bytes=2_000_000 * n)
+        for n in (4, 1, 2)
         for side in ('ours', 'timm')
     ]
     time, memory = figure_of(rows).axes
