@@ -14,7 +14,6 @@ from subprocesses import ROOT, free_port
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
-from timm_sk.cli import demo as cli_demo
 
 pytest.importorskip('gradio')
 import httpx
@@ -74,7 +73,7 @@ def test_demo_errors(monkeypatch):
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = taken.getsockname()[1]
         assert str(port) in error('--port', str(port))
-    monkeypatch.setattr(cli_demo, 'find_spec', lambda name: None)
+    monkeypatch.setattr('timm_sk.optional_packages.find_spec', lambda name: None)
     assert 'pip install "timm_sk[demo]"' in error()
 
 

@@ -10,20 +10,20 @@ from .counterparts import PLAIN_BACKBONES, branch_counts, has_timm, require_ours
 
 SIDES = ('ours', 'timm', 'plain')
 GRAPH = '+graph'  # suffix of a form whose forward pass is launched as one CUDA graph
-_OUR_FORMS = {  # forms that only ours has, and the form of timm's that each is compared with
+# Forms, each after the one that it is compared with: timm's closest form for those that only ours has, else the same
+_CLOSEST_FORMS = {
+    'eager': None,
     'reparameterized': 'eager',
     'folded': 'eager',
     'folded_merged': 'eager',
     'folded_joined': 'eager',
     'deployed': 'eager',
     'merged': 'eager',
+    'compiled': None,
     'inductor': 'compiled',
+    'max_autotune': None,
 }
-_BASE_FORMS = (  # each after the form that it is compared with
-    *('eager', 'reparameterized', 'folded', 'folded_merged', 'folded_joined', 'deployed', 'merged'),
-    *('compiled', 'inductor', 'max_autotune'),
-)
-FORMS = (*_BASE_FORMS, *(f'{form}{GRAPH}' for form in _BASE_FORMS if form not in ('merged', 'max_autotune')))
+FORMS = (*_CLOSEST_FORMS, *(f'{form}{GRAPH}' for form in _CLOSEST_FORMS if form not in ('merged', 'max_autotune')))
 DEFAULT_FORMS = ('eager', 'reparameterized', 'deployed', 'merged', 'compiled')
 _TRAINING_FORMS = ('eager', 'merged', 'compiled', 'max_autotune')
 TASKS = ('inference', 'training')
@@ -159,7 +159,7 @@ def variants(case: Case, *, forms: Sequence[str], sides: Sequence[str]) -> list[
     chosen = [Variant(present[0], 'eager')]
     for form, side in product(FORMS, present):
         fits_task = form in _TRAINING_FORMS if case.task == 'training' else form != 'merged'
-        if form in forms and fits_task and (side == 'ours' or form.removesuffix(GRAPH) not in _OUR_FORMS):
+        if form in forms and fits_task and (side == 'ours' or _CLOSEST_FORMS[form.removesuffix(GRAPH)] is None):
             chosen.append(Variant(side, form))
     return list(dict.fromkeys(chosen))
 
@@ -173,5 +173,5 @@ def baseline(variant: Variant, among: Sequence[Variant]) -> Variant | None:
     if variant in (first, CONVOLUTIONS):
         return None
     form = variant.form.removesuffix(GRAPH)
-    same = Variant(first.side, _OUR_FORMS.get(form, form) + variant.form[len(form) :])
+    same = Variant(first.side, (_CLOSEST_FORMS[form] or form) + variant.form[len(form) :])
     return same if variant != same and same in among else first

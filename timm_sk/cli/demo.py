@@ -1,11 +1,11 @@
 """`timm-sk demo`: a page that shows the attention of selective-kernel units; see docs/demo.md."""
 
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
 from ..console import one_line_errors
+from ..optional_packages import require_package
 
 _DEFAULT_MODEL = 'sknet_atto.shapes'
 
@@ -19,8 +19,7 @@ def demo(
 ) -> None:
     """Serve a web page that classifies images and shows the attention of every unit."""
     with one_line_errors():
-        if find_spec('gradio') is None:
-            raise ValueError('gradio is not installed: pip install "timm_sk[demo]".')
+        require_package('gradio', 'demo')
         from ..demo import serve
 
         serve(model, host=host, port=port)
