@@ -1,8 +1,8 @@
 """Speed of `timm_sk.explain.study` on a data set, compared with plain forward passes of the same images.
 
-`PYTHONPATH=. python benchmarks/attention_study.py --out benchmarks/attention_study.csv`. Plain passes, passes while
-attention is recorded, and the whole study take turns, on batches that are there already and on JPEG files that are
-loaded; the files are drawn from a seed into a folder that is removed afterwards.
+`PYTHONPATH=. python benchmarks/attention_study.py --out benchmarks/attention_study.csv`. Plain passes, passes with
+recorded attention, and the whole study take turns, on batches in memory and on JPEG files, which are drawn from a seed
+into a temporary folder.
 """
 
 import tempfile
@@ -30,20 +30,20 @@ from timm_sk.inference.timing import MIN_ROUNDS, interleave, summarize
 
 Batches = Iterable[tuple[Sequence[Tensor], Tensor]]
 Source = Callable[[], Batches]
-Name = tuple[str, str]  # what is done, and where its images come from
+Name = tuple[str, str]  # what is measured, and the source of its images
 
 
 @dataclass(kw_only=True)
 class StudyRow(Measurement):
-    """One way to see all images at all scales, over all rounds.
+    """One kind of pass over all images at all scales, over all rounds.
 
     Attributes:
         what: 'plain' forward passes, 'recording' of attention in them, or the 'study'.
-        source: 'ready' as batches, or 'files' that are loaded.
+        source: 'ready' for batches in memory, or 'files'.
         count: Number of images in a round.
-        scales: At how many each is seen.
-        min_images_per_s: Of the slowest round, each image counted once for all scales; median and max alike.
-        min_of_plain: Least speed as a share of the plain passes' in the same round; median and max alike.
+        scales: Number of scales.
+        min_images_per_s: Speed of the slowest round, each image counted once for all scales; median and max alike.
+        min_of_plain: Lowest speed as a share of the plain passes' in the same round; median and max alike.
     """
 
     what: str
@@ -74,7 +74,7 @@ def plain(model: nn.Module, source: Source) -> None:
 
 @torch.inference_mode()
 def recording(model: nn.Module, source: Source) -> None:
-    """The same while the weights of all units are recorded."""
+    """Forward passes with the attention of all units recorded."""
     with record_attention(model) as units:
         for images, _ in source():
             units.clear()
@@ -88,7 +88,7 @@ def studying(model: nn.Module, source: Source, *, scales: Sequence[float]) -> No
 
 
 def measure(model: nn.Module, zoom: Zoom, sources: dict[str, Source], *, rounds: int | None) -> dict[Name, list[float]]:
-    """Milliseconds of each round by what is done and where its images come from; without rounds all run once."""
+    """Milliseconds of each round by what is measured and the source of images; without rounds all run once."""
     doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=zoom.scales)}
     device = next(model.parameters()).device
     found: dict[Name, list[float]] = {}
@@ -103,7 +103,7 @@ def measure(model: nn.Module, zoom: Zoom, sources: dict[str, Source], *, rounds:
 
 
 def rows(found: dict[Name, list[float]], *, count: int, device: torch.device, **setting: object) -> list[StudyRow]:
-    """A row for each of what was measured."""
+    """A row for each measurement."""
     made = []
     for (what, place), times in found.items():
         speeds = summarize([1e3 * count / time for time in times])
@@ -128,16 +128,16 @@ def rows(found: dict[Name, list[float]], *, count: int, device: torch.device, **
 
 
 def main(
-    model: Annotated[str, typer.Option(help='What is studied.')] = 'sknet_atto.shapes',
-    pretrained: Annotated[bool, typer.Option(help='Load its weights, which change no time.')] = True,
+    model: Annotated[str, typer.Option(help='Model to study.')] = 'sknet_atto.shapes',
+    pretrained: Annotated[bool, typer.Option(help='Load its weights, which do not change the time.')] = True,
     batch_size: Annotated[int, typer.Option(min=1)] = 64,
     images: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
-    file_size: Annotated[int, typer.Option(min=8, help='Their height and width.')] = 64,
-    workers: Annotated[int, typer.Option(min=0, help='Processes that load.')] = 1,
-    rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, 7 or more.')] = MIN_ROUNDS,
+    file_size: Annotated[int, typer.Option(min=8, help='Height and width of the files.')] = 64,
+    workers: Annotated[int, typer.Option(min=0, help='Loading processes.')] = 1,
+    rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, at least 7.')] = MIN_ROUNDS,
     threads: Annotated[int, typer.Option(min=1, help='CPU threads of the model.')] = 2,
-    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:1.')] = 'cpu',
-    smoke: Annotated[bool, typer.Option('--smoke', help='Run everything once and time nothing.')] = False,
+    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:<index>.')] = 'cpu',
+    smoke: Annotated[bool, typer.Option('--smoke', help='Run everything once, without timing.')] = False,
     out: Annotated[Path | None, typer.Option(metavar='CSV', help='Add the rows to this file.')] = None,
 ) -> None:
     """Measure, print and write."""

@@ -32,7 +32,7 @@ ROUNDING_STEPS = 8  # of the dtype, below float32: a unit rounds its branches, i
 
 @dataclass(kw_only=True)
 class StageRow(Measurement):
-    """One stage in one implementation; docs/bench.md says what each column means."""
+    """One stage in one implementation; columns are described in docs/bench.md."""
 
     stage: str
     implementation: str = ''

@@ -1,8 +1,8 @@
-"""Two checkouts of this project side by side: time of inference and training, and the bytes kept for a backward pass.
+"""Compares two checkouts of this project: time of inference and training, and bytes saved for the backward pass.
 
-`python benchmarks/compare_checkouts.py BEFORE AFTER --out compare_checkouts.csv`. Each checkout runs in a process of
-own; they take turns, one step at a time, so that what slows the machine down slows both. A ratio of times is that of a
-round, BEFORE over AFTER: above 1 AFTER is faster. That of saved bytes is AFTER over BEFORE: below 1 AFTER keeps less.
+`python benchmarks/compare_checkouts.py BEFORE AFTER --out compare_checkouts.csv`. Each checkout runs in its own
+process; they take turns, one step at a time, so that a disturbance affects both. Ratios of times are BEFORE over AFTER
+by round: above 1 AFTER is faster. The ratio of saved bytes is AFTER over BEFORE: below 1 AFTER saves less.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def measure(checkouts: list[Path], options: argparse.Namespace, net: str, form: 
     """One row: medians and ratios of a net in a form, over several starts of both processes."""
     arguments = [net, form, memory_format, str(options.batch), str(options.size), str(options.threads)]
     times: list[list[float]] = [[], []]
-    for _ in range(options.starts):  # where memory comes to lie differs from process to process, and costs up to 8 %
+    for _ in range(options.starts):  # memory addresses differ between processes, which changes times by up to 8 %
         workers = [
             subprocess.Popen(
                 [sys.executable, '-W', 'ignore', '-c', WORKER, *arguments],

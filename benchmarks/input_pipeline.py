@@ -1,8 +1,7 @@
-"""How fast images are loaded, beside how fast they are trained on, and how long training waits for them.
+"""Speed of loading images and of training on them, and how long training waits for batches.
 
-`python benchmarks/input_pipeline.py --out benchmarks/input_pipeline.csv`. The images are drawn from a seed into a
-folder that is removed afterwards. The step alone on images that are there already, loading alone, and both together
-take turns, round after round.
+`python benchmarks/input_pipeline.py --out benchmarks/input_pipeline.csv`. Images are drawn from a seed into a temporary
+folder. The step alone on a batch in memory, loading alone, and both together take turns, round after round.
 """
 
 import tempfile
@@ -30,8 +29,8 @@ from timm_sk.devices import open_device
 from timm_sk.distributed import DistributedContext
 from timm_sk.inference.timing import MIN_ROUNDS, require_rounds, summarize
 
-AHEAD = 2  # batches that a worker loads ahead: so many come before the clock starts, and after it stops
-ALONE = 4  # times as many batches where they are loaded alone, which takes less time than a step
+AHEAD = 2  # batches that a worker loads ahead; as many are not timed at the start and at the end
+ALONE = 4  # times as many batches if they are only loaded, which is faster than a step
 
 Name = tuple[str, int | None]  # what is measured, and with how many workers
 
@@ -41,16 +40,16 @@ class PipelineRow(Measurement):
     """The step, loading or both, over all rounds.
 
     Attributes:
-        what: 'step' on a batch that is there already, 'loading' alone, or 'both'.
+        what: 'step' on a batch in memory, 'loading' alone, or 'both'.
         workers: Processes that load; none in a step.
         batch: Batch size.
-        size: Height and width that the net gets.
+        size: Height and width of the model's input.
         file_size: Height and width of the JPEG files.
         augmentation: timm's name of the policy, after a random crop and flip.
         rounds: Timed rounds.
         batches: Timed batches of a round.
-        min_images_per_s: Of the slowest round.
-        min_waiting: Least share of a round's time that was spent waiting for a batch; median and max alike.
+        min_images_per_s: Speed of the slowest round.
+        min_waiting: Smallest share of a round's time that was spent waiting for a batch; median and max alike.
     """
 
     what: str
@@ -71,8 +70,8 @@ class PipelineRow(Measurement):
 
 
 @dataclass
-class Taken:
-    """What a round of one of them took."""
+class Timing:
+    """Seconds of a round, and those spent waiting for a batch."""
 
     seconds: float
     waiting: float = 0.0
@@ -82,7 +81,7 @@ Step = Callable[[Batch], object]
 
 
 def draw_folder(root: Path, count: int, file_size: int) -> None:
-    """JPEG images of shapes in a folder for each class."""
+    """Write JPEG images of shapes, in a folder for each class."""
     for number, (pixels, label) in enumerate(zip(*shapes.draw(count, seed=0, size=file_size), strict=True)):
         folder = root / shapes.CLASS_NAMES[label]
         folder.mkdir(exist_ok=True)
@@ -107,8 +106,8 @@ def training_step(model: str, device: torch.device) -> Step:
     return step
 
 
-def loading(loader: Loader, batches: int, epoch: int, step: Step | None = None) -> Taken:
-    """Load an epoch, with a step on each batch or none; the clock runs for the batches in its middle."""
+def loading(loader: Loader, batches: int, epoch: int, step: Step | None = None) -> Timing:
+    """Load an epoch, with a step on each batch or none, and time the batches in its middle."""
     found = loader.epoch(epoch)
     first = (len(loader) - batches) // 2
     for _ in range(first):
@@ -119,8 +118,8 @@ def loading(loader: Loader, batches: int, epoch: int, step: Step | None = None) 
         batch = next(found)
         waiting += time.perf_counter() - before
         _take(batch, step)
-    taken = Taken(time.perf_counter() - began, waiting)
-    for _ in found:  # or the workers would go on in what is measured next
+    taken = Timing(time.perf_counter() - began, waiting)
+    for _ in found:  # else the workers would disturb the next measurement
         pass
     return taken
 
@@ -130,12 +129,12 @@ def _take(batch: Batch, step: Step | None) -> None:
         step(batch)
 
 
-def stepping(step: Step, batch: Batch, batches: int) -> Taken:
-    """Steps on a batch that is there already."""
+def stepping(step: Step, batch: Batch, batches: int) -> Timing:
+    """Steps on a batch in memory."""
     began = time.perf_counter()
     for _ in range(batches):
         step(batch)
-    return Taken(time.perf_counter() - began)
+    return Timing(time.perf_counter() - began)
 
 
 def measure(
@@ -150,8 +149,8 @@ def measure(
     batches: int,
     rounds: int,
     device: torch.device,
-) -> dict[Name, list[Taken]]:
-    """Measure in turn: the step alone, loading alone for each number of workers, and both for some numbers.
+) -> dict[Name, list[Timing]]:
+    """Measure the step alone, loading alone for each number of workers, and both for some numbers, in turn.
 
     Raises:
         ValueError: If there are too few images for so many batches.
@@ -172,9 +171,9 @@ def measure(
     together = {count: loader(count, batches) for count in with_step}
     batch = next(loader(0, batches).epoch(0))
     stepping(step, batch, 2)
-    found: dict[Name, list[Taken]] = {}
+    found: dict[Name, list[Timing]] = {}
     for number in range(rounds + 1):  # the first starts the workers, and is not counted
-        taken: dict[Name, Taken] = {('step', None): stepping(step, batch, batches)}
+        taken: dict[Name, Timing] = {('step', None): stepping(step, batch, batches)}
         taken |= {('loading', count): loading(alone[count], ALONE * batches, number) for count in workers}
         taken |= {('both', count): loading(together[count], batches, number, step) for count in with_step}
         for name, one in taken.items() if number else ():
@@ -182,8 +181,10 @@ def measure(
     return found
 
 
-def rows(found: dict[Name, list[Taken]], *, batches: int, device: torch.device, **setting: object) -> list[PipelineRow]:
-    """A row for each of what was measured."""
+def rows(
+    found: dict[Name, list[Timing]], *, batches: int, device: torch.device, **setting: object
+) -> list[PipelineRow]:
+    """A row for each measurement."""
     made = []
     for (what, workers), taken in found.items():
         timed = batches * (ALONE if what == 'loading' else 1)
@@ -208,19 +209,19 @@ def rows(found: dict[Name, list[Taken]], *, batches: int, device: torch.device, 
 
 
 def main(
-    model: Annotated[str, typer.Option(help='What is trained.')] = 'skresnet18',
-    workers: Annotated[str, typer.Option(help='Processes that load, several numbers separated by commas.')] = '0,1,2',
-    with_step: Annotated[str, typer.Option(help='The same, for loading while training.')] = '1',
+    model: Annotated[str, typer.Option(help='Model to train.')] = 'skresnet18',
+    workers: Annotated[str, typer.Option(help='Numbers of loading processes, separated by commas.')] = '0,1,2',
+    with_step: Annotated[str, typer.Option(help='The same, for loading during training.')] = '1',
     batch_size: Annotated[int, typer.Option(min=2)] = 16,
-    size: Annotated[int, typer.Option(min=32, help='Height and width that the net gets.')] = 224,
-    augmentation: Annotated[str, typer.Option(help="timm's name of a policy.")] = 'rand-m9-mstd0.5',
+    size: Annotated[int, typer.Option(min=32, help="Height and width of the model's input.")] = 224,
+    augmentation: Annotated[str, typer.Option(help="timm's name of the policy.")] = 'rand-m9-mstd0.5',
     images: Annotated[int, typer.Option(min=1, help='JPEG files to draw.')] = 512,
-    file_size: Annotated[int, typer.Option(min=8, help='Their height and width.')] = 256,
+    file_size: Annotated[int, typer.Option(min=8, help='Height and width of the files.')] = 256,
     batches: Annotated[int, typer.Option(min=1, help='Steps of a round.')] = 4,
-    rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, 7 or more.')] = MIN_ROUNDS,
+    rounds: Annotated[int, typer.Option(min=1, help='Timed rounds, at least 7.')] = MIN_ROUNDS,
     threads: Annotated[int, typer.Option(min=1, help='CPU threads of the step.')] = 1,
-    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:1.')] = 'cpu',
-    smoke: Annotated[bool, typer.Option('--smoke', help='Allow fewer rounds: to try it.')] = False,
+    device: Annotated[str, typer.Option(help='cpu, cuda or cuda:<index>.')] = 'cpu',
+    smoke: Annotated[bool, typer.Option('--smoke', help='Allow fewer rounds (smoke test).')] = False,
     out: Annotated[Path | None, typer.Option(metavar='CSV', help='Add the rows to this file.')] = None,
 ) -> None:
     """Measure, print and write."""

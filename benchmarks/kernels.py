@@ -1,6 +1,6 @@
 """Fuse, select, its backward pass, and one SK unit stage by stage, as shares of the bandwidth that a copy reaches.
 
-`python benchmarks/kernels.py --out kernels.csv`; docs/bench.md says what the columns mean. With `--convolutions`: what
+`python benchmarks/kernels.py --out kernels.csv`; docs/bench.md describes the columns. With `--convolutions`: what
 bias, ReLU and shortcut cost after a convolution. Exits with 1 if something disagrees with its reference or fails.
 """
 
@@ -82,16 +82,16 @@ def _cell(value: float | None, form: str, width: int = 0) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--device', default='cuda', help='cuda, cuda:1 or cpu')
+    parser.add_argument('--device', default='cuda', help='cuda, cuda:<index> or cpu')
     parser.add_argument('--shape', type=_numbers, default=[64, 256, 56, 56], help='B,C,H,W of a branch')
     parser.add_argument('--branches', type=int, default=2, choices=(1, 2, 3, 4))
-    parser.add_argument('--groups', type=int, default=32, help="of the unit's convolutions")
-    parser.add_argument('--dtypes', type=_names, default=['bfloat16'], help=f'of {", ".join(DTYPES)}')
-    parser.add_argument('--formats', type=_names, default=list(MEMORY_FORMATS), help=f'of {", ".join(MEMORY_FORMATS)}')
-    parser.add_argument('--rounds', type=int, default=9, help='timed rounds, 7 or more')
+    parser.add_argument('--groups', type=int, default=32, help="groups of the unit's convolutions")
+    parser.add_argument('--dtypes', type=_names, default=['bfloat16'], help=f'some of {", ".join(DTYPES)}')
+    parser.add_argument('--formats', type=_names, default=list(MEMORY_FORMATS), help='contiguous, channels_last')
+    parser.add_argument('--rounds', type=int, default=9, help='timed rounds, at least 7')
     parser.add_argument('--out', type=Path, metavar='CSV', help='add the rows to this file')
     parser.add_argument('--convolutions', action='store_true', help='measure convolutions and what follows them')
-    parser.add_argument('--smoke', action='store_true', help='small maps: bytes and agreement, no speeds')
+    parser.add_argument('--smoke', action='store_true', help='small maps: compare only')
     return parser
 
 

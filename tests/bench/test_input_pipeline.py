@@ -21,7 +21,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [*SMALL, *map(str, arguments)])
 
 
-def test_a_small_run(tmp_path):
+def test_small_run(tmp_path):
     file = tmp_path / 'pipeline.csv'
     done = run('--smoke', '--rounds', 2, '--batches', 2, '--workers', '0,1', '--with-step', '0,1', '--out', file)
     assert done.exit_code == 0, done.output

@@ -27,12 +27,12 @@ UNITS = ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     """Run the command with a folder to write; gives the exit code and both outputs."""
-    said = io.StringIO()
-    monkeypatch.setattr(console, 'err', Console(file=said))
+    logged = io.StringIO()
+    monkeypatch.setattr(console, 'err', Console(file=logged))
 
     def run(*arguments, out='out'):
         done = CliRunner().invoke(app, ['explain', *map(str, arguments), '--out', str(tmp_path / out)])
-        return done.exit_code, done.stdout, said.getvalue()
+        return done.exit_code, done.stdout, logged.getvalue()
 
     return run
 
@@ -76,8 +76,8 @@ def require_self_contained(folder):
 def test_images(run, tmp_path):
     name = 'a <b> & "c".png'
     Image.open(EXAMPLES[0]).save(tmp_path / name)
-    code, printed, said = run(tmp_path / name, EXAMPLES[4], '--scales', '1,2', '--units', 'SK_3_1,SK_5_1')
-    assert (code, said) == (0, '')
+    code, printed, logged = run(tmp_path / name, EXAMPLES[4], '--scales', '1,2', '--units', 'SK_3_1,SK_5_1')
+    assert (code, logged) == (0, '')
     folder = tmp_path / 'out'
     assert printed.split()[-1] == str(folder / PAGE)
     assert sorted(path.name for path in folder.iterdir()) == [
@@ -124,8 +124,8 @@ def test_example_images(run, tmp_path, monkeypatch):
 
 def test_data_set_by_class(run, tmp_path):
     data = write_folder(tmp_path / 'data', drawn(3, size=40))
-    code, _, said = run('--data', data, '--by-class', '--scales', '1,1.5', '--workers', 0, '--batch-size', 4)
-    assert (code, said) == (0, '')
+    code, _, logged = run('--data', data, '--by-class', '--scales', '1,1.5', '--workers', 0, '--batch-size', 4)
+    assert (code, logged) == (0, '')
     folder = tmp_path / 'out'
     assert sorted(path.name for path in folder.iterdir()) == ['classes.png', 'depth.png', 'numbers.csv', 'report.html']
     page = require_self_contained(folder)
@@ -154,12 +154,12 @@ def test_shapes_without_classes(run, tmp_path):
 
 def test_skipped_images(run, tmp_path):
     data = write_folder(tmp_path / 'data', {'circle': drawn(2, size=40)['circle'], 'ring': drawn(2, size=20)['ring']})
-    code, _, said = run('--data', data, '--workers', 0, '--max-bad-images', 2)
+    code, _, logged = run('--data', data, '--workers', 0, '--max-bad-images', 2)
     assert code == 0
-    assert [line.split(':')[0] for line in said.splitlines()].count('skipped') == 2
-    code, _, said = run('--data', data, '--workers', 0, '--max-bad-images', 1, out='other')
+    assert [line.split(':')[0] for line in logged.splitlines()].count('skipped') == 2
+    code, _, logged = run('--data', data, '--workers', 0, '--max-bad-images', 1, out='other')
     assert code == 1
-    assert 'or allow more with --max-bad-images' in said
+    assert 'or allow more with --max-bad-images' in logged
     assert not (tmp_path / 'other').exists()
 
 
@@ -182,24 +182,24 @@ def test_skipped_images(run, tmp_path):
     ],
 )
 def test_invalid_arguments(run, tmp_path, arguments, message):
-    code, printed, said = run(*arguments)
+    code, printed, logged = run(*arguments)
     assert (code, printed) == (1, '')
-    assert said.startswith('timm-sk: ')
-    assert message in said
-    assert said.count('\n') == 1
+    assert logged.startswith('timm-sk: ')
+    assert message in logged
+    assert logged.count('\n') == 1
     assert list(tmp_path.iterdir()) == []
 
 
 def test_empty_data_sets_and_models_without_selection(run, tmp_path, monkeypatch):
     (tmp_path / 'data').mkdir()
-    code, _, said = run('--data', tmp_path / 'data')
+    code, _, logged = run('--data', tmp_path / 'data')
     assert code == 1
-    assert 'the folder is empty' in said
+    assert 'the folder is empty' in logged
     plain = timm.create_model('resnet10t').eval()
     monkeypatch.setattr(cli_explain, 'ready_model', lambda name, device: plain)
-    code, _, said = run('--model', 'resnet10t')
+    code, _, logged = run('--model', 'resnet10t')
     assert code == 1
-    assert said.splitlines()[-1] == (
+    assert logged.splitlines()[-1] == (
         'timm-sk: ResNet has no unit that selects: use a selective-kernel model with attention.'
     )
 
@@ -208,14 +208,14 @@ def test_folder_that_is_not_empty(run, tmp_path, monkeypatch):
     (tmp_path / 'out').mkdir()
     assert run('--scales', '1', '--shapes', 2)[0] == 0  # an empty folder may be there
     before = (tmp_path / 'out' / PAGE).read_bytes()
-    code, _, said = run('--scales', '1', '--shapes', 3)
+    code, _, logged = run('--scales', '1', '--shapes', 3)
     assert code == 1
-    assert said == f'timm-sk: {tmp_path}/out is not empty: choose another folder, or remove it.\n'
+    assert logged == f'timm-sk: {tmp_path}/out is not empty: choose another folder, or remove it.\n'
     assert (tmp_path / 'out' / PAGE).read_bytes() == before
     monkeypatch.setattr(cli_explain, 'require_empty_dir', lambda folder: None)  # as if they came while it ran
-    code, _, said = run('--scales', '1', '--shapes', 3)
+    code, _, logged = run('--scales', '1', '--shapes', 3)
     assert code == 1
-    assert 'is not empty' in said
+    assert 'is not empty' in logged
     assert (tmp_path / 'out' / PAGE).read_bytes() == before
 
 
@@ -224,21 +224,21 @@ def test_folder_is_written_atomically(run, tmp_path, monkeypatch):
         raise OSError('disk full')
 
     monkeypatch.setattr('timm_sk.explain.report.Path.write_bytes', fail)
-    code, _, said = run('--shapes', 2)
-    assert (code, said) == (1, 'timm-sk: disk full\n')
+    code, _, logged = run('--shapes', 2)
+    assert (code, logged) == (1, 'timm-sk: disk full\n')
     assert list(tmp_path.iterdir()) == []
 
 
 def test_without_matplotlib(run, monkeypatch):
     monkeypatch.setattr('timm_sk.optional_packages.find_spec', lambda name: None)
-    code, _, said = run()
-    assert (code, said) == (1, 'timm-sk: matplotlib is not installed: pip install "timm_sk[explain]".\n')
+    code, _, logged = run()
+    assert (code, logged) == (1, 'timm-sk: matplotlib is not installed: pip install "timm_sk[explain]".\n')
 
 
 def test_too_many_images(run, monkeypatch):
     monkeypatch.setattr(cli_explain, 'MAX_IMAGES', 2)
-    code, _, said = run(EXAMPLES[0].parent)
-    assert (code, said) == (1, 'timm-sk: Too many images: 8. Pass at most 2, or a data set with --data.\n')
+    code, _, logged = run(EXAMPLES[0].parent)
+    assert (code, logged) == (1, 'timm-sk: Too many images: 8. Pass at most 2, or a data set with --data.\n')
 
 
 def test_styles_differ_without_color():
@@ -287,7 +287,7 @@ def test_images_of_the_same_name(run, tmp_path):
     for folder in ('a', 'b'):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / 'x.png').write_bytes(EXAMPLES[0].read_bytes())
-    code, _, said = run(tmp_path / 'a', tmp_path / 'b')
-    assert (code, said) == (0, '')
+    code, _, logged = run(tmp_path / 'a', tmp_path / 'b')
+    assert (code, logged) == (0, '')
     names = {row['image'] for row in rows_of(tmp_path / 'out')}
     assert names == {str(tmp_path / folder / 'x.png') for folder in ('a', 'b')}

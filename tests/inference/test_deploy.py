@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -139,13 +140,9 @@ def test_any_module_in_eval_mode_can_be_deployed():
     assert distance(deploy(model)(images(size=32)), model(images(size=32)).detach()) <= 1e-5
 
 
-def on_meta() -> nn.Module:
-    return shallow('sknet_atto', device='meta').eval()
-
-
-def on_two_devices() -> nn.Module:
+def changed(change: Callable[[nn.Module], object]) -> nn.Module:
     model = filled('sknet_atto')
-    model.fc.to('meta')
+    change(model)
     return model
 
 
@@ -153,10 +150,10 @@ def on_two_devices() -> nn.Module:
     ('make', 'kwargs', 'message'),
     [
         (lambda: 'sknet_atto', {}, 'Expected a torch.nn.Module, got str'),
-        (lambda: filled('sknet_atto').train(), {}, 'got train mode in "the model"'),
-        (lambda: partly_training(), {}, 'got train mode in "layer1"'),
-        (on_meta, {}, 'on cpu, cuda, mps, xpu, got meta'),
-        (on_two_devices, {}, 'on one device, got cpu, meta'),
+        (lambda: changed(lambda model: model.train()), {}, 'got train mode in "the model"'),
+        (lambda: changed(lambda model: model.layer1.train()), {}, 'got train mode in "layer1"'),
+        (lambda: shallow('sknet_atto', device='meta').eval(), {}, 'on cpu, cuda, mps, xpu, got meta'),
+        (lambda: changed(lambda model: model.fc.to('meta')), {}, 'on one device, got cpu, meta'),
         (lambda: filled('sknet_atto'), dict(dtype=torch.int8), 'must be one of float32, .* got torch.int8'),
         (lambda: filled('sknet_atto'), dict(dtype='float16'), 'must be one of float32, .* got float16'),
         (lambda: filled('sknet_atto'), dict(input_size=224), 'channels, height and width, got 224'),
@@ -171,12 +168,6 @@ def on_two_devices() -> nn.Module:
 def test_invalid_arguments(make, kwargs, message):
     with pytest.raises(ValueError, match=message):
         deploy(make(), **kwargs)
-
-
-def partly_training() -> nn.Module:
-    model = filled('sknet_atto')
-    model.layer1.train()
-    return model
 
 
 def test_deployed_model_cannot_be_changed():

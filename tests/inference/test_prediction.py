@@ -10,7 +10,7 @@ from timm_sk.factory import ready_model
 from timm_sk.inference.prediction import BATCH_SIZE, class_names, example_images, predict
 
 
-def test_order_and_errors_over_several_batches(tmp_path):
+def test_order_and_errors(tmp_path):
     examples = example_images('sknet_atto')
     assert examples == example_images('sknet_atto.digits')
     paths, expected = [], []
@@ -39,7 +39,7 @@ def test_class_names():
     assert names[999].startswith('toilet tissue')
 
 
-def test_a_grey_model_takes_any_picture(tmp_path):
+def test_grayscale_model(tmp_path):
     model = timm.create_model('sknet_atto', pretrained=True, in_chans=1).eval()
     timm.models.save_for_hf(model, str(tmp_path / 'grey'), safe_serialization=True)
     loaded = ready_model(f'local-dir:{tmp_path / "grey"}', device='cpu')
@@ -48,6 +48,6 @@ def test_a_grey_model_takes_any_picture(tmp_path):
 
 
 @pytest.mark.parametrize(('kwargs', 'message'), [(dict(num_classes=0), 'no classifier'), (dict(in_chans=4), 'takes 4')])
-def test_refuses_models_that_cannot_classify_pictures(kwargs, message):
+def test_models_that_cannot_classify_images(kwargs, message):
     with pytest.raises(ValueError, match=message):
         next(predict(timm.create_model('sknet_atto', **kwargs).eval(), example_images('sknet_atto')))

@@ -36,7 +36,7 @@ class Measurement:
 
 @dataclass(kw_only=True)
 class Row(Measurement):
-    """One variant of one case; docs/bench.md says what each column means."""
+    """One variant of one case; columns are described in docs/bench.md."""
 
     arch: str
     branches: int | None = None
