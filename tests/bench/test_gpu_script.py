@@ -1,8 +1,6 @@
 """`benchmarks/gpu.sh` and `benchmarks/kernels.py` as far as they go without a GPU."""
 
 import csv
-import inspect
-import itertools
 import os
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from functools import partial
 import bandwidth
 import pytest
 import torch
+import typer
 from bandwidth import StageRow, difference, measure_stages
 from stages import operations, unit_stages
 from subprocesses import ROOT
@@ -18,7 +17,7 @@ from subprocesses import ROOT
 from benchmarks import kernels
 from timm_sk.bench import cases
 from timm_sk.bench.matrix import variants
-from timm_sk.cli.bench import bench
+from timm_sk.cli import app
 from timm_sk.inference.timing import interleave
 
 SCRIPT = ROOT / 'benchmarks' / 'gpu.sh'
@@ -122,27 +121,20 @@ def test_slow_step_is_stopped(stand_in, tmp_path):
     assert len(ran) == 1
 
 
-def bench_commands(ran):
-    for line in ran:
-        if line.startswith('-m timm_sk bench'):
-            arguments = line.split()[3:]
-            names = list(itertools.takewhile(lambda word: not word.startswith('--'), arguments))
-            options = arguments[len(names) :]
-            yield names, dict(zip(options[::2], options[1::2], strict=True))
-
-
 def test_order_of_measurements(stand_in, tmp_path):
     _, ran = stand_in('measure')
-    known = {f'--{parameter.replace("_file", "")}' for parameter in inspect.signature(bench).parameters}
+    command = typer.main.get_command(app).commands['bench']
     measured = []
-    for names, given in bench_commands(ran):
-        assert set(given) <= known
-        assert given['--out'] == f'{tmp_path}/models_NVIDIA_Stand_in.csv'
-        settings = dict(
-            dtypes=[given['--dtypes']], memory_formats=[given['--formats']], tasks=given['--tasks'].split(',')
+    for line in ran:
+        if not line.startswith('-m timm_sk bench'):
+            continue
+        given = command.make_context('bench', line.split()[3:]).params
+        assert given['out_file'] == tmp_path / 'models_NVIDIA_Stand_in.csv'
+        dtypes, formats, tasks, forms, sides = (
+            given[name].split(',') for name in ('dtypes', 'formats', 'tasks', 'forms', 'sides')
         )
-        for case in cases(names, batch=int(given['--batch']), **settings):
-            chosen = variants(case, forms=given['--forms'].split(','), sides=given['--sides'].split(','))
+        for case in cases(given['models'], dtypes=dtypes, memory_formats=formats, tasks=tasks, batch=given['batch']):
+            chosen = variants(case, forms=forms, sides=sides)
             measured += [f'{case.arch} {case.task} {case.batch} {variant.form}' for variant in chosen]
     order = [
         'sknet50 inference 128 folded_joined+graph',
