@@ -265,7 +265,7 @@ def unit_stages(
     def expected() -> Results:
         exact: Any = deepcopy(plain).to(dtype).float().to(device)  # weights that were rounded, arithmetic that is not
         with torch.no_grad():
-            branch_maps = exact.split(images[0].float())
+            branch_maps = list(exact.split(images[0].float()))
             return (reference.select(branch_maps, exact.attn(reference.fuse(branch_maps))),)
 
     whole, branch_bytes = bytes_of(images[:1]), bytes_of(maps[0])
