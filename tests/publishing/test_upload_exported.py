@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import timm
@@ -92,10 +93,6 @@ def test_other_tags_do_not_count(api, publish, folder):
     assert publish(folder).detail.startswith(f'{REPO} at v13:')
 
 
-def without_licence(folder):
-    export(folder, licence=None)
-
-
 def with_other_licence_in_card(folder):
     card = (folder / 'README.md').read_text()
     (folder / 'README.md').write_text(card.replace('license: mit', 'license: cc0-1.0'))
@@ -104,22 +101,6 @@ def with_other_licence_in_card(folder):
 def with_config(folder, **changes):
     config = json.loads((folder / 'config.json').read_text())
     (folder / 'config.json').write_text(json.dumps({**config, **changes}))
-
-
-def with_incomplete_config(folder):
-    with_config(folder, pretrained_cfg={})
-
-
-def with_path_as_tag(folder):
-    with_config(folder, pretrained_cfg=dict(tag='../else', license='mit'))
-
-
-def with_other_architecture(folder):
-    with_config(folder, architecture='skresnet18')
-
-
-def with_name_of_table(folder):
-    export(folder, tag='digits')
 
 
 def with_other_weights(folder):
@@ -140,12 +121,15 @@ def with_torn_golden(folder):
 @pytest.mark.parametrize(
     ('spoil', 'reason'),
     [
-        (without_licence, r'states no licence: write the one of its weights as "license"'),
+        (partial(export, licence=None), r'states no licence: write the one of its weights as "license"'),
         (with_other_licence_in_card, 'states two licences'),
-        (with_incomplete_config, r'config\.json or README\.md is not of an export'),
-        (with_path_as_tag, r'Invalid name "sknet_atto\.\.\./else"'),
-        (with_other_architecture, r'Keys missing: conv1\.weight'),
-        (with_name_of_table, r'sknet_atto\.digits is a checkpoint of the table: export .* under another tag'),
+        (partial(with_config, pretrained_cfg={}), r'config\.json or README\.md is not of an export'),
+        (
+            partial(with_config, pretrained_cfg=dict(tag='../else', license='mit')),
+            r'Invalid name "sknet_atto\.\.\./else"',
+        ),
+        (partial(with_config, architecture='skresnet18'), r'Keys missing: conv1\.weight'),
+        (partial(export, tag='digits'), r'sknet_atto\.digits is a checkpoint of the table: export .* another tag'),
         (with_other_weights, 'loads as another model than it was written from'),
         (with_torn_weights, 'Could not load .*: SafetensorError'),
         (with_torn_golden, r'golden\.safetensors cannot be read'),

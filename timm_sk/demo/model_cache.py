@@ -80,6 +80,5 @@ class ModelCache:
 
 def offered(first: str) -> list[str]:
     """The names to choose from: the first one, the bundled checkpoints, and the others of the table."""
-    rows = [row for row in CHECKPOINTS.values() if row.sources]
-    bundled = [row.name for row in rows if row.bundled]
-    return list(dict.fromkeys([first, *bundled, *(row.name for row in rows)]))
+    rows = sorted((row for row in CHECKPOINTS.values() if row.sources), key=lambda row: row.bundled is None)
+    return list(dict.fromkeys([first, *(row.name for row in rows)]))

@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import timm
 import timm.models
@@ -91,7 +92,7 @@ def read_training_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, A
         options: object = None
         if file.suffix != '.safetensors':
             with torch.serialization.safe_globals([Namespace]):
-                checkpoint = torch.load(file, map_location='cpu', weights_only=True, mmap=_is_zip(file))
+                checkpoint = torch.load(file, map_location='cpu', weights_only=True, mmap=is_zipfile(file))
             options = checkpoint.get('args') if isinstance(checkpoint, Mapping) else None
     except _READ_ERRORS as error:
         reason = 'the file does not exist' if not file.is_file() else f'{type(error).__name__}: {error}'
@@ -101,11 +102,6 @@ def read_training_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, A
             f'Could not read {file}: {reason}. Give a checkpoint of train.py, or a state dict.'
         ) from error
     return state_dict, dict(vars(options)) if isinstance(options, Namespace) else {}
-
-
-def _is_zip(file: Path) -> bool:
-    with file.open('rb') as stream:
-        return stream.read(4) == b'PK\x03\x04'
 
 
 def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:
