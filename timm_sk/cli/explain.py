@@ -28,7 +28,7 @@ MAX_IMAGES = 100
 def explain_selection(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; default the examples of the model.'),
+        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; the model's examples by default.'),
     ] = None,
     model_name: Annotated[str, typer.Option('--model', help='Architecture or arch.tag.')] = DEFAULT_MODEL,
     folder: Annotated[Path, typer.Option('--out', metavar='DIR', help='Output folder, new or empty.')] = DEFAULT_FOLDER,
@@ -38,11 +38,11 @@ def explain_selection(
     split: Annotated[str, typer.Option(help='Split of the data set.')] = 'validation',
     by_class: Annotated[bool, typer.Option('--by-class', help='Write results of each class too.')] = False,
     shapes: Annotated[int | None, typer.Option(min=1, metavar='N', help='Use N synthetic images of shapes.')] = None,
-    data_dir: Annotated[str | None, typer.Option(help='Folder of a data set that has a name.')] = None,
+    data_dir: Annotated[str | None, typer.Option(help='Folder where named data sets are stored.')] = None,
     max_bad_images: Annotated[int, typer.Option(min=0, help='Images of a data set that may be skipped.')] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help='Images of a data set in a batch.')] = 64,
     workers: Annotated[int, typer.Option(min=0, help='Processes that load a data set.')] = 2,
-    device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; default the best.')] = None,
+    device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; the best one by default.')] = None,
 ) -> None:
     """Write the attention of the units as the object grows: figures, a CSV of every number and one HTML page.
 
