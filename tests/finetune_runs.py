@@ -1,9 +1,7 @@
-"""Runs of fine-tuning in processes of their own, forks of one that has imported everything; they can be killed."""
+"""Fine-tuning runs, in processes that can be killed: forks of one that has imported everything."""
 
 import multiprocessing
 import os
-import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -20,8 +18,8 @@ from timm_sk.finetune import Config, finetune
 from timm_sk.finetune.run_checkpoint import BEST, LAST, read
 
 PATIENCE = 120  # seconds
-CLOCK = {'seconds', 'waiting', 'images_per_s', 'wait_share'}  # names of what the clock says
-DISK = 0.05  # seconds, so that kills strike as a checkpoint is written, too
+CLOCK = {'seconds', 'waiting', 'images_per_s', 'wait_share'}  # names of durations
+DISK = 0.05  # seconds, so that some kills interrupt the writing of a checkpoint
 _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(['timm_sk.finetune.run', 'torchmetrics', 'matplotlib.figure'])
 
@@ -38,7 +36,7 @@ def draw_folder(root: Path, *, train: int = 48, validation: int = 40, size: int 
 
 
 def small(data: Path, output: Path, **settings: Any) -> Config:
-    """Settings of a run that takes seconds and draws on every kind of randomness and state."""
+    """Settings of a run that takes seconds, with every kind of randomness and state."""
     usual: dict[str, Any] = dict(
         data=str(data),
         output=str(output),
@@ -65,7 +63,7 @@ def read_last(folder: Path) -> dict[str, Any]:
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    """All that the two checkpoints of a run hold, by name, but the settings and what the clock says."""
+    """The content of both checkpoints of a run by name, without settings and durations."""
     return {
         name: value
         for file in (LAST, BEST)
@@ -75,7 +73,7 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 
 def flat(value: Any, name: str) -> Iterator[tuple[str, Any]]:
-    """Tensors, numbers and texts, however deep they lie, with the way to each."""
+    """Tensors, numbers and texts of nested containers by path."""
     if isinstance(value, (dict, list, tuple)):
         for key, part in value.items() if isinstance(value, dict) else enumerate(value):
             yield from flat(part, f'{name}/{key}')
@@ -94,26 +92,17 @@ def is_same(value: Any, other: Any) -> bool:
     return torch.equal(value, other) if isinstance(value, Tensor) else bool(value == other)
 
 
-def run_ranks(config: Config, count: int = 1, *, kill_after: float | None = None, disk: float = 0) -> list[int | None]:
-    """Run in as many processes as there are ranks, and kill all of them after a time if it is given.
-
-    Args:
-        config: The settings.
-        count: Processes.
-        kill_after: Seconds.
-        disk: Seconds that a file takes to reach the disk.
-
-    Returns:
-        Their exit codes; -9 for those that were killed.
-    """
+def start_ranks(config: Config, count: int = 1, *, disk: float = 0) -> list[Any]:
+    """Start a run in a process per rank; `disk` is the time in seconds that a file takes to reach the disk."""
     port = free_port()
     ranks = [_FORKS.Process(target=be_rank, args=(config, rank, count, port, disk)) for rank in range(count)]
     for process in ranks:
         process.start()
-    if kill_after is not None:
-        time.sleep(kill_after)
-        for process in random.sample(ranks, count):
-            process.kill()
+    return ranks
+
+
+def join(ranks: list[Any]) -> list[int | None]:
+    """Wait for processes; returns their exit codes."""
     for process in ranks:
         process.join(PATIENCE)
         if process.exitcode is None:
@@ -121,18 +110,23 @@ def run_ranks(config: Config, count: int = 1, *, kill_after: float | None = None
     return [process.exitcode for process in ranks]
 
 
-def kill_at(config: Config, step: int) -> int | None:
-    """Run in one process, and kill it when it has saved itself at a step or later; gives its exit code."""
-    process = _FORKS.Process(target=be_rank, args=(config, 0, 1, free_port(), DISK))
-    process.start()
+def run_ranks(config: Config, count: int = 1) -> list[int | None]:
+    """Run in a process per rank; returns the exit codes."""
+    return join(start_ranks(config, count))
+
+
+def kill_at(config: Config, step: int, count: int = 1, *, delay: float = 0) -> None:
+    """Run in a process per rank, and kill all some seconds after the checkpoint of a step."""
+    ranks = start_ranks(config, count, disk=DISK)
     wait_for_step(Path(config.output or ''), step)
-    process.kill()
-    process.join(PATIENCE)
-    return process.exitcode
+    time.sleep(delay)
+    for process in ranks:
+        process.kill()
+    assert {*join(ranks)} == {-signal.SIGKILL}
 
 
 def wait_for_step(folder: Path, step: int) -> None:
-    """Wait until a run has saved itself at a step or later."""
+    """Wait until a run has saved a checkpoint at a step or later."""
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         if (folder / LAST).exists() and torch.load(folder / LAST, weights_only=True)['progress']['updates'] >= step:
@@ -154,37 +148,3 @@ def be_rank(config: Config, rank: int, count: int, port: int, disk: float) -> No
 
     os.fsync = slow_fsync
     finetune(config)
-
-
-def kill_and_resume(config: Config, count: int, kills: int, seconds: float, stream: random.Random) -> list[str]:
-    """Run to the end through kills at random moments; says where each of them struck.
-
-    Args:
-        config: The settings; the folder begins empty.
-        count: Processes.
-        kills: How many kills.
-        seconds: What a whole run takes.
-        stream: Of the moments.
-    """
-    folder = Path(config.output or '')
-    shutil.rmtree(folder, ignore_errors=True)
-    moments: list[str] = []
-    while len(moments) < kills:
-        after = stream.uniform(0.05, 1) * seconds
-        codes = run_ranks(config.changed(resume='auto'), count, kill_after=after, disk=DISK)
-        assert {*codes} <= {0, -signal.SIGKILL}, codes
-        if 0 in codes:  # the kill came too late: begin again
-            shutil.rmtree(folder)
-        else:
-            moments.append(describe(folder))
-    assert run_ranks(config.changed(resume='auto'), count) == [0] * count
-    return moments
-
-
-def describe(folder: Path) -> str:
-    """Where a run was when it was killed."""
-    writing = ', while a checkpoint was written' if [*folder.glob('*.partial')] else ''
-    if not (folder / LAST).exists():
-        return 'before the first checkpoint' + writing
-    progress = torch.load(folder / LAST, weights_only=True)['progress']
-    return f'epoch {progress["epoch"]}, step {progress["updates"]}' + writing

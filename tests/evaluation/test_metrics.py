@@ -1,17 +1,14 @@
 """Metrics: numbers worked out by hand, several processes, errors."""
 
-import json
 import math
-import multiprocessing
 import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from indexed_images import Answers, chosen, indexed_images, pixels
+from ranks import run_ranks
 
 from timm_sk.data import UnreadableSampleError, eval_loader
 from timm_sk.distributed import DistributedContext, fail_together
@@ -172,40 +169,30 @@ SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and bro
 FAILING = (([0, 1, 2, -1], ()), (LABELS, (1,)))  # only the second process sees the error
 
 
-def be_rank(rank: int, folder: str) -> None:
-    """Be one of two processes: evaluate all cases, and save what was found into the folder."""
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{folder}/rendezvous', rank=rank, world_size=2)
-    try:
-        context = DistributedContext(rank=rank, size=2)
-        lines: list = []
-        for labels, broken in SHARED:
-            found = evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2)
-            lines.append({**vars(found), 'confusion': found.confusion.tolist()})
-        for labels, broken in FAILING:
-            with pytest.raises(ValueError, match='image') as error:
-                evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2, max_bad=0)
-            lines.append(str(error.value))
-        Path(folder, f'{rank}.json').write_text(json.dumps(lines))
-    finally:
-        dist.destroy_process_group()
+def evaluate_in_rank(rank, device):
+    context = DistributedContext(rank=rank, size=2)
+    found = [
+        vars(evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2))
+        for labels, broken in SHARED
+    ]
+    for labels, broken in FAILING:
+        with pytest.raises(ValueError, match='image') as error:
+            evaluated(chosen(GUESSES, 7), labels, broken=broken, context=context, batch_size=2, max_bad=0)
+        found.append(str(error.value))
+    return found
 
 
 @pytest.mark.deep
 def test_two_processes(tmp_path, monkeypatch):
     """7 images, 8 with a broken one, and 1, so that the second process has none."""
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'lo')
-    other = multiprocessing.get_context('spawn').Process(target=be_rank, args=(1, str(tmp_path)), daemon=True)
-    other.start()
-    be_rank(0, str(tmp_path))
-    other.join()
-    first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
-    assert first == second
+    first, second = run_ranks(evaluate_in_rank, tmp_path, devices=['cpu'] * 2)
+    assert str(first) == str(second)
     for (labels, broken), line in zip(SHARED, first, strict=False):
         expected = evaluated(chosen(GUESSES, 7), labels, broken=broken)
         for name in ('count', 'top1', 'top5', 'per_class', 'bad'):
             assert line[name] == getattr(expected, name)
-        assert line['confusion'] == expected.confusion.tolist()
+        assert torch.equal(line['confusion'], expected.confusion)
         assert [line['loss'], line['ece']] == pytest.approx([expected.loss, expected.ece], abs=1e-7)
     assert first[3].startswith('The data set has images without a label')
     assert first[4].startswith('1 image cannot be read, --max-bad-images allows 0: 1.png: broken.')

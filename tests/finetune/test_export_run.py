@@ -10,7 +10,6 @@ import yaml
 from huggingface_hub import ModelCard
 from random_weights import fill_model
 
-from timm_sk import atomic_io
 from timm_sk.errors import UnpublishableError
 from timm_sk.finetune import Config, read_settings
 from timm_sk.finetune.export import export_run
@@ -34,11 +33,18 @@ def export(folder, model=None, *, config=None, input_size=(3, 48, 48), **options
     return export_run(folder, model, config=config or Config(tag='pets'), **facts | options)
 
 
+def load(folder):
+    """The exported model as timm loads it, with the logits of its golden file."""
+    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    assert check_golden(model, folder / 'golden.safetensors') == 0
+    return model
+
+
 def card_of(folder):
     return ModelCard.load(folder / 'README.md')
 
 
-def test_timm_loads_it(tmp_path):
+def test_load_exported(tmp_path):
     model = trained().train()
     config = Config(
         tag='pets', model='sknet_atto.shapes', data='/home/somebody/pets', output='/home/somebody/runs', lr=0.02,
@@ -48,8 +54,7 @@ def test_timm_loads_it(tmp_path):
     assert {path.name for path in folder.iterdir()} == set(EXPORTED)
     assert [path.name for path in folder.parent.iterdir()] == ['export']
     assert model.training
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    loaded = load(folder)
     assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in model.state_dict().items())
     cfg = loaded.pretrained_cfg
     assert (cfg['tag'], cfg['license'], list(cfg['label_names'])) == ('pets', 'mit', NAMES)
@@ -65,7 +70,7 @@ def test_timm_loads_it(tmp_path):
     assert again == config.changed(data='', output=None)
 
 
-def test_the_card_tells_of_data_settings_metrics_and_the_parent(tmp_path):
+def test_card(tmp_path):
     config = Config(tag='pets', model='skresnet18.ra_in1k', licence='mit', lr=0.02)
     model = timm.create_model('skresnet18', num_classes=3)
     card = card_of(export(tmp_path / 'x', model, config=config, input_size=(3, 64, 64)))
@@ -96,7 +101,7 @@ def test_the_card_tells_of_data_settings_metrics_and_the_parent(tmp_path):
         (dict(initial_checkpoint='/home/me/own.pth'), 'from the file own.pth, whose licence is not established.'),
     ],
 )
-def test_what_the_card_says_of_the_parent(settings, told, tmp_path):
+def test_card_of_parents(settings, told, tmp_path):
     card = card_of(export(tmp_path / 'x', config=Config(tag='pets', **settings)))
     assert told in card.content
     assert '| Licence | not established |' in card.content
@@ -104,7 +109,7 @@ def test_what_the_card_says_of_the_parent(settings, told, tmp_path):
     assert '/home' not in (tmp_path / 'x' / 'config.yaml').read_text()
 
 
-def test_the_next_generation_names_its_parent(tmp_path):
+def test_card_of_second_generation(tmp_path):
     first = export(tmp_path / 'first', config=Config(tag='shapes', licence='cc-by-4.0'))
     model = timm.create_model(f'local-dir:{first}', pretrained=True)
     folder = export(tmp_path / 'second', model, config=Config(tag='pets2', model=f'local-dir:{first}'))
@@ -116,26 +121,24 @@ def test_the_next_generation_names_its_parent(tmp_path):
     assert yaml.safe_load((folder / 'config.yaml').read_text())['model'] == 'local-dir:first'
 
 
-def test_grey_images_and_another_pooling(tmp_path):
+def test_grey_images_and_pooling(tmp_path):
     options = dict(in_chans=1, global_pool='catavgmax')
     model = trained(**options)
     data_config = dict(mean=[0.4], std=[0.2], interpolation='bicubic', crop_pct=0.9)
     config = Config(tag='grey', in_chans=1, gp='catavgmax')
     folder = export(tmp_path / 'x', model, config=config, input_size=(1, 32, 32), changed=data_config)
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    loaded = load(folder)
     assert loaded.fc.weight.shape == (3, 448)
     cfg = loaded.pretrained_cfg
     assert [tuple(cfg[key]) for key in ('input_size', 'mean', 'std')] == [(1, 32, 32), (0.4,), (0.2,)]
     assert (cfg['interpolation'], cfg['crop_pct']) == ('bicubic', 0.9)
 
 
-def test_another_architecture_than_ours(tmp_path):
+def test_architecture_of_timm(tmp_path):
     model = timm.create_model('test_resnet', num_classes=3)
     config = Config(tag='pets', model='test_resnet')
     folder = export(tmp_path / 'x', model, config=config, class_names=None, input_size=(3, 64, 64))
-    loaded = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
-    assert check_golden(loaded, folder / 'golden.safetensors') == 0
+    load(folder)
     assert 'label_names' not in json.loads((folder / 'config.json').read_text())
     card = card_of(folder)
     assert card.data.tags == ['image-classification', 'timm', 'transformers']
@@ -143,7 +146,7 @@ def test_another_architecture_than_ours(tmp_path):
     assert '| Architecture | `test_resnet` of timm |' in card.content
 
 
-def test_an_older_one_is_replaced_once_the_new_one_is_complete(tmp_path, monkeypatch):
+def test_replace_older_export(tmp_path, monkeypatch):
     folder = export(tmp_path / 'x')
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / 'extra').touch()
@@ -164,17 +167,7 @@ def test_an_older_one_is_replaced_once_the_new_one_is_complete(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_killed_between_the_two_renames_the_older_one_comes_back(tmp_path):
-    folder = export(tmp_path / 'x')
-    folder.rename(tmp_path / '.x.old')
-    (tmp_path / '.x.new').mkdir()
-    with atomic_io.atomic_dir(folder) as new:
-        assert (folder / 'config.json').is_file()
-        assert not list(new.iterdir())
-    assert (list(tmp_path.iterdir()), list(folder.iterdir())) == ([folder], [])
-
-
-def test_refused(tmp_path):
+def test_invalid_exports(tmp_path):
     (tmp_path / 'own').mkdir()
     (tmp_path / 'own' / 'thesis.tex').write_text('years of work')
     with pytest.raises(ValueError, match=r'own exists and is not an export of sknet_atto\.pets: nothing was written'):

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import timm
 import torch
-import torch.distributed as dist
 from random_weights import fill_model
+from ranks import run_ranks
 from safetensors import safe_open
 from torch import nn
 
@@ -132,27 +132,16 @@ def test_continue_after_kill(nth, complete, model, images, tmp_path):
     assert contents(tmp_path) == expected
 
 
-def run_rank(rank, model, images, folder, form, meeting):
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', init_method=f'file://{meeting}', rank=rank, world_size=2)
-    seen = write(model, images, folder, form=form, context=DistributedContext(rank=rank, size=2))
-    (meeting.parent / f'seen{rank}').write_text(str(sum(seen)))
-    dist.destroy_process_group()
+def write_in_rank(rank, device, folder, form):
+    model, images = fill_model(timm.create_model('sknet_atto')), SyntheticImages(COUNT, seed=1)
+    return sum(write(model, images, folder, form=form, context=DistributedContext(rank=rank, size=2)))
 
 
 @pytest.mark.deep
-def test_two_processes(complete, model, images, tmp_path):
+def test_two_processes(complete, tmp_path):
     form, expected = complete
-    forking = multiprocessing.get_context('fork')
-    arguments = (model, images, tmp_path / 'features', form, tmp_path / 'meeting')
-    processes = [forking.Process(target=run_rank, args=(rank, *arguments)) for rank in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-    assert [process.exitcode for process in processes] == [0, 0]
+    assert run_ranks(write_in_rank, tmp_path, tmp_path / 'features', form, devices=['cpu'] * 2) == [7, 4]
     assert contents(tmp_path / 'features') == expected
-    assert [(tmp_path / f'seen{rank}').read_text() for rank in range(2)] == ['7', '4']
 
 
 @pytest.mark.parametrize('damage', ['cut off', 'other images'])

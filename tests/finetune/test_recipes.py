@@ -1,6 +1,7 @@
-"""Recipes: each states its source, and is the same run by `timm-sk finetune` and by timm's own train.py."""
+"""Recipes: each states its source, and is the same run by `timm-sk finetune` and by timm's train.py."""
 
 import dataclasses
+from typing import NamedTuple
 
 import pytest
 import timm
@@ -15,28 +16,30 @@ from timm_sk.finetune.config import AUGMENTATION, MODEL, TRAINING, Config, read_
 from timm_sk.finetune.recipes import find_recipe, recipe_names
 from timm_sk.finetune.train_state import resolve_lr
 
-OURS_ALONE: set[str] = set()  # keys that timm's script would warn about and ignore
-# None in timm's script means the same as here: as many as the data has, and top1.
+# Settings whose None in timm's script means the same as here.
 SAME_ANYWAY = {'num_classes', 'eval_metric'}
-SCHEDULES_OWN = {'decay_epochs': 'step', 'decay_milestones': 'multistep'}
-# Images in a step that the source had, and the learning rate by epoch, counted from 0.
-SOURCES = {
-    'sknet50_imagenet': (256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4, 99: 1e-4}),
-    'sk_shufflenetv2_imagenet': (256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}),
-    'sknet29_cifar': (128, {0: 0.1, 148: 0.1, 149: 0.01, 223: 0.01, 224: 1e-3, 299: 1e-3}),
-    'skresnet18_imagenet': (256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}),
-    'skresnext50_ra': (384, {0: 1e-5, 5: 0.18 * 0.998930, 120: 0.09, 239: 0.0}),
-    'resnest50_imagenet': (8192, {0: 0.0, 5: 3.2 * 0.999154, 135: 1.6, 269: 0.0}),
-    'finetune': (64, {0: 1e-5, 10: 5e-4}),
-    'digits': (64, {0: 3e-5, 12: 1.5e-3}),
-}
-WEIGHT_DECAYS = dict(
-    sknet50_imagenet=1e-4,
-    sk_shufflenetv2_imagenet=4e-5,
-    sknet29_cifar=5e-4,
-    skresnet18_imagenet=4e-5,
-    skresnext50_ra=1e-4,
-    resnest50_imagenet=1e-4,
+OF_ONE_SCHEDULE = {'decay_epochs': 'step', 'decay_milestones': 'multistep'}
+
+
+class Source(NamedTuple):
+    """The training of the source: processes, images per step, learning rate by epoch from 0, weight decay, Nesterov."""
+
+    processes: int
+    images: int
+    rates: dict[int, float]
+    weight_decay: float = 0.05
+    nesterov: bool | None = None
+
+
+SOURCES = dict(
+    sknet50_imagenet=Source(8, 256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4, 99: 1e-4}, 1e-4, False),
+    sk_shufflenetv2_imagenet=Source(8, 256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}, 4e-5, False),
+    sknet29_cifar=Source(1, 128, {0: 0.1, 148: 0.1, 149: 0.01, 223: 0.01, 224: 1e-3, 299: 1e-3}, 5e-4),
+    skresnet18_imagenet=Source(8, 256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}, 4e-5),
+    skresnext50_ra=Source(2, 384, {0: 1e-5, 5: 0.18 * 0.998930, 120: 0.09, 239: 0.0}, 1e-4),
+    resnest50_imagenet=Source(64, 8192, {0: 0.0, 5: 3.2 * 0.999154, 135: 1.6, 269: 0.0}, 1e-4, True),
+    finetune=Source(1, 64, {0: 1e-5, 10: 5e-4}),
+    digits=Source(1, 64, {0: 3e-5, 12: 1.5e-3}),
 )
 
 
@@ -44,119 +47,74 @@ def raw(name):
     return yaml.safe_load(find_recipe(name).read_text())
 
 
-def comments(name):
-    lines = find_recipe(name).read_text().splitlines()
-    return '\n'.join(line for line in lines if line.startswith('#'))
-
-
 every_recipe = pytest.mark.parametrize('name', recipe_names())
 
 
-def test_these_recipes_ship():
+def test_recipe_names():
     assert recipe_names() == sorted(SOURCES)
 
 
 @every_recipe
-def test_it_names_its_source_and_what_is_not_its(name):
-    text = comments(name)
-    assert find_recipe(name).read_text().startswith('# ')
-    assert '# Source: ' in text
-    assert 'https://' in text or 'our own' in text
-    assert "our own; no paper's" in text or '# Changed:' in text
-    assert 'process' in text
+def test_comments(name):
+    text = find_recipe(name).read_text()
+    comments = ' '.join(line.removeprefix('#').strip() for line in text.splitlines() if line.startswith('#'))
+    assert text.startswith('# ')
+    assert 'Source: ' in comments
+    assert 'https://' in comments or 'our own' in comments
+    assert "our own; no paper's" in comments or 'Changed:' in comments
+    processes, images = SOURCES[name][:2]
+    assert f'{processes} process' in comments or (processes == 1 and 'one process' in comments)
+    assert read_settings(name)['batch_size'] * processes == images
 
 
 @every_recipe
-def test_it_loads(name):
+def test_settings(name):
     settings = read_settings(name)
     config = Config(**settings)
     assert {key: config.as_dict()[key] for key in raw(name)} == raw(name)
-
-
-@every_recipe
-def test_its_model_is_registered_and_its_weights_exist_where_it_wants_them(name):
-    settings = read_settings(name)
     assert timm.is_model(settings['model'])
     assert not settings['pretrained'] or '.' in settings['model']
 
 
 @every_recipe
-def test_its_keys_are_flags_of_timms_script_with_their_kinds(name):
-    flags = read_flags()
-    for key, value in raw(name).items():
-        assert key in flags or key in OURS_ALONE, key
-        assert key in OURS_ALONE or fits(value, flags[key].kind), f'{key}: {value!r} is no {flags[key].kind}'
-
-
-@every_recipe
-def test_its_keys_survive_in_timms_script_and_yield_to_arguments(name):
-    recipe = raw(name)
+def test_keys_are_flags_of_timm(name):
+    recipe, flags = raw(name), read_flags()
+    for key, value in recipe.items():
+        assert fits(value, flags[key].kind), f'{key}: {value!r} is not of kind {flags[key].kind}'
     args = vars(parse(recipe, '--epochs', '1', '--scale', '0.25', '0.75'))
-    assert args['epochs'] == 1
-    assert args['scale'] == [0.25, 0.75]
-    assert {key: args[key] for key in recipe.keys() - {'epochs', 'scale'}} == {
-        key: value for key, value in recipe.items() if key not in ('epochs', 'scale')
-    }
+    assert {key: args[key] for key in recipe} == recipe | dict(epochs=1, scale=[0.25, 0.75])
 
 
 @every_recipe
-def test_it_spells_out_what_the_two_have_other_defaults_for(name):
+def test_different_defaults_are_set(name):
     recipe, flags = raw(name), read_flags()
     for item in dataclasses.fields(Config):
         if item.metadata['group'] not in (MODEL, TRAINING, AUGMENTATION) or item.name not in flags:
             continue
         default = [*item.default] if isinstance(item.default, tuple) else item.default
-        same = default == flags[item.name].default or (not default and not flags[item.name].default)
-        unused = recipe['sched'] != SCHEDULES_OWN.get(item.name, recipe['sched'])
-        given = item.name in recipe or (item.name == 'lr_base' and 'lr' in recipe)
-        assert same or unused or given or item.name in SAME_ANYWAY, item.name
+        is_same = default == flags[item.name].default or (not default and not flags[item.name].default)
+        is_unused = recipe['sched'] != OF_ONE_SCHEDULE.get(item.name, recipe['sched'])
+        is_set = item.name in recipe or (item.name == 'lr_base' and 'lr' in recipe)
+        assert is_same or is_unused or is_set or item.name in SAME_ANYWAY, item.name
 
 
-@pytest.mark.parametrize('name', SOURCES)
-def test_timm_makes_the_sources_schedule_of_it(name):
-    total, expected = SOURCES[name]
-    config = Config(**read_settings(name))
-    args = parse(raw(name))
-    args.lr = resolve_lr(config, total)
+@every_recipe
+def test_optimizer_and_schedule_of_source(name):
+    source, config, args = SOURCES[name], Config(**read_settings(name)), parse(raw(name))
+    args.lr = resolve_lr(config, source.images)
     optimizer = create_optimizer_v2(torch.nn.Linear(2, 2), **optimizer_kwargs(args))
+    if source.nesterov is not None:
+        group = optimizer.param_groups[0]
+        assert (group['nesterov'], group['momentum']) == (source.nesterov, 0.9)
+    schedule = scheduler_kwargs(args, decreasing_metric=False)
     steps = 10
-    scheduler = create_scheduler_v2(
-        optimizer, **scheduler_kwargs(args, decreasing_metric=False), updates_per_epoch=steps
-    )[0]
+    scheduler = create_scheduler_v2(optimizer, **schedule, updates_per_epoch=steps)[0]
     found = {}
     for epoch in range(config.epochs):
         scheduler.step(epoch)
         scheduler.step_update(epoch * steps)
         found[epoch] = max(group['lr'] for group in optimizer.param_groups)
-    assert {epoch: found[epoch] for epoch in expected} == pytest.approx(expected, rel=2e-4, abs=args.lr * 1e-4)
+    expected = pytest.approx(source.rates, rel=2e-4, abs=args.lr * 1e-4)
+    assert {epoch: found[epoch] for epoch in source.rates} == expected
     assert {group['weight_decay'] for group in optimizer.param_groups} == {0.0, config.weight_decay}
-    assert config.weight_decay == WEIGHT_DECAYS.get(name, 0.05)
-
-
-@pytest.mark.parametrize(
-    ('name', 'nesterov'),
-    [('sknet50_imagenet', False), ('sk_shufflenetv2_imagenet', False), ('resnest50_imagenet', True)],
-)
-def test_momentum_is_the_sources_kind(name, nesterov):
-    args = parse(raw(name), '--lr', '0.1')
-    group = create_optimizer_v2(torch.nn.Linear(2, 2), **optimizer_kwargs(args)).param_groups[0]
-    assert (group['nesterov'], group['momentum']) == (nesterov, 0.9)
-
-
-@pytest.mark.parametrize(
-    ('name', 'processes'),
-    [
-        ('sknet50_imagenet', 8),
-        ('sk_shufflenetv2_imagenet', 8),
-        ('sknet29_cifar', 1),
-        ('skresnet18_imagenet', 8),
-        ('skresnext50_ra', 2),
-        ('resnest50_imagenet', 64),
-        ('finetune', 1),
-        ('digits', 1),
-    ],
-)
-def test_it_is_for_so_many_processes(name, processes):
-    assert read_settings(name)['batch_size'] * processes == SOURCES[name][0]
-    text = ' '.join(comments(name).replace('#', '').split())
-    assert f'{processes} process' in text or (processes == 1 and 'one process' in text)
+    assert config.weight_decay == source.weight_decay
