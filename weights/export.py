@@ -1,6 +1,5 @@
 """A trained model as a folder: weights, config, goldens, recipe, card and example images."""
 
-import json
 import subprocess
 from pathlib import Path
 from string import Template
@@ -11,7 +10,7 @@ from recipe import LabelledPictures, Recipe
 from torch import nn
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.publishing.hub_folder import CARD, GOLDEN, RECIPE, write_golden, write_model
+from timm_sk.publishing.hub_folder import CARD, GOLDEN, write_golden, write_model, write_recipe
 
 ROOT = Path(__file__).resolve().parent
 GOLDEN_INPUTS = 8
@@ -46,7 +45,7 @@ def export(name: str, model: nn.Module, recipe: Recipe, held_out: LabelledPictur
     source = dict(source=f'weights/train.py {name}')
     write_model(folder, model, row, metadata=dict(source, commit=commit.stdout.strip()))
     write_golden(folder / GOLDEN, model, held_out.images[:GOLDEN_INPUTS], metadata=source)
-    (folder / RECIPE).write_text(json.dumps(vars(recipe), indent=2) + '\n')
+    write_recipe(folder, vars(recipe))
     for label, label_name in enumerate(row.label_names or ()):
         first = int((held_out.labels == label).nonzero()[0])
         held_out.pictures[first].save(examples / f'{label_name}.png')

@@ -19,7 +19,14 @@ from timm_sk.checkpoints import CHECKPOINTS, Checkpoint
 from timm_sk.cli import publish as cli_publish
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from timm_sk.pretrained import bundled_folder, save_safetensors
-from timm_sk.publishing.hub_folder import check_golden, config_of, golden_inputs, write_golden, write_model
+from timm_sk.publishing.hub_folder import (
+    check_golden,
+    config_of,
+    golden_inputs,
+    read_recipe,
+    write_golden,
+    write_model,
+)
 from timm_sk.publishing.model_card import eval_results, render_card
 from timm_sk.publishing.package import export_checkpoint
 from timm_sk.publishing.release import card_of
@@ -99,9 +106,17 @@ def test_check_golden(tmp_path, trained):
 @pytest.mark.parametrize('name', BUNDLED)
 def test_recipe_in_bundled_card(name):
     card = (bundled_folder(name) / 'README.md').read_text()
-    recipe = json.loads((bundled_folder(name) / 'recipe.json').read_text())
+    recipe = read_recipe(bundled_folder(name))
     settings = card.split('| setting | value |\n|---|---|\n')[1].split('\n\n')[0].splitlines()
     assert settings == [f'| {field} | {value} |' for field, value in recipe.items()]
+
+
+@pytest.mark.parametrize('content', ['{"format_version": 2}', '{"lr": 0.1}', '[1]', '{'])
+def test_unknown_recipe_format(tmp_path, content):
+    (tmp_path / 'recipe.json').write_text(content)
+    with pytest.raises(CorruptCheckpointError, match=r'recipe\.json cannot be read: .*') as error:
+        read_recipe(tmp_path)
+    assert '\n' not in str(error.value)
 
 
 def test_card_of_bundled_checkpoint():
@@ -204,7 +219,7 @@ def test_export_checkpoint_of_train_py(tmp_path, trained):
     assert (tuple(cfg['mean']), tuple(cfg['std']), cfg['crop_pct']) == ((0.4, 0.5, 0.6), (0.5, 0.5, 0.5), 0.9)
     assert tuple(cfg['input_size']) == (3, 48, 48)
     recipe = dict(lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd', smoothing=0.1)
-    assert json.loads((folder / 'recipe.json').read_text()) == recipe
+    assert read_recipe(folder) == recipe
     facts = table_of((folder / 'README.md').read_text())
     assert (facts['Learning rate'], facts['Licence'], facts['Weight decay']) == ('0.02', 'mit', '0.0')
     assert list(tmp_path.joinpath('new').iterdir()) == [folder]

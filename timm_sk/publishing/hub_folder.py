@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from ..atomic_io import read_json, write_json
 from ..checkpoints import Checkpoint
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnpublishableError
 from ..models.modes import eval_mode
@@ -25,6 +26,7 @@ from .model_card import MAIN_SETTINGS, render_card
 WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
 GOLDEN, CARD, RECIPE, SETTINGS = 'golden.safetensors', 'README.md', 'recipe.json', 'config.yaml'
 EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # files of an export of fine-tuned weights
+RECIPE_VERSION = 1  # of the format of recipe.json
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; machines differ by about 1e-6
 _GOLDEN_IMAGES = 2
 _MAX_GOLDEN_VALUES = 16 * 3 * 512 * 512
@@ -150,6 +152,23 @@ def recipe_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return settings | {key: plain[key] for key in _TECHNIQUES if plain.get(key)}
 
 
+def write_recipe(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Write the settings of a training run."""
+    write_json(folder / RECIPE, settings, version=RECIPE_VERSION)
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """Read the settings of a training run.
+
+    Raises:
+        CorruptCheckpointError: If they cannot be read, or their format is unknown.
+    """
+    try:
+        return read_json(folder / RECIPE, version=RECIPE_VERSION)
+    except (OSError, ValueError) as error:
+        raise CorruptCheckpointError(f'{folder / RECIPE} cannot be read: {error}.') from error
+
+
 def fine_tuned_row(
     start: Checkpoint,
     tag: str,
@@ -214,7 +233,7 @@ def write_folder(
     write_model(folder, model, row, metadata=metadata)
     write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=metadata)
     if settings:
-        (folder / RECIPE).write_text(json.dumps(settings, indent=2) + '\n')
+        write_recipe(folder, settings)
     repo_id = repo_id or f'ORG/{row.name}'
     text = render_card(row, repo_id=repo_id, weights=folder / WEIGHTS, settings=settings, **card)
     (folder / CARD).write_text(text, encoding='utf-8')

@@ -16,7 +16,7 @@ from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import UnpublishableError
 from ..models._builder import shapes_of
 from ..pretrained import Origin, Store, bundled_folder, fetch
-from .hub_folder import CARD, CONFIG, GOLDEN, RECIPE, WEIGHTS, require_same_logits, write_folder
+from .hub_folder import CARD, CONFIG, GOLDEN, WEIGHTS, read_recipe, require_same_logits, write_folder
 from .model_card import eval_results, hash_of, render_card
 
 
@@ -91,7 +91,7 @@ def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None) -> st
     if row.bundled is None:
         return render_card(row, repo_id=repo_id, weights=weights)
     bundled = bundled_folder(row.name)
-    notes, settings = (bundled / CARD).read_text(encoding='utf-8'), json.loads((bundled / RECIPE).read_text())
+    notes, settings = (bundled / CARD).read_text(encoding='utf-8'), read_recipe(bundled)
     return render_card(row, repo_id=repo_id, weights=weights or bundled / WEIGHTS, settings=settings, notes=notes)
 
 
