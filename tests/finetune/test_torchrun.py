@@ -87,5 +87,5 @@ def test_error_of_one_process_is_logged_once(tmp_path: Path, whole: tuple[Path, 
     log = (tmp_path / 'log0').read_text()
     lines = [line for line in log.splitlines() if line.startswith('timm-sk: ')]
     assert len(lines) == 1, log[:3000]
-    assert f'1 image cannot be read, more than --max-bad-images 0: {victim}' in lines[0]
+    assert f'1 image cannot be read, --max-bad-images allows 0: {victim}' in lines[0]
     assert log.count('Traceback') == 1, log[:3000]  # torchrun's own

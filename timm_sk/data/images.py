@@ -110,3 +110,25 @@ def decode_sample(file: BinaryIO, mode: str) -> Image.Image:
 def reason(error: Exception) -> str:
     """Why an image cannot be decoded; without the memory addresses of Pillow's messages."""
     return re.sub(r' at 0x[0-9a-f]+', '', str(error)) or type(error).__name__
+
+
+def require_few_bad(bad: list[str], limit: int | None) -> None:
+    """Check the number of images that could not be read.
+
+    Args:
+        bad: Their names, with the reasons.
+        limit: Maximum number; None for no limit.
+
+    Raises:
+        ValueError: If there are more.
+    """
+    if limit is not None and len(bad) > limit:
+        raise ValueError(
+            f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, --max-bad-images allows {limit}: {few(bad)}. '
+            'Fix or remove them, or raise the limit.'
+        )
+
+
+def few(lines: list[str]) -> str:
+    """The first three lines, and how many more there are."""
+    return '; '.join(lines[:3]) + (f' and {len(lines) - 3} more' if len(lines) > 3 else '')

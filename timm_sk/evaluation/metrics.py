@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, Loader
+from ..data.images import few, require_few_bad
 from ..distributed import DistributedContext, fail_together
 from ..models.modes import eval_mode
 from ..optional_packages import require_package
 from .imagenet_labels import LabelMap
 
 _BINS = 15  # of confidence, for the calibration error, as by default in torchmetrics
-_MAX_LISTED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +114,7 @@ def evaluate(
 
     def add(batch: Batch) -> None:
         predictions.bad += batch.bad
-        _require_few_bad(predictions.bad, max_bad)
+        require_few_bad(predictions.bad, max_bad)
         if len(batch.targets):
             _require_labels(batch.targets, num_classes)
             with autocast():
@@ -138,7 +138,7 @@ def evaluate(
 
     seconds = max(context.all_gather(fail_together(context, add_all)))
     bad = [line for lines in context.all_gather(predictions.bad) for line in lines]
-    _require_few_bad(bad, max_bad)
+    require_few_bad(bad, max_bad)
     return _reduce(predictions, num_classes, seconds, bad, context)
 
 
@@ -155,7 +155,7 @@ def _reduce(
     images, top5_hits = context.all_reduce(torch.stack([torch.tensor(own.images), in_top5.sum()])).tolist()
     count = int(confusion.sum())
     if not count:
-        raise ValueError(f'No image to evaluate on: {_few(bad) or "none has a label"}.')
+        raise ValueError(f'No image to evaluate on: {few(bad) or "none has a label"}.')
     parts = context.all_gather((_joined(own.confidences, torch.float32), predicted == truths))
     confidences, is_correct = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
     ece = float('nan')
@@ -180,22 +180,9 @@ def _joined(parts: list[Tensor], dtype: torch.dtype) -> Tensor:
     return torch.cat(parts).cpu().to(dtype) if parts else torch.empty(0, dtype=dtype)
 
 
-def _require_few_bad(bad: list[str], limit: int | None) -> None:
-    if limit is not None and len(bad) > limit:
-        raise ValueError(
-            f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, --max-bad-images allows {limit}: {_few(bad)}. '
-            'Fix or remove them, or raise the limit.'
-        )
-
-
 def _require_labels(targets: Tensor, num_classes: int) -> None:
     least, greatest = int(targets.min()), int(targets.max())
     if least < 0:
         raise ValueError('The data set has images without a label: put each into the folder of its class.')
     if greatest >= num_classes:
         raise ValueError(f'The data set has a label {greatest}, but there are {num_classes} classes, from 0 on.')
-
-
-def _few(lines: list[str]) -> str:
-    more = len(lines) - _MAX_LISTED
-    return '; '.join(lines[:_MAX_LISTED]) + (f' and {more} more' if more > 0 else '')

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..atomic_io import atomic_write, read_json, write_json
 from ..data import Batch, ImageDataset, eval_loader, normalizer
+from ..data.images import require_few_bad
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
 from ..pretrained import save_safetensors
@@ -140,11 +141,7 @@ def write_features(
         model.train(was_training)
     chunks = sorted((chunk for part in context.all_gather(own) for chunk in part), key=lambda chunk: chunk['first'])
     bad = [line for chunk in chunks for line in chunk['bad']]
-    if len(bad) > config.max_bad_images:
-        more = f' and {len(bad) - 1} more' if len(bad) > 1 else ''
-        raise ValueError(
-            f'Cannot read an image: {bad[0]}{more}. Fix it, or raise --max-bad-images, now {config.max_bad_images}.'
-        )
+    require_few_bad(bad, config.max_bad_images)
     if context.is_main:
         facts = dict(model=identity['model'], source=source, dimensions=chunks[0]['dimensions'])
         facts |= dict(count=sum(chunk['count'] for chunk in chunks), bad=bad, chunks=chunks)

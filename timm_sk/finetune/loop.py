@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..data import Batch, Loader, seed_everything, seed_of
+from ..data.images import few, require_few_bad
 from ..distributed import DistributedContext
 from ..evaluation.metrics import Evaluation
 from .config import Config
@@ -120,7 +121,7 @@ def train_epoch(run: Run) -> None:
     for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
         add_bad(progress, batch.bad, config.max_bad_images)
         if not len(batch.targets):
-            raise ValueError(f'No image of a batch can be read: {"; ".join(batch.bad[:3])}')
+            raise ValueError(f'No image of a batch can be read: {few(batch.bad)}')
         seed_everything(seed_of(config.seed, _STEP_SEEDS, progress.epoch, number, run.context.rank))
         images, targets = run.transform(batch.images, batch.targets, progress.epoch)
         is_last = number % accumulated == accumulated - 1 or number == count - 1
@@ -238,11 +239,8 @@ def add_bad(progress: Progress, bad: list[str], limit: int) -> None:
     """
     new = [line for line in bad if line not in progress.bad]
     progress.bad = progress.bad + new
-    if new and len(progress.bad) > limit:
-        raise ValueError(
-            f'{len(progress.bad)} image{"s" * (len(progress.bad) > 1)} cannot be read, more than --max-bad-images '
-            f'{limit}: {"; ".join(progress.bad[:3])}'
-        )
+    if new:
+        require_few_bad(progress.bad, limit)
 
 
 def _is_better(row: dict[str, float], best: dict[str, float], metric: str) -> bool:

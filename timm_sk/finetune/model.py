@@ -52,7 +52,9 @@ def freeze(model: nn.Module, start: str | None, *, all_norms: bool = False) -> l
     frozen: list[nn.Module] = []
     if start is not None:
         children = dict(model.named_children())
-        first = classifier_name(model) if start == 'head' else start
+        classifier: Any = model.pretrained_cfg['classifier']  # type: ignore[index]
+        head = (classifier if isinstance(classifier, str) else classifier[0]).partition('.')[0]
+        first = head if start == 'head' else start
         if first not in children:
             raise ValueError(f'freeze must be "head" or one of {", ".join(children)}, got {start!r}.')
         frozen = [*children.values()][: [*children].index(first)]
@@ -61,9 +63,3 @@ def freeze(model: nn.Module, start: str | None, *, all_norms: bool = False) -> l
     if all_norms:
         frozen += [module for module in model.modules() if isinstance(module, _BatchNorm)]
     return frozen
-
-
-def classifier_name(model: Any) -> str:
-    """Name of the child that holds the classifier."""
-    classifier = model.pretrained_cfg['classifier']
-    return str(classifier if isinstance(classifier, str) else classifier[0]).partition('.')[0]
