@@ -28,7 +28,7 @@ MAX_IMAGES = 100
 def explain_selection(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar='IMAGE', help='Files, folders or patterns; the model's examples by default.'),
+        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
     ] = None,
     model_name: Annotated[str, typer.Option('--model', help='Architecture or arch.tag.')] = DEFAULT_MODEL,
     folder: Annotated[Path, typer.Option('--out', metavar='DIR', help='Output folder, new or empty.')] = DEFAULT_FOLDER,
