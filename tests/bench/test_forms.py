@@ -164,7 +164,7 @@ def test_every_row_fails_with_the_reference(monkeypatch):
     def fail(*_):
         raise torch.cuda.OutOfMemoryError('CUDA out of memory.')
 
-    monkeypatch.setattr(runner, '_inputs', fail)
+    monkeypatch.setattr(runner, 'fill', fail)
     found = measure(CASE, forms=['eager', 'deployed'], sides=['ours'], device=CPU)
     assert [[row.status for row in rows] for rows in found] == [['fails'], ['fails']]
 

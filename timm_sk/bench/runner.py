@@ -130,14 +130,6 @@ def _convolutions(step: Step) -> Timed:
     return run
 
 
-def _inputs(case: Case, classes: int, device: torch.device) -> tuple[list[Tensor], Tensor]:
-    """Batches and labels, the same in every case of a shape."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (case.batch, 3, case.size, case.size)
-    images = [torch.randn(shape, generator=generator).to(device) for _ in range(BATCHES)]
-    return images, torch.randint(classes, (case.batch,), generator=generator).to(device)
-
-
 class _Reference:
     """Weights and inputs of a case, and what the eager model computes with them in float32 in contiguous format."""
 
@@ -148,7 +140,10 @@ class _Reference:
         self.weights = {name: tensor.clone() for name, tensor in filled.state_dict().items()}
         self.case = case
         self.eager = Variant(side, 'eager')
-        self.images, self.labels = _inputs(case, filled.num_classes, device)
+        generator = torch.Generator().manual_seed(0)  # the same inputs in every case of a shape
+        shape = (case.batch, 3, case.size, case.size)
+        self.images = [torch.randn(shape, generator=generator).to(device) for _ in range(BATCHES)]
+        self.labels = torch.randint(filled.num_classes, (case.batch,), generator=generator).to(device)
         self._observed: dict[int, tuple[dict[str, Tensor], dict[str, float] | None]] = {}
 
     def prepare(self, variant: Variant, case: Case, first: int | None = None) -> Step:

@@ -89,8 +89,7 @@ def study_figure(study: Study) -> Any:
     upper.set_ylabel(_DIFFERENCE)
     lower.set_ylabel(f'shift from {scale_label(study.scales[0])}\nto {scale_label(study.scales[-1])}')
     for axes in (upper, lower):
-        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
-        _plain(axes)
+        _plain(axes, zero_line=True)
     _name_units(lower, study.units)
     _legend(figure, upper)
     return figure
@@ -118,8 +117,7 @@ def classes_figure(study: Study) -> Any:
         axes.set_ylabel(_DIFFERENCE, fontsize=8)
         level = f'{_LEVELS[v]}: ' if len(study.chosen) == len(_LEVELS) else ''
         axes.set_title(f'{level}{unit}', fontsize=10, loc='left')
-        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
-        _plain(axes)
+        _plain(axes, zero_line=True)
     if is_named:
         names = [_short(study.class_names[k]) for k in seen]
         rows[-1].set_xticks(range(len(seen)), names, rotation=45, ha='right', rotation_mode='anchor')
@@ -157,7 +155,9 @@ def _legend(figure: Any, axes: Any) -> None:
     figure.legend(handles, labels, loc='outside upper center', ncols=columns, frameon=False, title='size of the object')
 
 
-def _plain(axes: Any) -> None:
+def _plain(axes: Any, *, zero_line: bool = False) -> None:
+    if zero_line:
+        axes.axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
     axes.grid(color='#e5e5e5')
     axes.set_axisbelow(True)
     axes.spines[['top', 'right']].set_visible(False)
