@@ -1,4 +1,4 @@
-"""What a run leaves: timm loads it with the same logits, its card says from what and how, nothing is lost meanwhile."""
+"""Exporting a run: timm loads it with the same logits, and the card states data, settings and parent."""
 
 import json
 
@@ -62,10 +62,10 @@ def test_load_exported(tmp_path):
     assert tuple(cfg['mean']) == (0.5, 0.5, 0.5)
     recipe = json.loads((folder / 'recipe.json').read_text())
     assert {key: recipe[key] for key in ('lr', 'mixup', 'freeze')} == dict(lr=0.02, mixup=0.2, freeze='layer4')
-    told = ''.join((folder / name).read_text() for name in ('config.yaml', 'README.md'))
-    assert 'somebody' not in told
-    assert str(tmp_path) not in told
-    assert f'| Training data | {tmp_path.name}, training split |' in told
+    written = ''.join((folder / name).read_text() for name in ('config.yaml', 'README.md'))
+    assert 'somebody' not in written
+    assert str(tmp_path) not in written
+    assert f'| Training data | {tmp_path.name}, training split |' in written
     again = Config(**read_settings(str(folder / 'config.yaml')))
     assert again == config.changed(data='', output=None)
 
@@ -94,16 +94,16 @@ def test_card(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ('settings', 'told'),
+    ('settings', 'text'),
     [
         (dict(), 'from `sknet_atto.digits`, whose licence is apache-2.0. The licence of these weights is not estab'),
         (dict(pretrained=False), 'Trained by `timm-sk finetune` from random weights.'),
         (dict(initial_checkpoint='/home/me/own.pth'), 'from the file own.pth, whose licence is not established.'),
     ],
 )
-def test_card_of_parents(settings, told, tmp_path):
+def test_card_of_parents(settings, text, tmp_path):
     card = card_of(export(tmp_path / 'x', config=Config(tag='pets', **settings)))
-    assert told in card.content
+    assert text in card.content
     assert '| Licence | not established |' in card.content
     assert (card.data.license, card.data.base_model) == (None, None)
     assert '/home' not in (tmp_path / 'x' / 'config.yaml').read_text()
