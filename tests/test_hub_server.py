@@ -7,7 +7,6 @@ import socket
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from http.client import IncompleteRead
 from urllib.error import HTTPError
 
 import pytest
@@ -19,7 +18,6 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -280,32 +278,6 @@ def test_client_retries(hub, client, published, waits, fault, seconds, asked):
     assert hub.faults[0].hits == hub.faults[0].times
 
 
-@pytest.mark.parametrize(
-    ('fault', 'error', 'message'),
-    [
-        (dict(request='GET', status=500), HfHubHTTPError, '500'),
-        (dict(request='HEAD', status=500, times=math.inf), LocalEntryNotFoundError, 'An error happened'),
-        (dict(request='GET', length=5000), OSError, 'should be of size 102400 but has size 5000'),
-        (dict(request='HEAD', headers={'X-Linked-Size': '9'}), OSError, 'should be of size 9 but has size 102400'),
-        (dict(request='GET', cut=0, times=math.inf), Exception, 'peer closed connection'),
-    ],
-)
-def test_client_errors(hub, client, published, waits, fault, error, message):
-    hub.faults = [Fault(**fault)]
-    with pytest.raises(error, match=message):
-        client().hf_hub_download(REPO, 'model.safetensors')
-    blobs = os.path.join(constants.HF_HUB_CACHE, 'models--timm-sk--sknet_atto', 'blobs')
-    assert not os.path.exists(blobs) or os.listdir(blobs) == []
-
-
-def test_flipped_byte(hub, client, published):
-    """Hence whoever loads must check; the ETag that the client stored is that of the right content."""
-    hub.faults = [Fault(request='GET', flip=-3)]
-    path = client().hf_hub_download(REPO, 'model.safetensors')
-    wrong = [at for at, (got, sent) in enumerate(zip(read(path), SMALL, strict=True)) if got != sent]
-    assert (wrong, os.path.basename(os.path.realpath(path))) == ([len(SMALL) - 3], hashlib.sha256(SMALL).hexdigest())
-
-
 def test_slow_server(hub, client, published, monkeypatch, waits):
     hub.faults = [Fault(request='GET', rate=200_000), Fault(request='HEAD .*config', delay=math.inf)]
     start = time.monotonic()
@@ -317,30 +289,6 @@ def test_slow_server(hub, client, published, monkeypatch, waits):
     with pytest.raises(Exception, match='timed out'):
         client().hf_hub_download(REPO, 'README.md')
     assert [fault.hits for fault in hub.faults] == [1, 1, 6]
-
-
-def test_plain_files(hub):
-    hub.files['v1/net.pth'] = SMALL
-    url = f'{hub.endpoint}/files/v1/net.pth'
-
-    def fetch(**headers):
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5) as response:
-            return response.status, response.headers['Content-Range'], response.read()
-
-    size = len(SMALL)
-    assert fetch() == (200, None, SMALL)
-    assert fetch(Range='bytes=1000-') == (206, f'bytes 1000-{size - 1}/{size}', SMALL[1000:])
-    assert fetch(Range='bytes=0-9') == (206, f'bytes 0-9/{size}', SMALL[:10])
-    with pytest.raises(HTTPError, match='416'):
-        fetch(Range=f'bytes={size}-')
-    hub.faults = [Fault(request='/files/', skip=1, cut=10)]
-    assert fetch()[2] == SMALL
-    with pytest.raises(IncompleteRead):
-        fetch()
-    url += '.zip'
-    with pytest.raises(HTTPError, match='404'):
-        fetch()
-    assert hub.requests == {('GET', 'files'): 7}
 
 
 def test_concurrent_uploads_and_shutdown(hub, client, folder):

@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import constants
 from random_weights import fill_model
 from safetensors.torch import load_file
-from small_net import NAME, assert_loaded, create, sha256
+from small_net import NAME, assert_loaded, create, hub_source, sha256
 from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
@@ -19,10 +19,6 @@ from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
 from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import Store, bundled_folder, fetch
 from timm_sk.pretrained.convert import LAYOUTS
-
-
-def hub_source(name='makers/atto', **fields):
-    return Source(kind='hub', location=name, **fields)
 
 
 def refuse_shapes():

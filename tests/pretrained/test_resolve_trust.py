@@ -9,7 +9,7 @@ import pytest
 import torch
 from hub_server import Fault
 from huggingface_hub import constants
-from small_net import NAME, assert_loaded, create, sha256
+from small_net import NAME, assert_loaded, create, hub_source, sha256
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnobtainableCheckpointError
@@ -17,10 +17,6 @@ from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import store_file
 
 MANUAL = Source(kind='manual', location='https://drive.example/file/d/7/view', format='pytorch')
-
-
-def hub_source(name='makers/atto', **fields):
-    return Source(kind='hub', location=name, **fields)
 
 
 def test_sha1_of_a_zips_content(hub, online, store, row, release, weights):

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from limits import no_home_folder, without_privileges
+from limits import without_privileges
 from safetensors import safe_open
 from safetensors.torch import load_file
 from small_net import NAME, create
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, UnwritableStoreError
+from timm_sk.errors import CorruptCheckpointError
 from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
 
 TENSORS = {
@@ -165,19 +165,6 @@ def test_lock_restores_a_folder_moved_aside(online, store, row, release):
     with store.lock(NAME):
         assert store.find(changed) == store.folder(NAME) / 'model.safetensors'
     assert not aside.exists()
-
-
-@pytest.mark.parametrize('home', [None, '~nosuchuser/x'])
-def test_no_home_folder(monkeypatch, home):
-    no_home_folder(monkeypatch)
-    if home is None:
-        monkeypatch.delenv('TIMM_SK_HOME')
-    else:
-        monkeypatch.setenv('TIMM_SK_HOME', home)
-    store = Store()
-    given = 'TIMM_SK_HOME is not set' if home is None else f'TIMM_SK_HOME is "{home}"'
-    with pytest.raises(UnwritableStoreError, match=rf'has no folder: {given}.*Set TIMM_SK_HOME to a folder'):
-        store.find(CHECKPOINTS[NAME])
 
 
 @pytest.mark.parametrize('refused', ['.', NAME, f'{NAME}/origin.json', f'{NAME}/model.safetensors'])

@@ -91,7 +91,6 @@ def running(target: str) -> dict[str, tuple[bytes, str]]:
 def torch_lies() -> dict[str, tuple[bytes, str]]:
     long = b'\x8a\x06' + (10**12).to_bytes(6, 'little')
     six, beyond = {'0': bytes(24)}, 'reaches beyond its storage of 6 elements'
-    doubling = b'\x80\x02}))\x86' + b'q\x00h\x00\x86' * 200 + b'K\x01s.'
     transposed = torch.ones(128, 128)
     shared = {f'{index}': transposed.t() if index else transposed for index in range(9)}
     looped: dict = {}
@@ -101,14 +100,17 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
     lied = struct.pack('<Q', 10**12) + bytes(24)
     legacy = tensor_pickle(legacy=True)
     wide = tensor_pickle(length=long, legacy=True)
+    minus = b'J\xff\xff\xff\xff'
+    eight = b'\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.'
+    nested = b'))\x86' + b'q\x00h\x00\x86' * 200
     return {
         'a shape beyond its storage': (archive_of(tensor_pickle(shape=long + b'\x85'), six), beyond),
         'strides beyond their storage': (archive_of(tensor_pickle(strides=b'K\x02\x85'), six), beyond),
         'an expanded tensor': (archive_of(tensor_pickle(shape=long + b'\x85', strides=b'K\x00\x85'), six), beyond),
         'an offset beyond its storage': (archive_of(tensor_pickle(offset=b'K\x01'), six), beyond),
-        'a negative offset': (archive_of(tensor_pickle(offset=b'J\xff\xff\xff\xff'), six), 'impossible strides'),
-        'a negative stride': (archive_of(tensor_pickle(strides=b'J\xff\xff\xff\xff\x85'), six), 'impossible strides'),
-        'a negative shape': (archive_of(tensor_pickle(shape=b'J\xff\xff\xff\xff\x85'), six), 'impossible shape'),
+        'a negative offset': (archive_of(tensor_pickle(offset=minus), six), 'impossible strides'),
+        'a negative stride': (archive_of(tensor_pickle(strides=minus + b'\x85'), six), 'impossible strides'),
+        'a negative shape': (archive_of(tensor_pickle(shape=minus + b'\x85'), six), 'impossible shape'),
         'strides of another rank': (archive_of(tensor_pickle(strides=b'K\x01K\x01\x86'), six), 'impossible strides'),
         'a storage longer than its file': (
             archive_of(tensor_pickle(length=long), six),
@@ -124,26 +126,17 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
             archive_of(b'\x80\x02cbuiltins\nbytearray\n' + long + b'\x85R.'),
             "names 'builtins.bytearray'",
         ),
-        'a key that takes forever to hash': (archive_of(doubling), 'a tuple as a key'),
+        'a key that takes forever to hash': (archive_of(b'\x80\x02}' + nested + b'K\x01s.'), 'a tuple as a key'),
         'a key of 2**61 - 1': (
             archive_of(b'\x80\x02}\x8a\x08' + ((1 << 61) - 1).to_bytes(8, 'little') + b'K\x01s.'),
             'a huge int as a key',
         ),
         'a storage key that takes forever to print': (
-            archive_of(
-                b'\x80\x02))\x86'
-                + b'q\x00h\x00\x86' * 200
-                + b'q\x01(X\x07\0\0\0storagectorch\nFloatStorage\nh\x01NK\x01tQ.'
-            ),
+            archive_of(b'\x80\x02' + nested + b'q\x01(X\x07\0\0\0storagectorch\nFloatStorage\nh\x01NK\x01tQ.'),
             'tuple in place of str',
         ),
         'a list of storages that takes forever to print': (
-            MAGIC_PICKLE
-            + PROTOCOL_PICKLE
-            + pickle.dumps({}, 2) * 2
-            + b'\x80\x02]))\x86'
-            + b'q\x00h\x00\x86' * 200
-            + b'a.',
+            MAGIC_PICKLE + PROTOCOL_PICKLE + pickle.dumps({}, 2) * 2 + b'\x80\x02]' + nested + b'a.',
             'list of storages',
         ),
         'a million lists': (archive_of(b'\x80\x02(' + b']' * 1_000_000 + b't.'), 'more than 500000 instructions'),
@@ -154,11 +147,8 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
         'a tuple of nothing': (archive_of(b'\x80\x02\x86.'), 'broken .IndexError'),
         'a pickle without an end': (archive_of(b'\x80\x02}'), 'broken .EOFError'),
         'a text of 4 GiB': (archive_of(b'\x80\x02X\xff\xff\xff\xffabc.'), 'broken .EOFError'),
-        'a text of 8 EiB': (archive_of(b'\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.'), 'instruction BINUNICODE8'),
-        'a text of 8 EiB in a stream': (
-            stream_of(b'\x80\x02\x8d\xff\xff\xff\xff\xff\xff\xff\x7fabc.'),
-            'instruction BINUNICODE8',
-        ),
+        'a text of 8 EiB': (archive_of(eight), 'instruction BINUNICODE8'),
+        'a text of 8 EiB in a stream': (stream_of(eight), 'instruction BINUNICODE8'),
         'a memo that is not there': (archive_of(b'\x80\x02h\x07.'), 'broken .UnpicklingError'),
         'data behind the pickle': (archive_of(tensor_pickle() + b'more', six), '4 bytes follow its pickle'),
         'an archive with a file beside its folder': (
@@ -180,5 +170,12 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
             stream_of(legacy.replace(b'NtQ', b'(X\x01\0\0\x001K\x00K\x06ttQ'), ['0'], tail),
             'not a whole storage',
         ),
+        'a tensor that is set by key': (
+            archive_of(tensor_pickle()[:-2] + b'K\x00K\x01s.', six),
+            'Tensor in place of dict',
+        ),
+        'a mapping that is appended to': (archive_of(b'\x80\x02}K\x01a.'), 'broken .AttributeError'),
+        'attributes of a tensor': (archive_of(tensor_pickle()[:-2] + b'}b.', six), 'Tensor in place of OrderedDict'),
+        'a storage type that is called': (archive_of(b'\x80\x02ctorch\nFloatStorage\n)R.'), 'broken .TypeError'),
         'only the magic number': (MAGIC_PICKLE, 'broken'),
     }
