@@ -1,4 +1,4 @@
-"""The `config.json` that lies beside a checkpoint's weights."""
+"""The `config.json` beside a checkpoint's weights."""
 
 from typing import Any
 
@@ -6,17 +6,17 @@ from ..checkpoints import Checkpoint
 
 
 def hub_config(checkpoint: Checkpoint, **of_model: Any) -> dict[str, Any]:
-    """What timm's `local-dir:` and `hf-hub:`, and transformers, need to know of a checkpoint.
+    """The config that timm's `local-dir:` and `hf-hub:`, and transformers, read.
 
     Unlike the config of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
-    `num_classes` transformers 5 cannot digest, and no default in place of a fact that is not established.
+    `num_classes` transformers 5 rejects, and no defaults for fields that are not established.
 
     Args:
-        checkpoint: Its row.
-        **of_model: Facts that only a model tells, such as `num_features`.
+        checkpoint: The table's row.
+        **of_model: Fields that depend on the model, such as `num_features`.
     """
     labels = dict(label_names=list(checkpoint.label_names)) if checkpoint.label_names else {}
-    facts = dict(
+    fields = dict(
         tag=checkpoint.tag,
         custom_load=False,
         input_size=checkpoint.input_size,
@@ -38,5 +38,5 @@ def hub_config(checkpoint: Checkpoint, **of_model: Any) -> dict[str, Any]:
         num_classes=checkpoint.num_classes,
         **of_model,
         **labels,
-        pretrained_cfg={key: fact for key, fact in facts.items() if fact is not None},
+        pretrained_cfg={key: value for key, value in fields.items() if value is not None},
     )
