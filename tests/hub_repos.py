@@ -1,4 +1,4 @@
-"""What a hub keeps: repositories with their commits, tags and files."""
+"""The content of a hub: repositories with their commits, tags and files."""
 
 import hashlib
 import time
@@ -12,7 +12,7 @@ LFS_SIZE = 10 * 1024**2  # any larger file is an LFS file, whatever its name
 
 
 class Refused(Exception):  # noqa: N818  (an answer, which the server sends)
-    """An error answer as the Hub words it: from `X-Error-Code` the client makes its exception."""
+    """An error answer in the Hub's form: the client's exception depends on `X-Error-Code`."""
 
     def __init__(self, status: int, message: str, *, code: str = '', commit: str = '', **content: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class File:
 
     @property
     def pointer(self) -> bytes:
-        """What git keeps of an LFS file."""
+        """The file that git stores in place of an LFS file."""
         size = len(self.content)
         return f'version https://git-lfs.github.com/spec/v1\noid sha256:{self.sha256}\nsize {size}\n'.encode()
 
@@ -75,14 +75,14 @@ class Repo:
         return self.commits[self.resolve(revision)].files
 
     def commit(self, title: str, files: dict[str, File]) -> str:
-        """Make `files`, all of them, the state of main; returns the commit's hash."""
+        """Commit `files` as the complete state of main; returns the commit's hash."""
         content = repr((list(self.commits), title, [(path, file.blob) for path, file in sorted(files.items())]))
         oid = hashlib.sha1(content.encode()).hexdigest()
         self.commits[oid] = Commit(title, time.strftime('%Y-%m-%dT%H:%M:%S.000Z', time.gmtime()), dict(files))
         return oid
 
     def resolve(self, revision: str) -> str:
-        """The commit that a branch, a tag or a commit's hash means."""
+        """The commit of a branch, a tag or a commit's hash."""
         oid = {'main': self.head, **self.tags}.get(revision, revision)
         if oid not in self.commits:
             raise Refused(404, f'Invalid rev id: {revision}', code='RevisionNotFound')
@@ -90,5 +90,5 @@ class Repo:
 
 
 def is_lfs(path: str, size: int) -> bool:
-    """Whether the Hub wants a file of this name and size through LFS."""
+    """Whether the Hub stores a file of this name and size in LFS."""
     return size > LFS_SIZE or any(fnmatch(path, pattern) for pattern in LFS_PATTERNS)

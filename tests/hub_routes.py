@@ -20,14 +20,14 @@ ROUTES: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = []
 
 @dataclass
 class Store:
-    """All that the server holds; whoever has one of the tokens may do everything, another token opens nothing."""
+    """The content of the server; a caller with one of the tokens may do everything, one with another token nothing."""
 
     endpoint: str = ''
     tokens: tuple[str, ...] = ('hf_owner',)
     repos: dict[str, Repo] = field(default_factory=dict)
     objects: dict[str, bytes] = field(default_factory=dict)  # LFS contents by sha256, in a commit or not yet
     awaited: set[str] = field(default_factory=set)  # sha256 of the LFS contents that may be uploaded
-    files: dict[str, bytes] = field(default_factory=dict)  # what a plain server has, under /files/
+    files: dict[str, bytes] = field(default_factory=dict)  # of a plain file server, under /files/
 
 
 @dataclass
@@ -62,15 +62,15 @@ def route(method: str, pattern: str) -> Callable:
 
 
 def find(method: str, path: str) -> tuple[Callable[..., Any], dict[str, str]]:
-    """The route of a request and what its path says."""
+    """The route of a request, and the parameters in its path."""
     for verb, pattern, function in ROUTES:
         if verb == method and (match := pattern.fullmatch(path)):
             return function, {name: unquote(value) for name, value in match.groupdict().items() if value}
     return no_such_route, {}
 
 
-def carry_out(function: Callable[..., Any], arguments: dict[str, str], call: Call) -> Any:
-    """Call a route's function if the caller has the right to: writing needs a token, as does a private repository."""
+def execute(function: Callable[..., Any], arguments: dict[str, str], call: Call) -> Any:
+    """Call a route's function if the caller is authorized: writing needs a token, as does a private repository."""
     if call.token not in (None, *call.store.tokens):
         raise Refused(401, 'Invalid credentials in Authorization header')
     if 'repo' not in arguments:

@@ -13,25 +13,25 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from hub_repos import File, Refused, Repo, is_lfs
-from hub_routes import Call, Download, Store, carry_out, find
+from hub_routes import Call, Download, Store, execute, find
 
 
 @dataclass(kw_only=True)
 class Fault:
-    """Spoils the answers to some of the requests whose line, `METHOD /path?query`, matches `request`.
+    """A fault in the answers to requests whose line, `METHOD /path?query`, matches `request`.
 
     Attributes:
         request: Regular expression, searched in the request's line.
-        skip: How many matching requests pass unspoilt before the first is struck.
-        times: How many are struck then; `math.inf` for all that follow.
+        skip: Number of matching requests that are answered correctly first.
+        times: Number of faulty answers after them; `math.inf` for all.
         delay: Seconds before the headers; `math.inf` hangs until the server stops.
-        status: Answer this error status; the request is then not carried out.
-        headers: Added to the answer's, or in their place (`Retry-After`, a wrong `X-Linked-Size`).
-        flip: Index in the whole body of a byte whose lowest bit is inverted in transit.
-        length: What `Content-Length` says instead of the truth; what exceeds it is not sent.
-        cut: Close the connection after so many bytes of the body.
+        status: Error status to answer; the request is then not executed.
+        headers: Headers that are added or replaced (`Retry-After`, a wrong `X-Linked-Size`).
+        flip: Index in the whole body of a byte whose lowest bit is inverted.
+        length: Wrong `Content-Length`; bytes beyond it are not sent.
+        cut: Number of bytes of the body after which the connection is closed.
         rate: Bytes of the body per second.
-        hits: How many requests were struck so far.
+        hits: Number of faulty answers so far.
     """
 
     request: str
@@ -47,7 +47,7 @@ class Fault:
     hits: int = field(default=0, init=False)
 
     def strikes(self, line: str) -> bool:
-        """Whether this request's answer is to be spoilt; counts it."""
+        """Whether this request gets a faulty answer; counts it."""
         if self.hits >= self.times or not re.search(self.request, line):
             return False
         if self.skip:
@@ -61,7 +61,7 @@ NO_FAULT = Fault(request='')
 
 
 class Hub(Store):
-    """The server, running while it is entered; `requests` counts by method and kind, `faults` may be added any time."""
+    """The server, as a context manager; `requests` counts by method and kind, `faults` can be added at any time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -81,14 +81,14 @@ class Hub(Store):
         self.server.server_close()
 
     def add(self, name: str, folder: Path, *, private: bool = False) -> str:
-        """Commit a folder's files to a repository, made if it is new, without any request; returns the commit."""
+        """Commit a folder's files to a repository, which is created if missing, without a request."""
         repo = self.repos.setdefault(name, Repo(name, private=private))
         contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
         files = {path: File(content, is_lfs(path, len(content))) for path, content in sorted(contents.items())}
         return repo.commit(f'Add {folder.name}', {**repo.files(), **files})
 
     def environment(self, home: Path) -> dict[str, str]:
-        """The variables that lead a new process's client here, with its caches and tokens under `home`."""
+        """Environment variables that point a new process's client to this server, with caches under `home`."""
         quiet = dict(HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', HF_HUB_OFFLINE='0')
         return dict(HF_ENDPOINT=self.endpoint, HF_HOME=str(home), HF_TOKEN='', **quiet)
 
@@ -114,12 +114,12 @@ class _Handler(BaseHTTPRequestHandler):
         size = int(self.headers.get('Content-Length') or 0)
         body = self.rfile.read(size)
         if len(body) < size:
-            return  # the client left in the middle of what it asked: that is not carried out
+            return  # an incomplete request is not executed
         line = f'{self.command} {self.path}'
         with self.hub.lock:
             fault = next((fault for fault in self.hub.faults if fault.strikes(line)), NO_FAULT)
         if not self.hub.stopped.wait(min(fault.delay, threading.TIMEOUT_MAX)):
-            with suppress(ConnectionError):  # the client may have left
+            with suppress(ConnectionError):  # the client may have disconnected
                 self._send(*self._answer(body, fault), fault)
 
     do_HEAD = do_GET = do_POST = do_PUT = do_DELETE = _serve  # noqa: N815  (the names that http.server looks for)
@@ -134,7 +134,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 if fault.status is not None:
                     raise Refused(fault.status, 'Ordered by the test')
-                answer = carry_out(function, arguments, Call(self.hub, method, token, parse_qs(url.query), body))
+                answer = execute(function, arguments, Call(self.hub, method, token, parse_qs(url.query), body))
             except Refused as refused:
                 return refused.status, refused.headers, json.dumps(refused.content).encode()
         if not isinstance(answer, Download):
@@ -143,9 +143,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, status: int, headers: dict[str, str], body: bytes, fault: Fault) -> None:
         if fault.flip is not None:
-            spoilt = bytearray(body)
-            spoilt[fault.flip] ^= 1
-            body = bytes(spoilt)
+            flipped = bytearray(body)
+            flipped[fault.flip] ^= 1
+            body = bytes(flipped)
         wanted = re.fullmatch(r'bytes=(\d+)-(\d*)', self.headers.get('Range') or '')
         if wanted and 'Accept-Ranges' in headers:
             start, size = int(wanted[1]), len(body)
@@ -165,4 +165,4 @@ class _Handler(BaseHTTPRequestHandler):
                 self.hub.stopped.wait(step / fault.rate)
 
     def log_message(self, *_: object) -> None:
-        """Stay quiet."""
+        """Log nothing."""

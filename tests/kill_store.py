@@ -1,10 +1,10 @@
-"""Kill processes at random moments of a pull and of a conversion, and see what the store shows afterwards.
+"""Kill processes at random moments of a pull and of a conversion, and check the store afterwards.
 
     python tests/kill_store.py 100
 
-kills so many of each job and prints in which phase they were. Each job is a fork of this process, which draws the
-moment of the kill from the time that the whole job takes, with a slowed server and a slowed rename of the finished
-folder. Half of the jobs begin where a killed one stopped. POSIX only.
+kills 100 processes of each job and prints their phases. Each job is a fork of this process. The moment is random
+within the duration of the job; the server and the rename of the finished folder are slowed down. Half of the jobs
+start from what a killed one left. POSIX only.
 """
 
 import io
@@ -54,12 +54,12 @@ RENAME_PAUSE = 0.03  # seconds before and after
 
 
 class Killing:
-    """The jobs that are killed, with the server and the folders that they use.
+    """The jobs to kill, with their server and folders.
 
     Args:
         home: An empty folder.
-        server: Running.
-        seed: Of the moments.
+        server: A running server.
+        seed: Seed of the random moments.
     """
 
     def __init__(self, home: Path, server: Hub, *, seed: int) -> None:
@@ -87,7 +87,7 @@ class Killing:
         )
 
     def kill(self, name: str, count: int) -> Counter[str]:
-        """Kill one of the jobs so many times; gives how often in which phase, and how often it was stored by then."""
+        """Kill a job `count` times; counts the kills by phase, and those after which it was stored."""
         start = time.monotonic()
         assert self._is_killed(name, after=math.inf) is False
         duration = time.monotonic() - start
@@ -115,7 +115,7 @@ class Killing:
         return found
 
     def _is_killed(self, name: str, *, after: float) -> bool:
-        """Run a job in a fork that is killed after so many seconds; False if it ended before."""
+        """Run a job in a fork that is killed after some seconds; False if it ended before."""
         self.phase[0] = 0
         child = os.fork()
         if child == 0:
@@ -132,7 +132,7 @@ class Killing:
         return status == signal.SIGKILL
 
     def _mark_phases(self) -> None:
-        """Let this process say where it is, and be slow when it renames."""
+        """Record the phase of this process, and slow down the rename."""
         self._mark('body', http_download, '_receive')
         self._mark('body', file_download, 'http_get')
         self._mark('verify', resolve, 'check_against_table')
@@ -171,7 +171,7 @@ class Killing:
 
 
 def lead_client(server: Hub, home: Path) -> None:
-    """Lead this process's huggingface_hub to the server, and its caches and our store to a folder."""
+    """Point this process's huggingface_hub to the server, and its caches and our store to a folder."""
     os.environ['TIMM_SK_HOME'] = str(home / 'store')
     for name, value in dict(
         HF_HUB_OFFLINE=False,

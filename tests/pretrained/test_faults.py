@@ -153,11 +153,11 @@ def test_damaged_file_is_downloaded_again(hub, online, store, row, release, hub_
     row(HUB if where == 'cache' else release()[1])
     create()
     path = store.folder(NAME) / 'model.safetensors' if where == 'store' else next(online.glob('*/blobs/*'))
-    spoilt = bytearray(path.read_bytes())
-    spoilt[500_000] ^= 1
+    damaged = bytearray(path.read_bytes())
+    damaged[500_000] ^= 1
     for _ in range(2):
         stat = path.stat()
-        path.write_bytes(spoilt)
+        path.write_bytes(damaged)
         os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # a stamp would not see it
         requests = hub.requests['GET', 'files'] + hub.requests['GET', 'resolve']
         caplog.clear()

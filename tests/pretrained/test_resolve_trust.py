@@ -110,9 +110,9 @@ def test_git_blob_hash(hub, online, row, hub_repo, weights, monkeypatch):
     assert_loaded(create(), weights)
     (blob,) = (online / 'models--makers--atto' / 'blobs').iterdir()
     assert len(blob.name) == 40
-    spoilt = bytearray(blob.read_bytes())
-    spoilt[-1] ^= 1
-    blob.write_bytes(spoilt)
+    damaged = bytearray(blob.read_bytes())
+    damaged[-1] ^= 1
+    blob.write_bytes(damaged)
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     with pytest.raises(
         UnobtainableCheckpointError, match=rf'is damaged: its hash is \w{{40}}, on the hub it is {blob.name}'
