@@ -187,11 +187,8 @@ def test_num_classes(tmp_path):
     assert refusal(root, num_classes=4) == f'num_classes is 4, but {root} has 3 classes: omit it, or fix the data.'
 
 
-def test_missing_and_empty_folder(tmp_path):
-    assert refusal(tmp_path / 'none').startswith(f'{tmp_path}/none: no such folder or tar of images.')
-    (tmp_path / 'data').mkdir()
-    assert refusal(tmp_path / 'data').startswith(f'{tmp_path}/data: the folder is empty.')
-    (tmp_path / 'data' / 'train').mkdir()
+def test_empty_split(tmp_path):
+    (tmp_path / 'data' / 'train').mkdir(parents=True)
     assert 'cannot be opened: Found 0 images in subfolders of' in refusal(tmp_path / 'data')
 
 
