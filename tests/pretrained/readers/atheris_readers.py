@@ -15,7 +15,7 @@ import atheris
 ROOT = Path(__file__).resolve().parents[3]
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-with atheris.instrument_imports(include=['timm_sk.pretrained.readers', 'pickletools', 'zipfile']):
+with atheris.instrument_imports(include=['timm_sk.pretrained.readers', 'pickle', 'zipfile']):
     from checkpoint_files import valid_files
     from hostile_files import hostile_files
 
