@@ -1,13 +1,8 @@
 """The loopback hub answers the huggingface_hub client as the Hub does, and injects faults."""
 
 import hashlib
-import math
 import os
-import socket
 import time
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from urllib.error import HTTPError
 
 import pytest
 import timm
@@ -128,14 +123,6 @@ def test_publish_and_pull(hub, client, folder, tmp_path):
     assert os.path.basename(os.path.realpath(f'{pulled}/model.safetensors')) == hashlib.sha256(WEIGHTS).hexdigest()
 
 
-def test_unchanged_folder(hub, client, folder):
-    api = client()
-    api.create_repo(REPO)
-    first = api.upload_folder(repo_id=REPO, folder_path=folder)
-    again = api.upload_folder(repo_id=REPO, folder_path=folder)
-    assert (again.oid, hub.requests['PUT', 'lfs_upload'], hub.requests['POST', 'commit']) == (first.oid, 1, 1)
-
-
 def test_atomic_commit(hub, client, published):
     api, before = client(), hub.repos[REPO].head
     add = CommitOperationAdd('new.txt', b'new')
@@ -151,39 +138,6 @@ def test_atomic_commit(hub, client, published):
         'config.json',
     }
     assert (api.repo_info(REPO).sha, api.repo_info(REPO, revision=before).sha) == (after, before)
-
-
-def test_partial_commit_request(hub, client, published):
-    lines = (
-        b'{"key": "header", "value": {"summary": "change"}}\n{"key": "deletedFile", "value": {"path": "README.md"}}\n'
-    )
-    for missing, head_moves in ((1, False), (0, True)):
-        with socket.create_connection(('127.0.0.1', hub.server.server_port), timeout=5) as connection:
-            connection.sendall(f'POST /api/models/{REPO}/commit/main HTTP/1.1\r\n'.encode())
-            connection.sendall(b'Authorization: Bearer hf_owner\r\nContent-Length: %d\r\n\r\n' % (len(lines) + missing))
-            connection.sendall(lines)
-            connection.shutdown(socket.SHUT_WR)
-            assert bool(connection.recv(100)) == head_moves
-        assert (hub.repos[REPO].head != published) == head_moves
-
-
-def test_interrupted_upload(hub, client, folder, waits):
-    api = client()
-    api.create_repo(REPO)
-    before = api.repo_info(REPO).sha
-    hub.faults = [Fault(request='PUT /lfs', status=500, times=6)]
-    with pytest.raises(RuntimeError, match='Error while uploading') as raised:
-        api.upload_folder(repo_id=REPO, folder_path=folder)
-    assert (raised.value.__cause__.response.status_code, hub.faults[0].hits, len(waits)) == (500, 6, 5)
-    hub.faults = [Fault(request='POST .*commit/main', status=503)]
-    with pytest.raises(HfHubHTTPError, match='503'):
-        api.upload_folder(repo_id=REPO, folder_path=folder)
-    assert (api.repo_info(REPO).sha, hub.objects) == (before, {hashlib.sha256(SMALL).hexdigest(): SMALL})
-    hub.faults = [Fault(request='POST .*commit/main', cut=0)]
-    with pytest.raises(Exception, match='peer closed connection'):
-        api.upload_folder(repo_id=REPO, folder_path=folder)
-    assert api.repo_info(REPO).sha != before  # made, although its answer was lost
-    assert hub.requests['PUT', 'lfs_upload'] == 7
 
 
 def test_missing_files_and_revisions(hub, client, published):
@@ -242,16 +196,6 @@ def test_permissions(hub, client, folder):
     assert read(owner.hf_hub_download(REPO, 'model.safetensors')) == SMALL
 
 
-def test_upload_of_unannounced_content(hub, client, published):
-    """An upload's address needs no token: it must be one that was given out, for that content."""
-    oid = hashlib.sha256(b'announced').hexdigest()
-    for awaited, body, code in ((set(), b'announced', 403), ({oid}, b'other', 400)):
-        hub.awaited = awaited
-        with pytest.raises(HTTPError, match=str(code)):
-            urllib.request.urlopen(urllib.request.Request(f'{hub.endpoint}/lfs/{oid}', body, method='PUT'))
-    assert hub.objects == {}
-
-
 def test_resumed_download(hub, client, published, waits, monkeypatch):
     """The last answer is cut where the rest of the file ends: were it not that rest, the file would lack its end."""
     monkeypatch.setattr(constants, 'DOWNLOAD_CHUNK_SIZE', 1000)
@@ -276,31 +220,6 @@ def test_client_retries(hub, client, published, waits, fault, seconds, asked):
     assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
     assert (waits, hub.requests['GET', 'resolve']) == (seconds, asked)
     assert hub.faults[0].hits == hub.faults[0].times
-
-
-def test_slow_server(hub, client, published, monkeypatch, waits):
-    hub.faults = [Fault(request='GET', rate=200_000), Fault(request='HEAD .*config', delay=math.inf)]
-    start = time.monotonic()
-    assert read(client().hf_hub_download(REPO, 'model.safetensors')) == SMALL
-    assert time.monotonic() - start > 0.4  # half a second at that rate
-    assert read(client().hf_hub_download(REPO, 'config.json', etag_timeout=0.2)) == CONFIG
-    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.2)
-    hub.faults.append(Fault(request='GET .*README', delay=math.inf, times=6))
-    with pytest.raises(Exception, match='timed out'):
-        client().hf_hub_download(REPO, 'README.md')
-    assert [fault.hits for fault in hub.faults] == [1, 1, 6]
-
-
-def test_concurrent_uploads_and_shutdown(hub, client, folder):
-    client().create_repo(REPO)
-    with ThreadPoolExecutor(8) as pool:
-        uploads = [dict(path_in_repo=f'{i}.txt', path_or_fileobj=b'%d' % i) for i in range(8)]
-        oids = set(pool.map(lambda upload: client().upload_file(repo_id=REPO, **upload).oid, uploads))
-    assert len(oids) == 8
-    assert set(client().list_repo_files(REPO)) == {'.gitattributes', *(f'{i}.txt' for i in range(8))}
-    hub.__exit__()
-    with pytest.raises(OSError, match='refused'):
-        urllib.request.urlopen(f'{hub.endpoint}/api/models/{REPO}', timeout=5)
 
 
 def test_load_in_timm(hub, client, tmp_path):
