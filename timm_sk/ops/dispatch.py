@@ -17,20 +17,18 @@ def runs_eagerly(*tensors: Any) -> bool:
     transform or with a forward-mode tangent, for subclasses of tensors, and where a mode looks at every operation.
     None counts as eager, as the weight of a norm that has none.
     """
-    return (
-        not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
-        and not torch._C._len_torch_dispatch_stack()
-        and all(tensor is None or _is_plain(tensor) for tensor in tensors)
-    )
-
-
-def _is_plain(x: Any) -> bool:
-    return (
-        type(x) in (Tensor, nn.Parameter)
-        and not is_batched(x)
-        and torch.autograd.forward_ad.unpack_dual(x).tangent is None
-    )
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
+    if torch._C._len_torch_dispatch_stack() or torch._C._are_functorch_transforms_active():
+        return False
+    for x in tensors:  # called for each convolution, so without nested functions
+        if x is None:
+            continue
+        if type(x) not in (Tensor, nn.Parameter) or torch._C._functorch.is_legacy_batchedtensor(x):
+            return False
+        if torch.autograd.forward_ad.unpack_dual(x).tangent is not None:
+            return False
+    return True
 
 
 def is_batched(x: Tensor) -> bool:
