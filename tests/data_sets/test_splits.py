@@ -5,7 +5,8 @@ from collections import Counter
 import pytest
 from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet, write_shards, write_tar
 
-from timm_sk.data import open_splits, split_indices
+from timm_sk.data import make_splits, open_parts
+from timm_sk.data.splits import split_indices
 
 TARGETS = [0] * 40 + [1] * 10 + [2] * 3
 
@@ -59,6 +60,11 @@ def test_split_indices_one_image_per_class(targets, images):
         ValueError, match=f'^Cannot hold out validation images from {images} with at most one per class'
     ):
         split_indices(targets, 0.5, seed=0)
+
+
+def open_splits(data, *, val_fraction=0.1, num_classes=None, seed=0, **options):
+    parts = open_parts(data, seed=seed, **options)
+    return make_splits(*parts, val_fraction=val_fraction, num_classes=num_classes, seed=seed)
 
 
 def pixels(part):
@@ -132,7 +138,7 @@ def test_splits_in_shards(tmp_path):
         f'wds/{folder}, split validation, cannot be opened: split validation not found in info'
     )
     assert refusal(f'wds/{folder}', val_split='test') == (
-        f'The number of classes of wds/{folder} is unknown: pass --num-classes.'
+        'The number of classes of the data is unknown: pass --num-classes.'
     )
 
 
@@ -184,7 +190,7 @@ def test_different_classes(kind, classes, difference, tmp_path):
 def test_num_classes(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(2))
     assert open_splits(str(root), num_classes=3).num_classes == 3
-    assert refusal(root, num_classes=4) == f'num_classes is 4, but {root} has 3 classes: omit it, or fix the data.'
+    assert refusal(root, num_classes=4) == 'num_classes is 4, but the data has 3 classes: omit it, or fix the data.'
 
 
 def test_empty_split(tmp_path):

@@ -122,7 +122,7 @@ def test_real_labels_of_timm(tmp_path):
 @pytest.mark.parametrize(
     ('labels', 'folders', 'kwargs', 'message'),
     [
-        ('r2', ['0'], {}, 'Unknown labels "r2": expected real, v2, a, r.'),
+        ('r2', ['0'], {}, "labels must be one of real, v2, a, r, got 'r2'"),
         ('v2', ['n01440764'], {}, 'folders with names like 0, 1, 2'),
         ('a', ['tench'], {}, 'folders with names like n01498041'),
         ('a', ['n01498041'], dict(class_map='names.txt'), 'define the classes'),

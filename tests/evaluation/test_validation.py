@@ -314,7 +314,7 @@ def test_corrupt_images(tmp_path):
         (['hollow'], 'hollow/7: the class has no images.'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
-        (['ten', '--labels', 'r3'], 'Unknown labels "r3"'),
+        (['ten', '--labels', 'r3'], "labels must be one of real, v2, a, r, got 'r3'"),
         (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),
         (['ten', '--crop-pct', '0'], 'crop_pct must be above 0'),
         (['ten', '--batch-size', '0'], 'batch_size must be above 0, got 0'),

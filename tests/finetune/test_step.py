@@ -93,8 +93,3 @@ def test_sync_bn_on_cpu() -> None:
 )
 def test_resolve_lr(settings: dict, images: int, lr: float) -> None:
     assert resolve_lr(CONFIG.changed(**dict(lr=None) | settings), images) == pytest.approx(lr)
-
-
-def test_resolve_lr_without_images() -> None:
-    with pytest.raises(ValueError, match=r'images_per_step must be at least 1, got 0\.'):
-        resolve_lr(CONFIG, 0)

@@ -2,8 +2,8 @@
 
 from .datasets import ImageDataset, ImageStream, SyntheticImages, open_dataset
 from .images import UnreadableSampleError
-from .loading import Batch, Loader, TrainBatches, eval_loader, normalizer, seed_everything, seed_of, train_loader
-from .splits import Splits, open_parts, open_splits, split_indices
+from .loading import Batch, Loader, TrainBatches, eval_loader, normalizer, seed_of, train_loader
+from .splits import Splits, make_splits, open_parts
 
 __all__ = [
     'Batch',
@@ -15,12 +15,10 @@ __all__ = [
     'TrainBatches',
     'UnreadableSampleError',
     'eval_loader',
+    'make_splits',
     'normalizer',
     'open_dataset',
     'open_parts',
-    'open_splits',
-    'seed_everything',
     'seed_of',
-    'split_indices',
     'train_loader',
 ]

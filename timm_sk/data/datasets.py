@@ -17,7 +17,7 @@ from timm.data import IterableImageDataset
 
 from ..distributed import DistributedContext
 from . import shapes
-from .images import DECODING_ERRORS, UnreadableSampleError, decode_sample, reason
+from .images import DECODING_ERRORS, UnreadableSampleError, reason
 from .shards import record_bad_images
 
 MAP_PREFIXES = ('torch', 'hfds')
@@ -35,6 +35,7 @@ class ImageDataset:
 
     def __init__(self, dataset: Any, *, indices: Sequence[int] | None = None, mode: str = 'RGB') -> None:
         self.dataset = dataset
+        self.reader = getattr(dataset, 'reader', None)  # timm's; data sets of torchvision have none
         self.indices = range(len(dataset)) if indices is None else indices
         self.mode = mode
 
@@ -53,22 +54,21 @@ class ImageDataset:
             UnreadableSampleError: If it cannot be read or decoded.
         """
         inner = self.indices[index]
-        reader = getattr(self.dataset, 'reader', None)
         try:
-            if reader is None:  # data sets of torchvision decode themselves
+            if self.reader is None:
                 image, label = self.dataset[inner]
                 return image.convert(self.mode), int(label)
-            file, label = reader[inner]
-            return decode_sample(file, self.mode), -1 if label is None else int(label)
+            file, label = self.reader[inner]
+            with file, Image.open(file) as image:
+                return image.convert(self.mode), -1 if label is None else int(label)
         except DECODING_ERRORS as error:
             raise UnreadableSampleError(f'{self.name(index)}: {reason(error)}') from error
 
     def name(self, index: int) -> str:
         """The file of an image inside the data set, or its number if it has no file."""
         inner = self.indices[index]
-        reader = getattr(self.dataset, 'reader', None)
-        if reader is not None:
-            name = reader.filename(inner, absolute=True)
+        if self.reader is not None:
+            name = self.reader.filename(inner, absolute=True)
         else:  # folders of torchvision
             name = self.dataset.samples[inner][0] if hasattr(self.dataset, 'samples') else None
         return str(name) if name else f'image {inner}'
@@ -79,7 +79,7 @@ class ImageDataset:
         Raises:
             ValueError: If the data set does not give them without its images.
         """
-        reader = getattr(self.dataset, 'reader', self.dataset)
+        reader = self.dataset if self.reader is None else self.reader
         if hasattr(reader, 'targets'):
             labels = [*reader.targets]
         elif hasattr(reader, 'iter_targets'):

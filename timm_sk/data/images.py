@@ -8,7 +8,6 @@ import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -95,16 +94,6 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 class UnreadableSampleError(ValueError):
     """Raised when an image of a data set cannot be decoded; names it and the reason."""
-
-
-def decode_sample(file: BinaryIO, mode: str) -> Image.Image:
-    """Decode an image of a data set completely, as timm does; `mode` is Pillow's.
-
-    Raises:
-        Exception: One of `DECODING_ERRORS`.
-    """
-    with file, Image.open(file) as image:
-        return image.convert(mode)
 
 
 def reason(error: Exception) -> str:

@@ -4,7 +4,6 @@ The augmentation of an image is drawn from the seed, the epoch and the position 
 else. So a resumed run sees the same images, with any number of workers and processes.
 """
 
-import random
 import signal
 import traceback
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
@@ -52,7 +52,7 @@ class _Place(NamedTuple):
 
 
 class _Sample(NamedTuple):
-    pixels: Tensor | None
+    pixels: Any  # None if it could not be read
     target: int
     image: int
     bad: list[str]
@@ -61,13 +61,6 @@ class _Sample(NamedTuple):
 def seed_of(*numbers: int) -> int:
     """A seed of 32 bits from several non-negative numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the generators of Python, numpy and torch, from which augmentation, mixup and dropout draw."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 class TrainBatches(Sampler[list[_Place]]):
@@ -81,6 +74,10 @@ class TrainBatches(Sampler[list[_Place]]):
         batch_size: Batch size of one process, reduced if there are fewer images.
         context: Processes.
         seed: Seed of the orders.
+
+    Attributes:
+        epoch: The epoch to iterate over.
+        first: Its first batch.
     """
 
     def __init__(self, count: int, batch_size: int, context: DistributedContext, seed: int) -> None:
@@ -91,10 +88,6 @@ class TrainBatches(Sampler[list[_Place]]):
         self.context = context
         self.seed = seed
         self.epoch = self.first = 0
-
-    def set_epoch(self, epoch: int, first: int = 0) -> None:
-        """Go to a batch of an epoch."""
-        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.count // (self.batch_size * self.context.size)
@@ -121,8 +114,8 @@ class _TrainSamples(Dataset[_Sample]):
             except UnreadableSampleError as error:
                 bad.append(str(error))
                 continue
-            seed_everything(seed_of(self.seed, place.epoch, place.position))
-            return _Sample(_pixels(self.transform(image)), target, index, bad)
+            random_seed(seed_of(self.seed, place.epoch, place.position))
+            return _Sample(self.transform(image), target, index, bad)
         return _Sample(None, -1, -1, bad)
 
 
@@ -135,7 +128,7 @@ class _EvalSamples(Dataset[_Sample]):
             image, target = self.images.read(index)
         except UnreadableSampleError as error:
             return _Sample(None, -1, index, [str(error)])
-        return _Sample(_pixels(self.transform(image)), target, index, [])
+        return _Sample(self.transform(image), target, index, [])
 
 
 class _StreamSamples(IterableDataset[_Sample]):
@@ -144,10 +137,6 @@ class _StreamSamples(IterableDataset[_Sample]):
         self.seed = seed  # the run's and the rank; None without augmentation
         self.epoch = 0
 
-    def set_epoch(self, epoch: int, seed: int) -> None:
-        self.epoch = epoch
-        self.stream.set_epoch(epoch, seed)
-
     def __iter__(self) -> Iterator[_Sample]:
         worker = get_worker_info()
         for position, (image, target, bad) in enumerate(self.stream):
@@ -155,8 +144,8 @@ class _StreamSamples(IterableDataset[_Sample]):
                 yield _Sample(None, -1, -1, bad)
                 continue
             if self.seed is not None:
-                seed_everything(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
-            yield _Sample(_pixels(self.transform(image)), target, -1, bad)
+                random_seed(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
+            yield _Sample(self.transform(image), target, -1, bad)
 
 
 @dataclass
@@ -184,11 +173,12 @@ class Loader:
         """The batches of an epoch, from the batch `first` on."""
         try:
             if self.batches is not None:
-                self.batches.set_epoch(epoch, first)
+                self.batches.epoch, self.batches.first = epoch, first
                 yield from self.loader
             elif self.stream is not None:
                 seed = seed_of(*(self.stream.seed or ()), epoch)
-                self.stream.set_epoch(epoch, seed)
+                self.stream.epoch = epoch
+                self.stream.stream.set_epoch(epoch, seed)
                 self.loader.generator = torch.Generator().manual_seed(seed)  # seeds the workers
                 yield from islice(self.loader, first, self.length)
             else:
@@ -314,13 +304,9 @@ def _ignore_signals(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _pixels(array: Any) -> Tensor:
-    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
-
-
 def _collate(samples: list[_Sample]) -> Batch:
     read = [sample for sample in samples if sample.pixels is not None]
-    images = [sample.pixels for sample in read if sample.pixels is not None]
+    images = [torch.as_tensor(sample.pixels) for sample in read]
     return Batch(
         images=torch.stack(images) if images else torch.empty(0, 0, 0, 0, dtype=torch.uint8),
         targets=torch.tensor([sample.target for sample in read], dtype=torch.int64),

@@ -36,22 +36,26 @@ class Splits:
     was_cut: bool
 
 
-def open_splits(
-    data: str, *, val_fraction: float = 0.1, num_classes: int | None = None, seed: int = 0, **options: Any
+def make_splits(
+    train: ImageDataset | ImageStream,
+    val: ImageDataset | ImageStream | None,
+    *,
+    val_fraction: float = 0.1,
+    num_classes: int | None = None,
+    seed: int = 0,
 ) -> Splits:
-    """Open the training and the validation split of a data set; hold out a validation split if it has none.
+    """The splits of opened data; holds out a validation split if there is none.
 
     Args:
-        data: As for `open_dataset`.
+        train: Training images.
+        val: Validation images, if any.
         val_fraction: Fraction of each class to hold out.
         num_classes: Expected number of classes; the data set's by default.
-        seed: Seed of the held-out images and of the order of shards.
-        **options: Further options of `open_parts`.
+        seed: Seed of the held-out images.
 
     Raises:
-        ValueError: As `open_parts`; or if there are too few images to hold out some, or another number of classes.
+        ValueError: If there are too few images to hold out some, or another number of classes.
     """
-    train, val = open_parts(data, seed=seed, **options)
     was_cut = val is None
     if val is None:
         first, second = split_indices(train.targets(), val_fraction, seed)  # type: ignore[union-attr]
@@ -59,10 +63,10 @@ def open_splits(
     names = train.class_names()
     found = len(names) if names is not None else _count_classes(train, val)
     if num_classes is not None and found is not None and num_classes != found:
-        raise ValueError(f'num_classes is {num_classes}, but {data} has {found} classes: omit it, or fix the data.')
+        raise ValueError(f'num_classes is {num_classes}, but the data has {found} classes: omit it, or fix the data.')
     count = num_classes or found
     if count is None:
-        raise ValueError(f'The number of classes of {data} is unknown: pass --num-classes.')
+        raise ValueError('The number of classes of the data is unknown: pass --num-classes.')
     return Splits(train=train, val=val, class_names=names, num_classes=count, was_cut=was_cut)
 
 
@@ -90,7 +94,8 @@ def open_parts(
     if root is not None and root.is_dir():
         parts = _require_two_parts(root, train_split, val_split)
         if root == Path(data):  # torchvision checks its own
-            _require_no_empty_class(parts)
+            for part in parts:
+                require_no_empty_class(part)
     train = open_dataset(data, split=train_split, seed=seed, is_training=True, **options)
     val, missing = None, None
     if root is None or _part(root, val_split, _VAL_FOLDERS):
@@ -163,15 +168,19 @@ def _require_two_parts(root: Path, train_split: str, val_split: str) -> list[Pat
     return [train or root] if val is None else [train or root, val]
 
 
-def _require_no_empty_class(parts: Sequence[Path]) -> None:
+def require_no_empty_class(root: Path) -> None:
+    """Check that each class of a folder has images.
+
+    Raises:
+        ValueError: If one has none.
+    """
     endings = get_img_extensions()
-    for part in parts:
-        for folder in sorted(path for path in part.iterdir() if path.is_dir() and not path.name.startswith('.')):
-            files = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
-            if not any(Path(name).suffix.lower() in endings for name in files):
-                raise ValueError(
-                    f'{folder}: the class has no images ({", ".join(endings)}). Add some, or remove the folder.'
-                )
+    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith('.')):
+        files = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
+        if not any(Path(name).suffix.lower() in endings for name in files):
+            raise ValueError(
+                f'{folder}: the class has no images ({", ".join(endings)}). Add some, or remove the folder.'
+            )
 
 
 def _count_classes(*parts: ImageDataset | ImageStream) -> int | None:

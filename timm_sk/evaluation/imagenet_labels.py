@@ -63,16 +63,6 @@ class LabelMap:
         return targets[:, None] if self.accepted is None else self.accepted[indices]
 
 
-def require_labels(labels: str) -> None:
-    """Check the name of labels.
-
-    Raises:
-        ValueError: If it is unknown.
-    """
-    if labels not in LABELS:
-        raise ValueError(f'Unknown labels "{labels}": expected {", ".join(LABELS)}.')
-
-
 def folder_classes(labels: str) -> dict[str, int] | None:
     """Class indices by folder name, 0 to K - 1; None for ImageNet's own folders.
 
@@ -92,9 +82,8 @@ def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str
         real_json: File of ReaL labels instead of timm's: a list of classes for each image of the validation set.
 
     Raises:
-        ValueError: If the name is unknown, or the images are not those of the labels.
+        ValueError: If the images are not those of the labels.
     """
-    require_labels(labels)
     info = ImageNetInfo()
     names = info.label_descriptions()
     if labels in ('a', 'r'):

@@ -51,6 +51,7 @@ class ValidationConfig:
         known = ', '.join(INTERPOLATIONS)
         self._require('interpolation', self.interpolation in (None, *INTERPOLATIONS), f'one of {known}')
         self._require('amp_dtype', self.amp_dtype in AMP_DTYPES, ' or '.join(AMP_DTYPES))
+        self._require('labels', self.labels in (None, *LABELS), f'one of {", ".join(LABELS)}')
         for name in ('num_classes', 'use_ema'):
             if getattr(self, name) and not self.checkpoint:
                 raise ValueError(f'{name} needs a file of weights: name it with --checkpoint.')

@@ -6,7 +6,8 @@ from pathlib import Path
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 
 from ..data import ImageDataset, ImageStream, open_dataset
-from .imagenet_labels import LabelMap, folder_classes, label_map, require_labels
+from ..data.splits import require_no_empty_class
+from .imagenet_labels import LabelMap, folder_classes, label_map
 from .validation_config import ValidationConfig
 
 
@@ -33,7 +34,6 @@ def open_validation_data(config: ValidationConfig) -> ValidationData:
     """
     data, labels, classes = config.data, config.labels, None
     if labels:
-        require_labels(labels)
         classes = folder_classes(labels) if Path(data).exists() else None
         if config.class_map and classes:
             raise ValueError(f'The labels {labels} define the classes: omit the class map.')
@@ -50,8 +50,9 @@ def open_validation_data(config: ValidationConfig) -> ValidationData:
     except ValueError as error:
         hint = f' The labels {labels} are for folders with names like {", ".join([*classes][:3])}.' if classes else ''
         raise ValueError(f'{error}{hint}') from error
-    if labels not in ('a', 'r') and not config.class_map:  # which skip folders on purpose
-        _require_no_empty_class(images)
+    reader = getattr(images.dataset, 'reader', None)
+    if isinstance(reader, ReaderImageFolder) and labels not in ('a', 'r') and not config.class_map:
+        require_no_empty_class(Path(reader.root))  # those skip folders on purpose
     names = images.class_names()
     if not labels:
         return ValidationData(images=images, class_names=names)
@@ -59,15 +60,3 @@ def open_validation_data(config: ValidationConfig) -> ValidationData:
     if names is not None and len(names) != found.num_classes:
         raise ValueError(f'The labels {labels} are of {found.num_classes} classes, {data} has {len(names)}.')
     return ValidationData(images=images, class_names=found.class_names, label_map=found)
-
-
-def _require_no_empty_class(images: ImageDataset | ImageStream) -> None:
-    reader = getattr(images.dataset, 'reader', None)
-    if not isinstance(reader, ReaderImageFolder):
-        return
-    root = Path(reader.root)
-    filled = {Path(file).relative_to(root).parts[0] for file, _ in reader.samples}
-    folders = (path for path in root.iterdir() if path.is_dir() and not path.name.startswith('.'))
-    empty = sorted(path for path in folders if path.name not in filled)
-    if empty:
-        raise ValueError(f'{empty[0]}: the class has no images. Add some, or remove the folder.')

@@ -5,7 +5,7 @@ Names are those of timm's `train.py` where it has the setting, so that a recipe 
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -126,10 +126,11 @@ class Config:
     features_format: str = _of('safetensors', RUN, 'Format of the embeddings: safetensors or npy.')
 
     def __post_init__(self) -> None:
-        for rule, holds in _rules(self).items():
-            if not holds:
-                name = rule.partition(' ')[0]
-                raise ValueError(f'{rule}, got {getattr(self, name)!r}.')
+        for rule, holds, names in _RULES:
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not holds(value):
+                    raise ValueError(f'{name} must be {rule}, got {value!r}.')
 
     def changed(self, **settings: Any) -> 'Config':
         """A copy with other settings."""
@@ -205,40 +206,21 @@ def _converted(name: str, kind: str, value: Any, where: str) -> Any:
     raise ValueError(f'{where}: {name} must be of type {plain}, got {value!r}.')
 
 
-_FRACTIONS = (
-    *('drop', 'drop_path', 'drop_block', 'smoothing', 'hflip', 'vflip'),
-    *('reprob', 'mixup_prob', 'mixup_switch_prob'),
+_RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
+    ('from 0 to 1', lambda value: 0 <= value <= 1, ('drop', 'drop_path', 'drop_block', 'smoothing', 'hflip', 'vflip')),
+    ('from 0 to 1', lambda value: 0 <= value <= 1, ('reprob', 'mixup_prob', 'mixup_switch_prob')),
+    ('above 0', lambda value: value > 0, ('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size', 'decay_rate')),
+    ('above 0', lambda value: value > 0, ('grad_accum_steps', 'recount')),
+    ('at least 0', lambda value: value >= 0, ('weight_decay', 'workers', 'save_every', 'early_stopping', 'seed')),
+    ('at least 0', lambda value: value >= 0, ('max_bad_images', 'synthetic', 'mixup', 'cutmix')),
+    ('at least 0', lambda value: value >= 0, ('warmup_epochs', 'cooldown_epochs')),
+    ('above 0 and below 1', lambda value: 0 < value < 1, ('val_fraction', 'model_ema_decay')),
+    ('two ascending numbers above 0', lambda value: len(value) == 2 and 0 < value[0] <= value[1], ('scale', 'ratio')),
+    ('top1, top5 or loss', ('top1', 'top5', 'loss').__contains__, ('eval_metric',)),
+    ('bfloat16 or float16', ('bfloat16', 'float16').__contains__, ('amp_dtype',)),
+    ('norm, value or agc', ('norm', 'value', 'agc').__contains__, ('clip_mode',)),
+    ('const, rand or pixel', ('const', 'rand', 'pixel').__contains__, ('remode',)),
+    ('safetensors or npy', ('safetensors', 'npy').__contains__, ('features_format',)),
+    ('linear, sqrt or empty', ('linear', 'sqrt', '').__contains__, ('lr_base_scale',)),
+    ('1 or 3', (1, 3).__contains__, ('in_chans',)),
 )
-_POSITIVE = (
-    *('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size', 'grad_accum_steps'),
-    *('recount', 'decay_rate'),
-)
-_NOT_NEGATIVE = (
-    *('weight_decay', 'workers', 'save_every', 'early_stopping', 'max_bad_images', 'synthetic'),
-    *('mixup', 'cutmix', 'warmup_epochs', 'cooldown_epochs', 'seed'),
-)
-_BETWEEN_0_AND_1 = ('val_fraction', 'model_ema_decay')
-_CHOICES = dict(
-    eval_metric=('top1', 'top5', 'loss'),
-    amp_dtype=('bfloat16', 'float16'),
-    clip_mode=('norm', 'value', 'agc'),
-    remode=('const', 'rand', 'pixel'),
-    features_format=('safetensors', 'npy'),
-)
-
-
-def _rules(config: Config) -> dict[str, bool]:
-    """Sentences that begin with a setting's name, and whether they hold."""
-    values = vars(config)
-    rules = {f'{name} must be from 0 to 1': 0 <= (values[name] or 0) <= 1 for name in _FRACTIONS}
-    rules |= {f'{name} must be above 0': values[name] is None or values[name] > 0 for name in _POSITIVE}
-    rules |= {f'{name} must not be negative': values[name] >= 0 for name in _NOT_NEGATIVE}
-    rules |= {f'{name} must be above 0 and below 1': 0 < values[name] < 1 for name in _BETWEEN_0_AND_1}
-    for name, choices in _CHOICES.items():
-        rules[f'{name} must be {", ".join(choices[:-1])} or {choices[-1]}'] = values[name] in choices
-    for name in ('scale', 'ratio'):
-        limits = values[name]
-        rules[f'{name} must be two ascending numbers above 0'] = len(limits) == 2 and 0 < limits[0] <= limits[1]
-    rules['lr_base_scale must be linear, sqrt or empty'] = config.lr_base_scale in ('linear', 'sqrt', '')
-    rules['in_chans must be 1 or 3'] = config.in_chans in (None, 1, 3)
-    return rules

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from ..atomic_io import atomic_write
 
-MAX_NAMED = 30  # classes whose names and counts fit into the plot
-MAX_PAIRS = 20
+_MAX_NAMED = 30  # classes whose names and counts fit into the plot
+_MAX_PAIRS = 20
 _DPI = 150
 _PANELS = {
     'loss': ('train_loss', 'val_loss'),
@@ -75,7 +75,7 @@ def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path | None = 
         raise ValueError(f'Got {len(names)} names for a confusion matrix of shape {list(confusion.shape)}.')
     counts = confusion.detach().cpu().double()
     shares = counts / counts.sum(1, keepdim=True).clamp_min(1)
-    is_named = len(names) <= MAX_NAMED
+    is_named = len(names) <= _MAX_NAMED
     size = 2.8 + 0.42 * len(names) if is_named else 7.0
     figure = Figure(figsize=(size + (0.9 if is_named else 4.0), size), layout='constrained')
     axes, *beside = figure.subplots(1, 2, width_ratios=(7, 4)) if not is_named else [figure.subplots()]
@@ -94,7 +94,7 @@ def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path | None = 
         beside[0].set_axis_off()
         lines = [
             f'{counts[pair]:.0f} ({shares[pair]:.0%})  {labels[pair[0]]} as {labels[pair[1]]}'
-            for pair in most_confused(counts, shares)
+            for pair in _most_confused(counts, shares)
         ]
         title = 'Most confused: images (share), true as predicted'
         beside[0].text(0, 1, '\n'.join([title, *lines]), va='top', fontsize=8)
@@ -102,17 +102,11 @@ def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path | None = 
     return figure
 
 
-def most_confused(counts: Tensor, shares: Tensor, limit: int = MAX_PAIRS) -> list[tuple[int, int]]:
-    """Pairs of true and wrongly predicted classes, those with the most images first.
-
-    Args:
-        counts: Confusion matrix [K, K].
-        shares: The same as shares of the true class [K, K], which break ties.
-        limit: Maximum number of pairs.
-    """
+def _most_confused(counts: Tensor, shares: Tensor) -> list[tuple[int, int]]:
+    """Pairs of true and wrongly predicted classes, those with the most images first; larger shares break ties."""
     wrong = counts.clone().fill_diagonal_(0)
     pairs = [(truth, predicted) for truth, predicted in wrong.nonzero().tolist()]
-    return sorted(pairs, key=lambda pair: (-float(wrong[pair]), -float(shares[pair]), pair))[:limit]
+    return sorted(pairs, key=lambda pair: (-float(wrong[pair]), -float(shares[pair]), pair))[:_MAX_PAIRS]
 
 
 def _shortened(name: str, length: int = 20) -> str:

@@ -74,8 +74,8 @@ def export_run(
         licence=config.licence,
         origin='timm-sk finetune',
         dataset=dataset,
-        top1=_rounded(metrics.get('val_top1')),
-        top5=_rounded(metrics.get('val_top5')),
+        top1=round(metrics['val_top1'], 3),
+        top5=round(metrics['val_top5'], 3),
         evaluation='timm-sk finetune, on the validation split',
         recipe=f'timm-sk finetune DATA --config {SETTINGS}',
         **{key: _hashable(preprocessing[key]) for key in _PREPROCESSING if preprocessing.get(key) is not None},
@@ -168,10 +168,6 @@ def _notes(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
 def _table(head: str, facts: Mapping[str, Any]) -> str:
     cells = {name: ' '.join(str(value).replace('|', r'\|').split()) for name, value in facts.items()}
     return '\n'.join([f'| {head} | value |', '|---|---|', *(f'| {name} | {cell} |' for name, cell in cells.items())])
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(float(value), 3)
 
 
 def _hashable(value: Any) -> Any:

@@ -21,7 +21,7 @@ from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
 from ..pretrained import save_safetensors
 from .config import Config
-from .dataset import open_unsplit
+from .dataset import open_parts
 from .model import build_model
 from .preprocessing import build_transforms, resolve_preprocessing
 from .train_state import build_autocast
@@ -48,11 +48,12 @@ def extract(config: Config) -> Path:
     """
     root = Path(config.features or '')
     with init_distributed(config.device) as context:
-        open_images = partial(open_unsplit, config)
-        parts = context.main_process_first(open_images) if config.dataset_download else open_images()
+        open_data = partial(open_parts, config)
+        train, val = context.main_process_first(open_data) if config.dataset_download else open_data()
         model = build_model(config, 0)
         preprocessing = resolve_preprocessing(config, model)
         model.to(context.device).eval()
+        parts = {'all': train} if val is None else {'train': train, 'validation': val}
         for name, images in parts.items():
             if not isinstance(images, ImageDataset):
                 raise ValueError('--features needs a data set with an index: streams (wds/, hfids/, tfds/) have none.')
@@ -80,7 +81,7 @@ def write_features(
     prepare: Callable[[Tensor], Tensor],
     source: str,
     chunk: int = 4096,
-) -> Path:
+) -> None:
     """Write the embeddings of all images, in their order, with their labels and file names.
 
     Chunk k has the images from k * `chunk` on and is written atomically by process k modulo the number of processes.
@@ -94,16 +95,13 @@ def write_features(
     Args:
         folder: Folder to write: new, empty, or begun by the same call.
         images: Images.
-        model: Model of timm on the processes' device; it is called in eval mode and left as it was.
+        model: Model of timm on the processes' device, in eval mode.
         transform: Deterministic transform of an image to 8-bit pixels [C, H, W].
         config: Settings: batch size, workers, format, mixed precision, number of unreadable images to skip.
         context: Processes.
         prepare: Makes model inputs of 8-bit images [B, C, H, W].
         source: Name of the data.
         chunk: Number of images per chunk.
-
-    Returns:
-        The folder.
 
     Raises:
         ValueError: If the folder holds something else, or too many images cannot be read.
@@ -119,26 +117,19 @@ def write_features(
 
     own: list[dict[str, Any]] = []
     alone = DistributedContext(device=context.device)
-    was_training = model.training
-    model.eval()
-    try:
-        for number in range(context.rank, -(-len(images) // chunk), context.size):
-            part = images.subset(range(number * chunk, min((number + 1) * chunk, len(images))))
-            paths = _paths(folder, number, form)
+    for number in range(context.rank, -(-len(images) // chunk), context.size):
+        part = images.subset(range(number * chunk, min((number + 1) * chunk, len(images))))
+        paths = _paths(folder, number, form)
+        found = _read_chunk(paths, number * chunk, len(part))
+        if found is None or found['bad']:  # images may have been fixed since
+            loader = eval_loader(part, transform, batch_size=config.batch_size, context=alone, workers=config.workers)
+            _write_chunk(paths, part, loader.epoch(), embed, transform)
             found = _read_chunk(paths, number * chunk, len(part))
-            if found is None or found['bad']:  # images may have been fixed since
-                loader = eval_loader(
-                    part, transform, batch_size=config.batch_size, context=alone, workers=config.workers
-                )
-                _write_chunk(paths, part, loader.epoch(), embed, transform)
-                found = _read_chunk(paths, number * chunk, len(part))
-            if found is None:
-                raise OSError(f'{folder}: chunk {number} cannot be read.')
-            own.append(found)
-            if sum(len(found['bad']) for found in own) > config.max_bad_images:
-                break
-    finally:
-        model.train(was_training)
+        if found is None:
+            raise OSError(f'{folder}: chunk {number} cannot be read.')
+        own.append(found)
+        if sum(len(found['bad']) for found in own) > config.max_bad_images:
+            break
     chunks = sorted((chunk for part in context.all_gather(own) for chunk in part), key=lambda chunk: chunk['first'])
     bad = [line for chunk in chunks for line in chunk['bad']]
     require_few_bad(bad, config.max_bad_images)
@@ -147,7 +138,6 @@ def write_features(
         facts |= dict(count=sum(chunk['count'] for chunk in chunks), bad=bad, chunks=chunks)
         write_json(folder / INDEX, facts, version=VERSION)
     context.barrier()
-    return folder
 
 
 def _write_chunk(
@@ -212,13 +202,13 @@ def _identity(
     model: nn.Module, images: ImageDataset, transform: Transform, *, source: str, form: str, chunk: int
 ) -> dict[str, Any]:
     """What must be equal for two calls to write the same files."""
-    cfg = getattr(model, 'pretrained_cfg', None) or {}
+    cfg: Any = model.pretrained_cfg
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return dict(
-        model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))) or type(model).__name__,
+        model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))),
         weights=digest.hexdigest(),
         source=source,
         images=len(images),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import model_parameters
-from timm.utils import dispatch_clip_grad
+from timm.utils import dispatch_clip_grad, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from ..data import Batch, Loader, seed_everything, seed_of
+from ..data import Batch, Loader, seed_of
 from ..data.images import few, require_few_bad
 from ..distributed import DistributedContext
 from ..evaluation.metrics import Evaluation
@@ -48,8 +48,7 @@ class Run:
         data: Fingerprint of the data.
         stop: Whether the run was asked to stop.
         log: Called with each line of the log.
-        on_step: Called after each batch with the state, the number of finished batches, the number of batches of an
-            epoch, and `loss`, `top1` in percent and `images_per_s` of the epoch so far in this process.
+        on_step: Called after each batch, as in `finetune`.
         events: Writer of TensorBoard events, if enabled.
     """
 
@@ -85,7 +84,8 @@ def fit(run: Run) -> None:
     """
     state, progress, metric = run.state, run.state.progress, run.config.eval_metric
     while progress.epoch < state.epochs:
-        if run.config.early_stopping and progress.epochs_since_best() >= run.config.early_stopping:
+        since_best = 0 if progress.best is None else progress.epoch - 1 - progress.best['epoch']
+        if run.config.early_stopping and since_best >= run.config.early_stopping:
             break
         train_epoch(run)
         row = evaluate_epoch(run)
@@ -119,10 +119,11 @@ def train_epoch(run: Run) -> None:
     steps_per_check = 1 if run.context.device.type == 'cpu' else _STEPS_PER_CHECK
     metrics: dict[str, float] = {}
     for number, batch in enumerate(timed(run.loader.epoch(progress.epoch, first), progress), start=first):
-        add_bad(progress, batch.bad, config.max_bad_images)
+        progress.bad = [*dict.fromkeys(progress.bad + batch.bad)]
+        require_few_bad(progress.bad, config.max_bad_images)
         if not len(batch.targets):
             raise ValueError(f'No image of a batch can be read: {few(batch.bad)}')
-        seed_everything(seed_of(config.seed, _STEP_SEEDS, progress.epoch, number, run.context.rank))
+        random_seed(seed_of(config.seed, _STEP_SEEDS, progress.epoch, number, run.context.rank))
         images, targets = run.transform(batch.images, batch.targets, progress.epoch)
         is_last = number % accumulated == accumulated - 1 or number == count - 1
         batches = min(accumulated, count - (number - number % accumulated))
@@ -194,8 +195,8 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
     run.context.broadcast_buffers(state.eval_model)
     found = run.evaluate(state.eval_model)
     bad = {*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)}
-    progress.bad = []
-    add_bad(progress, sorted(bad), run.config.max_bad_images)
+    progress.bad = sorted(bad)
+    require_few_bad(progress.bad, run.config.max_bad_images)
     for line in progress.bad:
         if line not in progress.reported:
             run.log(f'skipped: {line}')
@@ -205,14 +206,7 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
 
 
 def require_finite_losses(losses: list[tuple[int, float, Tensor]]) -> None:
-    """Check losses, and clear the list.
-
-    Args:
-        losses: Step, learning rate and loss.
-
-    Raises:
-        ValueError: If a loss is NaN or infinite.
-    """
+    """Check that losses, with their steps and learning rates, are finite, and clear the list."""
     for step, lr, loss in losses:
         if not math.isfinite(loss.item()):
             raise ValueError(f'The loss is {loss.item()} at step {step}, with lr {lr:.3g}. {WHAT_TO_TRY}')
@@ -229,18 +223,6 @@ def timed(batches: Iterator[Batch], progress: Progress) -> Iterator[Batch]:
         end = time.perf_counter()
         progress.seconds += end - start
         start = end
-
-
-def add_bad(progress: Progress, bad: list[str], limit: int) -> None:
-    """Add images that cannot be read.
-
-    Raises:
-        ValueError: If they are more than the limit.
-    """
-    new = [line for line in bad if line not in progress.bad]
-    progress.bad = progress.bad + new
-    if new:
-        require_few_bad(progress.bad, limit)
 
 
 def _is_better(row: dict[str, float], best: dict[str, float], metric: str) -> bool:

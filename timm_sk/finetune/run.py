@@ -7,14 +7,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..data import ImageDataset, Splits, eval_loader, normalizer, seed_everything, seed_of, train_loader
+from timm.utils import random_seed
+
+from ..data import ImageDataset, Splits, eval_loader, normalizer, seed_of, train_loader
 from ..distributed import init_distributed
 from ..evaluation.metrics import evaluate
 from ..optional_packages import require_package
 from ..publishing.hub_folder import require_tag
 from .config import Config
 from .curves import plot_confusion, plot_curves
-from .dataset import open_data
+from .dataset import open_splits
 from .export import export_run
 from .loop import OnStep, Run, fit
 from .model import build_model
@@ -72,9 +74,9 @@ def finetune(
         require_package('tensorboard', 'tensorboard')
     with init_distributed(config.device) as context, stop_requests() as stop:
         folder = Path(config.output or default_folder(config))
-        open_splits = partial(open_data, config)
-        splits = context.main_process_first(open_splits) if config.dataset_download else open_splits()
-        seed_everything(seed_of(config.seed))  # of the weights that no checkpoint gives
+        open_data = partial(open_splits, config)
+        splits = context.main_process_first(open_data) if config.dataset_download else open_data()
+        random_seed(seed_of(config.seed))  # of the weights that no checkpoint gives
         model = build_model(config, splits.num_classes)
         preprocessing = resolve_preprocessing(config, model)
         train_transform, eval_transform = build_transforms(config, preprocessing)

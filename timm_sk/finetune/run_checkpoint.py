@@ -66,14 +66,7 @@ def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
 
 
 def save(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
-    """Write the checkpoint of a run.
-
-    Args:
-        folder: Folder of the run.
-        state: State of the run.
-        config: Settings.
-        context: Processes; all have to call this, the main one writes.
-        data: Fingerprint of the data.
+    """Write the checkpoint of a run; all processes have to call this, the main one writes.
 
     Raises:
         ValueError: If a weight is not finite.
@@ -99,14 +92,7 @@ def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str
 
 
 def restore(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
-    """Load the last checkpoint of a run into its state.
-
-    Args:
-        folder: Folder of the run.
-        state: State of a new run.
-        config: Settings.
-        context: Processes.
-        data: Fingerprint of the data.
+    """Load the last checkpoint of a run into the state of a new one.
 
     Raises:
         ResumeError: If the checkpoint cannot be read, or has other settings or data.

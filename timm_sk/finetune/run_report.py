@@ -33,23 +33,15 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 
 
 def write_metrics(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Write metrics.csv, with a row for each epoch.
-
-    Args:
-        folder: Folder of the run.
-        history: Metrics of each epoch.
-    """
+    """Write metrics.csv into the folder of a run, with a row for each epoch."""
     columns = list(dict.fromkeys(name for row in history for name in row))
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(columns)
-    writer.writerows([_cell(row.get(name)) for name in columns] for row in history)
+    writer = csv.DictWriter(text, columns, lineterminator='\n')
+    writer.writeheader()
+    for row in history:
+        writer.writerow({name: f'{value:.6g}' if isinstance(value, float) else value for name, value in row.items()})
     with atomic_write(folder / METRICS) as file:
         file.write(text.getvalue().encode())
-
-
-def _cell(value: float | None) -> str:
-    return '' if value is None else f'{value:.6g}' if isinstance(value, float) else str(value)
 
 
 @contextmanager

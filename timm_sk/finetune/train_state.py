@@ -57,10 +57,6 @@ class Progress:
         """Set all sums to zero."""
         self.sums, self.seconds, self.waiting = torch.zeros_like(self.sums), 0.0, 0.0
 
-    def epochs_since_best(self) -> float:
-        """Number of epochs after the best one."""
-        return 0 if self.best is None else self.epoch - 1 - self.best['epoch']
-
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: mean loss, logits [B, K] and labels [B]; does not synchronize with a GPU."""
         correct = (logits.argmax(dim=1) == targets.to(logits.device, non_blocking=True)).sum()
@@ -270,12 +266,7 @@ def resolve_lr(config: Config, images_per_step: int) -> float:
     Args:
         config: Settings.
         images_per_step: Number of images per optimizer step.
-
-    Raises:
-        ValueError: If `images_per_step` is not positive.
     """
-    if images_per_step < 1:
-        raise ValueError(f'images_per_step must be at least 1, got {images_per_step}.')
     if config.lr is not None:
         return config.lr
     if config.lr_base is None:
