@@ -58,7 +58,7 @@ def _layout_of(row: Checkpoint, source: Source) -> str | None:
     by_format |= {'mxnet in zip': 'Gluon ResNeSt', 'pytorch in zip': 'pytorchcv ResNeSt'}
     if source.format in by_format:
         return by_format[source.format]
-    if 'lucid-dl' in (source.location or ''):
+    if 'lucid-dl' in source.location:
         return f'Lucid 3 {family}'
     if 'insight' in row.arch:
         return 'PytorchInsight SK-ResNet'
@@ -74,7 +74,7 @@ def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path:
         wrapped = {f'module.{key}': tensor for key, tensor in theirs.items()}
         path.write_bytes(torch_bytes(dict(epoch=100, state_dict=wrapped, best_acc=77.5, optimizer=dict(state={}))))
     elif source.format == 'pytorch':
-        path.write_bytes(torch_bytes(theirs, legacy='zhanghang1989' in (source.location or '')))
+        path.write_bytes(torch_bytes(theirs, legacy='zhanghang1989' in source.location))
     elif source.format == 'pytorch in zip':
         path.write_bytes(zip_bytes({'net.pth': torch_bytes(theirs)}))
     elif source.format == 'mxnet in zip':

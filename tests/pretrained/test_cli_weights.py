@@ -52,7 +52,7 @@ def test_show():
         assert fact in text
     assert 'e2349031c838a4661cd729dbc7825605c9e0c966bd89bbcc9b39f0e324894d1f' in text
     _, text = weights_command('show', 'sknet50')
-    assert 'none stated by its makers' in text
+    assert 'licence not stated' in text
     assert 'preprocessing 224, crop 0.875, not established; not established' in text
 
 

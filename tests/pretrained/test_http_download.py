@@ -116,7 +116,7 @@ def test_resume_of_a_part_as_long_as_the_file(hub, url, path, waits, part):
 def test_no_resume_of_another_version(hub, url, path, waits, headers):
     path.parent.mkdir()
     path.with_name('file.pth.partial').write_bytes(bytes(300_000))
-    path.with_name('file.pth.partial.json').write_text('{"etag": "\\"version 1\\""}')
+    path.with_name('file.pth.partial.etag').write_text('"version 1"')
     hub.faults.append(fault := Fault(request='GET', headers=headers))
     download(url, path)
     assert (path.read_bytes(), fault.hits) == (CONTENT, 1)
@@ -134,7 +134,7 @@ def test_new_etag_is_not_stored_with_an_old_part(hub, url, path, monkeypatch):
     monkeypatch.setattr(http_download, '_receive', interrupt)
     with pytest.raises(KeyboardInterrupt):
         download(url, path)
-    assert names(path) == ['file.pth.partial.json']
+    assert names(path) == ['file.pth.partial.etag']
 
 
 @pytest.mark.parametrize('length', [len(CONTENT) + 7, len(CONTENT) - 7])

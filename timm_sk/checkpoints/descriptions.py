@@ -23,14 +23,11 @@ def _location(source: Source) -> str:
 
 
 def _published_hash(source: Source) -> str:
-    """The known hash of the file, shortened."""
-    if source.sha256:
-        return f'sha256 {source.sha256[:8]}…'
-    if source.sha256_prefix:
-        return f'sha256 begins with {source.sha256_prefix}'
-    if source.content_sha1:
-        return f'sha1 of the file inside {source.content_sha1[:8]}…'
-    return 'by the hub' if source.kind == 'hub' else 'none'
+    """The published hash of the file, shortened."""
+    if source.published_hash is None:
+        return 'by the hub' if source.kind == 'hub' else 'none'
+    kind, digits = source.published_hash
+    return f'{kind} {digits}' if len(digits) <= 8 else f'{kind} {digits[:8]}…'
 
 
 def describe(row: Checkpoint) -> dict[str, str]:
@@ -41,7 +38,7 @@ def describe(row: Checkpoint) -> dict[str, str]:
     found = {
         'checkpoint': row.name,
         'made by': row.origin or NOT_ESTABLISHED,
-        'licence': row.licence or 'none stated by its makers',
+        'licence': row.licence or 'not stated',
         'accuracy': ' '.join(filter(None, [*metrics, measured])) or NOT_ESTABLISHED,
         'evaluation': row.evaluation or NOT_ESTABLISHED,
         'preprocessing': f'{_preprocessing(row)}; {normalisation}',
@@ -50,13 +47,14 @@ def describe(row: Checkpoint) -> dict[str, str]:
     }
     for number, source in enumerate(row.sources, start=1):
         size = f', {source.size:,} bytes' if source.size else ''
-        digest = source.sha256 or source.content_sha1
-        known = f'; {"sha256" if source.sha256 else "sha1 of the file inside"} {digest}' if digest else ''
-        note = f'; {_published_hash(source)}' if source.sha256_prefix else ''
+        notes = [f'{source.kind} {_location(source)} ({source.format}{size})']
+        if source.published_hash:
+            notes.append(' '.join(source.published_hash))
         if source.kind == 'hub' and not source.sha256:
-            note += "; not pinned: verified by the hub's hash only"
-        encoder = '' if source.has_classifier else '; without the classifier'
-        found[f'source {number}'] = f'{source.kind} {_location(source)} ({source.format}{size}){known}{note}{encoder}'
+            notes.append("not pinned: verified by the hub's hash only")
+        if not source.has_classifier:
+            notes.append('without the classifier')
+        found[f'source {number}'] = '; '.join(notes)
     return found
 
 
@@ -67,7 +65,7 @@ def markdown(rows: Sequence[Checkpoint]) -> str:
         (
             f'`{row.name}`',
             row.origin or NOT_ESTABLISHED,
-            row.licence or 'none stated',
+            row.licence or 'not stated',
             row.dataset or NOT_ESTABLISHED,
             _percent(row.top1),
             _percent(row.top5),

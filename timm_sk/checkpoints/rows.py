@@ -14,7 +14,7 @@ class Source:
     Attributes:
         kind: 'bundled' (shipped with this project, under `weights/<arch>.<tag>/`), 'hub' (a Hugging Face repository),
             'url' (a file of the makers' release) or 'manual' (a page from which the file must be downloaded by hand).
-        location: Id of the hub repository, or URL; None for 'bundled'.
+        location: Id of the hub repository, or URL; empty for 'bundled'.
         revision: Pinned commit of the hub repository, if any.
         filename: Path of the file in a hub repository.
         format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe' or 'mindspore'.
@@ -26,7 +26,7 @@ class Source:
     """
 
     kind: str
-    location: str | None = None
+    location: str = ''
     revision: str | None = None
     filename: str = 'model.safetensors'
     format: str = 'safetensors'
@@ -35,6 +35,20 @@ class Source:
     content_sha1: str | None = None
     size: int | None = None
     has_classifier: bool = True
+
+    @property
+    def published_hash(self) -> tuple[str, str] | None:
+        """Kind and digits of the published hash by which the file is verified; None if there is none."""
+        if self.sha256:
+            return 'sha256', self.sha256
+        if self.sha256_prefix:
+            return 'sha256 begins with', self.sha256_prefix
+        return ('sha1 of the file inside', self.content_sha1) if self.content_sha1 else None
+
+    @property
+    def is_pinned(self) -> bool:
+        """Whether a full hash was published, so that a file is known to be the published one."""
+        return bool(self.sha256) or len(self.content_sha1 or '') == 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +146,32 @@ class Checkpoint:
         )
         established = ('mean', 'std', 'interpolation', 'crop_pct')
         return {key: value for key, value in fields.items() if value is not None or key not in established}
+
+    def hub_config(self, **of_model: Any) -> dict[str, Any]:
+        """The content of a `config.json`, which timm's `local-dir:` and `hf-hub:`, and transformers, read.
+
+        Unlike the one of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
+        `num_classes` transformers 5 rejects, and no defaults for fields that are not established.
+
+        Args:
+            **of_model: Fields that depend on the model, such as `num_features`.
+        """
+        preprocessing = dict(custom_load=False, fixed_input_size=False, crop_mode='center', **self.timm_cfg())
+        labels = dict(label_names=self.label_names) if self.label_names else {}
+        return dict(
+            architecture=self.arch,
+            num_classes=self.num_classes,
+            **of_model,
+            **labels,
+            pretrained_cfg=dict(
+                tag=self.tag,
+                **{
+                    key: value
+                    for key, value in preprocessing.items()
+                    if value is not None and key not in ('url', 'hf_hub_id')
+                },
+            ),
+        )
 
 
 def untrained(name: str, *, family: str = 'sknet', **fields: Any) -> Checkpoint:

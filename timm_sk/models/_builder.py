@@ -12,7 +12,7 @@ from torch import Size, Tensor, nn
 
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch, of_family
 from ..errors import CorruptCheckpointError, NoWeightsError
-from ..pretrained import bundled_file, check_state_dict, fetch, to_our_layout
+from ..pretrained import WEIGHTS_NAME, bundled_folder, check_state_dict, fetch, to_our_layout
 
 StateDict = dict[str, Tensor]
 
@@ -22,7 +22,9 @@ _SOURCE_FIELDS = ('file', 'url', 'hf_hub_id', 'hf_hub_filename', 'source', 'stat
 def family_cfgs(family: str) -> dict[str, timm.models.DefaultCfg]:
     """Timm's `default_cfgs` of one family, from its rows of the checkpoint table."""
     rows = of_family(family)
-    cfgs = {row.name: dict(row.timm_cfg(), file=str(bundled_file(row)) if row.bundled else None) for row in rows}
+    cfgs = {row.name: dict(row.timm_cfg(), file=None) for row in rows}
+    for row in filter(lambda row: row.bundled, rows):
+        cfgs[row.name]['file'] = str(bundled_folder(row.name) / WEIGHTS_NAME)
     return timm.models.generate_default_cfgs(cfgs)
 
 

@@ -1,14 +1,13 @@
 """From a row of the table of checkpoints to a verified local file. Knows no model."""
 
 from . import convert
-from .hf_config import hub_config
 from .hf_hub import hub_file
 from .import_checkpoint import store_file, to_our_layout
 from .readers import read_checkpoint
-from .resolve import bundled_file, fetch
+from .resolve import fetch
 from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
-from .verify import check_state_dict, is_pinned, sha256_of
+from .verify import check_state_dict, sha256_of
 
 __all__ = [
     'CONFIG_NAME',
@@ -16,14 +15,11 @@ __all__ = [
     'WEIGHTS_NAME',
     'Origin',
     'Store',
-    'bundled_file',
     'bundled_folder',
     'check_state_dict',
     'convert',
     'fetch',
-    'hub_config',
     'hub_file',
-    'is_pinned',
     'read_checkpoint',
     'save_safetensors',
     'sha256_of',

@@ -7,6 +7,15 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from huggingface_hub import (
+    constants,
+    get_hf_file_metadata,
+    hf_hub_download,
+    hf_hub_url,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, DownloadError, UnwritableStoreError
 from .store import Store
@@ -18,20 +27,6 @@ _logger = logging.getLogger(__name__)
 
 class UnreachableHubError(DownloadError):
     """Raised when the hub does not answer, or the network is forbidden, and the file is not in the client's cache."""
-
-
-def is_offline() -> bool:
-    """Whether `HF_HUB_OFFLINE` forbids the network."""
-    from huggingface_hub import constants  # a slow import
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def download_timeout() -> float:
-    """`HF_HUB_DOWNLOAD_TIMEOUT`: seconds without another byte after which a download has failed."""
-    from huggingface_hub import constants
-
-    return float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
 
 
 def hub_file(
@@ -55,15 +50,17 @@ def hub_file(
         DownloadError: If the download fails for another reason.
         CorruptCheckpointError: If the file is damaged, or differs from the first one.
     """
-    path = _fetch(source, cache_dir, only_cached=only_cached)
+    cache = os.fspath(cache_dir or constants.HF_HUB_CACHE)
+    only_cached = only_cached or constants.HF_HUB_OFFLINE
+    path = _fetch(source, cache, only_cached=only_cached)
     try:
         sha256 = _verify(path, source, store)
     except CorruptCheckpointError as error:
-        if only_cached or is_offline():
+        if only_cached:
             raise
         _logger.warning('%s Downloading it again.', error)
         try:
-            path = _fetch(source, cache_dir, force_download=True)
+            path = _fetch(source, cache, force_download=True)
         except DownloadError as failure:
             raise CorruptCheckpointError(f'{error} It could not be downloaded again: {failure}') from failure
         try:
@@ -78,61 +75,49 @@ def hub_file(
     return path, sha256
 
 
-def _fetch(
-    source: Source, cache_dir: str | os.PathLike[str] | None, *, only_cached: bool = False, force_download: bool = False
-) -> Path:
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    if not only_cached and not is_offline():
-        _require_answer(source, cache_dir)
+def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_download: bool = False) -> Path:
+    if not only_cached:
+        _require_answer(source, cache)
     try:
         return Path(
             hf_hub_download(
-                source.location or '',
+                source.location,
                 source.filename,
                 revision=source.revision,
-                cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+                cache_dir=cache,
                 force_download=force_download,
                 local_files_only=only_cached,
                 library_name='timm_sk',
             )
         )
     except LocalEntryNotFoundError as error:
-        if only_cached or is_offline():
+        if only_cached:
             raise UnreachableHubError('it is not in the cache of huggingface_hub.') from error
         raise UnreachableHubError(f'the hub does not answer ({_first_line(error.__cause__ or error)}).') from error
-    except OSError as error:
-        raise DownloadError(f'{type(error).__name__}: {_first_line(error)} (cache: {_cache(cache_dir)})') from error
     except Exception as error:  # which HTTP client's errors these are depends on huggingface_hub's version
-        raise DownloadError(f'{type(error).__name__}: {_first_line(error)}') from error
+        where = f' (cache: {cache})' if isinstance(error, OSError) else ''
+        raise DownloadError(f'{type(error).__name__}: {_first_line(error)}{where}') from error
 
 
-def _require_answer(source: Source, cache_dir: str | os.PathLike[str] | None) -> None:
+def _require_answer(source: Source, cache: str) -> None:
     """Ask for a file that is not cached before the client does, which takes minutes to give up on a silent network.
 
     Raises:
         UnreachableHubError: If there is no answer in two attempts.
     """
-    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError
-
-    location, filename, revision = source.location or '', source.filename, source.revision
-    if isinstance(try_to_load_from_cache(location, filename, _cache(cache_dir), revision), str):
+    if isinstance(try_to_load_from_cache(source.location, source.filename, cache, source.revision), str):
         return
+    url = hf_hub_url(source.location, source.filename, revision=source.revision)
     for attempt in (1, 2):
         try:
-            get_hf_file_metadata(
-                hf_hub_url(location, filename, revision=revision), timeout=constants.HF_HUB_ETAG_TIMEOUT
-            )
+            get_hf_file_metadata(url, timeout=constants.HF_HUB_ETAG_TIMEOUT)
             return
         except HfHubHTTPError:  # an answer, which the client handles
             return
         except Exception as error:  # as in `_fetch`
             if attempt == 2:
-                raise UnreachableHubError(
-                    f'the hub does not answer ({type(error).__name__}: {_first_line(error)}).'
-                ) from error
+                reason = f'{type(error).__name__}: {_first_line(error)}'
+                raise UnreachableHubError(f'the hub does not answer ({reason}).') from error
             time.sleep(1)
 
 
@@ -161,22 +146,13 @@ def _hash_by_hub(path: Path, source: Source, store: Store) -> str:
     blob = path.resolve()
     if blob.parent.name == 'blobs':  # files in the cache are named by their ETag
         return blob.name
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
     try:  # on platforms without symbolic links, the cache does not have it
-        url = hf_hub_url(source.location or '', source.filename, revision=source.revision)
-        return get_hf_file_metadata(url).etag or ''
+        return get_hf_file_metadata(hf_hub_url(source.location, source.filename, revision=source.revision)).etag or ''
     except Exception as error:  # as in `_fetch`
         with suppress(UnwritableStoreError):
             if seen := first_seen(store, source):
                 return seen
         raise DownloadError(f'the hub does not give its hash: {type(error).__name__}: {_first_line(error)}') from error
-
-
-def _cache(cache_dir: str | os.PathLike[str] | None) -> str:
-    from huggingface_hub import constants
-
-    return str(cache_dir or constants.HF_HUB_CACHE)
 
 
 def _first_line(error: BaseException) -> str:

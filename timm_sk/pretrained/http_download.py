@@ -4,7 +4,6 @@ Uses the standard library: huggingface_hub brings another HTTP client in each of
 """
 
 import http.client
-import json
 import os
 import socket
 import time
@@ -103,24 +102,22 @@ class _PartialFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f'{path.name}.partial')
-        self._etag_path = path.with_name(f'{path.name}.partial.json')
+        self._etag_path = path.with_name(f'{path.name}.partial.etag')
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
     @property
-    def etag(self) -> str | None:
-        try:
-            return json.loads(self._etag_path.read_text())['etag']
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return None
+    def etag(self) -> str:
+        """Empty if the server gave none; a weak one (W/…) is not kept, as it does not promise the same bytes."""
+        return self._etag_path.read_text('latin-1').strip() if self._etag_path.exists() else ''
 
-    def set_etag(self, etag: str | None) -> None:
-        if etag and not etag.startswith('W/'):  # a weak one does not promise the same bytes
-            self._etag_path.write_text(json.dumps(dict(etag=etag)))
-        else:
-            self._etag_path.unlink(missing_ok=True)
+    @etag.setter
+    def etag(self, etag: str | None) -> None:
+        self._etag_path.unlink(missing_ok=True)
+        if etag and not etag.startswith('W/'):
+            self._etag_path.write_text(etag, 'latin-1')
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -148,7 +145,7 @@ def _attempt(
                 start = 0
                 partial.path.unlink(missing_ok=True)  # before the new ETag is written
             total = _total_size(response, start, size)
-            partial.set_etag(response.headers.get('ETag'))
+            partial.etag = response.headers.get('ETag')
             _receive(response, partial, start=start, total=total, progress=progress)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing follows the part, which is complete if the server's file is as long

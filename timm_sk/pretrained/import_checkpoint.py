@@ -14,7 +14,7 @@ from ..errors import CorruptCheckpointError, MismatchedCheckpointError, Unreadab
 from .convert import recognize
 from .readers import read_checkpoint
 from .store import Store
-from .verify import check_against_table, check_state_dict, has_hash, sha256_of
+from .verify import check_against_table, check_state_dict, sha256_of
 
 StateDict = dict[str, Tensor]
 
@@ -44,16 +44,13 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
 def check_fit(
     state_dict: Mapping[str, Tensor], checkpoint: Checkpoint, shapes: Mapping[str, Size], source: Source
 ) -> None:
-    """Check that a state dict in our layout fits the checkpoint's architecture.
+    """Check that a state dict in our layout fits the checkpoint's architecture, as `check_state_dict` does.
 
     Args:
         state_dict: State dict to load or to store.
         checkpoint: The table's row.
         shapes: Shapes by key of the architecture, with the checkpoint's classifier.
         source: Source of the state dict, which says whether the classifier must be included.
-
-    Raises:
-        MismatchedCheckpointError: If it belongs to another model; names the keys.
     """
     classifier = [f'{checkpoint.classifier}.{leaf}' for leaf in ('weight', 'bias')]
     check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else classifier)
@@ -80,10 +77,7 @@ def is_in_our_layout(path: Path) -> bool:
 def store_converted(
     path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, source: Source, sha256: str, store: Store
 ) -> Path:
-    """Convert a verified file, check that it fits and store it; call it in the checkpoint's lock.
-
-    Returns:
-        The path of the stored weights.
+    """Convert a verified file, check that it fits and store it; returns its path. Call it in the checkpoint's lock.
 
     Raises:
         UnreadableCheckpointError: If the file is damaged, hostile or of an unknown format.
@@ -97,7 +91,7 @@ def store_converted(
 
 
 def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, store: Store | None = None) -> Path:
-    """Store a checkpoint from a local file, so that it loads like any other.
+    """Store a checkpoint from a local file, so that it loads like any other; returns the path of the stored weights.
 
     Args:
         path: The file, of any supported format and layout.
@@ -105,16 +99,13 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
         shapes: Shapes by key of the architecture, with the checkpoint's classifier.
         store: The store to write; None for the local store.
 
-    Returns:
-        The path of the stored weights.
-
     Raises:
         FileNotFoundError: If there is no such file.
         CorruptCheckpointError: If the table has hashes of all the checkpoint's files, and none matches.
         UnreadableCheckpointError, MismatchedCheckpointError, UnwritableStoreError: See `store_converted`.
     """
     source, sha256 = _source_of(path, checkpoint), sha256_of(path)
-    if not has_hash(source) and any(not known.has_classifier for known in checkpoint.sources):
+    if not source.published_hash and any(not known.has_classifier for known in checkpoint.sources):
         names = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
         source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
@@ -125,16 +116,16 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
 def _source_of(path: Path, checkpoint: Checkpoint) -> Source:
     """The source that a file comes from, by the table's hashes."""
     reasons = []
-    for source in filter(has_hash, checkpoint.sources):
+    known = [source for source in checkpoint.sources if source.published_hash]
+    for source in known:
         try:
             check_against_table(path, source)
             return source
         except (CorruptCheckpointError, UnreadableCheckpointError) as error:
             reasons.append(str(error))
-    unknown = [source for source in checkpoint.sources if not has_hash(source)]
-    if reasons and not unknown:
+    if known and len(known) == len(checkpoint.sources):
         raise CorruptCheckpointError(
             f'{path} is none of the published files of {checkpoint.name}. {" ".join(reasons)} Download it again.'
         )
-    manual = next((source for source in unknown if source.kind == 'manual'), None)
-    return manual or Source(kind='file', filename=path.name)
+    manual = checkpoint.first('manual')
+    return manual if manual and not manual.published_hash else Source(kind='file', filename=path.name)

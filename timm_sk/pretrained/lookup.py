@@ -35,11 +35,11 @@ def find_row(name: str) -> Checkpoint:
 
 
 def search_rows(pattern: str = '') -> list[Checkpoint]:
-    """The rows whose `arch.tag` contains a text, or matches it if it has wildcards."""
-    if set('*?[') & set(pattern):
-        return [row for row in CHECKPOINTS.values() if fnmatch(row.name, pattern) or fnmatch(row.arch, pattern)]
-    return [row for row in CHECKPOINTS.values() if pattern in row.name]
+    """The rows whose `arch.tag` contains a text, or whose name or architecture matches it if it has wildcards."""
+    if not set('*?[') & set(pattern):
+        pattern = f'*{pattern}*'
+    return [row for row in CHECKPOINTS.values() if _matches(pattern, row)]
 
 
 def _matches(pattern: str, row: Checkpoint) -> bool:
-    return fnmatch(row.name, pattern) or row.arch == pattern
+    return fnmatch(row.name, pattern) or fnmatch(row.arch, pattern)

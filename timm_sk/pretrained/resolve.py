@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
+from huggingface_hub import constants
 from torch import Size
 
 from ..checkpoints import Checkpoint, Source
@@ -18,21 +19,16 @@ from ..errors import (
     UnobtainableCheckpointError,
     UnwritableStoreError,
 )
-from .hf_hub import UnreachableHubError, download_timeout, hub_file, is_offline
+from .hf_hub import UnreachableHubError, hub_file
 from .http_download import Progress, discard, download
 from .import_checkpoint import check_fit, is_in_our_layout, read_header, store_converted
 from .store import WEIGHTS_NAME, Store, bundled_folder
 from .trust_on_first_use import check_first_seen, first_seen, record_first_seen
-from .verify import check_against_table, has_hash, is_pinned
+from .verify import check_against_table
 
 Shapes = Callable[[], Mapping[str, Size]]
 
 _logger = logging.getLogger(__name__)
-
-
-def bundled_file(checkpoint: Checkpoint) -> Path | None:
-    """Path of the weights that ship with the project, whether or not the file exists; None if there are none."""
-    return bundled_folder(checkpoint.name) / WEIGHTS_NAME if checkpoint.bundled else None
 
 
 def fetch(
@@ -65,7 +61,8 @@ def fetch(
         UnobtainableCheckpointError: If no source works; gives the reason for each, and what to do.
     """
     failures: list[str] = []
-    if checkpoint.bundled and (path := bundled_file(checkpoint)):
+    if checkpoint.bundled:
+        path = bundled_folder(checkpoint.name) / WEIGHTS_NAME
         try:
             check_against_table(path, checkpoint.bundled)
             return path
@@ -77,8 +74,8 @@ def fetch(
     stores = [store] if store else [*own, Store()]
     for candidate in stores:
         try:
-            if path := candidate.find(checkpoint, needs_classifier=needs_classifier):
-                return path
+            if stored := candidate.find(checkpoint, needs_classifier=needs_classifier):
+                return stored
         except (CorruptCheckpointError, UnwritableStoreError) as error:
             _logger.warning('%s', error)
             failures.append(f'local store: {error}')
@@ -134,16 +131,15 @@ def _is_recorded(store: Store, source: Source, sha256: str) -> bool:
 
 
 def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, progress: Progress | None) -> Path:
-    if is_offline():
+    if constants.HF_HUB_OFFLINE:
         raise DownloadError('HF_HUB_OFFLINE forbids the network.')
     with store.lock(checkpoint.name):
         if stored := _find_stored(store, checkpoint, source):
             return stored
-        url = source.location or ''
-        file = store.downloads(checkpoint.name) / PurePosixPath(urlsplit(url).path).name
+        file = store.downloads(checkpoint.name) / PurePosixPath(urlsplit(source.location).path).name
         try:
             sha256 = _download_verified(source, file, store, progress)
-            if not is_pinned(source):
+            if not source.is_pinned:
                 check_first_seen(store, source, sha256)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
@@ -162,11 +158,11 @@ def _download_verified(source: Source, file: Path, store: Store, progress: Progr
     """Download a file, and once more if it is damaged; returns its sha256."""
     fetch_file = partial(
         download,
-        source.location or '',
+        source.location,
         file,
         size=source.size,
-        resume=has_hash(source),
-        timeout=download_timeout(),
+        resume=source.published_hash is not None,
+        timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT),
         progress=progress,
     )
     with store.writing():
@@ -191,7 +187,7 @@ def _find_stored(store: Store, checkpoint: Checkpoint, source: Source) -> Path |
 
 def _describe(source: Source) -> str:
     revision = f'@{source.revision}' if source.revision else ''
-    return f'{source.kind} {source.location or ""}{revision}'.strip()
+    return f'{source.kind} {source.location}{revision}'.strip()
 
 
 def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
@@ -205,6 +201,6 @@ def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
         folder = str(store.folder(checkpoint.name))
     except UnwritableStoreError:
         folder = f'{checkpoint.name} in a folder that TIMM_SK_HOME names'
-    if is_offline():
+    if constants.HF_HUB_OFFLINE:
         return f'HF_HUB_OFFLINE is set: unset it, or run {pull} on another machine and copy the folder to {folder}.'
     return f'Check the network and try again, or run {pull} on another machine and copy the folder to {folder}.'

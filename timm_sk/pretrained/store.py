@@ -16,14 +16,14 @@ from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
 
+from filelock import FileLock
 from torch import Tensor
 
 from ..atomic_io import atomic_dir, read_json, recover_dir, write_json
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, UnwritableStoreError
-from .hf_config import hub_config
 from .safetensors_io import save_safetensors
-from .verify import is_pinned, sha256_of
+from .verify import sha256_of
 
 WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'origin.json'
 
@@ -85,6 +85,10 @@ class Origin:
     has_classifier: bool
     stored_sha256: str
     date: str
+
+    def is_from(self, source: Source) -> bool:
+        """Whether the checkpoint was converted from this source's file, of any revision."""
+        return (self.kind, self.location, self.filename) == (source.kind, source.location, source.filename)
 
 
 class Store:
@@ -148,7 +152,7 @@ class Store:
                 f'{path} is damaged: its sha256 is {found}, it was stored with {origin.stored_sha256}. '
                 f'{_remedy(path.parent)}'
             )
-        pinned = {source.sha256 for source in checkpoint.sources if _made_from(origin, source) and source.sha256}
+        pinned = {source.sha256 for source in checkpoint.sources if origin.is_from(source) and source.sha256}
         if pinned and origin.sha256 not in pinned:
             raise CorruptCheckpointError(
                 f'{path} was converted from a file with sha256 {origin.sha256}, '
@@ -158,16 +162,13 @@ class Store:
         return path
 
     def put(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], source: Source, *, sha256: str) -> Path:
-        """Store a checkpoint, or replace a stored one; call it in the checkpoint's `lock`.
+        """Store a checkpoint, or replace a stored one; returns the weights' path. Call it in the checkpoint's `lock`.
 
         Args:
             checkpoint: The table's row.
             tensors: State dict in our layout.
             source: The source that it comes from.
             sha256: Hash of the original file.
-
-        Returns:
-            The path of the stored weights.
 
         Raises:
             UnwritableStoreError: If the store cannot be written; it is then as before.
@@ -181,12 +182,12 @@ class Store:
                 revision=source.revision,
                 filename=source.filename,
                 sha256=sha256,
-                pinned=is_pinned(source),
+                pinned=source.is_pinned,
                 has_classifier=f'{checkpoint.classifier}.weight' in tensors,
                 stored_sha256=sha256_of(folder / WEIGHTS_NAME),
                 date=datetime.now(timezone.utc).isoformat(timespec='seconds'),
             )
-            write_json(folder / CONFIG_NAME, hub_config(checkpoint))
+            write_json(folder / CONFIG_NAME, checkpoint.hub_config())
             write_json(folder / ORIGIN_NAME, asdict(origin), version=_ORIGIN_VERSION)
         return target / WEIGHTS_NAME
 
@@ -197,8 +198,6 @@ class Store:
         Raises:
             UnwritableStoreError: If the store cannot be written.
         """
-        from filelock import FileLock  # only needed for writing
-
         with self.writing():
             folder = self.root / '.locks'
             folder.mkdir(parents=True, exist_ok=True)
@@ -250,10 +249,6 @@ def _modified(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:  # another process was faster
         return time.time()
-
-
-def _made_from(origin: Origin, source: Source) -> bool:
-    return (origin.kind, origin.location, origin.filename) == (source.kind, source.location, source.filename)
 
 
 def _remedy(folder: Path) -> str:

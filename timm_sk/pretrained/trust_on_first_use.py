@@ -16,7 +16,7 @@ _RECORD_VERSION = 1
 def record_path(store: Store, source: Source) -> Path:
     """Path of a source's record, whether or not it exists; its name begins like the source's file."""
     key = json.dumps([source.kind, source.location, source.revision, source.filename])
-    readable = ''.join(c if c.isalnum() else '-' for c in (source.location or '').rpartition('/')[2])
+    readable = ''.join(c if c.isalnum() else '-' for c in source.location.rpartition('/')[2])
     return store.root / '.first-seen' / f'{readable}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json'
 
 

@@ -30,16 +30,6 @@ def git_blob_sha1_of(path: Path) -> str:
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
 
 
-def is_pinned(source: Source) -> bool:
-    """Whether the table has a full hash of a source's file, so that the file is known to be the published one."""
-    return bool(source.sha256 or (source.content_sha1 and len(source.content_sha1) == 40))
-
-
-def has_hash(source: Source) -> bool:
-    """Whether the table has a hash of a source's file, or the first digits of one."""
-    return bool(source.sha256 or source.sha256_prefix or source.content_sha1)
-
-
 def check_against_table(path: Path, source: Source) -> str:
     """Check a file's size and hashes, as far as the table has them.
 
@@ -56,21 +46,16 @@ def check_against_table(path: Path, source: Source) -> str:
     if not sha256.startswith(published := source.sha256 or source.sha256_prefix or ''):
         raise CorruptCheckpointError(f'{path} is damaged: its sha256 is {sha256}, the published one {published}.')
     if source.content_sha1:
-        content = _content_sha1_of(path)
+        try:
+            with path.open('rb') as file:
+                content = hashlib.sha1(unzip_single(file).read()).hexdigest()
+        except FormatError as error:
+            raise UnreadableCheckpointError(f'{path} is not a zip of one file: {error}.') from error
         if not content.startswith(source.content_sha1):
             raise CorruptCheckpointError(
                 f'{path} is damaged: the sha1 of the file in it is {content}, the published one {source.content_sha1}.'
             )
     return sha256
-
-
-def _content_sha1_of(path: Path) -> str:
-    """Hex sha1 of the one file inside a zip."""
-    try:
-        with path.open('rb') as file:
-            return hashlib.sha1(unzip_single(file).read()).hexdigest()
-    except FormatError as error:
-        raise UnreadableCheckpointError(f'{path} is not a zip of one file: {error}.') from error
 
 
 def check_state_dict(

@@ -20,7 +20,7 @@ from ..atomic_io import read_json, write_json
 from ..checkpoints import Checkpoint
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnpublishableError
 from ..models.modes import eval_mode
-from ..pretrained import CONFIG_NAME, WEIGHTS_NAME, hub_config, save_safetensors
+from ..pretrained import CONFIG_NAME, WEIGHTS_NAME, save_safetensors
 from .model_card import MAIN_SETTINGS, render_card
 
 WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
@@ -64,7 +64,7 @@ def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
         model_args['in_chans'] = row.input_size[0]
     if model_args:
         of_model['model_args'] = model_args
-    return hub_config(row, **of_model)
+    return row.hub_config(**of_model)
 
 
 def golden_inputs(input_size: tuple[int, int, int]) -> Tensor:

@@ -20,7 +20,6 @@ from ..pretrained import (
     check_state_dict,
     fetch,
     hub_file,
-    is_pinned,
     read_checkpoint,
     sha256_of,
     to_our_layout,
@@ -53,7 +52,7 @@ def _cached_source(row: Checkpoint) -> Source | None:
 
     for source in row.sources:
         if source.kind == 'hub' and source.has_classifier:
-            cached = try_to_load_from_cache(source.location or '', source.filename, revision=source.revision)
+            cached = try_to_load_from_cache(source.location, source.filename, revision=source.revision)
             if isinstance(cached, str):
                 return source
     return None
@@ -122,7 +121,7 @@ def _verify_row(row: Checkpoint, passed: list[str]) -> None:
             passed.append(f'sha256 {origin.stored_sha256}, as stored; the original {original}')
     elif source := _cached_source(row):
         path, sha256 = hub_file(source, store, only_cached=True)
-        passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[is_pinned(source)]}")
+        passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[source.is_pinned]}")
         _verify_tensors(row, path, passed)
         return
     else:

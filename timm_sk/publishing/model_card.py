@@ -153,7 +153,7 @@ def _sources(row: Checkpoint) -> str:
         return f'{NOT_ESTABLISHED.capitalize()}.'
     lines = ['| from | format | hash of the file there |', '|---|---|---|']
     for source in row.sources:
-        lines.append(f'| {_place(source)} | {source.format} | {hash_of(source) or NOT_ESTABLISHED} |')
+        lines.append(f'| {_place(source)} | {source.format} | {_hash(source)} |')
     return '\n'.join(lines)
 
 
@@ -167,13 +167,10 @@ def _place(source: Source) -> str:
     return f'`{source.filename}` of `{source.location}`{revision}{classifier}'
 
 
-def hash_of(source: Source) -> str | None:
-    """The known hash of a source's file, in words."""
-    if source.sha256:
-        return f'sha256 `{source.sha256}`'
-    if source.sha256_prefix:
-        return f'sha256 begins with `{source.sha256_prefix}`'
-    return f'sha1 of the content `{source.content_sha1}`' if source.content_sha1 else None
+def _hash(source: Source) -> str:
+    """The published hash of a source's file."""
+    kind, digits = source.published_hash or (NOT_ESTABLISHED, '')
+    return f'{kind} `{digits}`' if digits else kind
 
 
 def _conversion(row: Checkpoint, origin: Origin | None) -> str:

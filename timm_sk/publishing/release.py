@@ -17,7 +17,7 @@ from ..errors import UnpublishableError
 from ..models._builder import shapes_of
 from ..pretrained import Origin, Store, bundled_folder, fetch
 from .hub_folder import CARD, CONFIG, GOLDEN, WEIGHTS, read_recipe, require_same_logits, write_folder
-from .model_card import eval_results, hash_of, render_card
+from .model_card import eval_results, render_card
 
 
 def reason_not_to_publish(row: Checkpoint) -> str | None:
@@ -28,7 +28,7 @@ def reason_not_to_publish(row: Checkpoint) -> str | None:
         return f'The publisher of {row.name} states no licence: convert it for your own use, but do not publish it.'
     if row.origin is None:
         return f'The table does not say who made {row.name}: establish its origin first.'
-    if not any(hash_of(source) for source in row.sources):
+    if not any(source.published_hash for source in row.sources):
         return f'The table has no hash of the weights of {row.name}: establish the hash of a source first.'
     return None
 
@@ -70,11 +70,10 @@ def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
     """
     if row.bundled:
         return fetch(row, partial(shapes_of, row)), None
-    pinned = replace(row, sources=tuple(s for s in row.sources if hash_of(s) and s.has_classifier))
+    pinned = replace(row, sources=tuple(s for s in row.sources if s.published_hash and s.has_classifier))
     store = Store()
     origin = store.origin(row.name)
-    locations = {(source.kind, source.location, source.filename) for source in pinned.sources}
-    if origin and (origin.kind, origin.location, origin.filename) not in locations:
+    if origin and not any(origin.is_from(source) for source in pinned.sources):
         store = Store(store.root / '.releases')
     path = fetch(pinned, partial(shapes_of, row), store=store, store_all=True)
     return path, store.origin(row.name)

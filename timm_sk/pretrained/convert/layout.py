@@ -50,7 +50,13 @@ def norm_leaves(
 WEIGHT: Leaves = (Leaf('.weight', '.weight'),)
 WEIGHT_AND_BIAS: Leaves = (*WEIGHT, Leaf('.bias', '.bias'))
 NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var', '.num_batches_tracked')
+MINDCV_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
 BLOCK = ('layer{stage}.{block}.', 'layer{stage}.{block}.')
+
+
+def same_names(leaves: Leaves, *names: str) -> list[Module]:
+    """Modules that have the same name in both layouts."""
+    return [(name, name, leaves) for name in names]
 
 
 class Layout:

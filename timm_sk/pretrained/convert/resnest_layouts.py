@@ -1,25 +1,21 @@
 """Layouts of ResNeSt. The authors' own in PyTorch, zhanghang1989/ResNeSt, is timm's and ours."""
 
-from .layout import BLOCK, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaves, Module, norm_leaves
+from .layout import BLOCK, MINDCV_NORM, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaves, Module, norm_leaves, same_names
 
 _GLUON_NORM = norm_leaves('.gamma', '.beta', '.running_mean', '.running_var')
-_MINDCV_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
 
 
 def _stem(norm: Leaves) -> list[Module]:
     """Modules of the stem, named as in ours."""
-    return [
-        *((name, name, WEIGHT) for name in ('conv1.0', 'conv1.3', 'conv1.6')),
-        *((name, name, norm) for name in ('conv1.1', 'conv1.4', 'bn1')),
-    ]
+    return [*same_names(WEIGHT, 'conv1.0', 'conv1.3', 'conv1.6'), *same_names(norm, 'conv1.1', 'conv1.4', 'bn1')]
 
 
 def _block(norm: Leaves, *, first_norm: str = 'bn0') -> list[Module]:
     """Modules of a block, named as in ours except the norm after the split attention's convolution."""
     return [
-        *((name, name, WEIGHT) for name in ('conv1', 'conv2.conv', 'conv3', 'downsample.1')),
-        *((name, name, WEIGHT_AND_BIAS) for name in ('conv2.fc1', 'conv2.fc2')),
-        *((name, name, norm) for name in ('bn1', 'conv2.bn1', 'bn3', 'downsample.2')),
+        *same_names(WEIGHT, 'conv1', 'conv2.conv', 'conv3', 'downsample.1'),
+        *same_names(WEIGHT_AND_BIAS, 'conv2.fc1', 'conv2.fc2'),
+        *same_names(norm, 'bn1', 'conv2.bn1', 'bn3', 'downsample.2'),
         (f'conv2.{first_norm}', 'conv2.bn0', norm),
     ]
 
@@ -38,9 +34,9 @@ RESNEST_LAYOUTS = (
         'MindCV ResNeSt',
         signature=('layer1.0.conv2.bn0.gamma',),
         archs='.*_mindcv',
-        net=[*_stem(_MINDCV_NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
+        net=[*_stem(MINDCV_NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
         block=BLOCK,
-        modules=_block(_MINDCV_NORM),
+        modules=_block(MINDCV_NORM),
     ),
     # osmr/imgclsmob, pytorchcv/models/resnesta.py
     Layout(

@@ -1,10 +1,9 @@
 """Layouts of selective-kernel nets."""
 
-from .layout import BLOCK, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, norm_leaves
+from .layout import BLOCK, MINDCV_NORM, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, norm_leaves, same_names
 
 _BLOB = (Leaf(':0', '.weight'),)
 _CAFFE_NORM = norm_leaves('/bn:0', '/bn:1', '/bn:2', '/bn:3', shape=(1, -1, 1, 1))
-_MINDCV_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
 
 SKNET_LAYOUTS = (
     # The authors' nets, implus/SKNet, models/sknet50.prototxt. Keys are '<layer>:<blob>'. A CuDNNBatchNorm layer has
@@ -39,7 +38,7 @@ SKNET_LAYOUTS = (
     Layout(
         'PytorchInsight SK-ResNet',
         signature=('layer1.0.conv2g.weight',),
-        net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
+        net=[*same_names(WEIGHT, 'conv1'), *same_names(NORM, 'bn1'), *same_names(WEIGHT_AND_BIAS, 'fc')],
         block=BLOCK,
         modules=[
             ('conv1', 'conv1.conv', WEIGHT),
@@ -53,8 +52,8 @@ SKNET_LAYOUTS = (
             ('conv_fc2', 'conv2.attn.fc_select', WEIGHT),
             ('conv3', 'conv3.conv', WEIGHT),
             ('bn3', 'conv3.bn', NORM),
-            ('downsample.0', 'downsample.0', WEIGHT),
-            ('downsample.1', 'downsample.1', NORM),
+            *same_names(WEIGHT, 'downsample.0'),
+            *same_names(NORM, 'downsample.1'),
         ],
     ),
     # frgfm/Holocron, holocron/models/classification/sknet.py; the same at v0.1.3 and v0.2.1
@@ -73,8 +72,8 @@ SKNET_LAYOUTS = (
             ('conv.3.sa.4', 'conv2.attn.fc_select', WEIGHT_AND_BIAS),
             ('conv.4', 'conv3.conv', WEIGHT),
             ('conv.5', 'conv3.bn', NORM),
-            ('downsample.0', 'downsample.0', WEIGHT),
-            ('downsample.1', 'downsample.1', NORM),
+            *same_names(WEIGHT, 'downsample.0'),
+            *same_names(NORM, 'downsample.1'),
         ],
     ),
     # mindspore-lab/mindcv, mindcv/models/sknet.py; the unit is `conv1` in basic blocks and `conv2` in bottlenecks
@@ -82,18 +81,17 @@ SKNET_LAYOUTS = (
         'MindCV SK-ResNet',
         signature=('layer2.0.down_sample.0.weight',),
         archs='.*_mindcv',
-        net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', _MINDCV_NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
+        net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', MINDCV_NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
         block=BLOCK,
         modules=[
             ('conv{conv}.0', 'conv{conv}.conv', WEIGHT),
-            ('conv{conv}.1', 'conv{conv}.bn', _MINDCV_NORM),
+            ('conv{conv}.1', 'conv{conv}.bn', MINDCV_NORM),
             ('conv{conv}.paths.{path}.features.0', 'conv{conv}.paths.{path}.conv', WEIGHT),
-            ('conv{conv}.paths.{path}.features.1', 'conv{conv}.paths.{path}.bn', _MINDCV_NORM),
-            ('conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_reduce', WEIGHT),
-            ('conv{conv}.attn.bn', 'conv{conv}.attn.bn', _MINDCV_NORM),
-            ('conv{conv}.attn.fc_select', 'conv{conv}.attn.fc_select', WEIGHT),
+            ('conv{conv}.paths.{path}.features.1', 'conv{conv}.paths.{path}.bn', MINDCV_NORM),
+            *same_names(WEIGHT, 'conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_select'),
+            *same_names(MINDCV_NORM, 'conv{conv}.attn.bn'),
             ('down_sample.0', 'downsample.0', WEIGHT),
-            ('down_sample.1', 'downsample.1', _MINDCV_NORM),
+            ('down_sample.1', 'downsample.1', MINDCV_NORM),
         ],
     ),
     # Version 3 of the Lucid library, lucid-dl on the Hugging Face Hub: timm's nets, stem and classifier renamed
@@ -103,11 +101,9 @@ SKNET_LAYOUTS = (
         net=[('stem.0', 'conv1', WEIGHT), ('stem.1', 'bn1', NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
         block=BLOCK,
         modules=[
-            *((name, name, WEIGHT) for name in ('conv{conv}.conv', 'conv{conv}.paths.{path}.conv', 'downsample.0')),
-            *((name, name, NORM) for name in ('conv{conv}.bn', 'conv{conv}.paths.{path}.bn', 'downsample.1')),
-            ('conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_reduce', WEIGHT),
-            ('conv{conv}.attn.bn', 'conv{conv}.attn.bn', NORM),
-            ('conv{conv}.attn.fc_select', 'conv{conv}.attn.fc_select', WEIGHT),
+            *same_names(WEIGHT, 'conv{conv}.conv', 'conv{conv}.paths.{path}.conv', 'downsample.0'),
+            *same_names(NORM, 'conv{conv}.bn', 'conv{conv}.paths.{path}.bn', 'downsample.1', 'conv{conv}.attn.bn'),
+            *same_names(WEIGHT, 'conv{conv}.attn.fc_reduce', 'conv{conv}.attn.fc_select'),
         ],
     ),
 )

@@ -18,11 +18,7 @@ _DIMENSIONS = 1  # of BlobShape
 
 
 def read_caffe(file: BinaryIO) -> dict[str, Tensor]:
-    """Read every blob.
-
-    Raises:
-        FormatError: If the file is not a sound NetParameter, or is one of Caffe before 2014.
-    """
+    """Read every blob; files of Caffe before 2014 are refused."""
     wire = Wire()
     tensors: dict[str, Tensor] = {}
     for field in wire.fields(memoryview(file.read())):

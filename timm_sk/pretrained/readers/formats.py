@@ -34,9 +34,6 @@ def detect(file: BinaryIO) -> str:
 
     Returns:
         'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', or 'zip' for one file in an archive.
-
-    Raises:
-        FormatError: If it is none of these; says what it is, where that is known.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0, os.SEEK_SET)

@@ -25,11 +25,7 @@ _DTYPES = {
 
 
 def read_mindspore(file: BinaryIO) -> dict[str, Tensor]:
-    """Read every parameter.
-
-    Raises:
-        FormatError: If the file is not a sound Checkpoint, or a parameter is split over several values.
-    """
+    """Read every parameter; one that is split over several values is refused."""
     wire = Wire()
     tensors: dict[str, Tensor] = {}
     for field in wire.fields(memoryview(file.read())):

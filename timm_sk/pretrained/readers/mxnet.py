@@ -30,11 +30,7 @@ _DTYPES = {
 
 
 def read_mxnet(file: BinaryIO) -> dict[str, Tensor]:
-    """Read every array under its name, without the prefixes `arg:` and `aux:` that symbolic networks save.
-
-    Raises:
-        FormatError: If a count or a length does not fit the file, or an array is sparse, nameless or of another type.
-    """
+    """Read every array under its name, without the prefixes `arg:` and `aux:` that symbolic networks save."""
     stream = Stream(file)
     if stream.number('<Q', 'the magic number') != LIST_MAGIC:
         raise FormatError('it does not begin with the magic number of an MXNet list')

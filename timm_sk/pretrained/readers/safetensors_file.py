@@ -16,11 +16,7 @@ _MAX_HEADER_BYTES = 1 << 20  # parsed, JSON takes up to 20 times as much; resnes
 
 
 def read_safetensors(file: BinaryIO) -> dict[str, Tensor]:
-    """Read every tensor, in the order of the data.
-
-    Raises:
-        FormatError: If header and data disagree in any byte.
-    """
+    """Read every tensor, in the order of the data."""
     stream = Stream(file)
     length = stream.number('<Q', 'the length of the header')
     if length > stream.left:

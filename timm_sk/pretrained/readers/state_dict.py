@@ -22,9 +22,6 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
 
     Returns:
         Dense, contiguous tensors in the file's order, without the prefix `module.` if all keys have it.
-
-    Raises:
-        FormatError: If there is no state dict, or it holds anything but dense tensors; names it.
     """
     for _ in range(_MAX_WRAPPERS):
         wrapped = _wrapped(loaded, (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS)

@@ -21,11 +21,7 @@ def find_root(archive: zipfile.ZipFile) -> str | None:
 
 
 def read_torch_archive(file: BinaryIO) -> Any:
-    """Read what `torch.save` wrote.
-
-    Raises:
-        FormatError: If it holds more than tensors and containers, or its numbers disagree.
-    """
+    """Read what `torch.save` wrote."""
     size = Stream(file).size
     with open_zip(file) as archive:
         root = find_root(archive)

@@ -39,9 +39,6 @@ def read_pickle(stream: Stream, table: TensorTable) -> Any:
 
     Returns:
         The pickled object; its tensors are empty until the table fills them.
-
-    Raises:
-        FormatError: If the pickle needs anything but tensors and containers, is broken, or its numbers disagree.
     """
     try:
         return _Unpickler(stream, table).load()

@@ -11,11 +11,7 @@ _PROTOCOL = 1001
 
 
 def read_torch_stream(file: BinaryIO) -> Any:
-    """Read what `torch.save` wrote.
-
-    Raises:
-        FormatError: If it holds more than tensors and containers, or its numbers disagree.
-    """
+    """Read what `torch.save` wrote."""
     table, stream = TensorTable(), Stream(file)
     stream.take(len(MAGIC), 'the magic number')
     if read_pickle(stream, table) != _PROTOCOL:

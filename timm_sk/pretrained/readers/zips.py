@@ -21,11 +21,7 @@ _CHUNK_BYTES = 1 << 20
 
 
 def open_zip(file: BinaryIO) -> zipfile.ZipFile:
-    """Open an archive after checking its directory.
-
-    Raises:
-        FormatError: If the directory is misplaced or too large, or has two entries of one name.
-    """
+    """Open an archive after checking its directory."""
     _check_directory(file)
     try:
         archive = zipfile.ZipFile(file)
@@ -38,11 +34,7 @@ def open_zip(file: BinaryIO) -> zipfile.ZipFile:
 
 
 def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytearray:
-    """The bytes of one entry, compared with its checksum; the caller has limited the entry's size.
-
-    Raises:
-        FormatError: If it is encrypted, damaged or of another size than the directory says.
-    """
+    """The bytes of one entry, compared with its checksum; the caller has limited the entry's size."""
     name, content = quote(entry.filename), bytearray()
     if entry.flag_bits & _ENCRYPTED:
         raise FormatError(f'{name} in it is encrypted')
@@ -60,11 +52,7 @@ def read_entry(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytearray:
 
 
 def unzip_single(file: BinaryIO) -> BinaryIO:
-    """The one file of an archive, in memory; nothing is written.
-
-    Raises:
-        FormatError: If there are more or none, or it would outgrow the archive.
-    """
+    """The one file of an archive, in memory, up to four times the archive's size."""
     size = Stream(file).size
     with open_zip(file) as archive:
         entries = [entry for entry in archive.infolist() if not entry.filename.endswith('/')]
