@@ -31,7 +31,6 @@ class Explanation:
         differences: `attention_difference`, [P, S, U].
         expected_kernel_extents: `expected_kernel_extent`, [P, S, U].
         receptive_fields: `receptive_fields`, [P, S, U]; None if not measured.
-        input_size: Height and width of the model's input in pixels.
     """
 
     scales: tuple[float, ...]
@@ -41,7 +40,6 @@ class Explanation:
     differences: Floats
     expected_kernel_extents: Floats
     receptive_fields: Floats | None
-    input_size: tuple[int, int]
 
 
 def explain_images(
@@ -110,5 +108,4 @@ def explain_images(
         differences=of_each_unit(attention_difference),
         expected_kernel_extents=of_each_unit(expected_kernel_extent),
         receptive_fields=by_image(fields) if fields else None,
-        input_size=zoom.input_size,
     )

@@ -45,7 +45,8 @@ def channels_figure(explanation: Explanation, image: Image.Image, index: int) ->
         for s, scale in enumerate(scales):
             style = _style(s, markevery=(s, max(1, weights.shape[1] // 8)))
             axes.plot(np.arange(1, weights.shape[1] + 1), np.sort(weights[s]), label=scale_label(scale), **style)
-        axes.set_title(f'{unit}, kernels {_kernels(extents)}', fontsize=10)
+        kernels = ', '.join(f'{extent}x{extent}' for extent in extents)
+        axes.set_title(f'{unit}, kernels {kernels}', fontsize=10)
         axes.set_xlabel('channel, sorted at each scale')
         axes.set_ylim(-0.02, 1.02)
         _plain(axes)
@@ -130,9 +131,6 @@ def classes_figure(study: Study) -> Any:
 
 def as_png(figure: Any) -> bytes:
     """Bytes of a figure as a PNG file."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    FigureCanvasAgg(figure)
     file = io.BytesIO()
     figure.savefig(file, format='png', dpi=110)
     return file.getvalue()
@@ -164,9 +162,8 @@ def _plain(axes: Any, *, zero_line: bool = False) -> None:
 
 
 def _name_units(axes: Any, units: Sequence[str]) -> None:
-    axes.set_xticks(
-        range(len(units)), [_short(unit) for unit in units], rotation=60, ha='right', rotation_mode='anchor'
-    )
+    names = [_short(unit) for unit in units]
+    axes.set_xticks(range(len(units)), names, rotation=60, ha='right', rotation_mode='anchor')
     axes.set_xlabel('unit, from low to high')
 
 
@@ -178,10 +175,6 @@ def _with_intervals(axes: Any, places: Any, estimate: Estimate, **style: Any) ->
 def _dodge(index: int, count: int) -> float:
     """Offset of a scale's points, so that intervals do not overlap."""
     return 0.5 * ((index + 0.5) / count - 0.5)
-
-
-def _kernels(extents: Sequence[int]) -> str:
-    return ', '.join(f'{extent}x{extent}' for extent in extents)
 
 
 def _short(name: str, most: int = 24) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+Table = tuple[list[str], list[list[str]]]
+
 _STYLE = """
 :root { color-scheme: light dark; }
 body { font: 1rem/1.5 system-ui, sans-serif; max-width: 70rem; margin: 0 auto; padding: 1rem; }
@@ -23,11 +25,13 @@ class Figure:
     """A figure of the page.
 
     Attributes:
-        png: Bytes of the PNG file.
+        name: Name of the PNG file.
+        png: Its bytes.
         alt: Alternative text.
         caption: Text below the figure.
     """
 
+    name: str
     png: bytes
     alt: str
     caption: str
@@ -41,15 +45,13 @@ class Section:
         title: Heading.
         text: Paragraphs of plain text.
         figures: Figures.
-        columns: Columns of the table; empty for no table.
-        rows: Cells of the table.
+        table: Columns and rows of the table; None for no table.
     """
 
     title: str
     text: Sequence[str] = ()
     figures: Sequence[Figure] = ()
-    columns: Sequence[str] = ()
-    rows: Sequence[Sequence[str]] = ()
+    table: Table | None = None
 
 
 def render_page(title: str, sections: Sequence[Section]) -> bytes:
@@ -73,17 +75,13 @@ def render_page(title: str, sections: Sequence[Section]) -> bytes:
 
 def _section(section: Section) -> str:
     parts = [f'<h2>{escape(section.title)}</h2>', *(f'<p>{escape(text)}</p>' for text in section.text)]
-    parts += map(_figure, section.figures)
-    if section.columns:
-        head = ''.join(f'<th scope="col">{escape(column)}</th>' for column in section.columns)
-        lines = ('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in section.rows)
+    for figure in section.figures:
+        source = f'data:image/png;base64,{base64.b64encode(figure.png).decode()}'
+        image = f'<img src="{source}" alt="{escape(figure.alt)}">'
+        parts.append(f'<figure>{image}<figcaption>{escape(figure.caption)}</figcaption></figure>')
+    if section.table:
+        columns, rows = section.table
+        head = ''.join(f'<th scope="col">{escape(column)}</th>' for column in columns)
+        lines = ('<tr>' + ''.join(f'<td>{escape(cell)}</td>' for cell in row) + '</tr>' for row in rows)
         parts.append(f'<div class="wide"><table><tr>{head}</tr>\n' + '\n'.join(lines) + '\n</table></div>')
     return '<section>\n' + '\n'.join(parts) + '\n</section>'
-
-
-def _figure(figure: Figure) -> str:
-    source = f'data:image/png;base64,{base64.b64encode(figure.png).decode()}'
-    return (
-        f'<figure><img src="{source}" alt="{escape(figure.alt)}">'
-        f'<figcaption>{escape(figure.caption)}</figcaption></figure>'
-    )

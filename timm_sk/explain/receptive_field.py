@@ -38,18 +38,16 @@ def receptive_fields(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
     """
     model = inner_model(model)
     centers: dict[str, Tensor] = {}
+
+    def record(path: str, unit: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        centers[path] = out[:, :, out.shape[2] // 2, out.shape[3] // 2].float().sum()
+
     with eval_mode(model), ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
         for path, unit in selecting_units(model):
-            hooks.callback(unit.register_forward_hook(partial(_record_center, centers, path)).remove)
+            hooks.callback(unit.register_forward_hook(partial(record, path)).remove)
         images = x.detach().clone().requires_grad_()
         model(images)
         return {path: _side(center, images) for path, center in centers.items()}
-
-
-def _record_center(
-    centers: dict[str, Tensor], path: str, unit: nn.Module, inputs: tuple[Tensor, ...], out: Tensor
-) -> None:
-    centers[path] = out[:, :, out.shape[2] // 2, out.shape[3] // 2].float().sum()
 
 
 def _side(center: Tensor, images: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
 """The output folder of an explanation or a study: figures, a CSV of every number, one HTML page."""
 
-from collections.abc import Mapping, Sequence
+import csv
+from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
 from ..atomic_io import atomic_dir, require_empty_dir
-from ..optional_packages import require_package
 from . import figures
 from .explanations import Explanation
-from .page import Figure, Section, render_page
+from .page import Figure, Section, Table, render_page
 from .scale_study import Study
-from .tables import IMAGE_COLUMNS, STUDY_COLUMNS, as_csv, image_rows, study_rows
+from .tables import IMAGE_COLUMNS, STUDY_COLUMNS, Row, image_rows, study_rows
 from .zoom import scale_label
 
 NUMBERS, PAGE = 'numbers.csv', 'report.html'
@@ -42,36 +42,33 @@ def write_explanation(
         model_name: Name of the model.
 
     Raises:
-        ValueError: If the folder is not empty, or matplotlib is not installed.
+        ValueError: If the folder is not empty.
         OSError: If it cannot be written.
     """
-    require_package('matplotlib', 'explain')
     scales = _listed(explanation.scales)
-    files = {NUMBERS: as_csv(IMAGE_COLUMNS, image_rows(explanation, names))}
     alt = 'Attention difference, expected kernel extent and receptive field of each unit; numbers in the table below.'
     sections = [Section(title='How to read this', text=[f'Scales: {scales}.', _READING, _FIELDS])]
     if len(images) > 1:
-        png = files['depth.png'] = figures.as_png(figures.depth_figure(explanation))
-        figure = Figure(png=png, alt=alt, caption='By depth, mean of all images.')
-        columns, rows = explanation_table(explanation)
+        png = figures.as_png(figures.depth_figure(explanation))
+        figure = Figure(name='depth.png', png=png, alt=alt, caption='By depth, mean of all images.')
         title = f'Mean of {len(images)} images'
-        sections.append(Section(title=title, figures=[figure], columns=columns, rows=rows))
+        sections.append(Section(title=title, figures=[figure], table=explanation_table(explanation)))
     for index, (image, name) in enumerate(zip(images[:MAX_DRAWN], names, strict=False)):
+        stem = f'{index + 1:02}-{_file_name(name)}'
         channels = Figure(
+            name=f'{stem}-channels.png',
             png=figures.as_png(figures.channels_figure(explanation, image, index)),
             alt=f'{name} at {scales}, and the attention of each channel in {", ".join(explanation.attention)}.',
             caption='Crops, and the attention of the largest kernel by channel.',
         )
-        depth = Figure(png=figures.as_png(figures.depth_figure(explanation, index)), alt=alt, caption='By depth.')
-        stem = f'{index + 1:02}-{_file_name(name)}'
-        files |= {f'{stem}-channels.png': channels.png, f'{stem}-depth.png': depth.png}
-        columns, rows = explanation_table(explanation, index)
-        sections.append(Section(title=name, figures=[channels, depth], columns=columns, rows=rows))
+        png = figures.as_png(figures.depth_figure(explanation, index))
+        depth = Figure(name=f'{stem}-depth.png', png=png, alt=alt, caption='By depth.')
+        sections.append(Section(title=name, figures=[channels, depth], table=explanation_table(explanation, index)))
     if len(images) > MAX_DRAWN:
         text = f'{len(images) - MAX_DRAWN} more images without figures; their numbers are in {NUMBERS}.'
         sections.append(Section(title='More images', text=[text]))
-    files[PAGE] = render_page(f'{model_name}: attention as the object grows', sections)
-    _write(folder, files)
+    numbers = [IMAGE_COLUMNS, *image_rows(explanation, names)]
+    _write(folder, f'{model_name}: attention as the object grows', sections, numbers)
 
 
 def write_study(folder: Path, study: Study, *, model_name: str, data_name: str, by_class: bool) -> None:
@@ -85,40 +82,37 @@ def write_study(folder: Path, study: Study, *, model_name: str, data_name: str, 
         by_class: Write the results of each class too.
 
     Raises:
-        ValueError: If the folder is not empty, or matplotlib is not installed.
+        ValueError: If the folder is not empty.
         OSError: If it cannot be written.
     """
-    require_package('matplotlib', 'explain')
     count, scales = int(study.counts.sum()), _listed(study.scales)
     intervals = f'Intervals are {study.confidence:.0%} t-intervals over the images, for this one training run.'
-    files = {NUMBERS: as_csv(STUDY_COLUMNS, study_rows(study, by_class=by_class))}
-    png = files['depth.png'] = figures.as_png(figures.study_figure(study))
     depth = Figure(
-        png=png,
+        name='depth.png',
+        png=figures.as_png(figures.study_figure(study)),
         alt='Mean attention difference of every unit at each scale; numbers in the table below.',
         caption=f'Top: mean over {count} images. Bottom: shift from the first to the last scale.',
     )
-    columns, rows = study_table(study)
     sections = [
         Section(title='How to read this', text=[f'{count} images of {data_name}, at {scales}.', _READING, intervals]),
-        Section(title='By depth', figures=[depth], columns=columns, rows=rows),
+        Section(title='By depth', figures=[depth], table=study_table(study)),
     ]
     if by_class:
-        png = files['classes.png'] = figures.as_png(figures.classes_figure(study))
+        png = figures.as_png(figures.classes_figure(study))
         alt = f'Mean attention difference of each class in {", ".join(study.chosen)}; shifts in the table below.'
-        figure = Figure(png=png, alt=alt, caption='By class, with intervals.')
+        figure = Figure(name='classes.png', png=png, alt=alt, caption='By class, with intervals.')
         columns = ['class', 'images', *(f'{unit}, shift' for unit in study.chosen)]
         rows = [
             [name, str(study.counts[k]), *(f'{shift:+.3f}' for shift in study.shift_by_class.mean[k])]
             for k, name in enumerate(study.class_names)
             if study.counts[k]
         ]
-        sections.append(Section(title='By class', figures=[figure], columns=columns, rows=rows))
-    files[PAGE] = render_page(f'{model_name} on {data_name}: attention as objects grow', sections)
-    _write(folder, files)
+        sections.append(Section(title='By class', figures=[figure], table=(columns, rows)))
+    numbers = [STUDY_COLUMNS, *study_rows(study, by_class=by_class)]
+    _write(folder, f'{model_name} on {data_name}: attention as objects grow', sections, numbers)
 
 
-def study_table(study: Study) -> tuple[list[str], list[list[str]]]:
+def study_table(study: Study) -> Table:
     """Columns and rows of the means over all images, a row for each unit."""
     rows = [
         [
@@ -132,22 +126,19 @@ def study_table(study: Study) -> tuple[list[str], list[list[str]]]:
     return ['unit', *map(scale_label, study.scales), 'shift', 'interval of the shift'], rows
 
 
-def explanation_table(explanation: Explanation, index: int | None = None) -> tuple[list[str], list[list[str]]]:
+def explanation_table(explanation: Explanation, index: int | None = None) -> Table:
     """Columns and rows of one image, or of the means over all, a row for each unit."""
-    columns = ['unit', 'kernels', *(f'difference {scale_label(scale)}' for scale in explanation.scales)]
+    columns = ['unit', 'kernels']
     kernels = ('/'.join(map(str, extents)) for extents in explanation.kernel_extents)
     rows = [[unit, extents] for unit, extents in zip(explanation.units, kernels, strict=True)]
-    for row, values in zip(rows, _of_image(explanation.differences, index).T, strict=True):
-        row += ['' if np.isnan(value) else f'{value:+.3f}' for value in values]
-    if explanation.receptive_fields is not None:
-        columns += [f'field {scale_label(scale)}' for scale in explanation.scales]
-        for row, values in zip(rows, _of_image(explanation.receptive_fields, index).T, strict=True):
-            row += [f'{value:.1f}' for value in values]
+    quantities = (('difference', explanation.differences, '+.3f'), ('field', explanation.receptive_fields, '.1f'))
+    for name, values, form in quantities:
+        if values is not None:
+            columns += [f'{name} {scale_label(scale)}' for scale in explanation.scales]
+            shown = values.mean(axis=0) if index is None else values[index]  # [S, U]
+            for row, numbers in zip(rows, shown.T, strict=True):
+                row += ['' if np.isnan(number) else format(number, form) for number in numbers]
     return columns, rows
-
-
-def _of_image(values: np.ndarray, index: int | None) -> np.ndarray:
-    return values.mean(axis=0) if index is None else values[index]  # [S, U]
 
 
 def _listed(scales: Sequence[float]) -> str:
@@ -160,8 +151,11 @@ def _file_name(name: str) -> str:
     return stem.strip('-')[:40] or 'image'
 
 
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
+def _write(folder: Path, title: str, sections: Sequence[Section], numbers: Sequence[Row]) -> None:
     require_empty_dir(folder)
     with atomic_dir(folder) as new:
-        for name, content in files.items():
-            (new / name).write_bytes(content)
+        with (new / NUMBERS).open('w', newline='', encoding='utf-8') as file:
+            csv.writer(file, lineterminator='\n').writerows(numbers)
+        for figure in (figure for section in sections for figure in section.figures):
+            (new / figure.name).write_bytes(figure.png)
+        (new / PAGE).write_bytes(render_page(title, sections))

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..attention import UnitWeights, record_attention
+from ..attention import record_attention
 from ..models.modes import eval_mode
 from .intervals import Estimate, RunningMeans
 from .units import attention_difference, choose_units, inner_model
@@ -77,9 +77,7 @@ def study(
     if not 0 < confidence < 1:
         raise ValueError(f'confidence must be between 0 and 1, got {confidence}.')
     model = inner_model(model)
-    names: list[str] = []
-    chosen: tuple[str, ...] = ()
-    means = RunningMeans(len(class_names), (0,))
+    means: RunningMeans | None = None
     with eval_mode(model), record_attention(model) as recorded, torch.inference_mode():
         for images, labels in batches:
             if len(images) != len(scales):
@@ -88,17 +86,23 @@ def study(
             for x in images:
                 model(x)
             selecting = [unit for unit in recorded if len(unit.kernel_extents) > 1]
-            if not names:
-                names = _names(selecting, len(scales))
+            if means is None:
+                if not selecting:
+                    raise ValueError('No unit of the model has several branches: there is no attention difference.')
+                names = [unit.name for unit in selecting[: len(selecting) // len(scales)]]
                 chosen = choose_units(names, units)
                 means = RunningMeans(len(class_names), (len(scales) + 1, len(names)))
             flat = torch.stack([*map(attention_difference, selecting)], dim=1)  # [B, S * U]
             levels = flat.double().cpu().unflatten(1, (len(scales), -1))
             values = torch.cat([levels, levels[:, -1:] - levels[:, :1]], dim=1)  # the shift comes last
-            means.add(values.numpy(), _checked(labels, len(class_names)))
+            known = labels.cpu().numpy().astype(np.int64)
+            invalid = known[(known < 0) | (known >= len(class_names))]
+            if len(invalid):
+                raise ValueError(f'Invalid label {invalid[0]}: there are {len(class_names)} classes, from 0 on.')
+            means.add(values.numpy(), known)
             if on_batch:
                 on_batch(len(values))
-    if not names:
+    if means is None:
         raise ValueError('The data set has no images.')
     overall, by_class = means.overall(confidence), means.by_class(confidence)
     kept = [names.index(name) for name in chosen]
@@ -114,18 +118,3 @@ def study(
         shift_by_class=by_class[:, -1, kept],
         confidence=confidence,
     )
-
-
-def _names(selecting: Sequence[UnitWeights], scales: int) -> list[str]:
-    """Names of the units that ran at one scale."""
-    if not selecting:
-        raise ValueError('No unit of the model has several branches: there is no attention difference.')
-    return [unit.name for unit in selecting[: len(selecting) // scales]]
-
-
-def _checked(labels: Tensor, classes: int) -> NDArray[np.int64]:
-    found = labels.cpu().numpy().astype(np.int64)
-    invalid = found[(found < 0) | (found >= classes)]
-    if len(invalid):
-        raise ValueError(f'Invalid label {invalid[0]}: there are {classes} classes, from 0 on.')
-    return found

@@ -1,7 +1,5 @@
-"""The numbers of an explanation or a study as a CSV file."""
+"""The numbers of an explanation or a study as rows of a CSV."""
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -61,12 +59,3 @@ def _rows(
 
 def _cells(estimate: Estimate) -> tuple[str, str, str]:
     return f'{estimate.mean:.6g}', f'{estimate.low:.6g}', f'{estimate.high:.6g}'
-
-
-def as_csv(columns: Sequence[str], rows: Iterator[Row]) -> bytes:
-    """A CSV file's bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(columns)
-    writer.writerows(rows)
-    return text.getvalue().encode()
