@@ -6,8 +6,6 @@ import timm
 import timm.models
 from torch import nn
 
-from ..registry import architectures, require_model
-
 KERNEL_SIZES = (3, 5, 7, 9)
 
 # Depths that timm lacks, and the paper's models, made with timm's classes: function of timm.models, its arguments
@@ -40,13 +38,6 @@ _ATTENTION = {  # what timm's functions pass to the unit, which `block_args` rep
     'skresnext50_32x4d': dict(rd_ratio=1 / 16, rd_divisor=32),
 }
 _RADIX_MODELS = ('resnest14d', 'resnest26d', 'resnest50d', 'resnest101e', 'resnest200e', 'resnest269e')
-
-
-def require_ours(arch: str) -> None:
-    """Raise ValueError if an architecture is unknown, or timm's only."""
-    require_model(arch)
-    if arch not in architectures():
-        raise ValueError(f'{arch} is not an architecture of timm_sk: timm-sk list shows those that are.')
 
 
 def branch_counts(arch: str) -> tuple[int, ...]:

@@ -6,7 +6,8 @@ from itertools import product
 
 import torch
 
-from .counterparts import PLAIN_BACKBONES, branch_counts, has_timm, require_ours
+from ..registry import architectures, require_model
+from .counterparts import PLAIN_BACKBONES, branch_counts, has_timm
 
 SIDES = ('ours', 'timm', 'plain')
 GRAPH = '+graph'  # suffix of a form whose forward pass is launched as one CUDA graph
@@ -115,7 +116,9 @@ def cases(
     require_names('task', tasks, TASKS)
     require_names('axis', [scaling], (*SCALING, ''))
     for arch in models:
-        require_ours(arch)
+        require_model(arch)
+        if arch not in architectures():
+            raise ValueError(f'{arch} is not an architecture of timm_sk: timm-sk list shows those that are.')
     for arch, task, dtype, memory_format in product(models, tasks, dtypes, memory_formats):
         for point in branch_counts(arch) if scaling == 'branches' else SCALING.get(scaling) or (0,):
             case = Case(

@@ -3,10 +3,8 @@
 import itertools
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from ..optional_packages import require_package
 from .matrix import FORMS, GRAPH
 
 Result = dict[str, str]
@@ -43,32 +41,21 @@ _MEASURES = {
 _KEY = ('arch', 'branches', 'scaling', 'side', 'form', 'dtype', 'memory_format', 'task', 'batch', 'size', 'device')
 
 
-def draw(results: Sequence[Result], path: Path) -> None:
-    """Draw rows of the CSV: lines if the rows are of one scaling axis, else ratios. Of repeated rows the last counts.
-
-    Args:
-        results: Text by column.
-        path: File to write, with an ending that matplotlib knows, such as .png.
+def figure_of(results: Sequence[Result]) -> Any:
+    """A `matplotlib.figure.Figure` of rows of the CSV, as text by column; of repeated rows the last counts.
 
     Raises:
-        ValueError: If there is nothing to draw, rows are of several axes, the ending is unknown, or matplotlib is
-            missing.
+        ValueError: If there is nothing to draw, or rows are of several scaling axes.
     """
-    require_package('matplotlib', 'bench')
-    figure_of(results).savefig(path, dpi=150)
-
-
-def figure_of(results: Sequence[Result]) -> Any:
-    """The `matplotlib.figure.Figure` that `draw` saves."""
     from matplotlib.figure import Figure
 
     timed = [result for result in results if result['median_ms'] and result['side'] != 'convolutions']
     timed = list({tuple(result[name] for name in _KEY): result for result in timed}.values())
-    axes = {result['scaling'] for result in timed}
+    axes = sorted({result['scaling'] for result in timed})
     if len(axes) != 1:
-        raise ValueError(f'A plot needs timed rows of one kind, got {", ".join(sorted(axes)) or "no timed row"}.')
+        raise ValueError(f'A plot needs timed rows of one kind, got {", ".join(axes) or "no timed row"}.')
+    (axis,) = axes
     figure = Figure(layout='constrained', facecolor='white')
-    axis = axes.pop()
     if axis:
         _draw_scaling(figure, timed, axis)
     else:

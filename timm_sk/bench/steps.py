@@ -1,7 +1,6 @@
 """What one step does: a forward pass for inference, or a whole step of SGD."""
 
 from collections.abc import Callable, Sequence
-from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -93,9 +92,9 @@ class Training:
         with exact_float32():
             loss, output = self.loss(first=first)
             self.scaler.scale(loss).backward()
-        parameters = [p for _, p in sorted(self.module.named_parameters(), key=itemgetter(0))]
-        buffers = [b for name, b in sorted(self.module.named_buffers(), key=itemgetter(0)) if 'running' in name]
-        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        parameters = [p for _, p in sorted(self.module.named_parameters())]
+        buffers = [buffer for name, buffer in sorted(self.module.named_buffers()) if 'running' in name]
+        scale = self.scaler.get_scale()  # 1 unless enabled
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad / scale for p in parameters]
         self.optimizer.zero_grad()
         return {

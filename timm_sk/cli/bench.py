@@ -11,14 +11,12 @@ from rich.table import Column
 from ..bench import COLUMNS, Case, Row, cases, measure
 from ..bench.machine import require_supported
 from ..bench.matrix import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
-from ..bench.plot import draw
+from ..bench.plot import figure_of
 from ..bench.results import append, read, require_appendable
 from ..console import log, log_error, number_column, one_line_errors, print_table
 from ..devices import open_device
 from ..inference.timing import require_rounds
 from ..optional_packages import require_package
-
-__all__ = ['COLUMNS', 'bench']
 
 
 def bench(
@@ -54,7 +52,7 @@ def bench(
         if from_file:
             if not plot:
                 raise ValueError('--from needs --plot PNG, the file to draw.')
-            draw(read(from_file), plot)
+            figure_of(read(from_file)).savefig(plot, dpi=150)
             return
         where = open_device(device, ('cpu', 'cuda'))
         if not smoke:
@@ -88,7 +86,8 @@ def bench(
                     append(out_file, found)
                 _print(case, found)
         if plot and not smoke:
-            draw([dict(zip(COLUMNS, row.cells(), strict=True)) for row in rows], plot)
+            results = [dict(zip(COLUMNS, row.cells(), strict=True)) for row in rows]
+            figure_of(results).savefig(plot, dpi=150)
     failed = [row for row in rows if row.status in ('disagrees', 'fails')]
     for row in failed:
         by = f': {row.compared} differs by {row.difference:.2g}, more than {row.bound:.2g}' if row.compared else ''
