@@ -176,8 +176,3 @@ def test_compiled_training_is_compared_on_the_whole_batch(compiled, monkeypatch)
     case = replace(CASE, task='training', batch=12)
     list(measure(case, forms=['compiled'], sides=['ours'], device=CPU, rounds=None))
     assert [first for first in seen if first] == [8, 12]
-
-
-def test_cuda_graph_on_cpu():
-    with pytest.raises(ValueError, match='CUDA graphs need a CUDA GPU, got eager\\+graph on cpu'):
-        next(measure(CASE, forms=['eager+graph'], sides=['ours'], device=CPU))

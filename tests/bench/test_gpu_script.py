@@ -251,7 +251,6 @@ def test_disagreeing_stages_are_not_timed(monkeypatch, short_rounds):
     [
         (['--rounds', '3'], 'Too few rounds: 3'),
         (['--dtypes', 'int8'], 'Unknown dtype "int8"'),
-        (['--dtypes', 'float16'], 'float16 is measured on CUDA only'),
         (['--formats', 'nhwc'], 'Unknown memory format "nhwc"'),
         (['--out', 'pyproject.toml'], 'is a CSV with other columns'),
     ],

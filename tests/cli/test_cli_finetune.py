@@ -99,27 +99,19 @@ def test_synthetic(tmp_path: Path) -> None:
 
 
 def test_features(tmp_path: Path, data: Path) -> None:
-    extract(small(data, tmp_path, features=str(tmp_path / 'both')))
-    counts = {
-        path.parent.name: json.loads(path.read_text())['count'] for path in (tmp_path / 'both').glob('*/index.json')
-    }
-    assert counts == {'train': 48, 'validation': 40}
-    extract(small(data / 'validation', tmp_path, features=str(tmp_path / 'one')))
-    (index,) = (tmp_path / 'one').glob('*/index.json')
-    assert json.loads(index.read_text())['count'] == 40
-    alone, part = (
-        load_file(next(folder.glob('*.safetensors'))) for folder in (index.parent, tmp_path / 'both/validation')
-    )
-    assert torch.equal(alone['embeddings'], part['embeddings'])
-
-
-def test_features_of_one_image(tmp_path: Path, data: Path) -> None:
-    (tmp_path / 'data' / 'ring').mkdir(parents=True)
-    image = next((data / 'train' / 'ring').iterdir())
-    shutil.copy(image, tmp_path / 'data' / 'ring')
-    extract(small(tmp_path / 'data', tmp_path, features=str(tmp_path / 'features')))
-    index = json.loads((tmp_path / 'features' / 'all' / 'index.json').read_text())
-    assert index['count'] == 1
+    single = tmp_path / 'single'
+    (single / 'ring').mkdir(parents=True)
+    shutil.copy(next((data / 'train' / 'ring').iterdir()), single / 'ring')
+    counts, embeddings = [], []
+    for source in (data, data / 'validation', single):
+        folder = tmp_path / f'features-{source.name}'
+        extract(small(source, tmp_path, features=str(folder)))
+        indices = {path.parent.name: json.loads(path.read_text()) for path in folder.glob('*/index.json')}
+        counts.append({name: index['count'] for name, index in indices.items()})
+        last = sorted(indices)[-1]
+        embeddings.append(load_file(next((folder / last).glob('*.safetensors')))['embeddings'])
+    assert counts == [{'train': 48, 'validation': 40}, {'all': 40}, {'all': 1}]
+    assert torch.equal(embeddings[0], embeddings[1])
 
 
 @pytest.fixture

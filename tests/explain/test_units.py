@@ -5,9 +5,8 @@ import math
 import pytest
 import timm
 import torch
-from timm.utils import reparameterize_model
 from torch import nn
-from variants import filled, images
+from variants import images
 
 import timm_sk
 from timm_sk import explain
@@ -40,24 +39,6 @@ def test_one_branch():
     assert explain.expected_kernel_extent(unit([[0.25, 0.5]], (3,))).tolist() == pytest.approx([3 * 0.375])
 
 
-@torch.inference_mode()
-def test_numbers_of_a_softmax():
-    model = filled('sknet50_3path')
-    layer = model.layer1[0].conv2
-    seen = {}
-    layer.register_forward_hook(lambda unit, inputs, output: seen.update(branches=unit.split(inputs[0])))
-    x = images(size=64)
-    first = timm_sk.attention_weights(model, x)[0]
-    attn = layer.attn
-    descriptor = sum(seen['branches']).mean((2, 3), keepdim=True)
-    logits = attn.fc_select(torch.relu(attn.bn(attn.fc_reduce(descriptor)))).reshape(2, 3, -1)
-    exponentials = logits.exp()
-    weights = exponentials / exponentials.sum(1, keepdim=True)
-    torch.testing.assert_close(explain.attention_difference(first), (weights[:, 2] - weights[:, 0]).mean(1))
-    extent = (3 * weights[:, 0] + 5 * weights[:, 1] + 7 * weights[:, 2]).mean(1)
-    torch.testing.assert_close(explain.expected_kernel_extent(first), extent)
-
-
 def test_kernel_extents():
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[7, 3, 5], split_input=False)) == (7, 3, 5)
     assert kernel_extents(timm_sk.SelectiveKernel(8, kernel_size=[3, 5], keep_3x3=False)) == (3, 5)
@@ -68,19 +49,6 @@ def test_kernel_extents():
     unit.paths[0] = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, (1, 5)), nn.Identity())
     assert kernel_extents(unit) == (3 + 2 * 4, 5)
     assert kernel_extents(timm_sk.SplitAttention(24, radix=3, dilation=2)) == (5, 5, 5)
-
-
-@pytest.mark.parametrize('name', ['sknet_atto', 'resnest14d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'])
-def test_units_of_folded_models(name):
-    model, x = filled(name), images(size=64)
-    expected = timm_sk.attention_weights(model, x)
-    folded = [reparameterize_model(model), timm_sk.deploy(model, input_size=(3, 64, 64), batch_size=2, compile=False)]
-    for other in folded:
-        found = timm_sk.attention_weights(other, x)
-        assert [one.name for one in found] == [one.name for one in expected]
-        for one, two in zip(found, expected, strict=True):
-            assert one.kernel_extents == two.kernel_extents
-            torch.testing.assert_close(one.weights, two.weights, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(

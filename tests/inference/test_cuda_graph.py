@@ -130,11 +130,6 @@ def test_capture_fails():
     assert deployed(images(size=32)).shape == (2, 10)
 
 
-def test_cuda_graph_on_cpu():
-    with pytest.raises(ValueError, match='CUDA graphs need a model on cuda, got one on cpu: pass cuda_graph=False'):
-        timm_sk.deploy(filled('sknet_atto'), **SMALL, cuda_graph=True)
-
-
 @pytest.mark.parametrize('function', ['torch.compiler.is_compiling', 'torch.jit.is_tracing'])
 def test_graph_is_not_used_when_traced_or_compiled(monkeypatch, function):
     deployed, captures = captured(filled('sknet_atto'))

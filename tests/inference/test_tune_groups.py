@@ -106,15 +106,24 @@ def test_inputs_have_shape_and_memory_format_of_the_model(fewest):
 
 @torch.no_grad()
 def test_results_are_remembered():
-    timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL)
-    path = store_root() / FILE_NAME
+    path, model = store_root() / FILE_NAME, filled('sknet_atto')
+    expected = model(images(size=32))
+    timm_sk.deploy(model, **SMALL, compile=False, remember=False)
+    assert not path.exists()
+    timm_sk.merge_groups_for_training(copy.deepcopy(model), **SMALL)
     found = read_json(path, version=1)
     assert len(found) == 10  # two branches in five units
     assert all('training, autocast None' in key for key in found)
+    timm_sk.deploy(model, **SMALL, compile=False)
+    found = read_json(path, version=1)
+    assert len(found) == 20  # those of inference have other keys
+    assert all('torch 2' in key and 'groups 8' in key for key in found)
     write_json(path, dict.fromkeys(found, 2), version=1)  # as another machine might have found
-    assert set(timm_sk.merge_groups_for_training(filled('sknet_atto'), **SMALL).values()) == {2}
-    timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
-    assert len(read_json(path, version=1)) == 20  # those of inference have other keys
+    deployed = timm_sk.deploy(model, **SMALL, compile=False)
+    merged = [module.wide_groups for module in deployed.modules() if getattr(module, 'groups', 1) > 1]
+    assert merged == [2] * 10
+    torch.testing.assert_close(deployed(images(size=32)), expected, rtol=0, atol=1e-4)
+    assert set(timm_sk.merge_groups_for_training(model, **SMALL).values()) == {2}
 
 
 @pytest.mark.parametrize('autocast', [None, torch.bfloat16])

@@ -1,5 +1,6 @@
 """`timm-sk explain`: attention as the object grows, as docs/attention.md describes."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,7 +70,7 @@ def explain_selection(
                 config = ValidationConfig(data=str(data), split=split, data_dir=data_dir, batch_size=batch_size)
                 opened = open_validation_data(config)
                 names, title = opened.class_names or class_names(model), Path(str(data)).name
-                skip, total = _Skips(max_bad_images), len(opened.images)
+                skip, total = _log_skipped(max_bad_images), len(opened.images)
                 batches = data_batches(opened.images, zoom, workers=workers, on_bad=skip, **where)
             with progress_bar(model_name, total) as update:
                 found = study(model, batches, scales=zoom.scales, class_names=names, units=wanted, on_batch=update)
@@ -104,21 +105,16 @@ def _explain(
     _print(model_name, *explanation_table(found), caption)
 
 
-class _Skips:
-    """Logs skipped images, and raises if they are too many.
+def _log_skipped(limit: int) -> Callable[[str], None]:
+    """A function that logs skipped images, and raises ValueError if they are more than the limit."""
+    left = iter(range(limit))
 
-    Args:
-        limit: Number of images that may be skipped.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.left = limit
-
-    def __call__(self, line: str) -> None:
-        if not self.left:
+    def skip(line: str) -> None:
+        if next(left, None) is None:
             raise ValueError(f'{line} Fix or remove it, or allow more with --max-bad-images.')
-        self.left -= 1
         log(f'skipped: {line}')
+
+    return skip
 
 
 def _numbers(text: str) -> list[float]:

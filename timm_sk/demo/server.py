@@ -91,6 +91,7 @@ def serving(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | 
         ValueError: If the model cannot be loaded.
         OSError: If the port is taken.
     """
+    here = Path(__file__).parent
     with _gradio_settings():
         app = build_app(model)
         app.queue(max_size=MAX_QUEUED, default_concurrency_limit=MAX_CONCURRENT)
@@ -106,16 +107,12 @@ def serving(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | 
                 ssr_mode=False,
                 run_history=False,
                 theme=theme(),
-                css=_read('style.css'),
-                js=_read('keyboard.js'),
+                css=(here / 'style.css').read_text(encoding='utf-8'),
+                js=(here / 'keyboard.js').read_text(encoding='utf-8'),
             )
             yield address
         finally:
             app.close(verbose=False)
-
-
-def _read(name: str) -> str:
-    return Path(__file__).with_name(name).read_text(encoding='utf-8')
 
 
 def serve(model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | None = None) -> None:

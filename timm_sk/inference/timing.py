@@ -66,11 +66,7 @@ def interleave(
 
 
 def require_rounds(rounds: int) -> None:
-    """Check that there are enough rounds for a median.
-
-    Raises:
-        ValueError: If there are too few.
-    """
+    """Raise ValueError if there are too few rounds for a median."""
     if rounds < MIN_ROUNDS:
         raise ValueError(f'Too few rounds: {rounds}. Pass at least {MIN_ROUNDS}, or --smoke, which times nothing.')
 

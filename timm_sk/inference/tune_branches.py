@@ -44,11 +44,12 @@ def replace_where_faster(
     Returns:
         The forms of the units that were replaced, by path.
     """
-    units: dict[str, SelectiveKernel] = {
-        path: unit
-        for path, unit in model.named_modules()
-        if can_replace(unit) and convolutions(unit)[0] in inputs and _runs_on_device(unit, interpret)
-    }
+    units: dict[str, SelectiveKernel] = {}
+    for path, unit in model.named_modules():
+        if can_replace(unit) and (first := convolutions(unit)[0]) in inputs:
+            device = first.weight.device
+            if kernels.runs_on(device) and (device.type == 'cuda' or interpret):
+                units[path] = unit
     if not units or not kernels.load('two_branch'):
         return {}
     tuned = AutotuneCache(remember=remember)
@@ -98,8 +99,3 @@ def key_of(unit: SelectiveKernel, x: Tensor) -> str:
         f'{second.dilation}, groups {first.groups} as {first.wide_groups} and {second.wide_groups}'
     )
     return ' | '.join([*setting(first.weight, x), f'triton {triton.__version__}', layers])
-
-
-def _runs_on_device(unit: SelectiveKernel, interpret: bool) -> bool:
-    device = convolutions(unit)[0].weight.device
-    return kernels.runs_on(device) and (device.type == 'cuda' or interpret)

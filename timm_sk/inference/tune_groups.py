@@ -15,22 +15,18 @@ from .autotune import AutotuneCache, measure, pick_fastest, setting
 from .conv_inputs import conv_inputs, memory_format_of, random_input
 
 
-def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool = True) -> dict[FoldedConv, int]:
+def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool = True) -> None:
     """Merge the groups of folded convolutions in place, where that is faster in inference.
 
     Args:
         inputs: Input of each convolution, from `conv_inputs`.
         remember: Read and write the file of earlier results.
-
-    Returns:
-        The number of groups of the convolutions that were merged.
     """
     cache = AutotuneCache(remember=remember)
     for conv, x in inputs.items():
         if len(group_counts(conv)) > 1:
             conv.merge(cache.fastest(key_of(conv, x), group_counts(conv), partial(fastest_groups, conv, x)))
     cache.save()
-    return {conv: conv.wide_groups for conv in inputs if conv.wide_groups != conv.groups}
 
 
 def group_counts(conv: nn.Conv2d) -> list[int]:
