@@ -1,4 +1,4 @@
-"""Numbers of single units compared with an explicit softmax, and the choice of units."""
+"""Numbers of single units, and the choice of units."""
 
 import math
 
