@@ -39,12 +39,10 @@ def deterministic_torch() -> Iterator[None]:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
     """A loopback Hub for the client of the environment."""
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
     monkeypatch.setattr('time.sleep', lambda seconds: None)  # the client's, between its attempts
     with Hub() as hub:
+        for name, value in hub.client_settings(tmp_path / 'cache').items():
+            monkeypatch.setattr(constants, name, value)
         yield hub
 
 

@@ -1,7 +1,6 @@
 """The content of a hub: repositories with their commits, tags and files."""
 
 import hashlib
-import time
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -43,17 +42,16 @@ class File:
         return hashlib.sha1(b'blob %d\0' % len(kept) + kept).hexdigest()
 
     def entry(self, path: str) -> dict[str, Any]:
-        """The file in a listing: a tree's (path, oid) and a repository's siblings' (rfilename, blobId, sha256)."""
+        """The file in the listing of a tree."""
         size = len(self.content)
-        entry = dict(type='file', path=path, rfilename=path, size=size, oid=self.blob, blobId=self.blob)
-        lfs = dict(oid=self.sha256, sha256=self.sha256, size=size, pointerSize=len(self.pointer))
+        entry = dict(type='file', path=path, size=size, oid=self.blob)
+        lfs = dict(oid=self.sha256, size=size, pointerSize=len(self.pointer))
         return {**entry, 'lfs': lfs} if self.lfs else entry
 
 
 @dataclass(frozen=True)
 class Commit:
     title: str
-    date: str
     files: dict[str, File]
 
 
@@ -61,7 +59,7 @@ class Repo:
     """A model repository with one branch, `main`; it begins as the Hub's do, with a commit of `.gitattributes`."""
 
     def __init__(self, name: str, *, private: bool = False) -> None:
-        self.name, self.private, self.gated = name, private, False
+        self.name, self.private = name, private
         self.commits: dict[str, Commit] = {}  # by hash, oldest first
         self.tags: dict[str, str] = {}
         attributes = ''.join(f'{pattern} filter=lfs diff=lfs merge=lfs -text\n' for pattern in LFS_PATTERNS)
@@ -78,7 +76,7 @@ class Repo:
         """Commit `files` as the complete state of main; returns the commit's hash."""
         content = repr((list(self.commits), title, [(path, file.blob) for path, file in sorted(files.items())]))
         oid = hashlib.sha1(content.encode()).hexdigest()
-        self.commits[oid] = Commit(title, time.strftime('%Y-%m-%dT%H:%M:%S.000Z', time.gmtime()), dict(files))
+        self.commits[oid] = Commit(title, dict(files))
         return oid
 
     def resolve(self, revision: str) -> str:

@@ -87,13 +87,6 @@ def no_such_route(call: Call) -> None:
     raise Refused(404, 'There is no such route')
 
 
-@route('GET', '/api/whoami-v2')
-def whoami(call: Call) -> dict:
-    if call.token is None:
-        raise Refused(401, 'Invalid username or password.')
-    return dict(type='user', name='owner', orgs=[], auth=dict(type='access_token'))
-
-
 @route('POST', '/api/validate-yaml')
 def validate_yaml(call: Call) -> dict:
     return dict(errors=[], warnings=[])
@@ -114,12 +107,9 @@ def create(call: Call) -> dict:
 
 @route('GET', '/api/models/REPO(/revision/REV)?')
 def info(call: Call, repo: Repo, revision: str = 'main') -> dict:
-    oid, gated = repo.resolve(revision), 'auto' if repo.gated else False
-    siblings = [
-        file.entry(path) if 'blobs' in call.query else dict(rfilename=path)
-        for path, file in repo.commits[oid].files.items()
-    ]
-    return dict(id=repo.name, sha=oid, private=repo.private, gated=gated, tags=[], siblings=siblings)
+    oid = repo.resolve(revision)
+    siblings = [dict(rfilename=path) for path in repo.commits[oid].files]
+    return dict(id=repo.name, sha=oid, private=repo.private, tags=[], siblings=siblings)
 
 
 @route('GET', '/api/models/REPO/refs')
@@ -127,13 +117,6 @@ def refs(call: Call, repo: Repo) -> dict:
     tags = [dict(name=tag, ref=f'refs/tags/{tag}', targetCommit=oid) for tag, oid in repo.tags.items()]
     main = dict(name='main', ref='refs/heads/main', targetCommit=repo.head)
     return dict(branches=[main], tags=tags, converts=[], pullRequests=[])
-
-
-@route('GET', '/api/models/REPO/commits/REV')
-def commits(call: Call, repo: Repo, revision: str) -> list[dict]:
-    oids = list(repo.commits)
-    listed = [(oid, repo.commits[oid]) for oid in oids[oids.index(repo.resolve(revision)) :: -1]]
-    return [dict(id=oid, title=c.title, message='', date=c.date, authors=[{'user': 'owner'}]) for oid, c in listed]
 
 
 @route('GET', '/api/models/REPO/tree/REV(/PATH)?')
@@ -216,8 +199,6 @@ def commit(call: Call, repo: Repo, revision: str) -> dict:
             files[value['path']] = File(base64.b64decode(value['content']))
         elif kind == 'lfsFile' and value['oid'] in objects:
             files[value['path']] = File(objects[value['oid']], lfs=True)
-        elif kind == 'deletedFile' and value['path'] in files:
-            del files[value['path']]
         else:
             raise Refused(400, f'Not possible: {kind} {value["path"]}')
     oid = repo.commit(header[1]['summary'], files)
@@ -226,8 +207,6 @@ def commit(call: Call, repo: Repo, revision: str) -> dict:
 
 @route('GET', '/REPO/resolve/REV/PATH')
 def resolve(call: Call, repo: Repo, revision: str, path: str) -> Download:
-    if repo.gated and call.token is None:
-        raise Refused(401, f'Access to model {repo.name} is restricted.', code='GatedRepo')
     oid, file = repo.resolve(revision), repo.files(revision).get(path)
     if file is None:
         raise Refused(404, 'Entry not found', code='EntryNotFound', commit=oid)

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from hub_repos import File, Refused, Repo, is_lfs
@@ -22,8 +23,7 @@ class Fault:
 
     Attributes:
         request: Regular expression, searched in the request's line.
-        skip: Number of matching requests that are answered correctly first.
-        times: Number of faulty answers after them; `math.inf` for all.
+        times: Number of faulty answers; `math.inf` for all.
         delay: Seconds before the headers; `math.inf` hangs until the server stops.
         status: Error status to answer; the request is then not executed.
         headers: Headers that are added or replaced (`Retry-After`, a wrong `X-Linked-Size`).
@@ -35,7 +35,6 @@ class Fault:
     """
 
     request: str
-    skip: int = 0
     times: float = 1
     delay: float = 0.0
     status: int | None = None
@@ -49,9 +48,6 @@ class Fault:
     def strikes(self, line: str) -> bool:
         """Whether this request gets a faulty answer; counts it."""
         if self.hits >= self.times or not re.search(self.request, line):
-            return False
-        if self.skip:
-            self.skip -= 1
             return False
         self.hits += 1
         return True
@@ -86,6 +82,17 @@ class Hub(Store):
         contents = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob('*') if p.is_file()}
         files = {path: File(content, is_lfs(path, len(content))) for path, content in sorted(contents.items())}
         return repo.commit(f'Add {folder.name}', {**repo.files(), **files})
+
+    def client_settings(self, cache: Path) -> dict[str, Any]:
+        """Constants of huggingface_hub that point this process's client to this server, with a cache of its own."""
+        return dict(
+            HF_HUB_OFFLINE=False,
+            HF_HUB_DISABLE_XET=True,
+            HF_HUB_DISABLE_TELEMETRY=True,
+            HF_HUB_CACHE=str(cache),
+            ENDPOINT=self.endpoint,
+            HUGGINGFACE_CO_URL_TEMPLATE=self.endpoint + '/{repo_id}/resolve/{revision}/{filename}',
+        )
 
     def environment(self, home: Path) -> dict[str, str]:
         """Environment variables that point a new process's client to this server, with caches under `home`."""

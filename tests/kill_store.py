@@ -170,23 +170,12 @@ class Killing:
         shutil.rmtree(self.cache, ignore_errors=True)
 
 
-def lead_client(server: Hub, home: Path) -> None:
-    """Point this process's huggingface_hub to the server, and its caches and our store to a folder."""
-    os.environ['TIMM_SK_HOME'] = str(home / 'store')
-    for name, value in dict(
-        HF_HUB_OFFLINE=False,
-        HF_HUB_DISABLE_XET=True,
-        HF_HUB_CACHE=str(home / 'cache'),
-        HUGGINGFACE_CO_URL_TEMPLATE=server.endpoint + '/{repo_id}/resolve/{revision}/{filename}',
-        ENDPOINT=server.endpoint,
-    ).items():
-        setattr(constants, name, value)
-
-
 def main(count: int, seed: int) -> None:
     torch.set_num_threads(1)  # forks of a process with more may hang
     with tempfile.TemporaryDirectory() as home, Hub() as server:
-        lead_client(server, Path(home))
+        os.environ['TIMM_SK_HOME'] = str(Path(home) / 'store')
+        for name, value in server.client_settings(Path(home) / 'cache').items():
+            setattr(constants, name, value)
         killing = Killing(Path(home), server, seed=seed)
         print('job', *PHASES, 'stored by then', sep='\t')
         for name in killing.jobs:

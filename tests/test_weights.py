@@ -134,20 +134,6 @@ def test_file(name):
 
 
 @pytest.mark.parametrize('name', BUNDLED)
-def test_config(name):
-    config = json.loads((bundled_folder(name) / 'config.json').read_text())
-    row = CHECKPOINTS[name]
-    assert config['architecture'] == row.arch
-    assert tuple(config['label_names']) == row.label_names
-    assert config['num_classes'] == row.num_classes == len(row.label_names)
-    assert 'model_args' not in config
-    fields = {field: config['pretrained_cfg'][field] for field in ('mean', 'std', 'input_size', 'interpolation')}
-    assert fields == dict(
-        mean=list(row.mean), std=list(row.std), input_size=list(row.input_size), interpolation=row.interpolation
-    )
-
-
-@pytest.mark.parametrize('name', BUNDLED)
 def test_golden_inputs(name, held_out):
     inputs = load_file(bundled_folder(name) / 'golden.safetensors')['inputs']
     assert torch.equal(inputs, held_out[name][0][: len(inputs)])

@@ -30,13 +30,8 @@ def store():
 @pytest.fixture
 def online(hub, store, monkeypatch, tmp_path):
     """The hub's client with a cold cache, led to the loopback server; the fixture is the cache."""
-    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_XET', True)
-    monkeypatch.setattr(constants, 'HF_HUB_DISABLE_TELEMETRY', True)
-    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path / 'cache'))
-    monkeypatch.setattr(constants, 'ENDPOINT', hub.endpoint)
-    template = hub.endpoint + '/{repo_id}/resolve/{revision}/{filename}'
-    monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+    for name, value in hub.client_settings(tmp_path / 'cache').items():
+        monkeypatch.setattr(constants, name, value)
     return tmp_path / 'cache'
 
 

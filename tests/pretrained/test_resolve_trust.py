@@ -120,18 +120,6 @@ def test_git_blob_hash(hub, online, row, hub_repo, weights, monkeypatch):
         create()
 
 
-def test_manual_source(online, store, row, weights, tmp_path):
-    manual = row(MANUAL)
-    command = f'`timm-sk weights convert <FILE> --to {NAME}`'
-    with pytest.raises(UnobtainableCheckpointError, match=rf'open {MANUAL.location} in a browser.*{command}'):
-        create()
-    torch.save({'state_dict': weights, 'epoch': 90}, tmp_path / 'fetched')
-    path = store_file(tmp_path / 'fetched', manual, shapes_of(manual))
-    assert path == store.folder(NAME) / 'model.safetensors'
-    assert_loaded(create(), weights)
-    assert (store.origin(NAME).location, store.origin(NAME).pinned) == (MANUAL.location, False)
-
-
 def test_store_file_checks_the_tables_hashes(online, store, row, release, weights, tmp_path):
     content, source = release()
     pinned = row(replace(source, sha256=sha256(content)))

@@ -39,32 +39,21 @@ _TECHNIQUES = (
 
 
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:
-    """Write the weights, in the order of the state dict, and the config.
-
-    Args:
-        folder: An existing folder.
-        model: Model with its weights.
-        row: Row of the model.
-        metadata: Header of the weights file.
-    """
+    """Write the weights, in the order of the state dict and with `metadata` in their header, and the config."""
     save_safetensors(model.state_dict(), folder / WEIGHTS, metadata=dict(format='pt', **metadata))
     (folder / CONFIG).write_text(json.dumps(config_of(model, row), indent=2) + '\n')
 
 
 def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
     """The content of `config.json`."""
-    of_model: dict[str, Any] = dict(num_features=model.num_features)
-    model_args: dict[str, Any] = {}  # without num_classes, which transformers passes itself
     pooling = getattr(getattr(model, 'global_pool', None), 'pool_type', None)
-    if pooling:
-        of_model['global_pool'] = pooling
-        if pooling != 'avg':
-            model_args['global_pool'] = pooling
+    of_model = dict(num_features=model.num_features, **(dict(global_pool=pooling) if pooling else {}))
+    model_args: dict[str, Any] = {}  # without num_classes, which transformers passes itself
+    if pooling not in (None, 'avg'):
+        model_args['global_pool'] = pooling
     if row.input_size[0] != 3:
         model_args['in_chans'] = row.input_size[0]
-    if model_args:
-        of_model['model_args'] = model_args
-    return row.hub_config(**of_model)
+    return row.hub_config(**of_model, **(dict(model_args=model_args) if model_args else {}))
 
 
 def golden_inputs(input_size: tuple[int, int, int]) -> Tensor:

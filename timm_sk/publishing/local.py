@@ -122,17 +122,14 @@ def _verify_row(row: Checkpoint, passed: list[str]) -> None:
     elif source := _cached_source(row):
         path, sha256 = hub_file(source, store, only_cached=True)
         passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[source.is_pinned]}")
-        _verify_tensors(row, path, passed)
-        return
     else:
         raise CorruptCheckpointError(
             f'{row.name} is not in the local store ({state_of(row, store)}): '
             f'run `timm-sk weights pull {row.name}`, then verify it.'
         )
     _verify_tensors(row, path, passed)
-    overlay = dict(file=str(path), source='')
-    golden = path.with_name(GOLDEN)
-    if golden.is_file():
+    if (golden := path.with_name(GOLDEN)).is_file():
+        overlay = dict(file=str(path), source='')
         _compare_golden(timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=overlay), golden, passed)
 
 
@@ -151,12 +148,8 @@ def _verify_file(path: Path, to: Checkpoint | None, passed: list[str]) -> None:
 
 
 def _row_by_hash(sha256: str) -> Checkpoint | None:
-    for row in CHECKPOINTS.values():
-        for source in row.sources:
-            known = source.sha256 or source.sha256_prefix
-            if known and sha256.startswith(known):
-                return row
-    return None
+    known = ((row, source.sha256 or source.sha256_prefix) for row in CHECKPOINTS.values() for source in row.sources)
+    return next((row for row, digits in known if digits and sha256.startswith(digits)), None)
 
 
 def _verify_folder(folder: Path, passed: list[str]) -> None:
@@ -171,8 +164,8 @@ def _verify_folder(folder: Path, passed: list[str]) -> None:
     if not 0 < in_chans <= _MAX_CHANNELS:
         raise MismatchedCheckpointError(f'{weights} is of a net for images of {in_chans} channels.')
     model_args = dict(num_classes=config['num_classes'], in_chans=in_chans)
-    shapes = timm.create_model(arch, device='meta', **model_args).state_dict()  # costs no memory
-    check_state_dict(tensors, {key: tensor.shape for key, tensor in shapes.items()})
+    on_meta = timm.create_model(arch, device='meta', **model_args).state_dict()  # costs no memory
+    check_state_dict(tensors, {key: tensor.shape for key, tensor in on_meta.items()})
     _require_finite(tensors, weights)
     passed.append(f'{len(tensors)} tensors, all finite, with the keys and shapes of {arch}')
     if (folder / GOLDEN).is_file():

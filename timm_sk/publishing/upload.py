@@ -9,11 +9,11 @@ weights follow no version of timm_sk: their tags count the releases of their own
 
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -68,6 +68,8 @@ class Outcome:
 class Publisher:
     """Publishes repositories of one organisation.
 
+    Its methods raise a ReleaseError if the Hub fails, or returns other files than were sent.
+
     Attributes:
         org: Organisation or user on the Hub.
         private: Make new repositories private; a public one is refused, and no repository's visibility is changed.
@@ -83,21 +85,17 @@ class Publisher:
     show: Callable[[Plan], None] = lambda plan: None
 
     def publish(self, name: str) -> Outcome:
-        """Publish a checkpoint of the table as `org/arch.tag`.
-
-        Args:
-            name: `arch.tag`.
+        """Publish the checkpoint of the table named `arch.tag` as `org/arch.tag`.
 
         Raises:
             UnknownModelError: If the table has no such row.
             NoWeightsError: If the row has no weights.
             UnpublishableError: If the row may not be published, or this version has published other files.
-            ReleaseError: If the Hub fails, or returns other files than were sent.
         """
         row = find_row(name)
-        with _temporary_folder() as folder:
-            build_folder(row, folder, repo_id=f'{self.org}/{row.name}')
-            return self._release(row.name, folder, tag=TAG)
+        with TemporaryDirectory(prefix='timm_sk-') as folder:
+            build_folder(row, Path(folder), repo_id=f'{self.org}/{row.name}')
+            return self._release(row.name, Path(folder), tag=TAG)
 
     def publish_folder(self, exported: Path) -> Outcome:
         """Check an exported folder, and publish it as `org/arch.tag`.
@@ -109,10 +107,10 @@ class Publisher:
 
         Raises:
             UnpublishableError: If the folder is incomplete, states no licence, or does not load as the same model.
-            ReleaseError: If the Hub fails, or returns other files than were sent.
         """
         name = require_exported(exported)
-        with _temporary_folder() as folder:
+        with TemporaryDirectory(prefix='timm_sk-') as scratch:
+            folder = Path(scratch)
             for file in filter(Path.is_file, (exported / path for path in EXPORTED)):
                 shutil.copyfile(file, folder / file.name)
             card = (folder / CARD).read_text(encoding='utf-8')
@@ -186,7 +184,7 @@ class Publisher:
         return changes
 
     def _adopt_golden(self, repo_id: str, commit: str | None, folder: Path) -> bool:
-        with _temporary_folder() as scratch:
+        with TemporaryDirectory(prefix='timm_sk-') as scratch:
             published = Path(self.api.hf_hub_download(repo_id, GOLDEN, revision=commit, local_dir=scratch))
             theirs, ours = read_golden(published), read_golden(folder / GOLDEN)
             if not torch.equal(theirs['inputs'], ours['inputs']) or theirs['logits'].shape != ours['logits'].shape:
@@ -208,7 +206,7 @@ class Publisher:
         return self.api.create_commit(plan.repo_id, operations, commit_message=message, parent_commit=head).oid
 
     def _read_back(self, plan: Plan, commit: str | None, folder: Path) -> None:
-        with _temporary_folder() as scratch:
+        with TemporaryDirectory(prefix='timm_sk-') as scratch:
             for path in _paths(folder):
                 read = self.api.hf_hub_download(plan.repo_id, path, revision=commit, local_dir=scratch)
                 if sha256_of(Path(read)) != sha256_of(folder / path):
@@ -216,12 +214,6 @@ class Publisher:
                         f'{plan.repo_id} returns another {path} than was sent: {plan.tag} was not set. '
                         'Publish again; if that does not help, delete the file there first.'
                     )
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix='timm_sk-') as folder:
-        yield Path(folder)
 
 
 def _paths(folder: Path) -> list[str]:

@@ -9,21 +9,7 @@ from checkpoint_files import MAGIC_PICKLE, PROTOCOL_PICKLE, unzipped, valid_file
 # An edit is (kind, position, length, number); see `mutate`.
 Edit = tuple[str, int, int, int]
 KINDS = ('flip', 'number', 'cut', 'copy', 'erase', 'insert')
-NUMBERS = (
-    0,
-    1,
-    2,
-    0x7F,
-    0x80,
-    0xFF,
-    0xFFFF,
-    (1 << 31) - 1,
-    1 << 31,
-    (1 << 32) - 1,
-    1 << 40,
-    (1 << 63) - 1,
-    (1 << 64) - 1,
-)
+NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**63 - 1, 2**64 - 1)
 
 
 @dataclass(frozen=True)
@@ -78,12 +64,9 @@ def subjects() -> dict[str, Subject]:
     for name in ('safetensors', 'expected.safetensors'):
         whole[name] = Subject(files[name][:6][::-1] + files[name][9:], 0, _with_brace)
     header_end = 8 + struct.unpack('<Q', tensors[:8])[0]
-    entries = unzipped(files['torch'])
     parts = {
-        'torch: its pickle': Subject(entries['archive/data.pkl'], 2, _archive(entries)),
-        'torch, wrapped: its pickle': Subject(
-            unzipped(files['torch, wrapped'])['archive/data.pkl'], 2, _archive(unzipped(files['torch, wrapped']))
-        ),
+        'torch: its pickle': _pickle_in(files['torch']),
+        'torch, wrapped: its pickle': _pickle_in(files['torch, wrapped']),
         'torch-legacy: its pickle': Subject(
             stream[len(MAGIC_PICKLE + PROTOCOL_PICKLE) :], 2, lambda part: MAGIC_PICKLE + PROTOCOL_PICKLE + part
         ),
@@ -99,5 +82,6 @@ def _with_brace(part: bytes) -> bytes:
     return part[:6][::-1].ljust(6, b'\0') + b'\0\0{' + part[6:]
 
 
-def _archive(entries: dict[str, bytes]) -> Callable[[bytes], bytes]:
-    return lambda part: zip_bytes({**entries, 'archive/data.pkl': part})
+def _pickle_in(archive: bytes) -> Subject:
+    entries = unzipped(archive)
+    return Subject(entries['archive/data.pkl'], 2, lambda part: zip_bytes({**entries, 'archive/data.pkl': part}))

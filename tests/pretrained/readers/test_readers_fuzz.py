@@ -30,16 +30,9 @@ FUZZING = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 
-EDITS = st.lists(
-    st.tuples(
-        st.sampled_from(KINDS),
-        st.integers(0, 4095),
-        st.integers(1, 64),
-        st.one_of(st.sampled_from(NUMBERS), st.integers(0, 4095)),
-    ),
-    min_size=1,
-    max_size=4,
-)
+POSITIONS, ANY_NUMBER = st.integers(0, 4095), st.one_of(st.sampled_from(NUMBERS), st.integers(0, 4095))
+EDIT = st.tuples(st.sampled_from(KINDS), POSITIONS, st.integers(1, 64), ANY_NUMBER)
+EDITS = st.lists(EDIT, min_size=1, max_size=4)
 MAGICS = (
     b'',
     MAGIC_PICKLE,
