@@ -1,5 +1,7 @@
 """fuse and select against the paper's formulas written with stack; wrong arguments."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from random_weights import make_input
@@ -37,13 +39,36 @@ def test_unknown_gate():
         ops.select(make_branches(2), torch.zeros(3, 2, 5), 'relu')
 
 
+def gradient_cases(count: int, gate: str) -> list[tuple[Callable[..., Tensor], tuple[Tensor, ...]]]:
+    """Fuse and select as functions of tensors, and their arguments."""
+    branches = [branch.detach()[:, :2, :3, :2].requires_grad_() for branch in make_branches(count)]
+    logits = make_input((3, count, 2)).double().requires_grad_()
+    return [
+        (lambda *args: ops.fuse(list(args)), (*branches,)),
+        (lambda *args: ops.select(list(args[:-1]), args[-1], gate), (*branches, logits)),
+    ]
+
+
 @pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_gradients(count, gate):
-    branches = [branch.detach()[:, :2, :3, :2].requires_grad_() for branch in make_branches(count)]
-    logits = make_input((3, count, 2)).double().requires_grad_()
-    assert torch.autograd.gradcheck(lambda *args: ops.fuse(list(args)), branches)
-    assert torch.autograd.gradcheck(lambda *args: ops.select(list(args[:-1]), args[-1], gate), (*branches, logits))
+    """Of both orders by differences, backward, forward and batched."""
+    for function, inputs in gradient_cases(count, gate):
+        assert torch.autograd.gradcheck(function, inputs, check_forward_ad=True, check_batched_grad=True)
+        assert torch.autograd.gradgradcheck(function, inputs)
+
+
+@pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
+def test_jvp_of_select(gate):
+    *branches, logits = (tensor.detach() for tensor in gradient_cases(2, gate)[1][1])
+    tangents = [tensor.sin() for tensor in (*branches, logits)]
+    found, expected = (
+        torch.func.jvp(
+            lambda *args, select=select: select(list(args[:-1]), args[-1], gate), (*branches, logits), (*tangents,)
+        )
+        for select in (ops.select, ops.reference.select)
+    )
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 _HOOKS = tuple(f'_{kind}_hooks' for kind in ('forward', 'forward_pre', 'backward', 'backward_pre'))
-_RUNNING = ('forward', 'split', 'logits', 'residual', 'attend')  # methods that call submodules
+_RUNNING = ('forward', 'split', 'logits', 'residual')  # methods that call submodules
 _KNOWN = ('torch', 'torchvision', 'timm', 'timm_sk')
 # What nn.Module calls the functions that it has under these names; a container has no other forward.
 _OF_MODULE = {'__call__': 'Module._wrapped_call_impl', 'forward': '_forward_unimplemented'}
