@@ -78,7 +78,17 @@ class SplitAttention(nn.Module):
             attn_channels = make_divisible(in_channels * radix * rd_ratio, min_value=32, divisor=rd_divisor)
         else:
             attn_channels = rd_channels * radix
-        _check_groups(groups, in_channels, out_channels, attn_channels, radix)
+        if groups < 1 or in_channels % (groups * radix) or out_channels % groups:
+            raise ValueError(
+                'groups, the cardinality, must divide the output channels, and times the radix the input channels; '
+                f'got {groups} groups, radix {radix}, {in_channels} input and {out_channels} output channels: choose '
+                f'a multiple of {max(groups, 1) * radix} channels.'
+            )
+        if attn_channels < 1 or attn_channels % groups:
+            raise ValueError(
+                f"groups, the cardinality, must divide the attention's width, which is 1 or more; got {groups} groups "
+                f'and a width of {attn_channels}: pass rd_channels, whose product with the radix {radix} is the width.'
+            )
         self.in_channels = in_channels
         self.out_channels = out_channels
         self.radix = radix
@@ -131,17 +141,3 @@ class SplitAttention(nn.Module):
         """
         fold_norm(self, 'conv', 'bn0', act='act0', drop='drop')
         fold_norm(self, 'fc1', 'bn1', act='act1')
-
-
-def _check_groups(groups: int, in_channels: int, out_channels: int, attn_channels: int, radix: int) -> None:
-    if groups < 1 or in_channels % (groups * radix) or out_channels % groups:
-        raise ValueError(
-            f'groups, the cardinality, must divide the output channels, and times the radix the input channels; got '
-            f'{groups} groups, radix {radix}, {in_channels} input and {out_channels} output channels: choose a '
-            f'multiple of {max(groups, 1) * radix} channels.'
-        )
-    if attn_channels < 1 or attn_channels % groups:
-        raise ValueError(
-            f"groups, the cardinality, must divide the attention's width, which is 1 or more; got {groups} groups and "
-            f'a width of {attn_channels}: pass rd_channels, whose product with the radix {radix} is the width.'
-        )

@@ -1,10 +1,4 @@
-"""Units that replace a depthwise convolution, or follow it.
-
-The SK unit is that of section 4.2 of "Selective Kernel Networks" (Li, Wang, Hu, Yang, CVPR 2019, arXiv:1903.06586):
-two depthwise branches, 3x3 and 3x3 with dilation 2, that see all channels. Its attention has the paper's width
-max(C / r, L) with the paper's defaults r = 16 and L = 32; most depthwise convolutions have fewer than 512 channels,
-so L decides and the width is 32.
-"""
+"""Units that replace a depthwise convolution, or follow it, in the nets of `sk_mobile`."""
 
 from timm.layers import LayerType, SqueezeExcite
 from torch import nn

@@ -93,7 +93,29 @@ class BareSelectiveKernel(SelectiveKernel):
         dtype: torch.dtype | None = None,
     ) -> None:
         super(SelectiveKernel, self).__init__()  # other branches and attention, the same forward pass
-        _check_arguments(in_channels, out_channels, kernel_sizes, padding, groups, reduction, select)
+        if not isinstance(kernel_sizes, Sequence) or isinstance(kernel_sizes, str) or not kernel_sizes:
+            raise ValueError(
+                f'kernel_sizes needs one entry per branch, got {kernel_sizes!r}: pass a list such as [3, 5].'
+            )
+        for size in kernel_sizes:
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(
+                    f'Every kernel size must be a whole number from 1, got {size!r} in {list(kernel_sizes)}.'
+                )
+        if padding not in (None, 'same', 'valid') and not (isinstance(padding, int) and padding >= 0):
+            raise ValueError(f"padding must be None, 'same', 'valid' or a whole number from 0, got {padding!r}.")
+        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(
+                f'groups must divide the channels of every branch, got {groups} groups for {in_channels} input and '
+                f'{out_channels} output channels: choose a divisor of both.'
+            )
+        if not 1 <= reduction <= out_channels:
+            raise ValueError(
+                f'reduction must be between 1 and out_channels, got {reduction} for {out_channels} channels: the '
+                'attention is out_channels // reduction wide.'
+            )
+        if select not in ('branch', 'channel'):
+            raise ValueError(f"select must be 'branch' or 'channel', got {select!r}.")
         self.num_paths = len(kernel_sizes)
         self.in_channels = in_channels
         self.out_channels = out_channels
@@ -137,33 +159,3 @@ def _padding_of(kernel_size: int, dilation: int, padding: int | str | None) -> i
     if padding == 'same':
         return dilation * (kernel_size - 1) // 2
     return dilation * (kernel_size // 2) if padding is None else int(padding)
-
-
-def _check_arguments(
-    in_channels: int,
-    out_channels: int,
-    kernel_sizes: Sequence[int],
-    padding: int | str | None,
-    groups: int,
-    reduction: int,
-    select: str,
-) -> None:
-    if not isinstance(kernel_sizes, Sequence) or isinstance(kernel_sizes, str) or not kernel_sizes:
-        raise ValueError(f'kernel_sizes needs one entry per branch, got {kernel_sizes!r}: pass a list such as [3, 5].')
-    for size in kernel_sizes:
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f'Every kernel size must be a whole number from 1, got {size!r} in {list(kernel_sizes)}.')
-    if padding not in (None, 'same', 'valid') and not (isinstance(padding, int) and padding >= 0):
-        raise ValueError(f"padding must be None, 'same', 'valid' or a whole number from 0, got {padding!r}.")
-    if groups < 1 or in_channels % groups or out_channels % groups:
-        raise ValueError(
-            f'groups must divide the channels of every branch, got {groups} groups for {in_channels} input and '
-            f'{out_channels} output channels: choose a divisor of both.'
-        )
-    if not 1 <= reduction <= out_channels:
-        raise ValueError(
-            f'reduction must be between 1 and out_channels, got {reduction} for {out_channels} channels: the attention '
-            'is out_channels // reduction wide.'
-        )
-    if select not in ('branch', 'channel'):
-        raise ValueError(f"select must be 'branch' or 'channel', got {select!r}.")

@@ -19,66 +19,69 @@ __all__ = ['SplitAttentionBottleneck', 'build_resnest']
 default_cfgs = family_cfgs('resnest')
 
 
-def build_resnest(variant: str, pretrained: bool, model_args: dict[str, Any], kwargs: dict[str, Any]) -> nn.Module:
-    """Build a variant from its differences to ResNeSt's common numbers; the caller's arguments win."""
-    common = dict(block=SplitAttentionBottleneck, stem_type='deep', stem_width=32, avg_down=True)
-    args = common | model_args | kwargs
-    return build_model(StemPoolResNet, variant, pretrained, **args)
-
-
-def _resnest(
-    variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int = 32
+def build_resnest(
+    variant: str,
+    pretrained: bool,
+    layers: list[int],
+    kwargs: dict[str, Any],
+    *,
+    radix: int = 2,
+    avd_first: bool = False,
+    **trunk_args: Any,
 ) -> nn.Module:
-    """The paper's 2s1x64d: radix 2, no groups, the pool after the split attention."""
-    block_args = dict(radix=2, avd=True, avd_first=False)
-    model_args = dict(layers=layers, stem_width=stem_width, cardinality=1, base_width=64, block_args=block_args)
-    return build_resnest(variant, pretrained, model_args, kwargs)
+    """Build a variant from its differences to the paper's 2s1x64d; the caller's `kwargs` win."""
+    model_args = dict(
+        block=SplitAttentionBottleneck,
+        layers=layers,
+        stem_type='deep',
+        stem_width=32,
+        avg_down=True,
+        cardinality=1,
+        base_width=64,
+        block_args=dict(radix=radix, avd=True, avd_first=avd_first),
+    )
+    return build_model(StemPoolResNet, variant, pretrained, **{**model_args, **trunk_args, **kwargs})
 
 
-def _resnest50d_fast(
-    variant: str, pretrained: bool, kwargs: dict[str, Any], *, radix: int, cardinality: int, base_width: int
-) -> nn.Module:
+def _resnest50d_fast(variant: str, pretrained: bool, kwargs: dict[str, Any], **width: int) -> nn.Module:
     """A net of the authors' ablation: 50 layers, the pool before the split attention."""
-    block_args = dict(radix=radix, avd=True, avd_first=True)
-    width = dict(cardinality=cardinality, base_width=base_width)
-    model_args = dict(layers=[3, 4, 6, 3], block_args=block_args) | width
-    return build_resnest(variant, pretrained, model_args, kwargs)
+    return build_resnest(variant, pretrained, [3, 4, 6, 3], kwargs, avd_first=True, **width)
 
 
 @register
 def resnest14d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-14 of GluonCV, a depth that is not in the paper."""
-    return _resnest('resnest14d', pretrained, [1, 1, 1, 1], kwargs)
+    return build_resnest('resnest14d', pretrained, [1, 1, 1, 1], kwargs)
 
 
 @register
 def resnest26d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-26 of GluonCV, a depth that is not in the paper."""
-    return _resnest('resnest26d', pretrained, [2, 2, 2, 2], kwargs)
+    return build_resnest('resnest26d', pretrained, [2, 2, 2, 2], kwargs)
 
 
 @register
 def resnest50d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-50 of the paper."""
-    return _resnest('resnest50d', pretrained, [3, 4, 6, 3], kwargs)
+    return build_resnest('resnest50d', pretrained, [3, 4, 6, 3], kwargs)
 
 
 @register
 def resnest101e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-101 of the paper."""
-    return _resnest('resnest101e', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)
+    return build_resnest('resnest101e', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)
 
 
 @register
 def resnest200e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-200 of the paper."""
-    return _resnest('resnest200e', pretrained, [3, 24, 36, 3], kwargs, stem_width=64)
+    return build_resnest('resnest200e', pretrained, [3, 24, 36, 3], kwargs, stem_width=64)
 
 
 @register
 def resnest269e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-269 of the paper."""
-    return _resnest('resnest269e', pretrained, [3, 30, 48, 8], kwargs, stem_width=64)
+    return build_resnest('resnest269e', pretrained, [3, 30, 48, 8], kwargs, stem_width=64)
 
 
 @register

@@ -25,34 +25,27 @@ class SamePoolBottleneck(SplitAttentionBottleneck):
         return SameAveragePool(3, stride)
 
 
-def _mindcv(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], *, stem_width: int) -> nn.Module:
+def _mindcv(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], **args: Any) -> nn.Module:
     """MindCV's net: SAME pools after the stem and in the blocks."""
-    block_args = dict(radix=2, avd=True, avd_first=False)
-    block = dict(block=SamePoolBottleneck, block_args=block_args)
-    model_args = dict(layers=layers, stem_width=stem_width, stem_pool=SamePool) | block
-    return build_resnest(variant, pretrained, model_args, kwargs)
+    return build_resnest(variant, pretrained, layers, kwargs, block=SamePoolBottleneck, stem_pool=SamePool, **args)
 
 
 @register
 def resnest18(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt(A)-18 of imgclsmob: basic blocks whose second convolution is a split attention."""
-    block_args = dict(radix=2, avd=True, avd_first=True)
-    model_args = dict(block=SplitAttentionBasic, layers=[2, 2, 2, 2], block_args=block_args)
-    return build_resnest('resnest18', pretrained, model_args, kwargs)
+    return build_resnest('resnest18', pretrained, [2, 2, 2, 2], kwargs, block=SplitAttentionBasic, avd_first=True)
 
 
 @register
 def resnest152e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt(A)-152 of imgclsmob, a depth between the authors' 101 and 200."""
-    block_args = dict(radix=2, avd=True, avd_first=False)
-    model_args = dict(layers=[3, 8, 36, 3], stem_width=64, block_args=block_args)
-    return build_resnest('resnest152e', pretrained, model_args, kwargs)
+    return build_resnest('resnest152e', pretrained, [3, 8, 36, 3], kwargs, stem_width=64)
 
 
 @register
 def resnest50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-50 of MindCV: `resnest50d` with SAME pools."""
-    return _mindcv('resnest50_mindcv', pretrained, [3, 4, 6, 3], kwargs, stem_width=32)
+    return _mindcv('resnest50_mindcv', pretrained, [3, 4, 6, 3], kwargs)
 
 
 @register

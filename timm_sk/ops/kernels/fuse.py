@@ -3,10 +3,9 @@
 For inference, branch_m may be activation(x_m[b, c, h, w] + bias_m[c]), made in float32 as x_m is read, so that no
 complete branch is ever in memory.
 
-Each branch is read once, by the strides that it has, and B * C numbers are written: M * B * C * H * W elements are all
-the traffic that matters. The sum of the branches is never in memory. Sums are in float32 and in a fixed order: where
-too few programs would run, several share an image's pixels, and their sums, a few kilobytes, are added in a second
-step. The backward pass moves nothing: the gradient is a view of B * C numbers, spread over space.
+Each branch is read once, M * B * C * H * W elements, and B * C numbers are written. Sums are in float32 and in a fixed
+order: where too few programs would run, several share an image's pixels, and their sums are added in a second step. The
+backward pass moves nothing: the gradient is a view of B * C numbers, spread over space.
 """
 
 from collections.abc import Sequence
@@ -63,11 +62,8 @@ def _fuse_kernel(
 def fuse(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activation: str) -> Tensor:
     """Sum the branches and average over space.
 
-    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
-    strides, or among which the strides differ, are copied first.
-
     Args:
-        branches: 1 to 4 tensors [B, radix * C, H, W] of one dtype, shape and device.
+        branches: 1 to 4 tensors [B, radix * C, H, W] of one dtype, shape and device; `readable` may copy them.
         radix: Branches in each tensor, side by side in its channels.
         biases: [C] for each branch, which the kernel adds before the activation, without gradients; or none.
         activation: '', 'relu' or 'relu6', with biases.

@@ -31,9 +31,8 @@ class Sizes(NamedTuple):
     programs: int
 
 
-INTERPRETED = Sizes(
-    elements=64, pixels=16, channels=4, programs=16
-)  # small shapes have several tiles, some partly filled
+# So that small shapes have several tiles, some partly filled.
+INTERPRETED = Sizes(elements=64, pixels=16, channels=4, programs=16)
 
 
 class Tile(NamedTuple):

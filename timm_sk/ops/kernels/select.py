@@ -80,12 +80,11 @@ def _select_kernel(
 def select(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequence[Tensor], activation: str) -> Tensor:
     """Sum the branches, each channel weighed by a softmax over the branches or by a sigmoid of its own.
 
-    Contiguous tensors, those with channels last, and slices of either are read where they lie; tensors with other
-    strides, or among which the strides differ, are copied first. Second derivatives are the reference's.
+    Second derivatives are the reference's.
 
     Args:
         branches: M = 1 to 4 tensors [B, C, H, W] of one dtype, shape and device; or fewer tensors [B, R * C, H, W]
-            that hold R branches each, side by side in their channels.
+            that hold R branches each, side by side in their channels. `readable` may copy them.
         logits: [B, M, C], before the gate.
         gate: 'softmax' or 'sigmoid'.
         biases: [C] for each branch, which the kernel adds before the activation, without gradients; or none.

@@ -41,8 +41,6 @@ from torch import Tensor
 from . import launcher
 from .two_branch_tiling import LIMIT, check, output_size, tiling
 
-_DEVICES = ('cuda', 'cpu')  # the latter in Triton's interpreter
-
 
 @triton.jit
 def _neighbours(x, row, column, channel, height, width, channels, in_block):
@@ -136,7 +134,9 @@ def _two_branch_kernel(
         tl.store(selected + at, mixed.to(selected.dtype.element_ty), mask=there)
 
 
-@torch.library.custom_op('timm_sk::two_branch', mutates_args=(), device_types=_DEVICES)
+@torch.library.custom_op(
+    'timm_sk::two_branch', mutates_args=(), device_types=('cuda', 'cpu')
+)  # 'cpu' in Triton's interpreter
 def compute(
     x: Tensor,
     weight: Tensor,
