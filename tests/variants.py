@@ -112,3 +112,8 @@ def level_outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
 def images(count: int = 2, channels: int = 3, size: int = 64, dtype: torch.dtype = torch.float32) -> Tensor:
     """A random batch [count, channels, size, size]."""
     return make_input((count, channels, size, size)).to(dtype)
+
+
+def distance(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())

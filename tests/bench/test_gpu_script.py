@@ -188,8 +188,7 @@ def test_stages_of_a_unit():
 def test_smoke(tmp_path, capsys):
     file = tmp_path / 'kernels.csv'
     assert kernels.main(['--device', 'cpu', '--smoke', '--dtypes', 'float32,bfloat16', '--out', str(file)]) == 0
-    with file.open(newline='') as lines:
-        rows = list(csv.DictReader(lines))
+    rows = list(csv.DictReader(file.read_text().splitlines()))
     assert tuple(rows[0]) == StageRow.columns()
     selection = ['copy', *(name for name in ('fuse', 'select', 'select_backward') for _ in range(2))]
     unit = ['copy', 'unit_split', 'unit_fuse', 'unit_mlp', 'unit_select', 'unit']

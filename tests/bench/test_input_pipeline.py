@@ -25,8 +25,7 @@ def test_small_run(tmp_path):
     file = tmp_path / 'pipeline.csv'
     done = run('--smoke', '--rounds', 2, '--batches', 2, '--workers', '0,1', '--with-step', '0,1', '--out', file)
     assert done.exit_code == 0, done.output
-    with file.open(newline='') as lines:
-        rows = list(csv.DictReader(lines))
+    rows = list(csv.DictReader(file.read_text().splitlines()))
     assert tuple(rows[0]) == input_pipeline.PipelineRow.columns()
     assert [(row['what'], row['workers'], row['batches']) for row in rows] == [
         ('step', '', '2'),

@@ -1,7 +1,5 @@
 """`timm-sk bench`: its CSV, its errors and its plots."""
 
-import csv
-
 import pytest
 import timm
 import torch
@@ -23,9 +21,7 @@ def test_smoke(tmp_path):
     file = tmp_path / 'smoke.csv'
     done = timm_sk_bench('--smoke', 'skresnet18', '--sides', 'ours,timm', '--out', file)
     assert done.exit_code == 0, done.output
-    with file.open(newline='') as lines:
-        rows = list(csv.DictReader(lines))
-    assert tuple(rows[0]) == COLUMNS
+    rows = read(file)
     inference = [('timm', 'eager'), ('ours', 'eager'), ('convolutions', 'eager'), ('ours', 'reparameterized')]
     training = [('timm', 'eager'), ('ours', 'eager'), ('convolutions', 'eager')]
     assert [(row['side'], row['form']) for row in rows] == (inference * 2) + (training * 2)

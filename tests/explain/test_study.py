@@ -190,8 +190,7 @@ def test_batches_of_shapes(model):
 
 
 def test_documented_numbers(model):
-    with (ROOT / 'docs' / 'attention' / 'shapes.csv').open(newline='') as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader((ROOT / 'docs' / 'attention' / 'shapes.csv').read_text().splitlines()))
     page = (ROOT / 'docs' / 'attention.md').read_text()
     found = study(model, shapes.TEST_COUNT)
     for u, unit in enumerate(found.units):

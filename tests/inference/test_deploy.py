@@ -10,7 +10,7 @@ import pytest
 import torch
 from random_weights import fill_model
 from torch import Tensor, nn
-from variants import filled, images, shallow
+from variants import distance, filled, images, shallow
 
 import timm_sk
 from timm_sk.layers.folded_conv import FoldedConv
@@ -24,10 +24,6 @@ NETS = ['sknet_atto', 'sk_resnext_50_32x4d', 'resnest50d_4s2x40d', 'sk_mobilenet
 
 def deploy(model: nn.Module, **kwargs: object) -> nn.Module:
     return timm_sk.deploy(model, **{**SMALL, 'compile': False, 'merge_groups': False, **kwargs})
-
-
-def distance(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 @pytest.mark.parametrize('name', NETS)

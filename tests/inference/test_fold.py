@@ -10,7 +10,7 @@ import torch.fx
 from random_weights import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, filled, images, shallow
+from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, distance, filled, images, shallow
 
 import timm_sk
 from timm_sk import lucid
@@ -29,10 +29,6 @@ def small(name: str, **kwargs: object) -> nn.Module:
     few: dict[str, object] = dict(channels=(32, 32, 64, 64)) if name in WIDE else {}
     few = dict(layers=[1, 1, 1]) if name == 'sknet29_16x32d' else few
     return filled(name, **{**few, **kwargs})
-
-
-def distance(found: Tensor, expected: Tensor) -> float:
-    return float((found.double() - expected.double()).abs().max() / expected.double().abs().max())
 
 
 def norms(model: nn.Module) -> list[str]:

@@ -160,10 +160,3 @@ def test_convolution_with_a_hook_is_not_merged(fewest):
     conv.register_forward_hook(lambda *_: None)
     assert 'layer1.0.conv2.paths.0.conv' not in timm_sk.merge_groups_for_training(model, **SMALL)
     assert model.layer1[0].conv2.paths[0].conv is conv
-
-
-def test_wrong_sizes():
-    with pytest.raises(ValueError, match='batch_size must be made of integers of at least 1, got 0'):
-        timm_sk.merge_groups_for_training(filled('sknet_atto'), batch_size=0)
-    with pytest.raises(ValueError, match=r'does not take images of \[5, 32, 32\]'):
-        timm_sk.merge_groups_for_training(filled('sknet_atto'), batch_size=2, input_size=(5, 32, 32))

@@ -69,15 +69,17 @@ def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
     if side == 'plain':
         return timm.create_model(PLAIN_BACKBONES[arch])
     function, kwargs = TIMM_FUNCTIONS.get(arch, (arch, {}))
+    changes: dict[str, Any] = {}
     if branches and arch in _RADIX_MODELS:
-        kwargs = dict(block_args=dict(radix=branches, avd=True, avd_first=False))
-        return timm.create_model(arch, **kwargs) if side == 'ours' else getattr(timm.models, function)(**kwargs)
-    sk_kwargs = dict(kernel_size=list(KERNEL_SIZES[:branches]), split_input=False) if branches else None
+        changes = dict(block_args=dict(radix=branches, avd=True, avd_first=False))
+    elif branches:
+        attention: dict[str, Any] = dict(kernel_size=list(KERNEL_SIZES[:branches]), split_input=False)
+        changes = dict(sk_kwargs=attention)
+        if side == 'timm':
+            changes = dict(block_args=dict(sk_kwargs=_ATTENTION[function] | attention))
     if side == 'ours':
-        return timm.create_model(arch, **(dict(sk_kwargs=sk_kwargs) if sk_kwargs else {}))
-    if sk_kwargs:
-        kwargs = kwargs | dict(block_args=dict(sk_kwargs=_ATTENTION[function] | sk_kwargs))
-    model = getattr(timm.models, function)(**kwargs)
+        return timm.create_model(arch, **changes)
+    model = getattr(timm.models, function)(**kwargs, **changes)
     if arch.startswith('sknet'):  # the authors' pool after the stem
         model.maxpool = nn.MaxPool2d(3, stride=2, ceil_mode=True)
     return model

@@ -103,9 +103,8 @@ def _names(text: str) -> list[str]:
 def _print(case: Case, rows: Sequence[Row]) -> None:
     """Print one form of a case: a line per variant."""
     names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of convs', 'peak MB', 'saved MB', 'ratio', 'agreement')
-    lines = []
-    for row in rows:
-        line = (
+    lines = [
+        (
             _number(row.median_ms, '.1f'),
             _range(row.min_ms, row.max_ms, '.1f'),
             _number(row.images_per_s, '.1f'),
@@ -117,7 +116,8 @@ def _print(case: Case, rows: Sequence[Row]) -> None:
             _number(row.saved_ratio, '.2f'),
             f'{row.status} {_number(row.difference, ".0e")}',
         )
-        lines.append(line)
+        for row in rows
+    ]
     shown = [index for index in range(len(names)) if any(line[index] for line in lines)]
     columns = [Column('variant', no_wrap=True), *(number_column(names[index]) for index in shown)]
     cells = [

@@ -61,8 +61,7 @@ def explain_selection(
         wanted = None if units is None else [name.strip() for name in units.split(',')]
         choose_units(unit_names(model), wanted)
         if data or shapes:
-            parameter = next(model.parameters())
-            where: dict[str, Any] = dict(device=parameter.device, dtype=parameter.dtype, batch_size=batch_size)
+            where: dict[str, Any] = dict(device=next(model.parameters()).device, batch_size=batch_size)
             if shapes:
                 names, title, total = list(CLASS_NAMES), 'timm_sk.shapes', shapes
                 batches = shape_batches(shapes, zoom, **where)

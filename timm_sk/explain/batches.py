@@ -18,7 +18,6 @@ def data_batches(
     zoom: Zoom,
     *,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
     workers: int = 2,
     on_bad: Callable[[str], None] | None = None,
@@ -29,7 +28,6 @@ def data_batches(
         images: Data set from `timm_sk.data.open_dataset`.
         zoom: The model's.
         device: Device of the model.
-        dtype: Dtype of the model.
         batch_size: Images in a batch.
         workers: Processes that load; 0 to load in this one.
         on_bad: Called with a line for each image that is skipped, because it is unreadable or smaller than the model's
@@ -54,7 +52,7 @@ def data_batches(
             on_bad(line)
         if len(batch.targets):
             scaled = batch.images.transpose(0, 1)  # [S, B, C, H, W]
-            yield [prepare(pixels).to(dtype) for pixels in scaled], batch.targets
+            yield [*map(prepare, scaled)], batch.targets
 
 
 def shape_batches(
@@ -62,7 +60,6 @@ def shape_batches(
     zoom: Zoom,
     *,
     device: torch.device,
-    dtype: torch.dtype = torch.float32,
     batch_size: int = 64,
     seed: int = shapes.TEST_SEED,
 ) -> Batches:
@@ -75,7 +72,6 @@ def shape_batches(
         count: Number of images.
         zoom: The model's, with the scales of the objects.
         device: Device of the model.
-        dtype: Dtype of the model.
         batch_size: Images in a batch.
         seed: Seed of the drawing.
 
@@ -100,7 +96,7 @@ def shape_batches(
     for first in range(0, count, batch_size):
         rows = slice(first, first + batch_size)
         scaled = [torch.from_numpy(images[rows]).permute(0, 3, 1, 2) for images, _ in drawn]
-        yield [prepare(pixels).to(dtype) for pixels in scaled], labels[rows]
+        yield [*map(prepare, scaled)], labels[rows]
 
 
 def _of_stream(batches: Iterator[Batch]) -> Iterator[Batch]:

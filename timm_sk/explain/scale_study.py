@@ -63,7 +63,7 @@ def study(
     Args:
         model: Model with selection, on the device of the batches. It runs in eval mode; afterwards each module is in
             its own mode again.
-        batches: The same images [B, in_chans, H, W] at each scale, ready for the model, and their labels [B].
+        batches: The same images [B, in_chans, H, W] at each scale, preprocessed, and their labels [B].
         scales: Zoom factors, in increasing order.
         class_names: Names of the classes.
         units: Names of the units with results by class; None for those of `default_units`.
@@ -77,6 +77,7 @@ def study(
     if not 0 < confidence < 1:
         raise ValueError(f'confidence must be between 0 and 1, got {confidence}.')
     model = inner_model(model)
+    dtype = next(model.parameters()).dtype
     means: RunningMeans | None = None
     with eval_mode(model), record_attention(model) as recorded, torch.inference_mode():
         for images, labels in batches:
@@ -84,7 +85,7 @@ def study(
                 raise ValueError(f'Got a batch of {len(images)} scales, expected {len(scales)}.')
             recorded.clear()
             for x in images:
-                model(x)
+                model(x.to(dtype))
             selecting = [unit for unit in recorded if len(unit.kernel_extents) > 1]
             if means is None:
                 if not selecting:
