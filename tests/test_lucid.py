@@ -228,15 +228,6 @@ def test_batch_of_one_in_train_mode(select):
     assert all(buffer.isfinite().all() for buffer in layer.buffers())
 
 
-def test_repeated_kernel_sizes_and_one_branch():
-    x = make_input((2, 8, 7, 7))
-    twice = fill_model(lucid.SelectiveKernel(8, 16, [3, 3])).eval()
-    twice.paths[1].load_state_dict(twice.paths[0].state_dict())
-    torch.testing.assert_close(twice(x), twice.paths[0](x))
-    alone = fill_model(lucid.SelectiveKernel(8, 16, [3])).eval()
-    assert torch.equal(alone(x), alone.paths[0](x))
-
-
 def test_attributes_of_the_net():
     model = small_net([3, 7], 32, 2)
     assert (model.kernel_sizes, model.base_width, model.cardinality) == ([3, 7], 32, 2)

@@ -76,10 +76,13 @@ def test_the_first_call_is_right_and_the_tenth_the_same(form, dtype):
 
 
 @pytest.mark.parametrize('name', NETS)
-def test_groups_are_merged_by_measurement(name):
-    deployed = deployed_on('cuda', name, merge_groups=True, cuda_graph=True)
+def test_models_and_deployed_models_in_inference_mode(name):
+    deployed = deployed_on('cuda', name, merge_groups=True, cuda_graph=True)  # groups merged by measurement
     x = images(2, size=64)
-    assert_near(deployed(x.cuda()), expected_of(filled(name), x))
+    expected = expected_of(filled(name), x)
+    with torch.inference_mode():
+        for run in (filled(name).cuda(), deployed):
+            assert_near(run(x.cuda()), expected)
 
 
 @pytest.mark.parametrize('form', FEWER)
@@ -211,16 +214,6 @@ except ValueError as error:
     said, *same_stream = done.stdout.splitlines()
     assert said.startswith('The forward pass cannot be captured in a CUDA graph')
     assert same_stream == ['True']
-
-
-@pytest.mark.parametrize('name', NETS)
-def test_inference_mode(name):
-    x = images(2, size=64)
-    expected = expected_of(filled(name), x)
-    model, deployed = filled(name).cuda(), deployed_on('cuda', name, cuda_graph=True)
-    with torch.inference_mode():
-        for run in (model, deployed):
-            assert_near(run(x.cuda()), expected)
 
 
 def test_data_parallel():

@@ -108,16 +108,6 @@ def test_batch_of_one_in_train_mode():
     assert layer(make_input((1, 32, 5, 5))).isfinite().all()
 
 
-@pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
-@pytest.mark.parametrize(('radix', 'groups'), KINDS)
-@torch.no_grad()
-def test_trace_and_fx(radix, groups):
-    layer = fill_model(timm_sk.SplitAttention(32, radix=radix, groups=groups)).eval()
-    x = make_input((2, 32, 9, 7))
-    for converted in (torch.jit.trace(layer, x), torch.fx.symbolic_trace(layer)):
-        torch.testing.assert_close(converted(x), layer(x), rtol=0, atol=1e-5)
-
-
 @torch.inference_mode()
 def test_radix_major_differs_only_with_groups_and_a_softmax():
     for radix, groups in KINDS:

@@ -12,7 +12,6 @@ from torch import nn
 from variants import images, stages
 
 from timm_sk.models.costs import count_macs
-from timm_sk.models.sknet import StackedSelectiveKernel
 
 
 def count_params(model: nn.Module) -> int:
@@ -81,14 +80,6 @@ def test_ablations(row):
 
 def test_table_7_has_all_subsets():
     assert len({(tuple(row.branches), row.selects) for row in TABLE_7}) == 14
-
-
-@torch.inference_mode()
-def test_stacked_kernels():
-    sk_kwargs = dict(layer=StackedSelectiveKernel, kernel_size=[3, 5, 7])
-    model = timm.create_model('sknet26', layers=[1, 1, 1, 1], sk_kwargs=sk_kwargs).eval()
-    assert [len(path) for path in model.layer2[0].conv2.paths] == [1, 2, 3]
-    assert model(images()).isfinite().all()
 
 
 def test_controls_are_timms():

@@ -1,4 +1,4 @@
-"""On a CUDA device: graphs, streams, several devices, and tensors whose offsets need 64 bits."""
+"""On a CUDA device: compiled units, a second device, and tensors whose offsets need 64 bits."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from kernel_cases import Case, assert_close, exact, fuse, launched, make_logits, make_tensors, select
 from random_weights import fill_model, make_input
-from torch import Tensor, nn
+from torch import Tensor
 
 import timm_sk
 from timm_sk.ops import reference
@@ -22,20 +22,6 @@ def both(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
 
 def expected(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
     return [reference.fuse(branches), reference.select(branches, logits)]
-
-
-@torch.no_grad()
-def test_cuda_graphs():
-    branches, logits = [tensor.detach() for tensor in make_tensors(PLAIN)], make_logits(PLAIN).detach()
-    both(branches, logits)  # compiles
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = both(branches, logits)
-    for branch in branches:
-        branch.mul_(-2)
-    logits.add_(make_input(logits.shape).cuda())
-    graph.replay()
-    assert_close(found, expected(exact(branches), logits.double()))
 
 
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead', 'max-autotune'])
@@ -54,37 +40,6 @@ def test_compiled_units(mode):
         assert (x.grad.double() - exact_x.grad).norm() <= 1e-2 * exact_x.grad.norm()
 
 
-@torch.no_grad()
-def test_two_streams():
-    streams = [torch.cuda.Stream() for _ in range(2)]
-    given = [(make_tensors(PLAIN, offset=offset), make_logits(PLAIN)) for offset in (0.0, 3.0)]
-    torch.cuda.synchronize()
-    found: list[list[Tensor]] = [[], []]
-    for _ in range(20):
-        for index, stream in enumerate(streams):
-            with torch.cuda.stream(stream):
-                found[index] = both(*given[index])
-    torch.cuda.synchronize()
-    for index, (branches, logits) in enumerate(given):
-        assert_close(found[index], expected(exact(branches), logits.double()))
-
-
-def test_no_synchronisation():
-    branches, logits = make_tensors(PLAIN), make_logits(PLAIN)
-
-    def step() -> None:
-        fused, selected = both(branches, logits)
-        torch.autograd.grad(fused.sum() + selected.sum(), [*branches, logits])
-
-    step()
-    torch.cuda.set_sync_debug_mode('error')
-    try:
-        with launched(fuse=1, select=1, select_backward=1, gate_backward=1):
-            step()
-    finally:
-        torch.cuda.set_sync_debug_mode('default')
-
-
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
 def test_second_device():
     branches = [tensor.detach().to('cuda:1').requires_grad_() for tensor in make_tensors(PLAIN)]
@@ -97,15 +52,6 @@ def test_second_device():
     assert_close(gradients, torch.autograd.grad(wanted[1].square().sum(), given), torch.float16)
     with pytest.raises(ValueError, match='must be on one device, got cuda:0 and cuda:1'):
         both(branches, logits.to('cuda:0'))
-
-
-@pytest.mark.skipif(torch.cuda.device_count() < 2, reason='needs two CUDA devices')
-def test_data_parallel():
-    unit = fill_model(timm_sk.SelectiveKernel(16)).cuda().eval()
-    x = make_input((4, 16, 9, 7)).cuda()
-    with torch.no_grad(), launched(fuse=2, select=2):
-        output = nn.DataParallel(unit)(x)
-    torch.testing.assert_close(output.double(), unit.double()(x.double()).detach(), rtol=0, atol=2e-2)
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])

@@ -81,11 +81,6 @@ def test_no_operator_has_default_arguments():
     assert not [(s.name, a.name) for s in schemas for a in s.arguments if a.has_default_value()]
 
 
-def test_eager():
-    with launched(**EACH):
-        assert_agrees(unit, make_inputs())
-
-
 @pytest.mark.parametrize('dynamic', [False, True])
 @pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
 def test_compiles_into_one_graph(backend, dynamic):
@@ -96,18 +91,6 @@ def test_compiles_into_one_graph(backend, dynamic):
 
 def operators(graph: torch.fx.Graph) -> list[str]:
     return [str(node.target) for node in graph.nodes if 'timm_sk' in str(node.target)]
-
-
-def test_compiled_graph_contains_the_operators():
-    graphs: list[torch.fx.Graph] = []
-
-    def backend(module: torch.fx.GraphModule, inputs: list[Tensor]) -> torch.fx.GraphModule:
-        graphs.append(module.graph)
-        return module
-
-    torch.compile(unit, fullgraph=True, backend=backend)(*make_inputs())
-    (graph,) = graphs
-    assert operators(graph) == ['timm_sk.fuse.default', 'timm_sk.select.default']
 
 
 def test_compiled_graphs_without_kernels(monkeypatch):
@@ -193,28 +176,6 @@ def test_transforms_take_the_reference():
     torch.testing.assert_close(
         tangent, torch.func.jvp(lambda x: expected_unit(x, mixer), (x,), (x,))[1], rtol=0, atol=1e-5
     )
-
-
-def test_distributed_data_parallel(tmp_path):
-    class Trained(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.mixer = nn.Parameter(make_inputs()[1].detach())
-
-        def forward(self, x: Tensor) -> Tensor:
-            return unit(x, self.mixer)
-
-    backend = 'nccl' if DEVICE == 'cuda' else 'gloo'
-    torch.distributed.init_process_group(backend, init_method=f'file://{tmp_path / "rendezvous"}', rank=0, world_size=1)
-    try:
-        model = nn.parallel.DistributedDataParallel(Trained())
-        x, mixer = make_inputs()
-        with launched(**EACH):
-            model(x).sin().sum().backward()
-    finally:
-        torch.distributed.destroy_process_group()
-    expected = results(expected_unit, exact([x, mixer]))[1:]
-    torch.testing.assert_close([x.grad.double(), model.module.mixer.grad.double()], expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -205,15 +205,6 @@ def test_both_ends_of_relu6():
     assert_close(found, [reference.fuse(branches), reference.select(branches, logits.double())])
 
 
-@torch.no_grad()
-def test_nan_before_a_relu():
-    tensor = make_tensors(PLAIN)[0]
-    tensor[1, 2, 3, 4] = float('nan')
-    with launched(select_bias_act=1):
-        selected = select([tensor], torch.zeros(2, 1, 5, device=DEVICE), 'softmax', make_biases(1, 5), 'relu')
-    assert selected.isnan().nonzero().tolist() == [[1, 2, 3, 4]]
-
-
 def test_bias_and_activation_have_no_gradient():
     tensors, logits, biases = make_tensors(PLAIN), make_logits(PLAIN), make_biases(2, 5)
     with pytest.raises(ValueError, match='no backward pass through bias and activation'):
