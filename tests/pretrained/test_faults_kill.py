@@ -4,22 +4,69 @@ import math
 import os
 import signal
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 from hub_server import Fault
-from kill_store import PHASES, Killing
+from huggingface_hub import file_download
 from small_net import NAME, assert_loaded, create, sha256
 
 from timm_sk.checkpoints import Source
+from timm_sk.models._builder import shapes_of
+from timm_sk.pretrained import fetch, hf_hub, http_download, import_checkpoint, resolve, store_file
+from timm_sk.pretrained import store as store_module
 
 pytestmark = [pytest.mark.deep, pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')]
 
+# Functions at whose start or end a process is killed, in the order in which they run
+RELEASE = [(http_download, '_receive'), (resolve, 'check_against_table'), (import_checkpoint, 'read_checkpoint')]
+HUB = [(file_download, 'http_get'), (hf_hub, 'check_against_table')]
+STORED = [(store_module, 'save_safetensors'), (Path, 'replace')]
+POINTS = [
+    *(('release', *point) for point in (*RELEASE, *STORED, (resolve, 'record_first_seen'))),
+    *(('hub', *point) for point in HUB),
+    *(('convert', *point) for point in (RELEASE[-1], *STORED)),
+]
 
-@pytest.mark.parametrize('job', ['release', 'hub', 'convert'])
-def test_killed_jobs(hub, online, store, tmp_path, job):
-    """Those of `tests/kill_store.py`, but few; it checks the store after each."""
-    found = Killing(tmp_path, hub, seed=1).kill(job, 4)
-    assert sum(found[phase] for phase in PHASES) == 4
+
+@pytest.mark.parametrize('after', [False, True], ids=['before', 'after'])
+@pytest.mark.parametrize(
+    ('job', 'owner', 'name'),
+    POINTS,
+    ids=[f'{job}-{owner.__name__.split(".")[-1]}.{name}' for job, owner, name in POINTS],
+)
+def test_killed_process(online, store, row, release, hub_repo, weights, tmp_path, job, owner, name, after):
+    hub_repo()
+    content, source = release()
+    checkpoint = row(Source(kind='hub', location='makers/atto') if job == 'hub' else source)
+    shapes = shapes_of(checkpoint)
+    file = tmp_path / 'downloaded.pth'
+    file.write_bytes(content)
+
+    def run():
+        if job == 'convert':
+            return store_file(file, checkpoint, shapes)
+        return fetch(checkpoint, lambda: shapes, store_all=True)
+
+    def killed():
+        function = getattr(owner, name)
+
+        def kill(*args, **kwargs):
+            if after:
+                function(*args, **kwargs)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, name, kill)
+        run()
+
+    torch.set_num_threads(1)  # forks of a process with more may hang
+    assert os.waitpid(fork(killed), 0)[1] == signal.SIGKILL
+    was_stored = store.find(checkpoint) is not None  # raises an error for a checkpoint that is not complete
+    assert run() == store.folder(NAME) / 'model.safetensors'
+    leftovers = [*store.root.glob('.*.new'), *store.root.glob('.*.old'), *store.root.glob('.downloads/*')]
+    assert was_stored or not leftovers  # removed by the next call that writes
+    assert_loaded(create(), weights)
 
 
 @pytest.mark.parametrize('kind', ['release', 'hub'])
