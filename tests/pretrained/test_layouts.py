@@ -29,12 +29,6 @@ ORACLES = {
     'pytorchcv_resnesta18': 'pytorchcv ResNeSt',
     'pytorchcv_resnestabc14': 'pytorchcv ResNeSt',
 }
-# The authors' nets, of whose layouts two are Gluon's and ours.
-AUTHORS_NETS = [
-    *('resnest50d', 'resnest101e', 'resnest200e', 'resnest269e'),
-    *(f'resnest50d_{ablation}' for ablation in ('1s1x64d', '2s1x64d', '4s1x64d')),
-    *(f'resnest50d_{ablation}' for ablation in ('1s2x40d', '2s2x40d', '4s2x40d', '1s4x24d')),
-]
 each_oracle = pytest.mark.parametrize('oracle', ORACLES)
 
 
@@ -175,18 +169,6 @@ def test_reshaped_tensors(name, theirs, ours, shape):
     converted = LAYOUTS[name].to_ours({theirs: tensor})
     assert torch.equal(converted[ours], tensor.flatten())
     assert torch.equal(LAYOUTS[name].to_theirs(converted)[theirs], tensor)
-
-
-@pytest.mark.parametrize('arch', AUTHORS_NETS)
-def test_authors_resnests_in_gluon(arch):
-    ours, layout = timm.create_model(arch, device='meta').state_dict(), LAYOUTS['Gluon ResNeSt']
-    gluon = layout.to_theirs(ours)
-    assert not [key for key in gluon if key.endswith(('num_batches_tracked', '.bn0.gamma'))]
-    assert recognize(gluon) is layout
-    back = layout.to_ours(gluon)
-    assert list(back) == list(without_counters(ours))
-    assert all(back[key] is ours[key] for key in back)
-    assert list(layout.to_theirs(back)) == list(gluon)
 
 
 @pytest.mark.parametrize(

@@ -32,18 +32,16 @@ class UnreachableHubError(DownloadError):
 def hub_file(
     source: Source, store: Store, *, cache_dir: str | os.PathLike[str] | None = None, only_cached: bool = False
 ) -> tuple[Path, str]:
-    """Download and verify a hub's file: by the table's hash, else by the hub's hash and the first one recorded.
+    """Download and verify a hub's file; returns its path in the client's cache, and its sha256.
 
-    A damaged file is downloaded again once.
+    It is verified by the table's hash, else by the hub's hash and the first one recorded. A damaged file is downloaded
+    again once.
 
     Args:
         source: A source of kind 'hub'.
         store: The store that records the first hash.
         cache_dir: The client's cache; None for the one of its environment variables.
         only_cached: Make no request.
-
-    Returns:
-        The file's path in the client's cache, and its sha256.
 
     Raises:
         UnreachableHubError: If the hub does not answer, and the file is not cached.

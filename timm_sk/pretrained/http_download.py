@@ -146,7 +146,7 @@ def _attempt(
                 partial.path.unlink(missing_ok=True)  # before the new ETag is written
             total = _total_size(response, start, size)
             partial.etag = response.headers.get('ETag')
-            _receive(response, partial, start=start, total=total, progress=progress)
+            _receive(response, partial, start, total, progress)
     except urllib.error.HTTPError as error:
         if error.code == 416:  # nothing follows the part, which is complete if the server's file is as long
             if start and (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start):
@@ -176,12 +176,7 @@ def _total_size(response: http.client.HTTPResponse, start: int, size: int | None
 
 
 def _receive(
-    response: http.client.HTTPResponse,
-    partial: _PartialFile,
-    *,
-    start: int,
-    total: int | None,
-    progress: Progress | None,
+    response: http.client.HTTPResponse, partial: _PartialFile, start: int, total: int | None, progress: Progress | None
 ) -> None:
     limit = MAX_BYTES if total is None else total
     received = start

@@ -109,8 +109,7 @@ def _use_hub_file(
         if not _is_recorded(store, source, sha256):
             check_fit(read_header(path), checkpoint, shapes(), source)
             try:
-                with store.writing():
-                    record_first_seen(store, source, sha256)
+                record_first_seen(store, source, sha256)
             except UnwritableStoreError as error:
                 _logger.warning('Later changes of %s will not be detected: %s', _describe(source), error)
         return path

@@ -58,9 +58,9 @@ def record_first_seen(store: Store, source: Source, sha256: str) -> None:
         UnwritableStoreError: If it cannot be written.
     """
     path = record_path(store, source)
-    if path.exists():
-        return
     with store.writing():
+        if path.exists():
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         record = dict(
             source=source.location,

@@ -31,10 +31,7 @@ def git_blob_sha1_of(path: Path) -> str:
 
 
 def check_against_table(path: Path, source: Source) -> str:
-    """Check a file's size and hashes, as far as the table has them.
-
-    Returns:
-        The file's sha256.
+    """Check a file's size and hashes, as far as the table has them; returns its sha256.
 
     Raises:
         CorruptCheckpointError: If its size or a hash differs; names both.

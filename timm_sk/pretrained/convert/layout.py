@@ -106,11 +106,7 @@ class Layout:
         return _rename(state_dict, self._to_ours, f'is not a key of the layout {self.name}.')
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Convert a state dict of our layout to this one; tensors that it lacks (`num_batches_tracked`) are dropped.
-
-        Raises:
-            MismatchedCheckpointError: If the layout lacks a key, or two keys become one.
-        """
+        """The reverse of `to_ours`; tensors that this layout lacks (`num_batches_tracked`) are dropped."""
         return _rename(state_dict, self._to_theirs, f'has no counterpart in the layout {self.name}.')
 
 

@@ -4,7 +4,7 @@ from typing import Any, BinaryIO
 
 from .stream import FormatError, Stream, quote
 from .torch_pickle import read_pickle
-from .torch_tensors import Storage, TensorTable
+from .torch_tensors import TensorTable
 
 MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle: the number 0x1950a86a20f9469cfc6c
 _PROTOCOL = 1001
@@ -24,15 +24,11 @@ def read_torch_stream(file: BinaryIO) -> Any:
         raise FormatError('its list of storages differs from the storages that its tensors use')
     table.check_size(stream.size)
     for key in keys:
-        table.fill(table.storages[key], _read_storage(stream, table.storages[key]))
+        storage, name = table.storages[key], f'storage {quote(key)}'
+        length = stream.number('<Q', f'the length of {name}')
+        if length != storage.length:
+            raise FormatError(f'{name} has length {length}; its pickle says {storage.length}')
+        table.fill(storage, stream.take(storage.size, name))
     if stream.left:
         raise FormatError(f'{stream.left} bytes follow its last storage')
     return loaded
-
-
-def _read_storage(stream: Stream, storage: Storage) -> bytearray:
-    name = f'storage {quote(storage.key)}'
-    length = stream.number('<Q', f'the length of {name}')
-    if length != storage.length:
-        raise FormatError(f'{name} has length {length}; its pickle says {storage.length}')
-    return stream.take(storage.size, name)
