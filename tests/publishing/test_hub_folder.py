@@ -245,31 +245,32 @@ def test_export_command(tmp_path, trained, monkeypatch):
     assert (again.exit_code, 'is not empty' in again.output) == (1, True)
 
 
-def test_export_errors(tmp_path, trained):
-    def export(state_dict, **options):
-        torch.save(state_dict, tmp_path / 'file.pth')
-        export_checkpoint(tmp_path / 'file.pth', **{**dict(arch='sknet_atto', tag='x', out=tmp_path / 'x'), **options})
-
-    state_dict = trained.state_dict()
-    with pytest.raises(MismatchedCheckpointError, match='unexpected: extra'):
-        export({**state_dict, 'extra': torch.zeros(1)})
-    with pytest.raises(MismatchedCheckpointError, match=r'missing: bn1\.weight'):
-        export({key: tensor for key, tensor in state_dict.items() if key != 'bn1.weight'})
-    with pytest.raises(MismatchedCheckpointError, match=r'no tensor fc\.weight of 2 dimensions'):
-        export({key: tensor for key, tensor in state_dict.items() if key != 'fc.weight'})
-    with pytest.raises(MismatchedCheckpointError, match=r'no tensor conv1\.0\.weight of 4 dimensions'):
-        export({**state_dict, 'conv1.0.weight': 3})
-    with pytest.raises(ValueError, match='2 label names for 3 classes'):
-        export(state_dict, label_names=('a', 'b'))
-    with pytest.raises(UnknownModelError, match='no architecture "resnet18"'):
-        export(state_dict, arch='resnet18')
-    with pytest.raises(UnknownModelError, match=r'"sknet_atto\.gone" of sknet_atto: .*sknet_atto\.shapes'):
-        export(state_dict, base='sknet_atto.gone')
-    with pytest.raises(UnloadableModelError, match='the file does not exist'):
-        export_checkpoint(tmp_path / 'gone.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+@pytest.mark.parametrize(
+    ('changes', 'options', 'error', 'message'),
+    [
+        ({'extra': torch.zeros(1)}, {}, MismatchedCheckpointError, 'unexpected: extra'),
+        ({'bn1.weight': None}, {}, MismatchedCheckpointError, r'missing: bn1\.weight'),
+        ({'fc.weight': None}, {}, MismatchedCheckpointError, r'no tensor fc\.weight of 2 dimensions'),
+        ({'conv1.0.weight': 3}, {}, MismatchedCheckpointError, r'no tensor conv1\.0\.weight of 4 dimensions'),
+        ({}, dict(label_names=('a', 'b')), ValueError, '2 label names for 3 classes'),
+        ({}, dict(arch='resnet18'), UnknownModelError, 'no architecture "resnet18"'),
+        (
+            {},
+            dict(base='sknet_atto.gone'),
+            UnknownModelError,
+            r'"sknet_atto\.gone" of sknet_atto: .*atto\.shapes',
+        ),
+        ({}, dict(name='gone.pth'), UnloadableModelError, 'the file does not exist'),
+        ({}, dict(name='torn.safetensors'), UnloadableModelError, r'Could not read .*torn\.safetensors: SafetensorErr'),
+    ],
+)
+def test_export_errors(tmp_path, trained, changes, options, error, message):
+    state_dict = {key: value for key, value in {**trained.state_dict(), **changes}.items() if value is not None}
+    torch.save(state_dict, tmp_path / 'file.pth')
     (tmp_path / 'torn.safetensors').write_bytes(b'torn')
-    with pytest.raises(UnloadableModelError, match=r'Could not read .*torn\.safetensors: SafetensorError'):
-        export_checkpoint(tmp_path / 'torn.safetensors', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+    arguments = {**dict(name='file.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x'), **options}
+    with pytest.raises(error, match=message):
+        export_checkpoint(tmp_path / arguments.pop('name'), **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file.pth', 'torn.safetensors']
 
 

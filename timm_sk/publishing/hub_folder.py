@@ -125,11 +125,7 @@ def _logits(model: nn.Module, inputs: Tensor) -> Tensor:
 
 
 def require_tag(tag: str) -> None:
-    """Check that a tag is valid.
-
-    Raises:
-        ValueError: If it is not.
-    """
+    """Raise a ValueError if a tag is invalid."""
     if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', tag):
         raise ValueError(f'Invalid tag "{tag}": expected letters, digits, "_", "-" and ".".')
 

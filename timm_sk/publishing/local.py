@@ -50,11 +50,9 @@ def _cached_source(row: Checkpoint) -> Source | None:
     """The first source whose file is in the cache of the Hub's client."""
     from huggingface_hub import try_to_load_from_cache
 
-    for source in row.sources:
-        if source.kind == 'hub' and source.has_classifier:
-            cached = try_to_load_from_cache(source.location, source.filename, revision=source.revision)
-            if isinstance(cached, str):
-                return source
+    for source in (source for source in row.sources if source.kind == 'hub' and source.has_classifier):
+        if isinstance(try_to_load_from_cache(source.location, source.filename, revision=source.revision), str):
+            return source
     return None
 
 
@@ -74,14 +72,11 @@ class Verification:
 
 
 def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verification]:
-    """Verify the hash, file structure, keys, values and outputs of checkpoints.
+    """Verify the hash, file structure, keys, values and outputs of checkpoints; failed checks are not raised.
 
     Args:
         target: Name or pattern of the table whose weights are on this machine, a file, or a checkpoint's folder.
         to: Row that a file is meant for; found by its hash, if that was published, if None.
-
-    Yields:
-        A verification for each checkpoint; failed checks are not raised.
 
     Raises:
         UnknownModelError: If the target is neither a file, nor a folder, nor a name.

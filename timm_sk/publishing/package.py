@@ -122,12 +122,9 @@ def _input_size(
 ) -> tuple[int, int, int]:
     """(channels, height, width) from the options of `train.py`, the weights and the row that training started from."""
     channels = _shape(state_dict, f'{start.first_conv}.weight', 4)[1]
-    if options.get('input_size'):
-        channels, height, width = options['input_size']
-        return channels, height, width
-    if side := options.get('img_size'):
-        return channels, side, side
-    return channels, *start.input_size[1:]
+    side = options.get('img_size')
+    height_and_width = (side, side) if side else start.input_size[1:]
+    return tuple(options.get('input_size') or (channels, *height_and_width))
 
 
 def _shape(state_dict: Mapping[str, Tensor], key: str, dimensions: int) -> torch.Size:

@@ -36,10 +36,7 @@ def reason_not_to_publish(row: Checkpoint) -> str | None:
 def build_folder(row: Checkpoint, folder: Path, *, repo_id: str) -> None:
     """Write the files of a row's repository from its verified weights, and check that they load as the same model.
 
-    Args:
-        row: Row; the files of a bundled one are copied, except for its card.
-        folder: An empty folder.
-        repo_id: Repository that the card's examples load from.
+    The files of a bundled row are copied, except for its card.
 
     Raises:
         UnpublishableError: If the row may not be published, or the folder does not give the same logits.
@@ -80,13 +77,7 @@ def pinned_weights(row: Checkpoint) -> tuple[Path, Origin | None]:
 
 
 def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None) -> str:
-    """The model card of a row; a bundled row's own card becomes its notes.
-
-    Args:
-        row: Row of the table.
-        repo_id: Repository that the card's examples load from.
-        weights: Weights file of the repository; for a bundled row its own if None.
-    """
+    """The model card of a row, as `render_card` fills it; a bundled row's own card becomes its notes."""
     if row.bundled is None:
         return render_card(row, repo_id=repo_id, weights=weights)
     bundled = bundled_folder(row.name)
