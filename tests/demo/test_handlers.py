@@ -30,7 +30,7 @@ SHAPES = 'sknet_atto.shapes'
 
 @pytest.fixture(scope='module')
 def shapes():
-    return PageModel(SHAPES, ready_model(SHAPES, device='cpu'))
+    return PageModel(ready_model(SHAPES, device='cpu'))
 
 
 def text_of(html):
@@ -53,7 +53,7 @@ def test_classes_and_attention(shapes):
 
 
 def test_enlarge_small_image():
-    digits = PageModel('sknet_atto.digits', ready_model('sknet_atto.digits', device='cpu'))
+    digits = PageModel(ready_model('sknet_atto.digits', device='cpu'))
     seven = read_image(SEVEN)
     assert seven.size == (8, 8)
     assert analysis.analyse(digits, seven, 1).seen.size == (8, 8)
@@ -70,7 +70,7 @@ def test_single_pixel(shapes):
 
 def test_model_with_one_channel():
     torch.manual_seed(0)
-    grey = PageModel('grey', timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
+    grey = PageModel(timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
     found = analysis.analyse(grey, read_image(RING), 1)
     expected = attention_weights(grey.model, grey.transform(read_image(RING).convert('L'))[None])
     assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
@@ -107,7 +107,7 @@ def test_names_are_escaped():
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnest50d_1s1x64d'])
 def test_model_without_several_branches(name):
-    model = PageModel(name, timm.create_model(name, num_classes=3).eval())
+    model = PageModel(timm.create_model(name, num_classes=3).eval())
     found = analysis.analyse(model, read_image(RING), 1)
     assert (found.units, len(found.labels)) == ((), 3)
     assert 'no unit with attention' in bars.answer(found, name)
@@ -196,8 +196,9 @@ def test_model_cache_retries(monkeypatch):
     cache = ModelCache()
     with pytest.raises(UnknownModelError):
         cache.get('sknet_atto.nothing')
-    monkeypatch.setattr(model_cache, 'ready_model', lambda name: torch.nn.Identity())
-    assert cache.get('sknet_atto.nothing').name == 'sknet_atto.nothing'
+    model = torch.nn.Identity()
+    monkeypatch.setattr(model_cache, 'ready_model', lambda name: model)
+    assert cache.get('sknet_atto.nothing').model is model
 
 
 def test_offered_models():

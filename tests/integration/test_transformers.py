@@ -90,13 +90,8 @@ def test_published_run(changes, hub, api, tmp_path):
     model = fill_model(
         timm.create_model('sknet_atto', num_classes=3, in_chans=channels, global_pool=config.gp or 'avg')
     )
-    preprocessing = dict(
-        input_size=(channels, 32, 32),
-        mean=(0.5,) * channels,
-        std=(0.5,) * channels,
-        interpolation='bicubic',
-        crop_pct=1.0,
-    )
+    halves = (0.5,) * channels
+    preprocessing = dict(input_size=(channels, 32, 32), mean=halves, std=halves, interpolation='bicubic', crop_pct=1.0)
     exported = export_run(
         tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'], metrics=dict(val_top1=50.0),
         dataset='pets', preprocessing=preprocessing,

@@ -104,7 +104,7 @@ def _draw_ratios(figure: Any, results: Sequence[Result]) -> None:
 def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> None:
     x = 0.0
     ticks = []
-    architectures = [arch for (arch,) in _unique(results, 'arch')]
+    architectures = list(dict.fromkeys(result['arch'] for result in results))
     for arch in architectures:
         bars = sorted((r for r in results if r['arch'] == arch), key=lambda r: kinds.index(f'{r["side"]} {r["form"]}'))
         ticks.append(x + (len(bars) - 1) / 2)

@@ -23,12 +23,10 @@ class PageModel:
     """A model with its class names and preprocessing.
 
     Attributes:
-        name: Name that was chosen.
         model: Model in eval mode, on its device.
         lock: Lock to hold while the model runs: its attention is recorded by hooks.
     """
 
-    name: str
     model: Any
     lock: Lock = field(default_factory=Lock)
 
@@ -70,7 +68,7 @@ class ModelCache:
         with loading:  # other models can be loaded meanwhile
             with self._lock:
                 found = self._models.pop(name, None)
-            found = found or PageModel(name, ready_model(name))
+            found = found or PageModel(ready_model(name))
             with self._lock:
                 self._models[name] = found  # as the last one
                 while len(self._models) > self._max_models:
