@@ -93,8 +93,8 @@ def test_published_run(changes, hub, api, tmp_path):
     halves = (0.5,) * channels
     preprocessing = dict(input_size=(channels, 32, 32), mean=halves, std=halves, interpolation='bicubic', crop_pct=1.0)
     exported = export_run(
-        tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'], metrics=dict(val_top1=50.0),
-        dataset='pets', preprocessing=preprocessing,
+        tmp_path / 'export', model, config=config, class_names=['cat', 'dog', 'eel'],
+        metrics=dict(val_top1=50.0, val_top5=100.0), dataset='pets', preprocessing=preprocessing,
     )  # fmt: skip
     Publisher(org='me', api=api).publish_folder(exported)
     answer = ask_transformers(hub, tmp_path / 'home', 'me/sknet_atto.pets')
