@@ -29,6 +29,13 @@ def drawn(
     return found
 
 
+def encoded(image: Image.Image, kind: str) -> bytes:
+    """An image as a file of a format of Pillow."""
+    file = io.BytesIO()
+    image.save(file, kind)
+    return file.getvalue()
+
+
 def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
     """A folder with a folder of files for each class."""
     for name, members in images.items():
@@ -71,8 +78,8 @@ def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Im
     return root
 
 
-def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.Image, int]]]]) -> Path:
-    """Shards of webdataset, by their parts, and the file that lists them."""
+def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.Image | bytes, int | None]]]]) -> Path:
+    """Shards of images (or of bytes) and labels, if any, by their parts, and the file that lists them."""
     root.mkdir()
     splits = {}
     for part, shards in parts.items():
@@ -80,9 +87,10 @@ def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.I
         for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
             with tarfile.open(root / name, 'w') as archive:
                 for index, (image, label) in enumerate(shard):
-                    encoded = io.BytesIO()
-                    image.save(encoded, 'PNG')
-                    for suffix, content in (('png', encoded.getvalue()), ('cls', str(label).encode())):
+                    files = dict(png=image if isinstance(image, bytes) else encoded(image, 'PNG'))
+                    if label is not None:
+                        files['cls'] = str(label).encode()
+                    for suffix, content in files.items():
                         member = tarfile.TarInfo(f'{number:04}-{index:04}.{suffix}')
                         member.size = len(content)
                         archive.addfile(member, io.BytesIO(content))

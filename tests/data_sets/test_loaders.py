@@ -12,7 +12,7 @@ from drawn_data import drawn, write_folder, write_shards, write_tar
 from timm.data import create_transform
 from torchvision.transforms.v2.functional import normalize
 
-from timm_sk.data import ImageDataset, SyntheticImages, eval_loader, normalizer, open_dataset, seed_of, train_loader
+from timm_sk.data import ImageDataset, SyntheticImages, eval_loader, normalizer, open_dataset, train_loader
 from timm_sk.distributed import DistributedContext
 
 COUNT, BATCH = 22, 4
@@ -27,14 +27,14 @@ def images():
     return SyntheticImages(COUNT, seed=0)
 
 
-def training(images, *, batch_size=BATCH, context=None, seed=1, workers=0, transform=AUGMENTED):
-    return train_loader(
-        images, transform, batch_size=batch_size, context=context or DistributedContext(), seed=seed, workers=workers
-    )
+def training(images, *, transform=AUGMENTED, rank=0, size=1, **settings):
+    context = DistributedContext(rank=rank, size=size)
+    return train_loader(images, transform, context=context, **dict(batch_size=BATCH, seed=1) | settings)
 
 
-def evaluating(images, *, batch_size=BATCH, context=None, **settings):
-    return eval_loader(images, PLAIN, batch_size=batch_size, context=context or DistributedContext(), **settings)
+def evaluating(images, *, rank=0, size=1, **settings):
+    context = DistributedContext(rank=rank, size=size)
+    return eval_loader(images, PLAIN, context=context, **dict(batch_size=BATCH) | settings)
 
 
 def same(batches, others):
@@ -61,18 +61,11 @@ def test_epoch(images):
     assert {*seen} | later == {*range(COUNT)}
 
 
-@pytest.mark.parametrize('workers', [1, 2])
-def test_number_of_workers(workers, images):
-    alone, several = training(images), training(images, workers=workers)
-    for epoch in (0, 1):
-        torch.manual_seed(epoch + workers)  # whatever state the run's generators are in
-        assert same(several.epoch(epoch), alone.epoch(epoch))
-
-
 @pytest.mark.parametrize('workers', [0, 2])
 def test_resume_epoch(workers, images):
     whole = [*training(images).epoch(3)]
     loader = training(images, workers=workers)
+    torch.manual_seed(workers)  # whatever state the run's generators are in
     assert same(loader.epoch(3, 2), whole[2:])
     left = loader.epoch(3)
     assert same(islice(left, 1), whole[:1])
@@ -84,10 +77,7 @@ def test_resume_epoch(workers, images):
 def test_processes_share_batches(images):
     for epoch in (0, 1):
         whole = [*training(images, batch_size=6).epoch(epoch)]
-        shares = [
-            training(images, batch_size=3, context=DistributedContext(rank=rank, size=2)).epoch(epoch)
-            for rank in range(2)
-        ]
+        shares = [training(images, batch_size=3, rank=rank, size=2).epoch(epoch) for rank in range(2)]
         pairs = [*zip(*shares, strict=True)]
         assert len(pairs) == len(whole) == COUNT // 6
         for batch, (first, second) in zip(whole, pairs, strict=True):
@@ -123,19 +113,16 @@ def test_augmentation_differs_by_position():
 def test_batch_larger_than_data_set(images):
     few = images.subset(range(5))
     assert [len(batch.targets) for batch in training(few, batch_size=64).epoch(0)] == [5]
-    assert [
-        len(batch.targets)
-        for batch in training(few, batch_size=64, context=DistributedContext(rank=1, size=2)).epoch(0)
-    ] == [2]
+    assert [len(batch.targets) for batch in training(few, batch_size=64, rank=1, size=2).epoch(0)] == [2]
     with pytest.raises(ValueError, match=r'^5 images for 6 processes: start fewer processes\.$'):
-        training(few, context=DistributedContext(size=6))
+        training(few, size=6)
 
 
 @pytest.mark.parametrize('size', [1, 2, 3])
 @pytest.mark.parametrize('count', [1, 2, 7, 22])
 def test_evaluation_has_each_image_once(count, size, images):
     few = images.subset(range(count))
-    loaders = [evaluating(few, context=DistributedContext(rank=rank, size=size)) for rank in range(size)]
+    loaders = [evaluating(few, rank=rank, size=size) for rank in range(size)]
     batches = [[*loader.epoch()] for loader in loaders]
     assert [len(loader) for loader in loaders] == [len(found) for found in batches]
     shares = [[index for batch in found for index in batch.indices.tolist()] for found in batches]
@@ -248,14 +235,8 @@ def test_resume_stream(workers, tmp_path):
 def test_augmentation_of_stream_differs_by_rank(tmp_path):
     star = drawn(1)['star'][0]
     folder = write_shards(tmp_path / 'shards', dict(train=[[(star, 0)] * 4] * 2))
-    first, second = (
-        content(
-            training(open_dataset(f'wds/{folder}', split='train'), context=DistributedContext(rank=rank, size=2)).epoch(
-                0
-            )
-        )
-        for rank in range(2)
-    )
+    stream = open_dataset(f'wds/{folder}', split='train')
+    first, second = (content(training(stream, rank=rank, size=2).epoch(0)) for rank in range(2))
     assert not {*first} & {*second}
 
 
@@ -267,7 +248,7 @@ def test_evaluation_has_each_image_of_stream_once(size, workers, tmp_path, monke
     found = []
     for rank in range(size):
         stream = open_in_rank(monkeypatch, rank, size, data, split='validation')
-        loader = evaluating(stream, batch_size=2, context=DistributedContext(rank=rank, size=size), workers=workers)
+        loader = evaluating(stream, batch_size=2, rank=rank, size=size, workers=workers)
         share = content(loader.epoch())
         assert content(loader.epoch()) == share
         assert len(loader) == -(-len(share) // 2)
@@ -279,21 +260,15 @@ def test_evaluation_has_each_image_of_stream_once(size, workers, tmp_path, monke
 def test_distributed_stream_epoch(tmp_path, monkeypatch):
     data, *_ = in_shards(tmp_path, lengths=(8, 8), val_lengths=(1,))
     stream = open_in_rank(monkeypatch, 1, 2, data, split='train', is_training=True)
-    loader = training(stream, context=DistributedContext(rank=1, size=2))
+    loader = training(stream, rank=1, size=2)
     assert len([*loader.epoch(0)]) == len(loader) == 8 // BATCH
 
 
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
-        (
-            dict(context=DistributedContext(size=2), workers=2),
-            '3 shards for 2 processes with 2 workers each: every worker needs a s',
-        ),
-        (
-            dict(context=DistributedContext(size=4)),
-            '3 shards for 4 processes with 1 workers each: every worker needs a shard',
-        ),
+        (dict(size=2, workers=2), '3 shards for 2 processes with 2 workers each: every worker needs a shard'),
+        (dict(size=4), '3 shards for 4 processes with 1 workers each: every worker needs a shard'),
         (dict(batch_size=10, workers=2), '9 images per worker do not fill a batch of 10: use fewer workers'),
     ],
 )
@@ -324,13 +299,6 @@ def test_normalizer(channels_last):
     found = normalizer(mean, std, torch.device('cpu'), channels_last=channels_last)(images)
     torch.testing.assert_close(found, normalize(images / 255, mean, std))
     assert found.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-
-
-def test_seed_of():
-    seeds = {seed_of(seed, epoch, position) for seed in range(6) for epoch in range(6) for position in range(6)}
-    assert len(seeds) == 6**3
-    assert all(0 <= seed < 2**32 for seed in seeds)
-    assert seed_of(1, 2) == seed_of(1, 2) != seed_of(2, 1)
 
 
 def test_other_errors_are_raised():

@@ -164,13 +164,8 @@ def test_empty_class(tmp_path):
     (root / 'train' / '.cache').mkdir()
     assert open_splits(str(root)).num_classes == 3
     (root / 'train' / 'square').mkdir()
+    assert refusal(root / 'train').startswith(f'{root}/train/square: the class has no images')
     assert refusal('torch/folder', data_dir=str(root)).startswith('torch/folder, split train, cannot be opened: Found')
-
-
-def test_empty_class_without_splits(tmp_path):
-    root = write_folder(tmp_path / 'data', drawn(2))
-    (root / 'square').mkdir()
-    assert refusal(root).startswith(f'{root}/square: the class has no images')
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])

@@ -11,7 +11,7 @@ from indexed_images import Answers, chosen, indexed_images, pixels
 from ranks import run_ranks
 
 from timm_sk.data import UnreadableSampleError, eval_loader
-from timm_sk.distributed import DistributedContext, fail_together
+from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation.imagenet_labels import label_map
 from timm_sk.evaluation.metrics import evaluate
 
@@ -52,13 +52,10 @@ def test_metrics_by_hand(batch_size):
     assert sum(seen) == 8
 
 
-def test_top5_by_hand():
+def test_top5():
     ranks = torch.tensor([[0, 1, 2, 3, 4, 5, 6]] * 3 + [[6, 5, 4, 3, 2, 1, 0]])  # place of each class, best first
     found = evaluated(-ranks.float(), [0, 4, 5, 1])
     assert (found.top1, found.top5) == (25, 50)
-
-
-def test_top5_with_three_classes():
     found = evaluated(chosen([0, 1, 1, 2], 3), [0, 1, 2, 0])
     assert (found.top1, found.top5) == (50, 100)
 
@@ -151,18 +148,6 @@ def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(sys.modules, 'torchmetrics', None)
     with pytest.raises(ValueError, match=r'torchmetrics is not installed: pip install "timm_sk\[finetune\]"'):
         evaluated(chosen(GUESSES, 7))
-
-
-def test_fail_together_in_one_process():
-    class OwnError(Exception):
-        pass
-
-    def fail():
-        raise OwnError
-
-    with pytest.raises(OwnError):
-        fail_together(DistributedContext(), fail)
-    assert fail_together(DistributedContext(), lambda: 5) == 5
 
 
 SHARED = ((LABELS[:7], ()), (LABELS, (3,)), (LABELS[:1], ()))  # labels, and broken images

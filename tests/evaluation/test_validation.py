@@ -1,7 +1,6 @@
 """Validation: the numbers of timm's own functions on the same folder, the command, several processes, errors."""
 
 import csv
-import io
 import json
 import shutil
 import tarfile
@@ -11,10 +10,11 @@ import pytest
 import timm
 import timm.data
 import torch
+from drawn_data import write_shards
 from PIL import Image
 from safetensors.torch import load_file
 from subprocesses import ROOT, run_python
-from timm.utils import AverageMeter, accuracy
+from timm.utils import accuracy
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
@@ -50,31 +50,18 @@ def digits(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp('digits') / 'validation', 200).parent
 
 
-def timms_numbers(root, batch_size, amp=False, **wanted):
+def timms_numbers(root, amp=False, **wanted):
     """Top-1, top-5 and loss as timm's validate.py takes them, from timm's functions."""
     model = timm.create_model(MODEL, pretrained=True).eval()
     config = timm.data.resolve_data_config(wanted, model=model, use_test_size=True)
     dataset = timm.data.create_dataset('', root=str(root), split='validation')
-    loader = timm.data.create_loader(
-        dataset,
-        input_size=config['input_size'],
-        batch_size=batch_size,
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        crop_pct=config['crop_pct'],
-        num_workers=0,
-        persistent_workers=False,
-        device=torch.device('cpu'),
-    )
-    meters = [AverageMeter() for _ in range(3)]
+    options = {name: config[name] for name in ('input_size', 'interpolation', 'mean', 'std', 'crop_pct')}
+    options |= dict(batch_size=200, num_workers=0, persistent_workers=False, device=torch.device('cpu'))
+    ((images, targets),) = timm.data.create_loader(dataset, **options)
     with torch.inference_mode(), torch.autocast('cpu', enabled=amp):
-        for images, targets in loader:
-            logits = model(images)
-            numbers = [*accuracy(logits, targets, topk=(1, 5)), cross_entropy(logits, targets)]
-            for meter, number in zip(meters, numbers, strict=True):
-                meter.update(number.item(), len(targets))
-    return [meter.avg for meter in meters]
+        logits = model(images)
+        numbers = [*accuracy(logits, targets, topk=(1, 5)), cross_entropy(logits, targets)]
+    return [number.item() for number in numbers]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +73,7 @@ def timms_numbers(root, batch_size, amp=False, **wanted):
     ],
 )
 def test_metrics_of_timm(digits, batch_size, wanted):
-    top1, top5, loss = timms_numbers(digits, batch_size, **wanted)
+    top1, top5, loss = timms_numbers(digits, **wanted)
     found = validate(digits, batch_size=batch_size, **wanted)
     assert 40 < top1 < 99
     assert top1 < top5 < 100
@@ -96,7 +83,7 @@ def test_metrics_of_timm(digits, batch_size, wanted):
 
 
 def test_row_of_timm(digits):
-    top1, top5, _ = timms_numbers(digits, 7)
+    top1, top5, _ = timms_numbers(digits)
     found = validate(digits, batch_size=64, workers=2)
     assert found.row() == dict(
         model=MODEL,
@@ -114,9 +101,7 @@ def test_row_of_timm(digits):
 
 
 def test_reparam_and_channels_last(digits):
-    plain, folded, last = (
-        validate(digits, **settings) for settings in ({}, dict(reparam=True), dict(channels_last=True))
-    )
+    plain, folded, last = (validate(digits, **options) for options in ({}, {'reparam': True}, {'channels_last': True}))
     assert folded.param_count < plain.param_count
     for other in (folded, last):
         assert torch.equal(other.evaluation.confusion, plain.evaluation.confusion)
@@ -175,43 +160,36 @@ def test_use_train_size(digits, tmp_path):
     assert not torch.equal(larger.evaluation.confusion, plain)
 
 
-def write_shards(folder, files, lengths):
-    """Shards of files that lie in the folder of their label."""
-    folder.mkdir()
-    names, left = [f'digits-{number}.tar' for number in range(len(lengths))], iter(files)
-    for name, length in zip(names, lengths, strict=True):
-        with tarfile.open(folder / name, 'w') as shard:
-            for file in islice(left, length):
-                for ending, content in (('png', file.read_bytes()), ('cls', file.parent.name.encode())):
-                    member = tarfile.TarInfo(f'{file.stem}.{ending}')
-                    member.size = len(content)
-                    shard.addfile(member, io.BytesIO(content))
-    split = dict(name='validation', filenames=names, num_samples=sum(lengths), shard_lengths=[*lengths])
-    (folder / '_info.json').write_text(json.dumps(dict(splits=dict(validation=split))))
-    return f'wds/{folder}'
+def digits_in_shards(folder, lengths):
+    """The first held-out digits in shards."""
+    files = iter(sorted(write_digits(folder / 'data', sum(lengths)).glob('*/*.png')))
+    shards = [[(file.read_bytes(), file.parent.name) for file in islice(files, length)] for length in lengths]
+    return f'wds/{write_shards(folder / "shards", dict(validation=shards))}'
 
 
 def test_damaged_and_missing_images_of_stream(tmp_path):
-    """A shard that lacks two of ten images, and one with a damaged image."""
+    """A shard with a damaged image, which then lacks two of ten images."""
     pytest.importorskip('webdataset')
-    files = sorted(write_digits(tmp_path / 'data', 10).glob('*/*.png'))
-    short = write_shards(tmp_path / 'short', files[:8], [10])
-    with pytest.raises(ValueError, match='2 of 10 images are missing from the shards or damaged; --max-bad-images all'):
-        validate(short, max_bad_images=1)
-    files[4].write_bytes(b'broken')
-    shards = write_shards(tmp_path / 'shards', files, [10])
-    found = validate(shards, max_bad_images=1).evaluation
+    data, shard = digits_in_shards(tmp_path, [10]), tmp_path / 'shards' / 'validation-0000.tar'
+    with tarfile.open(shard) as archive:
+        start = archive.getmember('0000-0004.png').offset_data
+        end = archive.getmember('0000-0008.png').offset
+    content = bytearray(shard.read_bytes())
+    content[start : start + 8] = b'damaged!'
+    shard.write_bytes(content)
+    found = validate(data, max_bad_images=1).evaluation
     assert found.count == 9
-    name = f'{tmp_path}/shards/digits-0.tar: {files[4].stem}'
-    assert found.bad == [f'{name}: cannot identify image file <_io.BytesIO object>']
-    with pytest.raises(ValueError, match=f'1 image cannot be read, --max-bad-images allows 0: {name}'):
-        validate(shards)
+    assert found.bad == [f'{shard}: 0000-0004: cannot identify image file <_io.BytesIO object>']
+    with pytest.raises(ValueError, match=f'1 image cannot be read, --max-bad-images allows 0: {shard}: 0000-0004'):
+        validate(data)
+    shard.write_bytes(content[:end])
+    with pytest.raises(ValueError, match='3 of 10 images are missing from the shards or damaged; --max-bad-images all'):
+        validate(data, max_bad_images=2)
 
 
 def test_stream_without_shards_in_two_processes(tmp_path):
     pytest.importorskip('webdataset')
-    files = sorted(write_digits(tmp_path / 'data', 2).glob('*/*.png'))
-    config = ValidationConfig(data=write_shards(tmp_path / 'shards', files, [2]))
+    config = ValidationConfig(data=digits_in_shards(tmp_path, [2]))
     data = validation.open_validation_data(config)
     data.images.shards = None  # as of hfids/ and tfds/
     with pytest.raises(ValueError, match=r'hfids/ and tfds/ do not distribute .* validate in one process'):
@@ -345,8 +323,7 @@ def test_errors_in_one_line(arguments, message, tmp_path, monkeypatch):
 def test_torchrun(tmp_path):
     """9 images in 3 shards, which two processes cannot share evenly, and a model that fails in both."""
     pytest.importorskip('webdataset')
-    files, file = sorted(write_digits(tmp_path / 'data', 9).glob('*/*.png')), tmp_path / 'results.csv'
-    source = write_shards(tmp_path / 'shards', files, [4, 3, 2])
+    source, file = digits_in_shards(tmp_path, [4, 3, 2]), tmp_path / 'results.csv'
     found = validate(source)
     run = ('-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', '-m', 'timm_sk', 'validate', source)
     wanted = ('--model', MODEL, '--model', 'nope', '--device', 'cpu', '--batch-size', '2')

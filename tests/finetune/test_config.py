@@ -159,13 +159,6 @@ def test_valid_values(settings):
     assert dataclasses.asdict(Config(**settings)).items() >= settings.items()
 
 
-def test_changed():
-    config = Config(lr=0.2)
-    assert config.changed(epochs=5) == Config(lr=0.2, epochs=5)
-    with pytest.raises(ValueError, match='epochs must be above 0'):
-        config.changed(epochs=0)
-
-
 def test_help_texts():
     for item in dataclasses.fields(Config):
         assert item.metadata['help'].endswith(('.', '…')), item.name

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from drawn_data import drawn, write_folder
 from random_weights import fill_model
 from ranks import run_ranks
 from safetensors import safe_open
@@ -180,38 +181,31 @@ def test_folder_with_other_content(model, images, tmp_path):
         write(model, images, tmp_path / 'own')
 
 
-@pytest.fixture
-def folder_of_images(tmp_path, images):
-    """Nine files, of which three are not images."""
-    root = tmp_path / 'data'
-    for index in range(9):
-        (root / 'abc'[index // 3]).mkdir(parents=True, exist_ok=True)
-        path = root / 'abc'[index // 3] / f'{index}.png'
-        images.read(index)[0].save(path)
-        if index in (5, 7, 8):
-            path.write_bytes(b'torn')
-    return root
-
-
 @pytest.mark.parametrize('form', FORMS)
-def test_unreadable_images(form, model, images, folder_of_images, tmp_path):
-    opened, folder = open_dataset(str(folder_of_images), split='train'), tmp_path / 'features'
+def test_unreadable_images(form, model, tmp_path):
+    """Nine files, of which three are not images."""
+    files = sorted(write_folder(tmp_path / 'data', drawn(3)).glob('*/*.png'))
+    broken = {file: file.read_bytes() for file in (files[5], files[7], files[8])}
+    for file in broken:
+        file.write_bytes(b'torn')
+    opened, folder = open_dataset(str(tmp_path / 'data'), split='train'), tmp_path / 'features'
     settings = dict(chunk=2, form=form)
-    with pytest.raises(ValueError, match=r'2 images cannot be read, --max-bad-images allows 1: .*5\.png: .*7\.png'):
+    message = f'2 images cannot be read, --max-bad-images allows 1: .*{files[5]}: .*{files[7]}: '
+    with pytest.raises(ValueError, match=message):
         write(model, opened, folder, max_bad_images=1, **settings)
     write(model, opened, folder, max_bad_images=3, **settings)
     embeddings, labels, names, index = read(folder, form)
-    assert [name[-5] for name in names] == list('012346')
+    assert names == [str(file) for file in files if file not in broken]
     assert labels == [0, 0, 0, 1, 1, 2]
     assert embeddings.shape == (6, 224)
     assert [chunk['count'] for chunk in index['chunks']] == [2, 2, 1, 1, 0]
-    assert [line.partition(':')[0][-5:] for line in index['bad']] == ['5.png', '7.png', '8.png']
+    assert [line.partition(':')[0] for line in index['bad']] == [str(file) for file in broken]
     with pytest.raises(ValueError, match='3 images cannot be read, --max-bad-images allows 2'):
         write(model, opened, folder, max_bad_images=2, **settings)
-    for number in (5, 7, 8):  # fixed images are included
-        images.read(number)[0].save(folder_of_images / 'abc'[number // 3] / f'{number}.png')
+    for file, content in broken.items():  # fixed images are included
+        file.write_bytes(content)
     write(model, opened, folder, **settings)
-    assert [name[-5] for name in read(folder, form)[2]] == list('012345678')
+    assert read(folder, form)[2] == [str(file) for file in files]
 
 
 def test_amp_and_workers(model, images, tmp_path):

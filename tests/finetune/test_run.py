@@ -101,7 +101,7 @@ def test_resume_with_other_settings(finished: Path, data: Path, settings: dict[s
 
 
 def test_resume_with_other_data(finished: Path, tmp_path: Path) -> None:
-    other = draw_folder(tmp_path / 'other', train=56)
+    other = draw_folder(tmp_path / 'other', train=7)
     with pytest.raises(ResumeError, match=r'data was|other data'):
         finetune(small(other, finished, epochs=EPOCHS, resume='auto'))
 
@@ -210,7 +210,8 @@ def test_invalid_settings_leave_no_folder(tmp_path: Path, data: Path) -> None:
         (dict(data=''), 'No data: name a folder of images'),
         (dict(data=str(tmp_path / 'nowhere')), 'no such folder'),
         (dict(model='sknet_atto.shape'), 'sknet_atto'),
-        (dict(freeze='layer9'), 'freeze must be "head" or one of'),
+        (dict(freeze='layer9'), r'freeze must be "head" or one of conv1, .*, fc, got \'layer9\''),
+        (dict(sync_bn=True), '--sync-bn needs CUDA'),
         (dict(opt='sdg'), 'opt sdg'),
         (dict(num_classes=9), 'num_classes is 9'),
         (dict(amp=True, amp_dtype='float16'), 'float16 needs CUDA'),
