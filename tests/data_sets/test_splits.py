@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from drawn_data import CLASSES, drawn, write_folder, write_mnist, write_parquet, write_shards, write_tar
+from drawn_data import CLASSES, drawn, write_folder, write_parquet, write_shards, write_tar
 
 from timm_sk.data import make_splits, open_parts
 from timm_sk.data.splits import split_indices
@@ -120,13 +120,6 @@ def test_held_out_validation_split(kind, part, tmp_path):
     assert pixels(again.val) == pixels(splits.val) != pixels(other.val)
 
 
-def test_splits_of_torchvision(tmp_path):
-    train, test = (drawn(count, size=28, seed=seed)['ring'] for count, seed in ((12, 0), (4, 1)))
-    write_mnist(tmp_path, {'train': train, 't10k': test})
-    splits = open_splits('torch/mnist', data_dir=str(tmp_path))
-    assert (len(splits.train), len(splits.val), splits.num_classes, splits.was_cut) == (12, 4, 10, False)
-
-
 def test_splits_in_shards(tmp_path):
     pairs = [(image, label) for label, members in enumerate(drawn(4).values()) for image in members]
     folder = write_shards(tmp_path / 'shards', dict(train=[pairs[:5], pairs[5:]], test=[pairs[::3]]))
@@ -186,11 +179,6 @@ def test_num_classes(tmp_path):
     root = write_folder(tmp_path / 'data', drawn(2))
     assert open_splits(str(root), num_classes=3).num_classes == 3
     assert refusal(root, num_classes=4) == 'num_classes is 4, but the data has 3 classes: omit it, or fix the data.'
-
-
-def test_empty_split(tmp_path):
-    (tmp_path / 'data' / 'train').mkdir(parents=True)
-    assert 'cannot be opened: Found 0 images in subfolders of' in refusal(tmp_path / 'data')
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder])

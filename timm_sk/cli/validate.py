@@ -13,7 +13,7 @@ from rich.table import Column
 
 from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
 from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
-from ..evaluation.validation import COLUMNS, Validation, validate
+from ..evaluation.validation import Validation, validate
 from ..evaluation.validation_config import ValidationConfig
 from ..evaluation.validation_data import ValidationData, open_validation_data
 from .dataclass_options import with_options
@@ -91,10 +91,11 @@ def _report(
             log(f'{result.model} skipped {name}')
     if results_file and found:
         try:
+            rows = [result.row() for result in found]
             with results_file.open('w', newline='', encoding='utf-8') as file:
-                writer = csv.DictWriter(file, COLUMNS)
+                writer = csv.DictWriter(file, [*rows[0]])
                 writer.writeheader()
-                writer.writerows(result.row() for result in found)
+                writer.writerows(rows)
         except OSError as error:
             return {str(results_file): f'The results were not written: {error}'}
     return {}

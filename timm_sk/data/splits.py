@@ -112,18 +112,12 @@ def open_parts(
 
 
 def split_indices(targets: Sequence[int], fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """Split indices in two parts, stratified by class.
+    """Split the indices of labels in two ascending parts, of which the second has a fraction of each class.
 
-    Args:
-        targets: Label of each image.
-        fraction: Fraction of the second part, above 0 and below 1.
-        seed: Random seed.
-
-    Returns:
-        Ascending indices of both parts. A class with a single image has it in the first.
+    A class with a single image has it in the first part.
 
     Raises:
-        ValueError: If the fraction is out of range, or the second part would be empty.
+        ValueError: If the fraction is not above 0 and below 1, or the second part would be empty.
     """
     if not 0 < fraction < 1:
         raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction}.')

@@ -28,14 +28,12 @@ class LabelMap:
 
     Attributes:
         labels: One of `LABELS`.
-        num_classes: Number of classes, K.
         class_names: Descriptions of the classes [K].
         columns: Their indices in the model's output [K]; None for all.
         accepted: Correct classes of each image of the data set [N, M], padded with -1; None for the data set's labels.
     """
 
     labels: str
-    num_classes: int
     class_names: list[str]
     columns: Tensor | None = None
     accepted: Tensor | None = None
@@ -90,9 +88,9 @@ def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str
         index_of = {synset: index for index, synset in enumerate(info.label_names())}
         columns = torch.tensor([index_of[synset] for synset in _synsets(labels)])
         chosen = [names[column] for column in columns.tolist()]
-        return LabelMap(labels=labels, num_classes=len(chosen), class_names=chosen, columns=columns)
+        return LabelMap(labels=labels, class_names=chosen, columns=columns)
     accepted = _real_labels(images, real_json) if labels == 'real' else None
-    return LabelMap(labels=labels, num_classes=MODEL_CLASSES, class_names=names, accepted=accepted)
+    return LabelMap(labels=labels, class_names=names, accepted=accepted)
 
 
 def _synsets(labels: str) -> list[str]:

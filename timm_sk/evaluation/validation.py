@@ -24,8 +24,6 @@ from .metrics import Evaluation, evaluate
 from .validation_config import ValidationConfig
 from .validation_data import ValidationData, open_validation_data
 
-COLUMNS = ('model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation')
-
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
@@ -183,7 +181,7 @@ def _num_classes(name: str, model: Any, data: ValidationData) -> int:
     if count != expected:
         owner = f'the labels {data.label_map.labels} are for' if data.label_map else 'the data set has'
         raise ValueError(f'{name} has {count} classes, {owner} {expected}: choose a model of those classes.')
-    return data.label_map.num_classes if data.label_map else count
+    return len(data.label_map.class_names) if data.label_map else count
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

@@ -57,6 +57,6 @@ def open_validation_data(config: ValidationConfig) -> ValidationData:
     if not labels:
         return ValidationData(images=images, class_names=names)
     found = label_map(labels, images if isinstance(images, ImageDataset) else None, real_json=config.real_json)
-    if names is not None and len(names) != found.num_classes:
-        raise ValueError(f'The labels {labels} are of {found.num_classes} classes, {data} has {len(names)}.')
+    if names is not None and len(names) != len(found.class_names):
+        raise ValueError(f'The labels {labels} are of {len(found.class_names)} classes, {data} has {len(names)}.')
     return ValidationData(images=images, class_names=found.class_names, label_map=found)

@@ -14,14 +14,8 @@ import yaml
 
 from .recipes import find_recipe
 
-DATA, MODEL, TRAINING, AUGMENTATION, MACHINE, RUN = (
-    'Data',
-    'Model',
-    'Optimizer and schedule',
-    'Augmentation and regularization',
-    'Machine',
-    'Run',
-)
+DATA, MODEL, MACHINE, RUN = 'Data', 'Model', 'Machine', 'Run'
+TRAINING, AUGMENTATION = 'Optimizer and schedule', 'Augmentation and regularization'
 
 
 def _of(default: Any, group: str, text: str) -> Any:
