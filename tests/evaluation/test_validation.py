@@ -287,7 +287,7 @@ def test_corrupt_images(tmp_path):
     ('arguments', 'message'),
     [
         (['gone'], 'gone: no such folder or tar of images.'),
-        (['hollow'], 'hollow/7: the class has no images.'),
+        (['hollow'], 'hollow/7: the class has no images'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
         (['ten', '--labels', 'r3'], "labels must be one of real, v2, a, r, got 'r3'"),
