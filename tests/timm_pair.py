@@ -61,13 +61,17 @@ def in_form(model: nn.Module, form: str) -> nn.Module:
     return model
 
 
+def weighed(output: Tensor) -> Tensor:
+    """A loss with another gradient for each output."""
+    return (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output).sin()).sum()
+
+
 def run_step(model: nn.Module, x: Tensor | None = None) -> dict[str, Tensor]:
     """Output, gradients of a loss with respect to the input and all parameters, and buffers after the pass."""
     x = (images() if x is None else x.clone()).requires_grad_()
     model.zero_grad()
     output = model(x)
-    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output).sin()
-    (output * weights).sum().backward()
+    weighed(output).backward()
     gradients = {f'grad of {key}': p.grad for key, p in model.named_parameters() if p.grad is not None}
     return {'output': output.detach(), 'grad of x': x.grad, **gradients, **dict(model.named_buffers())}
 

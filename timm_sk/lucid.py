@@ -108,10 +108,7 @@ class SKNet(_LucidResNet):
             `timm_sk.models.lucid_units.BareSelectiveKernel`, such as `select` and `reduction`.
 
     Attributes:
-        kernel_sizes: Size of each branch's kernel.
-        base_width: Width of a group in the first stage.
-        cardinality: Number of convolution groups.
-        layers: The stages, each a sequence of blocks.
+        layers: The stages, each a sequence of blocks; `kernel_sizes`, `base_width` and `cardinality` are those given.
 
     Raises:
         TypeError: For an unknown keyword; names it.
@@ -180,12 +177,7 @@ class ResNeSt(_LucidResNet):
             and any keyword of `timm.models.ResNet`.
 
     Attributes:
-        base_width: Width of a group in the first stage.
-        stem_width: Channels of the deep stem's first two convolutions.
-        cardinality: Number of cardinal groups.
-        radix: Number of branches.
-        avd: Whether strided blocks pool.
-        layers: The stages, each a sequence of blocks.
+        layers: The stages, each a sequence of blocks; the arguments from `base_width` to `avd` are attributes too.
 
     Raises:
         TypeError: For an unknown keyword; names it.

@@ -11,6 +11,7 @@ import timm
 import torch
 from random_weights import fill_model, make_input
 from tiers import deep_except
+from timm_pair import weighed
 from torch import Tensor, nn
 from variants import TIMM_NAMES, TIMM_RESNESTS, TIMM_SKNETS, upstream
 
@@ -35,8 +36,7 @@ def step(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor], dict[s
     """One training pass: output, gradients and running statistics, in float64."""
     model.train()
     output = model(x)
-    weights = torch.linspace(-1, 1, output.numel(), dtype=x.dtype).view_as(output).sin()
-    (output * weights).sum().backward()
+    weighed(output).backward()
     gradients = {name: parameter.grad.double() for name, parameter in model.named_parameters()}
     return output.detach().double(), gradients, {name: buffer.double() for name, buffer in model.named_buffers()}
 

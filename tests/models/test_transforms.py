@@ -5,18 +5,13 @@ from functools import partial
 
 import pytest
 import torch
-from timm_pair import assert_same, each_mode, each_net, images, pair
+from timm_pair import assert_same, each_mode, each_net, images, pair, weighed
 from torch import Tensor, func, nn
 from torch.autograd import functional
 
 from timm_sk import ops
 
 Tensors = dict[str, Tensor]
-
-
-def weighed(output: Tensor) -> Tensor:
-    """A loss with another gradient for each output."""
-    return (output * torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output).sin()).sum()
 
 
 def state(model: nn.Module) -> tuple[Tensors, Tensors]:

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +53,7 @@ def build_model(model_cls: Callable[..., nn.Module], variant: str, pretrained: b
     def construct(**model_args: Any) -> nn.Module:
         model = model_cls(**model_args)
         if pretrained:
-            _load(
-                model,
-                cfg,
-                row,
-                features_only=kwargs.get('features_only', False),
-                strict=kwargs.get('pretrained_strict', True),
-                cache_dir=kwargs.get('cache_dir'),
-            )
+            _load(model, cfg, row, kwargs)
         return model
 
     return timm.models.build_model_with_cfg(construct, variant, pretrained=False, pretrained_cfg=cfg, **kwargs)
@@ -98,16 +90,12 @@ def _find_row(cfg: timm.models.PretrainedCfg, variant: str) -> Checkpoint | None
     )
 
 
-def _load(
-    model: nn.Module,
-    cfg: timm.models.PretrainedCfg,
-    row: Checkpoint | None,
-    *,
-    features_only: bool,
-    strict: bool,
-    cache_dir: str | PathLike[str] | None,
-) -> None:
-    """Load the weights of the row, or without a row those of the cfg, before timm wraps the model for features."""
+def _load(model: nn.Module, cfg: timm.models.PretrainedCfg, row: Checkpoint | None, kwargs: dict[str, Any]) -> None:
+    """Load the weights of the row, or without a row those of the cfg, before timm wraps the model for features.
+
+    Of the arguments of `timm.create_model`, `features_only`, `pretrained_strict` and `cache_dir` are used.
+    """
+    features_only, cache_dir = kwargs.get('features_only', False), kwargs.get('cache_dir')
     drops_classifier = features_only or model.num_classes != cfg.num_classes
     if row:
         path = fetch(row, partial(shapes_of, row), cache_dir=cache_dir, needs_classifier=not drops_classifier)
@@ -129,6 +117,6 @@ def _load(
         num_classes=0 if features_only else model.num_classes,
         in_chans=model.in_chans,
         filter_fn=rename_and_check,
-        strict=strict,
+        strict=kwargs.get('pretrained_strict', True),
         cache_dir=cache_dir,
     )

@@ -1,8 +1,7 @@
 """The selective-kernel networks of the Lucid library (ChanLumerico/lucid, versions 1 and 2) on timm's ResNet trunk.
 
-They are not the paper's. The unit is `lucid_units.BareSelectiveKernel`: true k x k branches without norm and
-activation, which follow the selection instead, and one weight per branch and image. The blocks of the 18 and 34 layer
-nets are 1x1, unit, 1x1 without expansion. Trunk and numbers are those of lucid/models/imgclf/sknet.py.
+They are not the paper's: norm and activation follow the unit, `lucid_units.BareSelectiveKernel`, and the blocks of the
+18 and 34 layer nets have no expansion. Trunk and numbers are those of lucid/models/imgclf/sknet.py.
 """
 
 from typing import Any
