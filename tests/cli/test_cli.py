@@ -12,8 +12,9 @@ from variants import ARCHITECTURES
 
 from timm_sk.cli import app
 from timm_sk.inference.prediction import example_images
-from timm_sk.models.listing import catalog, markdown
+from timm_sk.models.listing import markdown
 from timm_sk.pretrained import bundled_folder
+from timm_sk.pretrained.lookup import search_rows
 
 EXAMPLES = example_images('sknet_atto.digits')
 
@@ -38,15 +39,15 @@ def test_list():
 
 
 def test_list_filter():
-    assert {entry.arch for entry in catalog('net50d')} == {'skresnet50d'}
-    assert {entry.arch for entry in catalog('skresnet?4')} == {'skresnet34'}
-    assert {entry.arch for entry in catalog('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
+    assert {row.arch for row in search_rows('net50d')} == {'skresnet50d'}
+    assert {row.arch for row in search_rows('skresnet?4')} == {'skresnet34'}
+    assert {row.arch for row in search_rows('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
     done = invoke('list', 'nothing')
     assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing"; `timm-sk list` shows all.\n')
 
 
 def test_readme_has_generated_table():
-    table = markdown(catalog())
+    table = markdown(search_rows())
     assert table in (ROOT / 'README.md').read_text()
     assert invoke('list', '--markdown', 'sknet_atto').stdout.splitlines()[-1] in table
 

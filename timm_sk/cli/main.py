@@ -14,7 +14,8 @@ from ..console import log_error, one_line_errors, print_table, progress_bar
 from ..data.images import find_images
 from ..factory import ready_model
 from ..inference.prediction import Prediction, example_images, predict
-from ..models.listing import COLUMNS, catalog, cells, markdown
+from ..models.listing import COLUMNS, cells, markdown
+from ..pretrained.lookup import search_rows
 from . import bench, demo, explain, finetune, publish, validate, weights
 
 DEFAULT_MODEL = 'sknet_atto.digits'
@@ -56,13 +57,13 @@ def list_models(
 ) -> None:
     """List the models: parameters, multiply-adds, where the weights are, accuracy."""
     with one_line_errors():
-        entries = catalog(pattern)
-        if not entries:
+        rows = search_rows(pattern)
+        if not rows:
             raise ValueError(f'No model matches "{pattern}"; `timm-sk list` shows all.')
     if as_markdown:
-        print(markdown(entries))
+        print(markdown(rows))
     else:
-        print_table(COLUMNS, map(cells, entries), caption='GMACs: 10^9 multiply-adds at this input. top-1: percent.')
+        print_table(COLUMNS, map(cells, rows), caption='GMACs: 10^9 multiply-adds at this input. top-1: percent.')
 
 
 @app.command('predict')

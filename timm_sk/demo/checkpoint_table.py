@@ -1,64 +1,62 @@
 """The third tab: the checkpoints as a table, and their accuracy against size and cost as charts."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from html import escape
 
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.rows import IMAGENET
-from ..models.listing import CatalogEntry, entry
+from ..models.costs import cost
+from ..models.listing import weights_from
 
 COLUMNS = ['checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights']
 COLUMN_WIDTHS = ['295px', '125px', '95px', '80px', '110px', '310px', '115px', '95px']
 COLUMN_TYPES = ['str', 'number', 'number', 'number', 'number', 'str', 'str', 'str']
 
-Row = tuple[Checkpoint, CatalogEntry]
-
 # Families by the first part of their name; style.css has a colour and a shape for each.
 _KINDS = {'sknet': 'SKNet, SK-ResNet', 'resnest': 'ResNeSt'}
 
 
-def rows() -> list[Row]:
-    """The checkpoints with weights, and their sizes and costs."""
-    return [(row, entry(row)) for row in CHECKPOINTS.values() if row.sources]
+def rows() -> list[Checkpoint]:
+    """The checkpoints with weights."""
+    return [row for row in CHECKPOINTS.values() if row.sources]
 
 
-def table(checkpoints: Sequence[Row]) -> list[list[str | float | None]]:
+def table(checkpoints: Sequence[Checkpoint]) -> list[list[str | float | None]]:
     """The table's cells, in the order of `COLUMNS`."""
     return [
         [
             row.name,
-            round(found.params / 1e6, 2),
-            round(found.macs / 1e9, 3),
+            round(cost(row)[0] / 1e6, 2),
+            round(cost(row)[1] / 1e9, 3),
             row.input_size[-1],
             None if row.top1 is None else round(row.top1, 2),
             row.dataset or 'not established',
             row.licence or 'none stated',
-            found.weights,
+            weights_from(row),
         ]
-        for row, found in checkpoints
+        for row in checkpoints
     ]
 
 
-def charts(checkpoints: Sequence[Row]) -> str:
+def charts(checkpoints: Sequence[Checkpoint]) -> str:
     """Accuracy on ImageNet against parameters and multiply-adds, as HTML."""
-    comparable = [pair for pair in checkpoints if pair[0].top1 is not None and pair[0].dataset == IMAGENET]
+    comparable = [row for row in checkpoints if row.top1 is not None and row.dataset == IMAGENET]
     keys = ''.join(
         f'<li><i class="sk-point sk-{kind}" aria-hidden="true"></i>{name}</li>' for kind, name in _KINDS.items()
     )
     return f"""<div class="sk-charts">
-{_chart(comparable, 'parameters (millions)', lambda found: found.params / 1e6)}
-{_chart(comparable, 'GMACs', lambda found: found.macs / 1e9)}
+{_chart(comparable, 'parameters (millions)', [cost(row)[0] / 1e6 for row in comparable])}
+{_chart(comparable, 'GMACs', [cost(row)[1] / 1e9 for row in comparable])}
 </div><ul class="sk-keys">{keys}</ul>
 <p class="sk-note">{len(comparable)} of {len(checkpoints)} checkpoints have an accuracy on {escape(IMAGENET)}.
 Point at one for its name; the table below has the numbers.</p>"""
 
 
-def _chart(checkpoints: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntry], float]) -> str:
-    costs = [cost_of(found) for _, found in checkpoints]
-    accuracies = [row.top1 or 0.0 for row, _ in checkpoints]
+def _chart(checkpoints: Sequence[Checkpoint], unit: str, costs: Sequence[float]) -> str:
+    accuracies = [row.top1 or 0.0 for row in checkpoints]
     ticks_x, ticks_y = _log_ticks(min(costs), max(costs)), _ticks(min(accuracies), max(accuracies))
-    best = max(checkpoints, key=lambda pair: pair[0].top1 or 0.0)[0]
+    best = max(checkpoints, key=lambda row: row.top1 or 0.0)
 
     def x(cost: float) -> float:
         return (math.log(cost) - math.log(ticks_x[0])) / (math.log(ticks_x[-1]) - math.log(ticks_x[0]))
@@ -69,7 +67,7 @@ def _chart(checkpoints: Sequence[Row], unit: str, cost_of: Callable[[CatalogEntr
     points = ''.join(
         f'<i class="sk-point sk-{row.family.partition("_")[0]}" style="left:{x(cost):.2%};bottom:{y(accuracy):.2%}" '
         f'title="{escape(row.name)}: {accuracy:.2f} %, {cost:.3g} {unit}"></i>'
-        for (row, _), cost, accuracy in zip(checkpoints, costs, accuracies, strict=True)
+        for row, cost, accuracy in zip(checkpoints, costs, accuracies, strict=True)
     )
     lines = ''.join(f'<b class="sk-x" style="left:{x(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_x)
     lines += ''.join(f'<b class="sk-y" style="bottom:{y(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_y)

@@ -13,7 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from ..checkpoints import Checkpoint, Source, of_arch
 from ..checkpoints.descriptions import NOT_ESTABLISHED
 from ..checkpoints.rows import IMAGENET
-from ..models import listing
+from ..models.costs import cost
 from ..pretrained import Origin, sha256_of
 
 # Title and id on the Hub of the data sets that the table names.
@@ -52,7 +52,7 @@ def render_card(
         provenance: Where the weights come from, if they have no source in the table.
     """
     settings = settings or {}
-    entry = listing.entry(row)
+    params, macs = cost(row)
     size = 'x'.join(map(str, row.input_size))
     techniques = ', '.join(f'{key} {value}' for key, value in settings.items() if key not in _NO_TECHNIQUES)
     fields = dict(
@@ -62,8 +62,8 @@ def render_card(
         library='timm_sk' if of_arch(row.arch) else 'timm',
         repo=repo_id,
         summary=f'`{row.arch}`, an image classifier; weights by {row.origin}.' if row.origin else f'`{row.arch}`.',
-        parameters=f'{entry.params:,}',
-        flops=f'{entry.macs / 1e9:.4g} G multiply-adds at {size}',
+        parameters=f'{params:,}',
+        flops=f'{macs / 1e9:.4g} G multiply-adds at {size}',
         file_size=f'{weights.stat().st_size:,} bytes' if weights else NOT_ESTABLISHED,
         sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
         licence=_known(row.licence),
