@@ -10,8 +10,8 @@ mode: the BatchNorm of the attention then leaves only its bias, so the weights d
 """
 
 import inspect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from timm.models import ResNet
 from torch import nn
@@ -40,6 +40,9 @@ __all__ = [
     'sk_resnet_50',
     'sk_resnext_50_32x4d',
 ]
+
+
+T = TypeVar('T', bound=nn.Module)
 
 
 class SelectiveKernel(BareSelectiveKernel):
@@ -232,61 +235,24 @@ def _as_timm_arguments(resnet_args: dict[str, Any], *, taken: Sequence[str] = ()
     return renamed
 
 
-def sk_resnet_18(num_classes: int = 1000, **kwargs: Any) -> SKNet:
-    """`lucid.models.sk_resnet_18`; the keywords are those of `SKNet`."""
-    return SKNet(SKBasicBlock, [2, 2, 2, 2], num_classes, **kwargs)
+def _factory(network: Callable[..., T], block: type[nn.Module], layers: Sequence[int], **own: int) -> Callable[..., T]:
+    """One of Lucid's factories; its keywords are those of `SKNet` or `ResNeSt`."""
+
+    def build(num_classes: int = 1000, **kwargs: Any) -> T:
+        return network(block, layers, num_classes, **own, **kwargs)
+
+    return build
 
 
-def sk_resnet_34(num_classes: int = 1000, **kwargs: Any) -> SKNet:
-    """`lucid.models.sk_resnet_34`; the keywords are those of `SKNet`."""
-    return SKNet(SKBasicBlock, [3, 4, 6, 3], num_classes, **kwargs)
-
-
-def sk_resnet_50(num_classes: int = 1000, **kwargs: Any) -> SKNet:
-    """`lucid.models.sk_resnet_50`; the keywords are those of `SKNet`."""
-    return SKNet(SKBottleneck, [3, 4, 6, 3], num_classes, **kwargs)
-
-
-def sk_resnext_50_32x4d(num_classes: int = 1000, **kwargs: Any) -> SKNet:
-    """`lucid.models.sk_resnext_50_32x4d`; the keywords are those of `SKNet`."""
-    return SKNet(SKBottleneck, [3, 4, 6, 3], num_classes, cardinality=32, base_width=4, **kwargs)
-
-
-def resnest_14(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_14`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [1, 1, 1, 1], num_classes, **kwargs)
-
-
-def resnest_26(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_26`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [2, 2, 2, 2], num_classes, **kwargs)
-
-
-def resnest_50(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_50`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, **kwargs)
-
-
-def resnest_101(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_101`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 4, 23, 3], num_classes, stem_width=64, **kwargs)
-
-
-def resnest_200(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_200`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 24, 36, 3], num_classes, stem_width=64, **kwargs)
-
-
-def resnest_269(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_269`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 30, 48, 8], num_classes, stem_width=64, **kwargs)
-
-
-def resnest_50_4s2x40d(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_50_4s2x40d`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, base_width=40, cardinality=2, radix=4, **kwargs)
-
-
-def resnest_50_1s4x24d(num_classes: int = 1000, **kwargs: Any) -> ResNeSt:
-    """`lucid.models.resnest_50_1s4x24d`; the keywords are those of `ResNeSt`."""
-    return ResNeSt(ResNeStBottleneck, [3, 4, 6, 3], num_classes, base_width=24, cardinality=4, radix=1, **kwargs)
+sk_resnet_18 = _factory(SKNet, SKBasicBlock, (2, 2, 2, 2))
+sk_resnet_34 = _factory(SKNet, SKBasicBlock, (3, 4, 6, 3))
+sk_resnet_50 = _factory(SKNet, SKBottleneck, (3, 4, 6, 3))
+sk_resnext_50_32x4d = _factory(SKNet, SKBottleneck, (3, 4, 6, 3), cardinality=32, base_width=4)
+resnest_14 = _factory(ResNeSt, ResNeStBottleneck, (1, 1, 1, 1))
+resnest_26 = _factory(ResNeSt, ResNeStBottleneck, (2, 2, 2, 2))
+resnest_50 = _factory(ResNeSt, ResNeStBottleneck, (3, 4, 6, 3))
+resnest_101 = _factory(ResNeSt, ResNeStBottleneck, (3, 4, 23, 3), stem_width=64)
+resnest_200 = _factory(ResNeSt, ResNeStBottleneck, (3, 24, 36, 3), stem_width=64)
+resnest_269 = _factory(ResNeSt, ResNeStBottleneck, (3, 30, 48, 8), stem_width=64)
+resnest_50_4s2x40d = _factory(ResNeSt, ResNeStBottleneck, (3, 4, 6, 3), base_width=40, cardinality=2, radix=4)
+resnest_50_1s4x24d = _factory(ResNeSt, ResNeStBottleneck, (3, 4, 6, 3), base_width=24, cardinality=4, radix=1)

@@ -146,7 +146,7 @@ def test_empty_tensors(shape):
         (torch.zeros(2, 4, 5), 'softmax', r'got \[2, 4, 5\]'),
         (torch.zeros(1, 2, 5), 'softmax', r'got \[1, 2, 5\]'),
         (torch.zeros(2, 10), 'softmax', r'got \[2, 10\]'),
-        (torch.zeros(2, 2, 5).double(), 'softmax', 'got torch.float64'),
+        (torch.zeros(2, 2, 5).double(), 'softmax', 'torch.float64'),
     ],
 )
 def test_wrong_logits(logits, gate, message):
@@ -155,7 +155,7 @@ def test_wrong_logits(logits, gate, message):
 
 
 def test_tensors_on_two_devices():
-    with launched(), pytest.raises(ValueError, match='must be on one device, got meta'):
+    with launched(), pytest.raises(ValueError, match=r'on one CUDA device, got .* on meta'):
         select([torch.ones(2, 5, 7, 6, device=DEVICE)], torch.zeros(2, 1, 5, device='meta'), 'softmax')
 
 
@@ -163,8 +163,8 @@ def test_wrong_gradients():
     from timm_sk.ops.kernels.select import select_backward
 
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
-    for grad, message in ((tensors[0].half(), 'one dtype'), (tensors[0][:, :4], 'one shape')):
-        with launched(), pytest.raises(ValueError, match=message):
+    for grad in (tensors[0].half(), tensors[0][:, :4]):
+        with launched(), pytest.raises(ValueError, match='of one shape and dtype'):
             select_backward(grad.detach(), tensors, logits, 'softmax')
 
 

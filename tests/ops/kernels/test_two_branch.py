@@ -211,29 +211,29 @@ def select_with(**changes: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ('changes', 'message'),
+    ('changes', 'given'),
     [
-        (dict(x=lambda x: x[0]), r'must be \[B, C, H, W\] with pixels, got \[32, 4, 5\]'),
-        (dict(x=lambda x: x[:, :, :0]), r'with pixels, got \[2, 32, 0, 5\]'),
-        (dict(x=lambda x: x.double()), 'float32, bfloat16 or float16, got torch.float64'),
-        (dict(x=lambda x: x.half()), 'must have one dtype, got torch.float16, torch.float32'),
-        (dict(x=lambda x: x[:, :16]), r'with blocks \* K = 16 input channels, got \[2, 1, 9, 32, 32\]'),
-        (dict(weight=lambda w: w[0]), r'must be \[2, blocks, 9, K, N\]'),
-        (dict(weight=lambda w: w[:, :, :4]), r'Kernels must be 3x3 .* got \[2, 1, 4, 32, 32\]'),
-        (dict(weight=lambda w: w[..., :8]), r'16 to 128 channels wide, got \[2, 1, 9, 32, 8\]'),
-        (dict(bias=lambda b: b[0]), r'must be \[2, C\] = \[2, 32\] .* got \[32\]'),
-        (dict(logits=lambda t: t[:1]), r'must be \[B, 2, C\] = \[2, 2, 32\], got \[1, 2, 32\]'),
-        (dict(stride=lambda s: 3), 'stride 1 or 2 and two dilations from 1, got 3'),
-        (dict(dilations=lambda d: [0, 1]), r'two dilations from 1, got 1 and \[0, 1\]'),
-        (dict(dilations=lambda d: [1, 2, 3]), r'two dilations from 1, got 1 and \[1, 2, 3\]'),
+        (dict(x=lambda x: x[0]), r'\[32, 4, 5\]'),
+        (dict(x=lambda x: x[:, :, :0]), r'\[2, 32, 0, 5\]'),
+        (dict(x=lambda x: x.double()), r'torch\.float64'),
+        (dict(x=lambda x: x.half()), r'torch\.float16'),
+        (dict(x=lambda x: x[:, :16]), r'\[2, 16, 4, 5\]'),
+        (dict(weight=lambda w: w[0]), r'\[1, 9, 32, 32\]'),
+        (dict(weight=lambda w: w[:, :, :4]), r'\[2, 1, 4, 32, 32\]'),
+        (dict(weight=lambda w: w[..., :8]), r'\[2, 1, 9, 32, 8\]'),
+        (dict(bias=lambda b: b[0]), r'\[32\]'),
+        (dict(logits=lambda t: t[:1]), r'\[1, 2, 32\]'),
+        (dict(stride=lambda s: 3), 'stride 3'),
+        (dict(dilations=lambda d: [0, 1]), r'dilations \[0, 1\]'),
+        (dict(dilations=lambda d: [1, 2, 3]), r'dilations \[1, 2, 3\]'),
     ],
 )
-def test_wrong_arguments(changes, message):
-    with launched(), pytest.raises(ValueError, match=message):
+def test_wrong_arguments(changes, given):
+    with launched(), pytest.raises(ValueError, match=f'The kernel takes.*; got .*{given}'):
         select_with(**changes)
 
 
 def test_cpu_without_the_interpreter(monkeypatch):
     monkeypatch.setattr(kernels, 'INTERPRETED', False)
-    with launched(), pytest.raises(ValueError, match='runs on GPUs, got a tensor on a CPU'):
+    with launched(), pytest.raises(ValueError, match=r'takes, on one GPU.* on cpu'):
         select_with()

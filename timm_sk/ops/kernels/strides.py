@@ -29,33 +29,25 @@ def require(branches: Sequence[Tensor], *others: Tensor) -> None:
         ValueError: If there is no branch or too many; if they are not of one supported dtype, one shape [B, C, H, W]
             and one device with kernels; or if the others are of an unsupported dtype or on another device.
     """
-    if not 1 <= len(branches) <= kernels.MAX_BRANCHES:
+    tensors = (*branches, *others)
+    first = tensors[0] if tensors else torch.empty(0)
+    supported = (
+        1 <= len(branches) <= kernels.MAX_BRANCHES
+        and first.dim() == 4
+        and (first.device.type == 'cuda' or (kernels.INTERPRETED and first.device.type == 'cpu'))
+        and all(branch.shape == first.shape and branch.dtype == first.dtype for branch in branches)
+        and all(tensor.dtype in kernels.DTYPES and tensor.device == first.device for tensor in tensors)
+    )
+    if not supported:
         raise ValueError(
-            f'The kernels take 1 to {kernels.MAX_BRANCHES} branches, got {len(branches)}: use timm_sk.ops.reference.'
+            f'The kernels take 1 to {kernels.MAX_BRANCHES} branches [B, C, H, W] of one shape and dtype (float32, '
+            f'bfloat16 or float16), all tensors on one CUDA device, got {describe(tensors)}: call timm_sk.ops.'
         )
-    first = branches[0]
-    if first.dim() != 4:
-        raise ValueError(f'A branch must be a tensor [B, C, H, W], got {first.dim()} dimensions: add the missing ones.')
-    if first.device.type != 'cuda' and not (kernels.INTERPRETED and first.device.type == 'cpu'):
-        raise ValueError(
-            f'The kernels run on CUDA devices, got a tensor on {first.device}: move it to one, call timm_sk.ops, '
-            "which chooses, or start with TRITON_INTERPRET=1 to run them in Triton's interpreter."
-        )
-    for branch in branches:
-        if branch.shape != first.shape:
-            raise ValueError(f'All branches must have one shape, got {list(branch.shape)} and {list(first.shape)}.')
-        if branch.dtype != first.dtype:
-            raise ValueError(
-                f'All branches must have one dtype, got {branch.dtype} and {first.dtype}: convert them to one.'
-            )
-    for tensor in (*branches, *others):
-        if tensor.dtype not in kernels.DTYPES:
-            raise ValueError(
-                f'The kernels compute with float32, bfloat16 or float16, got {tensor.dtype}: convert it, or use '
-                'timm_sk.ops.reference.'
-            )
-        if tensor.device != first.device:
-            raise ValueError(f'All tensors must be on one device, got {tensor.device} and {first.device}: move them.')
+
+
+def describe(tensors: Sequence[Tensor]) -> str:
+    """Shape, dtype and device of each tensor, for messages."""
+    return '; '.join(f'{list(tensor.shape)} {tensor.dtype} on {tensor.device}' for tensor in tensors) or 'none'
 
 
 def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int:

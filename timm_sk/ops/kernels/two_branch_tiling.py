@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from . import DTYPES, runs_on
+from .strides import describe
 
 NARROWEST, WIDEST = 16, 128  # channels of a block: limits of matrix units and of registers
 LIMIT = 2**31  # of the elements of an image, whose offsets are 32-bit, and of the programs of a launch
@@ -98,39 +99,25 @@ def check(
     Raises:
         ValueError: If the kernel does not support an argument.
     """
-    if not runs_on(x.device):
-        raise ValueError(
-            "The kernel runs on GPUs, got a tensor on a CPU: run the convolutions, or Triton's interpreter."
-        )
-    if x.dim() != 4 or x.shape[2] < 1 or x.shape[3] < 1:
-        raise ValueError(f'The input must be [B, C, H, W] with pixels, got {list(x.shape)}: give it that shape.')
-    if x.dtype not in DTYPES:
-        raise ValueError(f'The input must be float32, bfloat16 or float16, got {x.dtype}: convert it.')
-    if weight.dim() != 5 or weight.shape[0] != 2 or weight.shape[1] * weight.shape[3] != x.shape[1]:
-        raise ValueError(
-            f'The weight must be [2, blocks, 9, K, N] with blocks * K = {x.shape[1]} input channels, got '
-            f'{list(weight.shape)}: make it with `pack`.'
-        )
-    _, blocks, taps, k, n = weight.shape
-    if taps != 9 or min(k, n) < NARROWEST or max(k, n) > WIDEST:
-        raise ValueError(
-            f'Kernels must be 3x3 and blocks {NARROWEST} to {WIDEST} channels wide, got {list(weight.shape)}: ask '
-            '`can_take`.'
-        )
-    if list(bias.shape) != [2, blocks * n]:
-        raise ValueError(f'The bias must be [2, C] = {[2, blocks * n]} for this weight, got {list(bias.shape)}.')
-    if stride not in (1, 2) or len(dilations) != 2 or min(dilations) < 1:
-        raise ValueError(f'There must be stride 1 or 2 and two dilations from 1, got {stride} and {list(dilations)}.')
-    if logits is not None and list(logits.shape) != [x.shape[0], 2, blocks * n]:
-        raise ValueError(f'Logits must be [B, 2, C] = {[x.shape[0], 2, blocks * n]}, got {list(logits.shape)}.')
-    if {weight.dtype, bias.dtype} != {x.dtype} or (logits is not None and not logits.is_floating_point()):
-        raise ValueError(f'Input, weight and bias must have one dtype, got {x.dtype}, {weight.dtype}, {bias.dtype}.')
     given = [x, weight, bias] if logits is None else [x, weight, bias, logits]
-    if len({tensor.device for tensor in given}) > 1:
-        raise ValueError(f'All tensors must be on one device, got {", ".join(str(t.device) for t in given)}.')
-    pixels = max(x.shape[2] * x.shape[3] * x.shape[1], x.shape[2] * x.shape[3] * blocks * n)
-    if pixels >= LIMIT:
-        raise ValueError(f'An image must have fewer than 2^31 elements, got {pixels} for {list(x.shape)}: crop it.')
+    fits = x.dim() == 4 and weight.dim() == 5 and x.shape[2] > 0 and x.shape[3] > 0
+    if fits:
+        branches, blocks, taps, k, n = weight.shape
+        fits = (
+            (branches, blocks * k, taps) == (2, x.shape[1], 9)
+            and NARROWEST <= min(k, n) <= max(k, n) <= WIDEST
+            and x.shape[2] * x.shape[3] * blocks * max(k, n) < LIMIT
+            and list(bias.shape) == [2, blocks * n]
+            and (logits is None or (list(logits.shape) == [len(x), 2, blocks * n] and logits.is_floating_point()))
+        )
+    alike = x.dtype in DTYPES and {x.dtype} == {weight.dtype, bias.dtype} and len({t.device for t in given}) == 1
+    if not (fits and alike and runs_on(x.device) and stride in (1, 2) and len(dilations) == 2 and min(dilations) > 0):
+        raise ValueError(
+            'The kernel takes, on one GPU and in one dtype (float32, bfloat16 or float16), an input [B, C_in, H, W] of '
+            'fewer than 2^31 elements per image, a weight [2, blocks, 9, K, N] of `pack` with K and N from '
+            f'{NARROWEST} to {WIDEST}, a bias [2, C], logits [B, 2, C] or none, stride 1 or 2, and two dilations from '
+            f'1; got {describe(given)}, stride {stride} and dilations {list(dilations)}.'
+        )
 
 
 def output_size(height: int, width: int, stride: int) -> tuple[int, int]:
