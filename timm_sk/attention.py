@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .layers import SelectiveKernel, SplitAttention
 from .layers.kernel_extent import kernel_extents
 from .models.modes import eval_mode
-from .ops.reference import attention
+from .ops.reference import gate_weights
 
 
 @dataclass(frozen=True)
@@ -110,9 +110,10 @@ def _record(
     (logits,) = expanded
     logits = logits[: out.shape[0]]  # Lucid's units attend to a single image twice in train mode
     if isinstance(unit, SplitAttention):
-        weights = attention(unit.by_branch(logits.flatten(1)), unit.gate)
+        logits, gate = unit.by_branch(logits.flatten(1)), unit.gate
     else:
-        weights = attention(logits)
+        gate = 'softmax'
+    weights = gate_weights(logits, gate)
     name = unit_name(path, kind_of(unit))
     recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))  # [B, M, C]
 

@@ -9,12 +9,12 @@ SHAPES = list(dict.fromkeys(map(costs.shape, CHECKPOINTS.values())))
 
 
 def test_all_architectures():
-    assert list(costs.counted()) == SHAPES, 'count again: python -m timm_sk.models.costs'
+    assert list(costs.counted()) == SHAPES, 'count again: python docs/costs.py'
 
 
 @pytest.mark.parametrize('shape', SHAPES, ids=lambda shape: shape[0])
 def test_counts(shape):
-    assert costs.counted()[shape] == costs.count(*shape), 'count again: python -m timm_sk.models.costs'
+    assert costs.counted()[shape] == costs.count(*shape), 'count again: python docs/costs.py'
 
 
 def test_count_of_a_missing_row(monkeypatch):

@@ -20,6 +20,7 @@ def test_fuse_is_the_mean_over_space_of_the_sum(count):
     torch.testing.assert_close(ops.fuse(branches), torch.stack(branches).sum(0).mean((2, 3)), rtol=0, atol=1e-14)
 
 
+@pytest.mark.all_cases
 @pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('count', [1, 2, 3, 5])
 def test_select_is_the_weighted_sum(count, gate):
@@ -49,6 +50,7 @@ def gradient_cases(count: int, gate: str) -> list[tuple[Callable[..., Tensor], t
     ]
 
 
+@pytest.mark.all_cases
 @pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
 @pytest.mark.parametrize('count', [1, 2, 3])
 def test_gradients(count, gate):

@@ -1,6 +1,6 @@
 """Parameters and multiply-adds of every architecture, stored in costs.csv beside this file.
 
-Counting all takes half a minute. After adding an architecture, run `python -m timm_sk.models.costs`.
+After adding an architecture, run `python docs/costs.py`.
 """
 
 import csv
@@ -13,10 +13,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..checkpoints import CHECKPOINTS, Checkpoint
+from ..checkpoints import Checkpoint
 
 FILE = Path(__file__).with_name('costs.csv')
-COLUMNS = ('arch', 'num_classes', 'input_size', 'params', 'macs')
 
 Cost = tuple[int, int]
 
@@ -61,17 +60,3 @@ def count(arch: str, num_classes: int, input_size: tuple[int, ...]) -> Cost:
 def shape(row: Checkpoint) -> tuple[str, int, tuple[int, ...]]:
     """Architecture, number of classes and input size, which determine the costs."""
     return row.arch, row.num_classes, row.input_size
-
-
-def main() -> None:
-    """Count every architecture and write the file."""
-    with FILE.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(COLUMNS)
-        for arch, num_classes, input_size in dict.fromkeys(map(shape, CHECKPOINTS.values())):
-            size = 'x'.join(map(str, input_size))
-            writer.writerow([arch, num_classes, size, *count(arch, num_classes, input_size)])
-
-
-if __name__ == '__main__':
-    main()

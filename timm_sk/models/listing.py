@@ -30,13 +30,14 @@ def cells(row: Checkpoint) -> tuple[str, ...]:
 def markdown(checkpoints: Sequence[Checkpoint]) -> str:
     """The README's Markdown table: a row per architecture, with the names of its checkpoints.
 
-    Size, cost and accuracy are those of the first checkpoint.
+    Size, cost and accuracy are those of the first checkpoint with weights.
     """
     lines: list[tuple[str, ...]] = [('name', 'params', 'GMACs', 'input', 'checkpoints', 'top-1')]
     lines.append(('---',) * len(lines[0]))
     for arch in dict.fromkeys(row.arch for row in checkpoints):
         rows = [row for row in checkpoints if row.arch == arch]
-        _, _, params, macs, input_size, _, top1 = cells(rows[0])
+        first = next((row for row in rows if row.sources), rows[0])
+        _, _, params, macs, input_size, _, top1 = cells(first)
         tags = ', '.join(row.tag for row in rows if row.sources)
         lines.append((arch, params, macs, input_size, tags, top1))
     return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .branches import BatchNormReLUState, Branches
 from .dispatch import runs_eagerly
-from .reference import attention
+from .reference import gate_weights
 
 
 def batch_norm_relu(source: Tensor, norm: Any) -> tuple[Tensor, BatchNormReLUState]:
@@ -155,7 +155,7 @@ def _weigh(branches: Sequence[Tensor], logits: Tensor, gate: str, *, in_place: b
     if len(branches) == 2 and gate == 'softmax':
         share = (logits[:, 0] - logits[:, 1]).sigmoid().to(dtype)[:, :, None, None]  # a softmax over two
         return branches[1].lerp_(branches[0], share) if in_place else branches[1].lerp(branches[0], share)
-    weights = attention(logits, gate).to(dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
+    weights = gate_weights(logits, gate).to(dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
     selected = branches[0].mul_(weights[:, 0]) if in_place else branches[0] * weights[:, 0]
     for m in range(1, len(branches)):
         selected.addcmul_(branches[m], weights[:, m])
@@ -200,7 +200,7 @@ def select_backward(
         The gradient of each tensor, and that of the logits.
     """
     batch, channels, height, width = grad.shape
-    weights = attention(logits, gate)  # [B, M, C]
+    weights = gate_weights(logits, gate)  # [B, M, C]
     may_write = not torch.is_grad_enabled() and runs_eagerly(grad)
     grad = grad[:, None]  # [B, 1, C, H, W]
     gradients, slopes = [], []

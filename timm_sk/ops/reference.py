@@ -23,14 +23,14 @@ def fuse(branches: list[Tensor]) -> Tensor:
     return reduce(torch.add, branches).mean(dim=(2, 3))
 
 
-def attention(logits: Tensor, gate: str = 'softmax') -> Tensor:
+def gate_weights(logits: Tensor, gate: str = 'softmax') -> Tensor:
     """Turn logits into the branches' weights, [B, M, C] -> [B, M, C]: a softmax over the branches, or a sigmoid."""
     return logits.sigmoid() if gate == 'sigmoid' else logits.softmax(dim=1)
 
 
 def select(branches: list[Tensor], logits: Tensor, gate: str = 'softmax') -> Tensor:
     """Weigh the branches by their attention: M x [B, C, H, W], [B, M, C] -> [B, C, H, W]."""
-    weights = attention(logits, gate).to(branches[0].dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
+    weights = gate_weights(logits, gate).to(branches[0].dtype)[:, :, :, None, None]  # [B, M, C, 1, 1]
     selected = branches[0] * weights[:, 0]
     for m in range(1, len(branches)):
         selected = selected + branches[m] * weights[:, m]
