@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from .layers import SelectiveKernel, SplitAttention
-from .layers.kernel_extent import kernel_extents
 from .models.modes import eval_mode
 from .ops.reference import gate_weights
 
@@ -114,16 +113,11 @@ def _record(
     else:
         gate = 'softmax'
     weights = gate_weights(logits, gate)
-    name = unit_name(path, kind_of(unit))
+    name = unit_name(path, unit)
     recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))  # [B, M, C]
 
 
-def kind_of(unit: SelectiveKernel | SplitAttention) -> str:
-    """The prefix of a unit's name."""
-    return 'SA' if isinstance(unit, SplitAttention) else 'SK'
-
-
-def unit_name(path: str, kind: str = 'SK') -> str:
+def unit_name(path: str, unit: nn.Module | None = None) -> str:
     """The paper's name of a unit from its module's path, or the path where it has no stage and block.
 
     `layer1.2.conv2` (timm's ResNet) and `stage2.2.branch2.sk` (torchvision's ShuffleNetV2) are SK_2_3, `blocks.1.0`
@@ -134,5 +128,27 @@ def unit_name(path: str, kind: str = 'SK') -> str:
     if match is None:
         return path
     trunk, stage, block, shortcut = match.groups()
+    kind = 'SA' if isinstance(unit, SplitAttention) else 'SK'
     number = int(stage) + (0 if trunk == 'stage' else 1)
     return f'{kind}_{number}_{int(block) + 1}' + ('_shortcut' if shortcut else '')
+
+
+def kernel_extents(unit: SelectiveKernel | SplitAttention) -> tuple[int, ...]:
+    """The receptive field of each branch, in pixels of the unit's input.
+
+    A kernel of size k with dilation d has an extent of d * (k - 1) + 1; stacked convolutions have a larger one. Where
+    height and width differ, the larger counts. Norms may be folded.
+    """
+    if isinstance(unit, SplitAttention):
+        return (_extent(unit.conv),) * unit.radix
+    return tuple(map(_extent, unit.paths))
+
+
+def _extent(branch: nn.Module) -> int:
+    extent, step = 1, 1  # step: pixels of the branch's input between neighbouring inputs of the next convolution
+    for conv in branch.modules():
+        if isinstance(conv, nn.Conv2d):
+            pairs = zip(conv.kernel_size, conv.dilation, strict=True)
+            extent += step * max(dilation * (size - 1) for size, dilation in pairs)
+            step *= max(conv.stride)
+    return extent

@@ -5,8 +5,7 @@ Code written for `lucid.nn.SelectiveKernel`, `lucid.models.SKNet`, `lucid.models
 letters; `timm_sk.pretrained.to_our_layout` renames Lucid's state dicts. `timm.create_model` builds the same
 SKNets as `sk_resnet_18`, `sk_resnet_34`, `sk_resnet_50` and `sk_resnext_50_32x4d`.
 
-As in Lucid, and unlike elsewhere in this package, arguments may be positional and a batch of 1 is accepted in train
-mode: the BatchNorm of the attention then leaves only its bias, so the weights do not depend on the image.
+As in Lucid, arguments may be positional and a batch of 1 is accepted in train mode.
 """
 
 import inspect

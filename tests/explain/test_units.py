@@ -10,7 +10,7 @@ from variants import images
 
 import timm_sk
 from timm_sk import explain
-from timm_sk.layers.kernel_extent import kernel_extents
+from timm_sk.attention import kernel_extents
 from timm_sk.models.lucid_units import BareSelectiveKernel
 from timm_sk.models.sknet import StackedSelectiveKernel
 

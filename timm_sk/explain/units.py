@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..attention import UnitWeights, kind_of, selecting_units, unit_name
+from ..attention import UnitWeights, selecting_units, unit_name
 from ..inference.deployment import Deployed
 
 _OF_THE_PAPER = ('SK_2_3', 'SK_3_4', 'SK_5_3')
@@ -49,7 +49,7 @@ def unit_names(model: nn.Module) -> list[str]:
     Raises:
         ValueError: If there is none.
     """
-    return [unit_name(path, kind_of(unit)) for path, unit in selecting_units(model)]
+    return [unit_name(path, unit) for path, unit in selecting_units(model)]
 
 
 def default_units(names: Sequence[str]) -> tuple[str, ...]:

@@ -221,11 +221,7 @@ def _identity(
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
-    """Claim a folder, and remove what a killed process left incomplete.
-
-    Raises:
-        ValueError: If it holds something else.
-    """
+    """Claim a folder, and remove what a killed process left incomplete."""
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob('*.partial'):
         leftover.unlink()

@@ -66,12 +66,7 @@ def shapes_of(checkpoint: Checkpoint) -> dict[str, Size]:
 
 
 def _find_row(cfg: timm.models.PretrainedCfg, variant: str) -> Checkpoint | None:
-    """Find the row of the checkpoint table whose weights a cfg names; None if the caller names another source.
-
-    Raises:
-        NoWeightsError: If the cfg has no weights.
-        CorruptCheckpointError: If the caller's file is missing.
-    """
+    """Find the row of the checkpoint table whose weights a cfg names; None if the caller names another source."""
     name = f'{cfg.architecture}.{cfg.tag}'
     row = CHECKPOINTS.get(name)
     if row and row.sources:

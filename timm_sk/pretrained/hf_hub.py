@@ -98,11 +98,7 @@ def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_downl
 
 
 def _require_answer(source: Source, cache: str) -> None:
-    """Ask for a file that is not cached before the client does, which takes minutes to give up on a silent network.
-
-    Raises:
-        UnreachableHubError: If there is no answer in two attempts.
-    """
+    """Ask for a file that is not cached before the client does, which takes minutes to give up on a silent network."""
     if isinstance(try_to_load_from_cache(source.location, source.filename, cache, source.revision), str):
         return
     url = hf_hub_url(source.location, source.filename, revision=source.revision)

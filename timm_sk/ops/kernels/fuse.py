@@ -19,7 +19,7 @@ from torch import Tensor
 from .. import reference
 from .device_functions import columns, features, place
 from .launcher import launch, shares, tile
-from .strides import in_slices, readable, require, require_epilogue, require_no_epilogue
+from .strides import NO_BACKWARD, in_slices, readable, require, require_epilogue
 
 
 @triton.jit
@@ -119,7 +119,8 @@ def _(branches: Sequence[Tensor], radix: int, biases: Sequence[Tensor], activati
 
 def _keep_shape(ctx: Any, inputs: tuple[Sequence[Tensor], int, Sequence[Tensor], str], output: Tensor) -> None:
     branches, radix, biases, _ = inputs
-    require_no_epilogue(biases)
+    if biases:
+        raise ValueError(NO_BACKWARD)
     ctx.count, ctx.shape, ctx.radix = len(branches), branches[0].shape, radix
 
 

@@ -28,6 +28,7 @@ from ..eager import select_backward as differentiable_backward
 from .device_functions import columns, features, gate_weights, place
 from .launcher import launch, shares, tile
 from .strides import (
+    NO_BACKWARD,
     dense_strides,
     format_of,
     in_slices,
@@ -35,7 +36,6 @@ from .strides import (
     require,
     require_epilogue,
     require_logits,
-    require_no_epilogue,
 )
 
 
@@ -138,7 +138,8 @@ def _(branches: Sequence[Tensor], logits: Tensor, gate: str, biases: Sequence[Te
 
 def _keep_inputs(ctx: Any, inputs: tuple[Sequence[Tensor], Tensor, str, Sequence[Tensor], str], output: Tensor) -> None:
     branches, logits, ctx.gate, biases, _ = inputs
-    require_no_epilogue(biases)
+    if biases:
+        raise ValueError(NO_BACKWARD)
     ctx.save_for_backward(*branches, logits)
 
 

@@ -77,6 +77,9 @@ def require_logits(branches: Sequence[Tensor], logits: Tensor, gate: str) -> int
     return radix
 
 
+NO_BACKWARD = 'Branches with a deferred bias have no backward pass in the kernels: call them under torch.no_grad().'
+
+
 def require_epilogue(branches: Sequence[Tensor], biases: Sequence[Tensor], activation: str) -> None:
     """Check deferred biases and activation.
 
@@ -91,15 +94,6 @@ def require_epilogue(branches: Sequence[Tensor], biases: Sequence[Tensor], activ
         require(branches, bias)
         if list(bias.shape) != [branches[0].shape[1]]:
             raise ValueError(f'Biases must be [C] = {[branches[0].shape[1]]}, got {list(bias.shape)}.')
-
-
-def require_no_epilogue(biases: Sequence[Tensor]) -> None:
-    """Refuse to compute gradients of branches with bias and activation."""
-    if biases:
-        raise ValueError(
-            'The kernels have no backward pass through bias and activation, got a tensor that requires a gradient: '
-            'call them under torch.no_grad(), or complete the branches first.'
-        )
 
 
 def in_slices(packed: Sequence[Tensor], radix: int) -> list[Tensor]:
