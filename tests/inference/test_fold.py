@@ -94,18 +94,17 @@ def test_traced_and_compiled(name):
 @pytest.mark.parametrize('name', [*ONE_PER_BLOCK, *LIGHT[:2]])
 @torch.inference_mode()
 def test_state_dict_memory_format_and_attention(name):
-    original = small(name)
-    attention = timm_sk.attention_weights(original, images(size=32))
-    model = folded(original)
+    model = folded(small(name))
     expected = model(images(size=32))
     other = folded(fill_model(small(name), seed=1))
     assert distance(other(images(size=32)), expected) > 1e-3
     other.load_state_dict(model.state_dict())
     assert torch.equal(other(images(size=32)), expected)
-    found = timm_sk.attention_weights(model, images(size=32))
+    exact, x = small(name).double(), images(size=32).double()  # float32 differs by up to 2e-5 in ShuffleNetV2
+    found, attention = (timm_sk.attention_weights(net, x) for net in (folded(exact), exact))
     described = [[(unit.name, unit.path, unit.kernel_extents) for unit in units] for units in (found, attention)]
     assert described[0] == described[1]
-    assert all(distance(a.weights, b.weights) <= 1e-5 for a, b in zip(found, attention, strict=True))
+    assert all(distance(a.weights, b.weights) <= 1e-12 for a, b in zip(found, attention, strict=True))
     features = model.to(memory_format=torch.channels_last).forward_features(images(size=32))
     assert features.is_contiguous(memory_format=torch.channels_last)
     assert distance(model.forward_head(features), expected) <= 1e-5
