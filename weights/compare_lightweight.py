@@ -2,7 +2,7 @@
 
     python weights/compare_lightweight.py
 
-Nine runs (three units, three seeds) on pictures of `timm_sk.shapes`, judged by its held-out set; writes
+Nine runs (three units, three seeds) on images of `timm_sk.shapes`, evaluated on its held-out set; writes
 `benchmarks/lightweight_shapes.csv`, which `docs/lightweight.py` puts into words.
 """
 
@@ -26,20 +26,20 @@ from timm_sk.data.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
 RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
 NAME = 'sk_shufflenetv2_x0_5'
 UNITS, SEEDS = ('plain', 'se', 'sk'), (0, 1, 2)
-RECIPE = Recipe(epochs=6, warmup_epochs=1, batch_size=32, lr=1e-2)  # chosen with the plain net, by other pictures
+RECIPE = Recipe(epochs=6, warmup_epochs=1, batch_size=32, lr=1e-2)  # chosen with the plain net, on other images
 
 
 @dataclass(frozen=True)
 class NewPictures:
-    """6,400 pictures an epoch, other ones for each seed and epoch."""
+    """6,400 images per epoch, new ones for each seed and epoch."""
 
     seed: int
     steps: int = 200
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pictures, labels = draw(self.steps * RECIPE.batch_size, seed=1000 * self.seed + epoch)
+        pixels, labels = draw(self.steps * RECIPE.batch_size, seed=1000 * self.seed + epoch)
         size = RECIPE.batch_size
-        yield from zip(preprocess(pictures).split(size), torch.from_numpy(labels).split(size), strict=True)
+        yield from zip(preprocess(pixels).split(size), torch.from_numpy(labels).split(size), strict=True)
 
 
 def run(unit: str, seed: int) -> dict[str, object]:
@@ -50,8 +50,8 @@ def run(unit: str, seed: int) -> dict[str, object]:
     model = timm.create_model(NAME, unit=unit, num_classes=len(CLASS_NAMES))
     train(model, NewPictures(seed), RECIPE)
     seconds = time.perf_counter() - start
-    pictures, labels = draw(TEST_COUNT, seed=TEST_SEED)
-    wrong = count_wrong(model, preprocess(pictures), torch.from_numpy(labels))
+    pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
+    wrong = count_wrong(model, preprocess(pixels), torch.from_numpy(labels))
     return dict(
         model=NAME,
         unit=unit,

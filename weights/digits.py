@@ -87,8 +87,8 @@ class Digits(Task):
         cfg = timm.get_pretrained_cfg('sknet_atto.digits').to_dict()
         transform = create_transform(**resolve_data_config(pretrained_cfg=cfg))
         self.pixels, targets = load()
-        self.pictures = [Image.fromarray(picture) for picture in self.pixels]
-        self.images = torch.stack([transform(picture.convert('RGB')) for picture in self.pictures])
+        self.originals = [Image.fromarray(pixels) for pixels in self.pixels]
+        self.images = torch.stack([transform(image.convert('RGB')) for image in self.originals])
         self.labels = torch.from_numpy(targets)
         self.held_out_indices = torch.tensor(json.loads(SPLIT_FILE.read_text())['held_out'])  # ascending
         trained = torch.ones(len(targets), dtype=torch.bool)
@@ -106,7 +106,7 @@ class Digits(Task):
         return LabelledPictures(
             images=self.images[indices],
             labels=self.labels[indices],
-            pictures=[self.pictures[index] for index in indices.tolist()],
+            originals=[self.originals[index] for index in indices.tolist()],
         )
 
     def validation(self) -> Iterator[tuple[AugmentedPictures, Tensor, Tensor]]:

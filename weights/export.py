@@ -48,6 +48,6 @@ def export(name: str, model: nn.Module, recipe: Recipe, held_out: LabelledPictur
     write_recipe(folder, vars(recipe))
     for label, label_name in enumerate(row.label_names or ()):
         first = int((held_out.labels == label).nonzero()[0])
-        held_out.pictures[first].save(examples / f'{label_name}.png')
+        held_out.originals[first].save(examples / f'{label_name}.png')
     (folder / CARD).write_text(card)
     return folder

@@ -41,12 +41,12 @@ class LabelledPictures:
     Attributes:
         images: Preprocessed, [N, C, H, W].
         labels: [N].
-        pictures: The same images before preprocessing.
+        originals: The same images before preprocessing.
     """
 
     images: Tensor
     labels: Tensor
-    pictures: list[Image.Image]
+    originals: list[Image.Image]
 
 
 class Task(ABC):

@@ -26,7 +26,7 @@ def larger_kernel_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]
 
 def measure(model: nn.Module, images: Mapping[float, Tensor]) -> dict[str, dict[float, Tensor]]:
     """Weights [N] of the larger kernel by unit and scale; `images` holds the same N images at each scale."""
-    by_scale = {scale: larger_kernel_weights(model, pictures) for scale, pictures in images.items()}
+    by_scale = {scale: larger_kernel_weights(model, x) for scale, x in images.items()}
     return {unit: {scale: by_scale[scale][unit] for scale in images} for unit in next(iter(by_scale.values()))}
 
 

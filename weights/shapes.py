@@ -29,10 +29,10 @@ class ShapesRecipe(Recipe):
     epoch_pictures: int = 12_800
 
 
-def preprocess(pictures: NDArray[np.uint8]) -> Tensor:
+def preprocess(pixels: NDArray[np.uint8]) -> Tensor:
     """Preprocess images [N, H, W, 3] of the right size as timm's transform does, to [N, 3, H, W]."""
     row = CHECKPOINTS['sknet_atto.shapes']
-    images = torch.from_numpy(pictures).permute(0, 3, 1, 2).contiguous().float().div(255)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float().div(255)
     mean, std = torch.tensor(row.mean)[:, None, None], torch.tensor(row.std)[:, None, None]
     return images.sub(mean).div(std)
 
@@ -48,9 +48,9 @@ class NewPictures:
         return self.recipe.epoch_pictures // self.recipe.batch_size
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pictures, labels = draw(self.steps * self.recipe.batch_size, seed=epoch)
+        pixels, labels = draw(self.steps * self.recipe.batch_size, seed=epoch)
         size = self.recipe.batch_size
-        yield from zip(preprocess(pictures).split(size), torch.from_numpy(labels).split(size), strict=True)
+        yield from zip(preprocess(pixels).split(size), torch.from_numpy(labels).split(size), strict=True)
 
 
 class Shapes(Task):
@@ -64,16 +64,16 @@ class Shapes(Task):
         return NewPictures(self.recipe)
 
     def held_out(self) -> LabelledPictures:
-        pictures, labels = draw(TEST_COUNT, seed=TEST_SEED)
+        pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
         return LabelledPictures(
-            images=preprocess(pictures),
+            images=preprocess(pixels),
             labels=torch.from_numpy(labels),
-            pictures=[Image.fromarray(picture) for picture in pictures],
+            originals=[Image.fromarray(image) for image in pixels],
         )
 
     def validation(self) -> Iterator[tuple[NewPictures, Tensor, Tensor]]:
-        pictures, labels = draw(VALIDATION_COUNT, seed=VALIDATION_SEED)
-        yield self.training_set(), preprocess(pictures), torch.from_numpy(labels)
+        pixels, labels = draw(VALIDATION_COUNT, seed=VALIDATION_SEED)
+        yield self.training_set(), preprocess(pixels), torch.from_numpy(labels)
 
     def facts(self, model: nn.Module) -> dict[str, str]:
         images = {
