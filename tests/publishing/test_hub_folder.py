@@ -16,7 +16,12 @@ from typer.testing import CliRunner
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint
 from timm_sk.cli import publish as cli_publish
-from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, UnknownModelError, UnloadableModelError
+from timm_sk.errors import (
+    CorruptCheckpointError,
+    MismatchedCheckpointError,
+    UnknownModelError,
+    UnreadableCheckpointError,
+)
 from timm_sk.pretrained import bundled_folder, save_safetensors
 from timm_sk.publishing.hub_folder import (
     check_golden,
@@ -251,7 +256,8 @@ def test_export_command(tmp_path, trained, monkeypatch):
         ({'extra': torch.zeros(1)}, {}, MismatchedCheckpointError, 'unexpected: extra'),
         ({'bn1.weight': None}, {}, MismatchedCheckpointError, r'missing: bn1\.weight'),
         ({'fc.weight': None}, {}, MismatchedCheckpointError, r'no tensor fc\.weight of 2 dimensions'),
-        ({'conv1.0.weight': 3}, {}, MismatchedCheckpointError, r'no tensor conv1\.0\.weight of 4 dimensions'),
+        ({'conv1.0.weight': torch.ones(3)}, {}, MismatchedCheckpointError, r'no tensor conv1\.0\.weight of 4 dimens'),
+        ({'conv1.0.weight': 3}, {}, UnreadableCheckpointError, r"'conv1\.0\.weight' \(a int\)"),
         ({}, dict(label_names=('a', 'b')), ValueError, '2 label names for 3 classes'),
         ({}, dict(arch='resnet18'), UnknownModelError, 'no architecture "resnet18"'),
         (
@@ -260,8 +266,8 @@ def test_export_command(tmp_path, trained, monkeypatch):
             UnknownModelError,
             r'"sknet_atto\.gone" of sknet_atto: .*atto\.shapes',
         ),
-        ({}, dict(name='gone.pth'), UnloadableModelError, 'the file does not exist'),
-        ({}, dict(name='torn.safetensors'), UnloadableModelError, r'Could not read .*torn\.safetensors: SafetensorErr'),
+        ({}, dict(name='gone.pth'), FileNotFoundError, r'There is no file .*gone\.pth'),
+        ({}, dict(name='torn.safetensors'), UnreadableCheckpointError, r'torn\.safetensors cannot be read as a'),
     ],
 )
 def test_export_errors(tmp_path, trained, changes, options, error, message):
@@ -286,6 +292,6 @@ class Trap:
 
 def test_export_executes_nothing(tmp_path, trained):
     torch.save(dict(state_dict=trained.state_dict(), args=Trap(tmp_path / 'sprung')), tmp_path / 'evil.pth')
-    with pytest.raises(UnloadableModelError, match=r'Could not read .*evil\.pth'):
+    with pytest.raises(UnreadableCheckpointError, match=r'evil\.pth .* names .*open.*Nothing of it was executed'):
         export_checkpoint(tmp_path / 'evil.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
     assert not (tmp_path / 'sprung').exists()

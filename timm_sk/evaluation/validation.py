@@ -17,7 +17,7 @@ from ..data import ImageStream, eval_loader, normalizer
 from ..distributed import DistributedContext, fail_together
 from ..factory import ready_model
 from ..models.inputs import preprocessing
-from ..pretrained import check_state_dict, read_checkpoint
+from ..pretrained import load_checked, read_checkpoint
 from ..registry import require_model
 from .imagenet_labels import MODEL_CLASSES
 from .metrics import Evaluation, evaluate
@@ -167,8 +167,7 @@ def _create_model(name: str, config: ValidationConfig, device: torch.device) -> 
         arguments['img_size'] = config.img_size
     model = ready_model(name, weights is None, device=device, channels_last=config.channels_last, **arguments)
     if weights is not None:
-        check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
-        model.load_state_dict(weights, strict=False)  # num_batches_tracked may be missing
+        load_checked(model, weights)
     return model
 
 

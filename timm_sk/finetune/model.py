@@ -6,16 +6,17 @@ import timm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..pretrained import load_checked, read_checkpoint, to_our_layout
 from .config import Config
 
 
-def build_model(config: Config, num_classes: int, **overrides: Any) -> nn.Module:
+def build_model(config: Config, num_classes: int, *, initial_weights: bool = True) -> nn.Module:
     """Build the model with its initial weights.
 
     Args:
         config: Settings.
         num_classes: Number of classes.
-        **overrides: Arguments of `timm.create_model` that override the settings.
+        initial_weights: Load the weights that the settings name; a model without classifier takes no classifier.
 
     Raises:
         ValueError: If the model or its weights do not exist, or it does not support the settings.
@@ -26,13 +27,19 @@ def build_model(config: Config, num_classes: int, **overrides: Any) -> nn.Module
         drop_rate=config.drop,
         drop_path_rate=config.drop_path,
         drop_block_rate=config.drop_block,
-        checkpoint_path=config.initial_checkpoint,
     )
-    options = {name: value for name, value in arguments.items() if value is not None} | overrides
-    pretrained = options.pop('pretrained', config.pretrained and config.initial_checkpoint is None)
+    options = {name: value for name, value in arguments.items() if value is not None}
+    file = config.initial_checkpoint if initial_weights else None
+    weights = to_our_layout(read_checkpoint(file, use_ema=True)) if file else None
+    pretrained = initial_weights and config.pretrained and weights is None
     try:
-        return timm.create_model(config.model, pretrained=pretrained, num_classes=num_classes, **options)
-    except RuntimeError as error:  # timm's, for unknown names and for files that do not fit
+        model = timm.create_model(config.model, pretrained=pretrained, num_classes=num_classes, **options)
+        if weights is not None:
+            classifier: Any = model.pretrained_cfg['classifier']
+            names = () if num_classes else (classifier,) if isinstance(classifier, str) else classifier
+            load_checked(model, weights, dropped=[f'{name}.{leaf}' for name in names for leaf in ('weight', 'bias')])
+        return model
+    except RuntimeError as error:  # timm's, for unknown names
         raise ValueError(f'Cannot build {config.model}: {" ".join(str(error).split())}') from error
     except TypeError as error:
         raise ValueError(f'{config.model} does not support these settings: {error}') from error

@@ -123,7 +123,7 @@ def finetune(
 def finish(run: Run, splits: Splits, preprocessing: dict[str, Any]) -> Finished:
     """Evaluate the best weights again, and write the plots and the exported folder."""
     config, context, folder = run.config, run.context, run.folder
-    best = build_model(config, splits.num_classes, pretrained=False, checkpoint_path='')
+    best = build_model(config, splits.num_classes, initial_weights=False)
     best.load_state_dict(read(folder / BEST, context.device)['state_dict'])
     best.to(context.device)
     found = run.evaluate(best)

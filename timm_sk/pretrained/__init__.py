@@ -3,11 +3,11 @@
 from . import convert
 from .hf_hub import hub_file
 from .import_checkpoint import store_file, to_our_layout
-from .readers import read_checkpoint
+from .readers import read_checkpoint, read_contents, read_training_checkpoint
 from .resolve import fetch
 from .safetensors_io import save_safetensors
 from .store import CONFIG_NAME, ORIGIN_NAME, WEIGHTS_NAME, Origin, Store, bundled_folder, store_root
-from .verify import check_state_dict, sha256_of
+from .verify import check_state_dict, load_checked, sha256_of
 
 __all__ = [
     'CONFIG_NAME',
@@ -20,7 +20,10 @@ __all__ = [
     'convert',
     'fetch',
     'hub_file',
+    'load_checked',
     'read_checkpoint',
+    'read_contents',
+    'read_training_checkpoint',
     'save_safetensors',
     'sha256_of',
     'store_file',

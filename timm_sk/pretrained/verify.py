@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from torch import Size, Tensor
+from torch import Size, Tensor, nn
 
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
@@ -97,6 +97,13 @@ def check_state_dict(
             f'The checkpoint is not of this model. Keys {"; ".join(complaints)}. '
             'Create the architecture that the checkpoint was made for, with the same arguments.'
         )
+
+
+def load_checked(model: nn.Module, state_dict: Mapping[str, Tensor], *, dropped: Collection[str] = ()) -> None:
+    """Check a state dict as `check_state_dict` does, and load it."""
+    check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()}, dropped=dropped)
+    kept = {key: tensor for key, tensor in state_dict.items() if key not in dropped}
+    model.load_state_dict(kept, strict=False)  # num_batches_tracked may be missing
 
 
 def _differ_in_inputs_only(shape: Size, other: Size) -> bool:

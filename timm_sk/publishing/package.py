@@ -1,25 +1,19 @@
 """Exporting a fine-tuned model's checkpoint file as a folder that is ready for the Hub."""
 
-import pickle
-from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import is_zipfile
 
 import timm
-import timm.models
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
-from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
-from ..pretrained import check_state_dict
+from ..errors import MismatchedCheckpointError, UnknownModelError
+from ..pretrained import load_checked, read_training_checkpoint
 from .hub_folder import fine_tuned_row, recipe_settings, require_tag, write_folder
 
-_READ_ERRORS = (OSError, RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError, KeyError, AttributeError)
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
 
@@ -52,14 +46,14 @@ def export_checkpoint(
 
     Raises:
         UnknownModelError: If there is no such architecture, or no such row of it.
-        UnloadableModelError: If the file cannot be read.
+        UnreadableCheckpointError: If the file cannot be read.
         MismatchedCheckpointError: If its keys or shapes are not the architecture's.
         ValueError: If the tag is invalid, the folder is not empty, or the number of label names is wrong.
     """
     require_tag(tag)
     folder = out or Path(f'{arch}.{tag}')
     require_empty_dir(folder)
-    state_dict, options = read_training_checkpoint(file)
+    state_dict, options = read_training_checkpoint(file, use_ema=True)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
     preprocessing = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
     row = fine_tuned_row(
@@ -73,35 +67,11 @@ def export_checkpoint(
         **{key: tuple(value) if isinstance(value, list) else value for key, value in preprocessing.items()},
     )
     model = timm.create_model(arch, num_classes=row.num_classes, in_chans=row.input_size[0]).eval()
-    check_state_dict(state_dict, {key: tensor.shape for key, tensor in model.state_dict().items()})
-    model.load_state_dict(state_dict, strict=False)  # only counters of norms may be missing, as just checked
+    load_checked(model, state_dict)
     base_model = start.hub_id if options.get('pretrained') else None
     with atomic_dir(folder) as written:
         write_folder(written, model, row, settings=recipe_settings(options), base_model=base_model)
     return folder
-
-
-def read_training_checkpoint(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a file's state dict, and the options of timm's `train.py` if it has them, without executing anything.
-
-    Raises:
-        UnloadableModelError: If the file cannot be read.
-    """
-    try:
-        state_dict = timm.models.load_state_dict(str(file))
-        options: object = None
-        if file.suffix != '.safetensors':
-            with torch.serialization.safe_globals([Namespace]):
-                checkpoint = torch.load(file, map_location='cpu', weights_only=True, mmap=is_zipfile(file))
-            options = checkpoint.get('args') if isinstance(checkpoint, Mapping) else None
-    except _READ_ERRORS as error:
-        reason = 'the file does not exist' if not file.is_file() else f'{type(error).__name__}: {error}'
-        if isinstance(error, pickle.UnpicklingError):
-            reason = 'UnpicklingError, it holds more than tensors and plain values, which would have to be executed'
-        raise UnloadableModelError(
-            f'Could not read {file}: {reason}. Give a checkpoint of train.py, or a state dict.'
-        ) from error
-    return state_dict, dict(vars(options)) if isinstance(options, Namespace) else {}
 
 
 def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:

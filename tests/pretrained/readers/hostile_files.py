@@ -155,6 +155,11 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
             'name of a layer is not valid',
         ),
         'Caffe, two layers of one name': (sound + sound, 'twice'),
+        'Caffe, a layer of two names': (
+            field(1, b'net') + field(100, field(1, b'a') + field(1, b'b') + field(7, caffe_blob((1,), four))),
+            'a protobuf field twice that is not repeated',
+        ),
+        'Caffe, floats and doubles': (caffe_bytes(caffe_blob((1,), four) + field(8, bytes(8))), 'numbers of two types'),
         'Caffe, cut off': (sound[:-1], 'bytes of'),
         'Caffe, old layers': (field(1, b'net') + field(2, b''), "of the old kind V1. Upgrade it with Caffe's"),
         'Caffe, no blobs': (caffe_bytes(), 'not a state dict'),
@@ -174,6 +179,10 @@ def protobuf_lies() -> dict[str, tuple[bytes, str]]:
             "has type b'str'; expected one of Float64",
         ),
         'MindSpore, a parameter in two values': (good + good, "the key 'a' appears twice"),
+        'MindSpore, numbers twice': (
+            field(1, field(1, b'a') + field(2, field(1, 1) + field(2, float32) + field(3, four) * 2)),
+            'a protobuf field twice that is not repeated',
+        ),
         'MindSpore, another field': (good + field(2, b'x'), 'field 2 of wire type 2 that no MindSpore file has'),
         'MindSpore, a name that is not text': (mindspore_value(b'\xff', (1,), float32, four), 'name of a parameter'),
         'MindSpore, cut off': (good[:-1], 'bytes of'),

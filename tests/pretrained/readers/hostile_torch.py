@@ -57,7 +57,11 @@ def running(target: str) -> dict[str, tuple[bytes, str]]:
         'archive, protocol 4 in disguise': (archive_of(b'\x80\x02' + pickle.dumps(payload, 4)[11:]), 'instruction'),
         'archive, INST': (archive_of(b'\x80\x02' + instance), 'instruction'),
         'archive, OBJ': (archive_of(b'\x80\x02(cposix\nmkdir\nV' + target.encode() + b'\no.'), names),
-        'archive, NEWOBJ': (archive_of(b'\x80\x02ccollections\nOrderedDict\n)\x81.'), 'instruction NEWOBJ'),
+        'archive, NEWOBJ': (
+            archive_of(b'\x80\x02ccollections\nOrderedDict\n)\x81.'),
+            'makes an object other than a Namespace',
+        ),
+        'archive, NEWOBJ of a function': (archive_of(b'\x80\x02cposix\nmkdir\nX\x01\0\0\0x\x85\x81.'), names),
         'archive, attributes': (archive_of(attributes), names),
         'archive, attributes of a mapping': (
             archive_of(attributes.replace(b'cposix\nmkdir\n', b'K\x01')),
@@ -118,6 +122,23 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
         ),
         'a storage shorter than its file': (archive_of(tensor_pickle(), {'0': bytes(48)}), 'of 24 bytes has 48'),
         'a missing storage': (archive_of(tensor_pickle()), 'of 24 bytes is missing'),
+        'a storage of no tensor': (
+            archive_of(tensor_pickle(), {**six, '1': bytes(4)}),
+            'data.1. in it belongs',
+        ),
+        'an unknown byte order': (zip_bytes({**genuine, 'archive/byteorder': b'middle'}), "byte order is b'middle'"),
+        'settings whose names are numbers': (
+            archive_of(b'\x80\x02cargparse\nNamespace\n)\x81}K\x01K\x01sb.'),
+            'int in place of str',
+        ),
+        'settings with arguments': (
+            archive_of(b'\x80\x02cargparse\nNamespace\nK\x01\x85\x81.'),
+            'other than a Namespace',
+        ),
+        'an argument of settings that is a tensor': (
+            archive_of(tensor_pickle()[:-1] + b'0cargparse\nNamespace\nh\x00\x81.', six),
+            'instruction POP|broken',
+        ),
         'a tensor in place of a storage': (
             archive_of(b'\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00))\x89ccollections\nOrderedDict\n)RtR.'),
             'int in place of Storage',

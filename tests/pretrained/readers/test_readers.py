@@ -1,7 +1,9 @@
 """Every format is read exactly, under any file name."""
 
 import io
+import math
 import zipfile
+from argparse import Namespace
 
 import pytest
 import torch
@@ -23,9 +25,10 @@ from checkpoint_files import (
     zip_bytes,
 )
 from safetensors.torch import save_file
+from timm.utils import CheckpointSaver
 
 from timm_sk.errors import UnreadableCheckpointError
-from timm_sk.pretrained.readers import read_checkpoint
+from timm_sk.pretrained.readers import read_checkpoint, read_contents, read_training_checkpoint
 from timm_sk.pretrained.readers.stream import FormatError, Stream
 
 KEYS = ('conv1.weight', 'bn1.gamma', 'bn1.beta', 'fc.weight')
@@ -204,6 +207,41 @@ def test_storage_in_an_entry_named_like_a_folder(tmp_path):
     pickled = tensor_pickle().replace(b'X\x01\0\0\x000', b'X\0\0\0\0')
     path = written(tmp_path, archive_of(pickled, {'': numpy_bytes(tensor)}))
     assert_same(read_checkpoint(path), {'a': tensor})
+
+
+@pytest.mark.parametrize('legacy', [False, True])
+def test_checkpoint_of_timm_train(tmp_path, legacy):
+    """As timm's CheckpointSaver writes it: with the state of the optimizer, and the options as a Namespace."""
+    model, averaged = torch.nn.Linear(2, 3), torch.nn.Linear(2, 3)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    options = Namespace(model='sknet50', opt_betas=(0.9, 0.99), model_kwargs={'a': [1]}, lr=1e-3, seed=None, amp=True)
+    saver = CheckpointSaver(
+        model, optimizer, args=options, model_ema=averaged, checkpoint_dir=tmp_path, recovery_dir=tmp_path
+    )
+    saver._save(tmp_path / 'last.pth.tar', epoch=1, metric=0.5)
+    if legacy:
+        content = torch.load(tmp_path / 'last.pth.tar', weights_only=False)
+        (tmp_path / 'last.pth.tar').write_bytes(torch_bytes(content, legacy=True))
+    assert_same(read_checkpoint(tmp_path / 'last.pth.tar'), model.state_dict())
+    read, found = read_training_checkpoint(tmp_path / 'last.pth.tar', use_ema=True)
+    assert_same(read, averaged.state_dict())
+    assert found == vars(options)
+    contents = read_contents(tmp_path / 'last.pth.tar')
+    assert (contents['epoch'], contents['arch'], contents['args']) == (1, 'sknet50', options)
+    assert torch.equal(contents['optimizer']['state'][0]['exp_avg'], optimizer.state_dict()['state'][0]['exp_avg'])
+
+
+@pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_values_that_are_not_finite(tmp_path, value, dtype):
+    tensor = torch.zeros(3, 2, dtype=dtype)
+    state = dict(fine=torch.ones(2), odd=tensor, empty=torch.zeros(0), count=torch.tensor(1))
+    read_checkpoint(written(tmp_path, torch_bytes(state)))
+    tensor[1, 1] = value
+    with pytest.raises(UnreadableCheckpointError, match="'odd' has NaN or infinite values"):
+        read_checkpoint(written(tmp_path, torch_bytes(state)))
 
 
 def test_big_endian_archive(tmp_path):

@@ -5,6 +5,6 @@ something other than dense tensors and containers; `read_checkpoint` converts it
 names the file.
 """
 
-from .checkpoint import read_checkpoint
+from .checkpoint import read_checkpoint, read_contents, read_training_checkpoint
 
-__all__ = ['read_checkpoint']
+__all__ = ['read_checkpoint', 'read_contents', 'read_training_checkpoint']

@@ -8,7 +8,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .protobuf import BYTES, VARINT, Wire, check_shape_size, integers, last
+from .protobuf import BYTES, VARINT, Wire, check_shape_size, integers, single
 from .stream import FormatError, add_tensor, make_tensor, quote, text
 
 LAYERS, V1_LAYERS = 100, 2  # of NetParameter
@@ -27,7 +27,7 @@ def read_caffe(file: BinaryIO) -> dict[str, Tensor]:
         if field.number != LAYERS or field.wire_type != BYTES:
             continue
         layer = wire.grouped(field.value)
-        name = text(bytes(last(layer[_NAME, BYTES])), 'the name of a layer')
+        name = text(bytes(single(layer[_NAME, BYTES])), 'the name of a layer')
         for index, blob in enumerate(layer[_BLOBS, BYTES]):
             add_tensor(tensors, f'{name}:{index}', _read_blob(wire, blob, f'blob {index} of layer {quote(name)}'))
     return tensors
@@ -44,6 +44,8 @@ def _read_blob(wire: Wire, message: memoryview, name: str) -> Tensor:
         shape = [sum(integers(length[-1:])) for length in lengths]
     else:
         raise FormatError(f'{name} has no shape')
+    if blob[_DOUBLES, BYTES] and blob[_FLOATS, BYTES]:
+        raise FormatError(f'{name} has numbers of two types')
     if blob[_DOUBLES, BYTES]:
         return make_tensor(bytearray().join(blob[_DOUBLES, BYTES]), torch.float64, shape, name)
     return make_tensor(bytearray().join(blob[_FLOATS, BYTES]), torch.float32, shape, name)

@@ -1,7 +1,9 @@
 """Read the state dict of a checkpoint of any known format."""
 
 import os
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,7 +32,9 @@ _READERS: dict[str, Callable[[BinaryIO], Any]] = {
 
 
 def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
-    """Read a checkpoint of any known format. Nothing in it is executed; memory is bounded by the file's size.
+    """Read the state dict of a checkpoint of any known format.
+
+    Nothing in it is executed; memory is bounded by the file's size.
 
     Args:
         path: The file; its name is ignored.
@@ -45,24 +49,58 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
         UnreadableCheckpointError: If the file is damaged, hostile or of another format; names the file and the reason.
         FileNotFoundError: If there is no such file.
     """
-    path = Path(path)
+    with _errors_of(path):
+        return unwrap(_read(path), use_ema=use_ema)
+
+
+def read_training_checkpoint(
+    path: str | os.PathLike[str], *, use_ema: bool = False
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a checkpoint as `read_checkpoint` does, and the options of timm's train.py, if it has them."""
+    with _errors_of(path):
+        loaded = _read(path)
+        options = loaded.get('args') if isinstance(loaded, Mapping) else None
+        return unwrap(loaded, use_ema=use_ema), vars(options) if isinstance(options, Namespace) else {}
+
+
+def read_contents(path: str | os.PathLike[str]) -> Any:
+    """Read everything that a file holds as safely as `read_checkpoint`, and raise what that raises.
+
+    Returns:
+        Of a PyTorch file: dense tensors, lists, tuples, dicts with strings and integers as keys, strings, numbers and
+        `argparse.Namespace`s, in any combination. Of others: tensors by name.
+    """
+    with _errors_of(path):
+        return _read(path)
+
+
+@contextmanager
+def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Convert errors of the readers to those that `read_checkpoint` raises."""
     try:
-        if path.exists() and not path.is_file():
-            raise FormatError('it is not a regular file', 'Give the path of the file itself.')
-        with path.open('rb') as file:
-            return unwrap(_read(file), use_ema=use_ema)
+        yield
     except FormatError as error:
         raise UnreadableCheckpointError(
             f'{path} cannot be read as a checkpoint: {error.reason}. {error.advice}'
         ) from error
     except MemoryError as error:
         raise UnreadableCheckpointError(
-            f'{path} cannot be read as a checkpoint: its {path.stat().st_size} bytes do not fit in memory. '
+            f'{path} cannot be read as a checkpoint: its {os.stat(path).st_size} bytes do not fit in memory. '
             'Use a machine with more memory.'
         ) from error
 
 
-def _read(file: BinaryIO) -> Any:
+def _read(path: str | os.PathLike[str]) -> Any:
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f'There is no file {path}.')
+    if not path.is_file():
+        raise FormatError('it is not a regular file', 'Give the path of the file itself.')
+    with path.open('rb') as file:
+        return _read_format(file)
+
+
+def _read_format(file: BinaryIO) -> Any:
     found = detect(file)
     if found == 'zip':
         file = unzip_single(file)

@@ -5,7 +5,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from .protobuf import BYTES, VARINT, Wire, check_shape_size, integers, last
+from .protobuf import BYTES, VARINT, Wire, check_shape_size, integers, single
 from .stream import FormatError, add_tensor, make_tensor, quote, text
 
 VALUES = 1  # of Checkpoint
@@ -34,7 +34,7 @@ def read_mindspore(file: BinaryIO) -> dict[str, Tensor]:
                 f'it has a field {field.number} of wire type {field.wire_type} that no MindSpore file has'
             )
         value = wire.grouped(field.value)
-        tag = text(bytes(last(value[_TAG, BYTES])), 'the name of a parameter')
+        tag = text(bytes(single(value[_TAG, BYTES])), 'the name of a parameter')
         if len(value[_TENSOR, BYTES]) != 1:
             raise FormatError(f'{quote(tag)} has {len(value[_TENSOR, BYTES]) or "no"} tensor')
         add_tensor(tensors, tag, _read_tensor(wire, value[_TENSOR, BYTES][0], quote(tag)))
@@ -45,12 +45,12 @@ def _read_tensor(wire: Wire, message: memoryview, name: str) -> Tensor:
     tensor = wire.grouped(message)
     dimensions = tensor[_DIMENSIONS, VARINT] + tensor[_DIMENSIONS, BYTES]
     check_shape_size(sum(map(len, dimensions)), name)
-    kind = bytes(last(tensor[_TYPE, BYTES]))
+    kind = bytes(single(tensor[_TYPE, BYTES]))
     dtype = _DTYPES.get(kind)
     if dtype is None:
         names = ', '.join(name.decode() for name in _DTYPES)
         raise FormatError(f'{name} has type {quote(kind)}; expected one of {names}')
-    shape, content = integers(dimensions), bytearray(last(tensor[_CONTENT, BYTES]))
+    shape, content = integers(dimensions), bytearray(single(tensor[_CONTENT, BYTES]))
     if shape == [0] and content:
         shape = []  # how MindSpore writes a scalar
     return make_tensor(content, dtype, shape, name)

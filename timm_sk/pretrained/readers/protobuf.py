@@ -90,6 +90,8 @@ def integers(values: list[memoryview]) -> list[int]:
     return found
 
 
-def last(values: list[memoryview]) -> memoryview:
+def single(values: list[memoryview]) -> memoryview:
     """The value of a field that is not repeated; empty if the message lacks the field."""
-    return values[-1] if values else memoryview(b'')
+    if len(values) > 1:
+        raise FormatError('it has a protobuf field twice that is not repeated')
+    return values[0] if values else memoryview(b'')

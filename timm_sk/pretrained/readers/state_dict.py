@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .stream import FormatError, quote, shorten
@@ -21,7 +22,7 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
         use_ema: Take the averaged weights that timm's train.py saves beside the others, if there are any.
 
     Returns:
-        Dense, contiguous tensors in the file's order, without the prefix `module.` if all keys have it.
+        Dense, contiguous, finite tensors in the file's order, without the prefix `module.` if all keys have it.
     """
     for _ in range(_MAX_WRAPPERS):
         wrapped = _wrapped(loaded, (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS)
@@ -40,6 +41,9 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
             f'its state dict holds other things than dense tensors: {shorten(others)}',
             'Save only the state dict of its model.',
         )
+    for key, value in loaded.items():
+        if value.is_floating_point() and value.numel() and not all(map(torch.isfinite, torch.aminmax(value))):
+            raise FormatError(f'{quote(key)} has NaN or infinite values', 'Use a checkpoint from before they appeared.')
     parallel = all(key.startswith(_PARALLEL) and key != _PARALLEL for key in loaded)
     return {key.removeprefix(_PARALLEL) if parallel else key: value.contiguous() for key, value in loaded.items()}
 

@@ -46,11 +46,17 @@ def read_torch_archive(file: BinaryIO) -> Any:
             if entry is None or entry.file_size != storage.size:
                 found = 'is missing' if entry is None else f'has {entry.file_size} bytes'
                 raise FormatError(f'storage {quote(key)} of {storage.size} bytes {found}')
+        numbers = {name for name, entry in entries.items() if name.startswith(f'{root}/data/') and entry.file_size}
+        unused = numbers - {f'{root}/data/{key}' for key in table.storages}
+        if unused:
+            raise FormatError(f'{quote(min(unused))} in it belongs to no tensor')
         table.check_size(size)
-        is_big_endian = f'{root}/byteorder' in entries and read_entry(archive, entries[f'{root}/byteorder']) == b'big'
+        order = read_entry(archive, entries[f'{root}/byteorder']) if f'{root}/byteorder' in entries else b'little'
+        if order not in (b'little', b'big'):
+            raise FormatError(f'its byte order is {quote(bytes(order))}')
         for key, storage in table.storages.items():
             content = read_entry(archive, entries[f'{root}/data/{key}'])
-            table.fill(storage, _swap_bytes(content, storage.dtype.itemsize) if is_big_endian else content)
+            table.fill(storage, _swap_bytes(content, storage.dtype.itemsize) if order == b'big' else content)
     return loaded
 
 

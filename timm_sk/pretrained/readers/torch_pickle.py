@@ -2,12 +2,14 @@
 
 Python's `pickle` runs whatever a file names. `torch.load(weights_only=True)` does not, but it trusts the numbers: a
 tensor that exceeds its storage gets a larger storage, `bytearray(10**12)` is granted, and hashing nested tuples can
-take forever. This unpickler has only the instructions and names that state dicts and optimizers need.
+take forever. This unpickler has only the instructions and names that state dicts, optimizers and the
+settings of a training script need.
 """
 
 import pickle
 import pickletools
 import struct
+from argparse import Namespace
 from collections import OrderedDict
 from typing import IO, Any, cast
 
@@ -21,7 +23,8 @@ _BROKEN = (LookupError, ValueError, TypeError, AttributeError, EOFError, struct.
 _PythonUnpickler: Any = pickle._Unpickler  # not the one in C, whose methods cannot be replaced
 
 _INSTRUCTIONS = (
-    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID),
+    *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.NEWOBJ, pickle.BUILD),
+    *(pickle.BINPERSID,),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
     *(pickle.BINFLOAT, pickle.BINUNICODE, pickle.SHORT_BINSTRING),
     *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
@@ -56,6 +59,7 @@ class _Unpickler(_PythonUnpickler):
         self.dispatch = _Dispatch(_METHODS)
         self.table = table
         self.functions = {
+            'argparse.Namespace': Namespace,  # the settings in the checkpoints of timm's train.py
             'collections.OrderedDict': _ordered_dict,
             'torch._utils._rebuild_tensor': table.add_tensor,
             'torch._utils._rebuild_tensor_v2': table.add_tensor_v2,
@@ -88,8 +92,17 @@ class _Unpickler(_PythonUnpickler):
         value, key = self.stack.pop(), self.stack.pop()
         _set_items(self.stack[-1], [key, value])
 
+    def load_newobj(self) -> None:
+        arguments, kind = self.stack.pop(), self.stack.pop()
+        if kind is not Namespace or exactly(tuple, arguments):
+            raise FormatError('its pickle makes an object other than a Namespace', NOT_EXECUTED)
+        self.stack.append(Namespace())
+
     def load_build(self) -> None:
         attributes = exactly(dict, self.stack.pop())
+        if type(self.stack[-1]) is Namespace:
+            vars(self.stack[-1]).update({exactly(str, name): value for name, value in attributes.items()})
+            return
         exactly(OrderedDict, self.stack[-1])
         if attributes.keys() - {'_metadata'}:  # which `state_dict()` adds, and loading does not need
             raise FormatError(f'its pickle sets attributes of a mapping, {quote(list(attributes)[:5])}', NOT_EXECUTED)
