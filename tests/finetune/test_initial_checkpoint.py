@@ -40,5 +40,5 @@ def test_not_a_checkpoint(config, tmp_path):
     with pytest.raises(UnreadableCheckpointError, match=r'last\.pth\.tar cannot be read as a checkpoint'):
         build_model(config, 3)
     (tmp_path / 'last.pth.tar').unlink()
-    with pytest.raises(FileNotFoundError, match=r'There is no file .*last\.pth\.tar'):
+    with pytest.raises(FileNotFoundError, match=r'No such file: .*last\.pth\.tar'):
         build_model(config, 3)

@@ -1,6 +1,7 @@
 """`timm-sk weights`: list, show, pull, convert, verify, and the messages of errors."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -17,6 +18,7 @@ from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.cli import app
 from timm_sk.cli import weights as cli_weights
 from timm_sk.pretrained import bundled_folder
+from timm_sk.publishing.hub_folder import GOLDEN
 from timm_sk.publishing.local import state_of
 
 FOLDER = bundled_folder(NAME)
@@ -136,7 +138,7 @@ def test_verify_errors(tmp_path):
     save_file({**tensors, 'fc.gain': torch.ones(1)}, tmp_path / 'more.safetensors')
     (tmp_path / 'noise.safetensors').write_bytes(b'\x80' * 100)
     for file, message in (
-        ('nan.safetensors', 'has NaN or infinite values in fc.bias'),
+        ('nan.safetensors', "'fc.bias' has NaN or infinite values"),
         ('more.safetensors', 'Keys unexpected: fc.gain'),
         ('noise.safetensors', 'cannot be read as a checkpoint'),
     ):
@@ -197,11 +199,31 @@ def test_goldens_not_finite(folder, key, value):
     assert (code, 'NaN or infinite values' in text) == (1, True)
 
 
-@pytest.mark.parametrize('shape', [(0, 3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (16, 3, 600, 600)])
-def test_goldens_of_another_shape(folder, shape):
-    save_file(dict(inputs=torch.zeros(shape), logits=torch.zeros(max(shape[0], 1), 10)), folder / 'golden.safetensors')
+SHAPES = [(0, 3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (4, 3, 1100, 1100), (1 << 22, 3, 1, 1), (1, 3, 1, 1 << 22)]
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_goldens_of_another_shape(folder, shape, monkeypatch):
+    if shape[1] == 3:  # the model is not run
+        monkeypatch.delattr('timm_sk.publishing.hub_folder._logits')
+    save_file(dict(inputs=torch.zeros(shape), logits=torch.zeros(max(shape[0] % 1000, 1), 10)), folder / GOLDEN)
     code, text = weights_command('verify', folder)
-    assert (code, 'golden.safetensors' in text) == (1, True)
+    assert (code, 'golden.safetensors holds' in text or 'of another model' in text) == (1, True)
+
+
+def test_large_golden(folder):
+    with (folder / GOLDEN).open('r+b') as file:
+        file.truncate(1 << 30)
+    code, text = weights_command('verify', folder)
+    assert (code, 'is larger than' in text) == (1, True)
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='pipes of POSIX')
+def test_pipe_in_place_of_weights(folder):
+    (folder / 'model.safetensors').unlink()
+    os.mkfifo(folder / 'model.safetensors')
+    code, text = weights_command('verify', folder)
+    assert (code, 'No such file' in text) == (1, True)
 
 
 def test_verify_compares_logits(folder):

@@ -266,7 +266,7 @@ def test_export_command(tmp_path, trained, monkeypatch):
             UnknownModelError,
             r'"sknet_atto\.gone" of sknet_atto: .*atto\.shapes',
         ),
-        ({}, dict(name='gone.pth'), FileNotFoundError, r'There is no file .*gone\.pth'),
+        ({}, dict(name='gone.pth'), FileNotFoundError, r'No such file: .*gone\.pth'),
         ({}, dict(name='torn.safetensors'), UnreadableCheckpointError, r'torn\.safetensors cannot be read as a'),
     ],
 )

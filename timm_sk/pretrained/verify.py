@@ -16,7 +16,9 @@ _CHUNK_BYTES = 1 << 20
 
 
 def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
+    """Hex sha256 of a file; a FileNotFoundError for what is not a file, and may have no end."""
+    if not path.is_file():
+        raise FileNotFoundError(f'No such file: {path}.')
     digest, buffer = hashlib.sha256(), memoryview(bytearray(_CHUNK_BYTES))
     with path.open('rb', buffering=0) as file:
         while count := file.readinto(buffer):

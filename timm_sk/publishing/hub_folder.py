@@ -12,15 +12,13 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ..atomic_io import read_json, write_json
 from ..checkpoints import Checkpoint
-from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnpublishableError
+from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnpublishableError, UnreadableCheckpointError
 from ..models.modes import eval_mode
-from ..pretrained import CONFIG_NAME, WEIGHTS_NAME, save_safetensors
+from ..pretrained import CONFIG_NAME, WEIGHTS_NAME, read_checkpoint, save_safetensors
 from .model_card import MAIN_SETTINGS, render_card
 
 WEIGHTS, CONFIG = WEIGHTS_NAME, CONFIG_NAME
@@ -29,7 +27,8 @@ EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # files of an expo
 RECIPE_VERSION = 1  # of the format of recipe.json
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; machines differ by about 1e-6
 _GOLDEN_IMAGES = 2
-_MAX_GOLDEN_VALUES = 16 * 3 * 512 * 512
+_MAX_GOLDEN_VALUES, _MAX_GOLDEN_IMAGES, _MAX_GOLDEN_SIDE = 12 << 20, 16, 2048  # of the inputs
+_MAX_GOLDEN_BYTES = 4 * _MAX_GOLDEN_VALUES + (32 << 20)  # and logits of up to a million classes
 # Further settings, under the names of timm's train.py, that a card lists if they are on.
 _TECHNIQUES = (
     *('opt', 'momentum', 'sched', 'warmup_epochs', 'smoothing', 'aa', 'mixup', 'cutmix'),
@@ -103,18 +102,25 @@ def read_golden(path: Path) -> dict[str, Tensor]:
         CorruptCheckpointError: If the file cannot be read, or holds something else.
     """
     try:
-        golden = load_file(path)
-    except (OSError, SafetensorError) as error:
+        if path.stat().st_size > _MAX_GOLDEN_BYTES:
+            raise CorruptCheckpointError(f'{path} is larger than {_MAX_GOLDEN_BYTES} bytes: it is no golden file.')
+        golden = read_checkpoint(path)
+    except OSError as error:
         raise CorruptCheckpointError(
             f'{path} cannot be read: {error}. Download or export the checkpoint again.'
         ) from error
+    except UnreadableCheckpointError as error:
+        raise CorruptCheckpointError(str(error)) from error
     is_batch = set(golden) == {'inputs', 'logits'} and golden['inputs'].ndim == 4 and golden['logits'].numel() > 0
-    if not is_batch or not 0 < golden['inputs'].numel() <= _MAX_GOLDEN_VALUES:
+    if not is_batch or not _is_small(golden['inputs'].shape):  # the model's work, and its memory
         shapes = {name: list(tensor.shape) for name, tensor in golden.items()}
         raise CorruptCheckpointError(f'{path} holds {shapes} instead of a batch of inputs and its logits.')
-    if not all(torch.isfinite(tensor).all() for tensor in golden.values()):
-        raise CorruptCheckpointError(f'{path} has NaN or infinite values. Download or export the checkpoint again.')
     return golden
+
+
+def _is_small(shape: torch.Size) -> bool:
+    images, _, *sides = shape
+    return images <= _MAX_GOLDEN_IMAGES and max(sides) <= _MAX_GOLDEN_SIDE and 0 < shape.numel() <= _MAX_GOLDEN_VALUES
 
 
 @torch.inference_mode()

@@ -93,7 +93,7 @@ def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
 def _read(path: str | os.PathLike[str]) -> Any:
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f'There is no file {path}.')
+        raise FileNotFoundError(f'No such file: {path}.')
     if not path.is_file():
         raise FormatError('it is not a regular file', 'Give the path of the file itself.')
     with path.open('rb') as file:
