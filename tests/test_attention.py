@@ -4,27 +4,14 @@ import pytest
 import timm
 import torch
 from random_weights import fill_model
-from variants import filled, images, units_of
+from variants import CIFAR, MOBILE, ONE_PER_BLOCK, SHUFFLE, filled, images, units_of
 
 import timm_sk
 from timm_sk import lucid
 from timm_sk.attention import unit_name
 
 # One net of each kind of unit.
-NETS = [
-    'skresnet18',
-    'sknet50_3path',
-    'sknet50_holocron',
-    'skresnet50_insight',
-    'sk_resnet_18',
-    'sknet_atto',
-    'sknet29_16x32d',
-    'sk_shufflenetv2_x0_5',
-    'sk_mobilenetv2_100',
-    'resnest50d_4s2x40d',
-    'resnest50d_1s4x24d',
-    'resnest18',
-]
+NETS = ['sknet50_3path', 'sknet50_holocron', 'skresnet50_insight', CIFAR, SHUFFLE, MOBILE, *ONE_PER_BLOCK]
 
 
 @pytest.mark.parametrize('name', NETS)

@@ -55,6 +55,10 @@ def test_public_checkpoint(public):
     assert {source.location for _, source in found} == places(public)
     (row,) = {row.name: row for row, _ in found}.values()
     assert row.tag in TAGS[public['source']]
+    if public['source'].startswith('zhanghang1989'):
+        depth, _, variant = public['name'].partition('_fast_')
+        stem = 'd' if depth == 'resnest50' else 'e'  # timm's letter for its width
+        assert row.arch == f'{depth}{stem}_{variant}'.removesuffix('_')
     for _, source in found:
         if source.kind != 'hub' or 'sha256' in public:
             assert source.sha256 == public.get('sha256')
@@ -102,6 +106,8 @@ def test_timm_cfg(row):
             assert getattr(cfg, field) == getattr(row, field), field
     assert cfg.license == row.licence
     assert cfg.hf_hub_id == row.hub_id
+    urls = [source.location for source in row.sources if source.kind == 'url']
+    assert cfg.url == ('' if row.hub_id else ''.join(urls[:1]))
     assert row.arch in architectures()
     kinds = {source.kind for source in row.sources}
     assert bool(cfg.has_weights) == bool(kinds & {'bundled', 'hub', 'url'})

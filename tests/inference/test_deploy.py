@@ -43,13 +43,6 @@ def convolutions(model: nn.Module) -> list[FoldedConv]:
     return [module for module in model.modules() if isinstance(module, FoldedConv)]
 
 
-def test_shufflenet_is_folded_completely():
-    model = filled('sk_shufflenetv2_x0_5').double()
-    deployed, x = deploy(model), images(size=32, dtype=torch.float64)
-    assert not [m for m in deployed.modules() if isinstance(m, nn.BatchNorm2d)]
-    assert distance(deployed(x), model(x).detach()) <= 1e-11
-
-
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
 def test_merged_groups(name):
     model = filled(name).double()

@@ -10,7 +10,7 @@ import torch.fx
 from random_weights import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import DEEPER, KINDS, LUCID_NAMES, ONE_PER_BLOCK, RESNESTS, distance, filled, images, shallow
+from variants import KINDS, LUCID_NAMES, ONE_PER_BLOCK, distance, filled, images
 
 import timm_sk
 from timm_sk import lucid
@@ -182,12 +182,6 @@ def test_inputs_and_features_are_not_overwritten():
     assert torch.equal(x, expected[2])
     backbone = folded(small('skresnet18', features_only=True))
     assert all(distance(a, b) <= 1e-6 for a, b in zip(backbone(images(size=32)), expected, strict=True))
-
-
-def test_deeper_models_have_the_same_folded_blocks():
-    deep, kind = (folded(shallow(name, device='meta').eval()) for name in ('resnest50d', DEEPER['resnest50d']))
-    assert repr(deep) == repr(kind)
-    assert 'resnest50d' in RESNESTS
 
 
 def share_a_block(model: nn.Module) -> None:

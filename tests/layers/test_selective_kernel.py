@@ -4,7 +4,6 @@ import pytest
 import timm.layers
 import torch
 from random_weights import fill_model, make_input
-from torch import nn
 
 from timm_sk import SelectiveKernel
 from timm_sk.models.sknet import StackedSelectiveKernel
@@ -42,23 +41,10 @@ def test_timm_parity(kwargs, train):
             assert (results[0][key] - expected).abs().max() <= 1e-11 * expected.abs().max(), key
 
 
-def test_attention_follows_act_and_norm_layer():
-    layer = SelectiveKernel(16, act_layer='gelu', norm_layer='groupnorm1')
-    norms = [type(m) for m in layer.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm | nn.GroupNorm)]
-    assert norms == [timm.layers.GroupNorm1] * 3
-    assert isinstance(layer.attn.act, timm.layers.get_act_layer('gelu'))
-    assert all(isinstance(path.act, timm.layers.get_act_layer('gelu')) for path in layer.paths)
-
-
 def test_kernel_sizes_may_be_any_sequence():
     layer = SelectiveKernel(16, kernel_size=(3, 5, 5, 7), out_channels=8)
     assert [path.conv.dilation for path in layer.paths] == [(1, 1), (2, 2), (2, 2), (3, 3)]
     assert [path.conv.in_channels for path in layer.paths] == [4] * 4
-
-
-def test_groups_of_each_branch():
-    layer = SelectiveKernel(16, groups=[1, 4], split_input=False)
-    assert [path.conv.groups for path in layer.paths] == [1, 4]
 
 
 def test_without_attention_the_branches_are_summed():

@@ -100,14 +100,6 @@ def test_wrong_arguments(kwargs, message):
         timm_sk.SplitAttention(**{'in_channels': 32, **kwargs})
 
 
-def test_batch_of_one_in_train_mode():
-    layer = timm_sk.SplitAttention(32).train()
-    with pytest.raises(ValueError, match='at least 2 images in train mode, got a batch of 1: use a larger batch'):
-        layer(make_input((1, 32, 5, 5)))
-    layer.bn1.eval()
-    assert layer(make_input((1, 32, 5, 5))).isfinite().all()
-
-
 @torch.inference_mode()
 def test_radix_major_differs_only_with_groups_and_a_softmax():
     for radix, groups in KINDS:

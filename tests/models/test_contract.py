@@ -319,7 +319,7 @@ def test_zero_init_last(name):
 @each_trunk
 def test_batch_of_one_in_train_mode(name):
     model = shallow(name).train()
-    with pytest.raises(ValueError, match='at least 2 images in train mode'):
+    with pytest.raises(ValueError, match='at least 2 images in train mode, got a batch of 1: use a larger batch'):
         model(images(count=1, size=128))
     frozen = timm.layers.freeze_batch_norm_2d(model)
     assert frozen(images(count=1)).isfinite().all()

@@ -1,7 +1,6 @@
 """Weights reach the model from every source that timm has, and only the model's own do."""
 
 import json
-import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,15 +9,14 @@ import pytest
 import timm
 import timm.models
 import torch
-from hub_server import serve
+from oracles import load_oracle
 from random_weights import fill_model
-from subprocesses import run_python
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import MOBILE, SHUFFLE, images
+from variants import MOBILE, SHUFFLE, filled
 
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
-from timm_sk.pretrained import bundled_folder, save_safetensors
+from timm_sk.pretrained import bundled_folder, save_safetensors, to_our_layout
 
 NAME = 'sknet_atto'
 BUNDLED = bundled_folder('sknet_atto.digits')
@@ -68,32 +66,6 @@ def test_local_dir_of_a_bundled_folder():
     model = timm.create_model(f'local-dir:{BUNDLED}', pretrained=True)
     assert has_weights(model, timm.create_model('sknet_atto.digits', pretrained=True).state_dict())
     assert list(model.pretrained_cfg['label_names']) == list('0123456789')
-
-
-@pytest.mark.deep
-def test_hub_sources_through_the_real_client(tmp_path):
-    """timm's own id for a default tag, and an id that a user names; each in a process, with a cold cache."""
-    model = random_net('skresnet18')
-    for repo in ('timm/skresnet18.ra_in1k', 'somebody/finetuned'):
-        timm.models.save_for_hf(model, str(tmp_path / 'hub' / repo), safe_serialization=True)
-    save_safetensors(dict(logits=model(images())), tmp_path / 'expected.safetensors')
-    code = """
-import sys, timm, torch, timm_sk
-from safetensors.torch import load_file
-sys.path.insert(0, sys.argv[2])
-from variants import images
-for name in ('skresnet18', 'skresnet18.ra_in1k', 'hf-hub:somebody/finetuned'):
-    model = timm.create_model(name, pretrained=True).eval()
-    assert type(model.layer1[0]).__module__.startswith('timm_sk.')
-    with torch.no_grad():
-        torch.testing.assert_close(model(images()), load_file(sys.argv[1])['logits'])
-    print(model.pretrained_cfg['hf_hub_id'], end=' ')
-"""
-    with serve(tmp_path / 'hub') as endpoint:
-        arguments = ('-c', code, str(tmp_path / 'expected.safetensors'), os.path.dirname(os.path.dirname(__file__)))
-        online = dict(HF_ENDPOINT=endpoint, HF_HUB_OFFLINE='0', HF_HUB_DISABLE_XET='1', HF_HOME=str(tmp_path / 'home'))
-        done = run_python(*arguments, **online)
-    assert done.stdout == 'timm/skresnet18.ra_in1k timm/skresnet18.ra_in1k somebody/finetuned ', done.stderr
 
 
 @pytest.mark.parametrize('in_chans', [1, 4])
@@ -185,16 +157,6 @@ def test_file_without_state_dict(tmp_path):
         create_from(tmp_path / 'odd.pth', tmp_path)
 
 
-def test_missing_file(tmp_path):
-    with pytest.raises(CorruptCheckpointError, match=r'gone\.safetensors is missing'):
-        create_from(tmp_path / 'gone.safetensors', tmp_path)
-
-
-def test_source_of_the_caller_wins_over_the_bundled_file():
-    with pytest.raises(OSError, match=r'(cannot find the requested files|outgoing traffic)'):
-        timm.create_model(NAME, pretrained=True, pretrained_cfg_overlay=dict(hf_hub_id='somebody/else'))
-
-
 def test_missing_classifier(tmp_path):
     headless = {key: tensor for key, tensor in weights().items() if not key.startswith('fc.')}
     with pytest.raises(MismatchedCheckpointError, match=r'missing: fc\.weight, fc\.bias'):
@@ -226,3 +188,28 @@ def test_damaged_bundled_file(tmp_path, monkeypatch, damage):
     monkeypatch.setattr('timm_sk.pretrained.resolve.bundled_folder', lambda name: tmp_path / name)
     with pytest.raises(CorruptCheckpointError, match=rf'{folder}/model\.safetensors.*Install timm_sk again'):
         timm.create_model('sknet_atto', pretrained=True)
+
+
+@pytest.mark.parametrize('attn_layer', [None, 'se'])
+def test_timms_layout_is_unchanged(attn_layer):
+    model = filled('resnest14d', block_args=dict(radix=2, avd=True, attn_layer=attn_layer))
+    state_dict = model.state_dict()
+    passed = to_our_layout(state_dict, arch='resnest14d')
+    assert list(passed) == list(state_dict)
+    assert all(passed[key] is tensor for key, tensor in state_dict.items())
+
+
+@pytest.mark.parametrize(
+    ('oracle', 'arch'),
+    [
+        ('mindcv_resnest50', 'resnest50d'),
+        ('gluon_resnest50', 'resnest50_mindcv'),
+        ('mindcv_skresnet18', 'skresnet18'),
+        ('caffe_sknet50', 'skresnext50_32x4d'),
+    ],
+)
+def test_layouts_of_nets_with_other_pools(oracle, arch, tmp_path):
+    torch.save(load_oracle(oracle).weights, tmp_path / 'theirs.pth')
+    overlay = dict(file=str(tmp_path / 'theirs.pth'))
+    with pytest.raises(MismatchedCheckpointError, match='have other pools'):
+        timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, device='meta')

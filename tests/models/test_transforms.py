@@ -1,15 +1,12 @@
 """Transforms of torch.func and batched backward passes, by value with timm's class."""
 
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 import torch
 from timm_pair import assert_same, each_mode, each_net, images, pair, weighed
 from torch import Tensor, func, nn
 from torch.autograd import functional
-
-from timm_sk import ops
 
 Tensors = dict[str, Tensor]
 
@@ -149,27 +146,3 @@ def test_batched_gradients(model):
 @compared
 def test_second_derivatives(model):
     return functional.hvp(lambda x: weighed(model(x)), images(), images(seed=1))
-
-
-def stacked_fuse(branches: list[Tensor]) -> Tensor:
-    return torch.stack(branches, 1).sum(1).mean((2, 3))
-
-
-def stacked_select(branches: list[Tensor], logits: Tensor) -> Tensor:
-    return (torch.stack(branches, 1) * logits.softmax(1)[..., None, None]).sum(1)
-
-
-def test_vectorized_jacobians_of_the_ops_alone():
-    branches = [torch.randn(2, 3, 2, 2, dtype=torch.float64) for _ in range(2)]
-    inputs = (*branches, torch.randn(2, 2, 3, dtype=torch.float64))
-
-    def found(first: Tensor, second: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return ops.fuse([first, second]), ops.select([first, second], logits)
-
-    def expected(first: Tensor, second: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        return stacked_fuse([first, second]), stacked_select([first, second], logits)
-
-    for transform in (partial(functional.jacobian, inputs=inputs), lambda f: func.jacrev(f, (0, 1, 2))(*inputs)):
-        assert_same(transform(found), transform(expected))
-    assert_same(functional.jacobian(found, inputs, vectorize=True), functional.jacobian(expected, inputs))
-    assert_same(func.jacfwd(found, (0, 1, 2))(*inputs), func.jacfwd(expected, (0, 1, 2))(*inputs))

@@ -30,11 +30,6 @@ def test_select_is_the_weighted_sum(count, gate):
     torch.testing.assert_close(ops.select(branches, logits, gate), expected, rtol=0, atol=1e-14)
 
 
-def test_softmax_of_one_branch():
-    (branch,) = make_branches(1)
-    assert torch.equal(ops.select([branch], make_input((3, 1, 5)).double()), branch)
-
-
 def test_unknown_gate():
     with pytest.raises(ValueError, match=r"must be 'softmax' or 'sigmoid', got 'relu'"):
         ops.select(make_branches(2), torch.zeros(3, 2, 5), 'relu')

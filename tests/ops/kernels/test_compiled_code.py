@@ -1,12 +1,10 @@
 """What the interpreter cannot tell: that the kernels compile for CUDA devices, and that the code is what was meant."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from subprocesses import run_python
 
 pytestmark = pytest.mark.deep
 
@@ -16,9 +14,7 @@ TWO_BRANCH = [f'two_branch_{form} {unit}' for unit in UNITS for form in ('store'
 
 
 def test_every_kernel_compiles():
-    environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
-    program = Path(__file__).with_name('compile_for_cuda.py')
-    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
+    done = run_python(str(Path(__file__).with_name('compile_for_cuda.py')), TRITON_INTERPRET='0')
     assert done.returncode == 0, done.stderr
     found = [json.loads(line) for line in done.stdout.splitlines()]
     expected = [(name, device) for device in ('sm_80', 'sm_90a') for name in (*KERNELS, *TWO_BRANCH)]

@@ -1,8 +1,5 @@
 """The operators in PyTorch: opcheck, compilation, autocast, gradient checkpointing, tracing, export."""
 
-import os
-import subprocess
-import sys
 from functools import partial
 
 import pytest
@@ -20,6 +17,7 @@ from kernel_cases import (
     make_tensors,
 )
 from random_weights import make_input
+from subprocesses import run_python
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -243,8 +241,7 @@ assert not timm_sk.ops.kernels.load('fuse')
 
 @pytest.mark.deep
 def test_missing_triton_is_logged_once():
-    environment = {key: value for key, value in os.environ.items() if key != 'TRITON_INTERPRET'}
-    done = subprocess.run([sys.executable, '-c', WITHOUT_TRITON], env=environment, capture_output=True, text=True)
+    done = run_python('-c', WITHOUT_TRITON, TRITON_INTERPRET='0')
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stderr.splitlines() if 'Triton' in line]
     assert len(lines) == 1
