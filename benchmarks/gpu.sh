@@ -112,7 +112,7 @@ nvidia-smi --query-gpu=name,memory.total,memory.free,driver_version,clocks.sm,cl
 
 if [[ $phase == check ]]; then
   units=tests/ops/kernels
-  slow='compiled or autotune or distributed or ddp_equivalence or deployed_on_a_gpu'
+  slow='compiled or autotune or ddp_equivalence or deployed_on_a_gpu'
   step 'machine' 30 "$python" -c 'import sys, numpy, timm, torch
 print("python", sys.version.split()[0], "torch", torch.__version__, "numpy", numpy.__version__, "timm", timm.__version__)
 print("cuDNN", torch.backends.cudnn.version())

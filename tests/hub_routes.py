@@ -119,20 +119,12 @@ def refs(call: Call, repo: Repo) -> dict:
     return dict(branches=[main], tags=tags, converts=[], pullRequests=[])
 
 
-@route('GET', '/api/models/REPO/tree/REV(/PATH)?')
-def tree(call: Call, repo: Repo, revision: str, path: str = '') -> list[dict]:
-    """A folder's files and folders; recursively, only the files."""
-    folder, entries = f'{path}/' if path else '', {}
-    for name, file in repo.files(revision).items():
-        if name.startswith(folder):
-            child, _, deeper = name.removeprefix(folder).partition('/')
-            if deeper and call.query.get('recursive') != ['true']:
-                entries[child] = dict(type='directory', path=folder + child, oid=file.blob, size=0)
-            else:
-                entries[name] = file.entry(name)
-    if path and not entries:
-        raise Refused(404, f'{path} does not exist on "{revision}"', code='EntryNotFound')
-    return list(entries.values())
+@route('GET', '/api/models/REPO/tree/REV')
+def tree(call: Call, repo: Repo, revision: str) -> list[dict]:
+    """The files of all folders."""
+    if call.query.get('recursive') != ['true']:
+        raise Refused(400, 'A single folder cannot be listed')
+    return [file.entry(name) for name, file in repo.files(revision).items()]
 
 
 @route('POST', '/api/models/REPO/tag/REV')

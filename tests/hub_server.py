@@ -5,8 +5,7 @@ import math
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,15 +97,6 @@ class Hub(Store):
         """Environment variables that point a new process's client to this server, with caches under `home`."""
         quiet = dict(HF_HUB_DISABLE_XET='1', HF_HUB_DISABLE_TELEMETRY='1', HF_HUB_OFFLINE='0')
         return dict(HF_ENDPOINT=self.endpoint, HF_HOME=str(home), HF_TOKEN='', **quiet)
-
-
-@contextmanager
-def serve(root: Path) -> Iterator[str]:
-    """Serve `root/<owner>/<name>/<file>` as the files of hub repositories; yields the endpoint's URL."""
-    with Hub() as hub:
-        for folder in root.glob('*/*'):
-            hub.add(folder.relative_to(root).as_posix(), folder)
-        yield hub.endpoint
 
 
 class _Server(ThreadingHTTPServer):

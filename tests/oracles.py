@@ -6,6 +6,7 @@ own code on the CPU in float32, in eval mode.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +16,9 @@ import numpy as np
 import torch
 from random_weights import fill, make_input
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
+
+from timm_sk.pretrained import check_state_dict
 
 FOLDER = Path(__file__).parent / 'data' / 'oracles'
 
@@ -64,6 +67,19 @@ class Oracle:
         if found.shape != expected.shape:
             raise ValueError(f'The output of {self.name} for {tag} is {list(expected.shape)}, got {list(found.shape)}.')
         return float((found - expected).abs().max() / expected.std())
+
+    @torch.inference_mode()
+    def check(
+        self, model: nn.Module, weights: dict[str, Tensor], tolerance: float, report: Callable[[str, float], object]
+    ) -> None:
+        """Check a model's outputs with upstream's weights, in our layout, and report the distances."""
+        check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
+        model.eval().load_state_dict(weights, strict=False)
+        assert sum(parameter.numel() for parameter in model.parameters()) == self.facts['num_params']
+        for tag, x in self.inputs.items():
+            distance = self.distance(tag, model(x))
+            report(tag, distance)
+            assert distance <= tolerance, tag
 
 
 def load_oracle(name: str) -> Oracle:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from variants import LUCID_NAMES
 
 from timm_sk import lucid
-from timm_sk.pretrained import check_state_dict, to_our_layout
+from timm_sk.pretrained import to_our_layout
 
 TOLERANCE = 1e-4  # of the output's standard deviation
 
@@ -57,17 +57,9 @@ ORACLES = {
 
 
 @pytest.mark.parametrize('name', deep_except([name for name in ORACLES if name != 'lucid_sk_resnet_50'], ORACLES))
-@torch.inference_mode()
 def test_oracle(name, record_property):
     oracle = load_oracle(name)
-    model = ORACLES[name]().eval()
-    weights = to_our_layout(oracle.weights)
-    check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
-    model.load_state_dict(weights, strict=False)
-    assert sum(p.numel() for p in model.parameters()) == oracle.facts['num_params']
-    for tag, x in oracle.inputs.items():
-        record_property(tag, oracle.distance(tag, model(x)))
-        assert oracle.distance(tag, model(x)) <= TOLERANCE, tag
+    oracle.check(ORACLES[name](), to_our_layout(oracle.weights), TOLERANCE, record_property)
 
 
 RESNESTS = dict(

@@ -2,10 +2,9 @@
 
 from concurrent.futures import ThreadPoolExecutor
 
-import distributed
 import pytest
 import torch
-from ranks import run_ranks
+from ddp_equivalence import CONFIG, require_ddp_equivalence
 from subprocesses import run_python
 from torch import nn
 from variants import filled, images
@@ -227,16 +226,18 @@ def test_data_parallel():
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize('world', [1, pytest.param(2, marks=TWO)])
-def test_distributed_data_parallel(world, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ('backend', 'devices'),
+    [
+        pytest.param('nccl', ['cuda:0', 'cuda:1'], marks=TWO),
+        ('gloo', ['cuda:0', 'cuda:0']),  # nccl refuses two processes on one GPU
+    ],
+)
+def test_ddp_equivalence_with_sync_bn(backend, devices, tmp_path, monkeypatch):
     monkeypatch.setenv('NCCL_SOCKET_IFNAME', 'lo')
-    expected = distributed.averaged(world)
-    size = torch.cat([gradient.flatten() for gradient in expected.values()]).norm()
-    devices = [f'cuda:{rank}' for rank in range(world)]
-    for found in run_ranks(distributed.run_rank, tmp_path, backend='nccl', devices=devices):
-        assert found.keys() == expected.keys()
-        off = torch.cat([(found[name] - gradient).flatten() for name, gradient in expected.items()]).norm()
-        assert off <= 1e-2 * size  # in float32; without the mean it is more than half of it
+    trained = CONFIG.changed(freeze_bn=False)
+    synced = trained.changed(sync_bn=True)
+    require_ddp_equivalence(tmp_path, backend=backend, devices=devices, config=synced, whole=trained)
 
 
 @TWO

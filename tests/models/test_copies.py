@@ -115,7 +115,12 @@ def doubled(tensor: str) -> Callable[[nn.Module], object]:
     return lambda module: parametrize.register_parametrization(module, tensor, Doubled())
 
 
-PARAMETRIZATIONS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], object], list[bool]]] = {
+def pruned(module: nn.Module) -> None:
+    """Make a weight before each forward pass from the one that learns."""
+    prune.l1_unstructured(module, 'weight', amount=0.3)
+
+
+PARAMETRIZATIONS: dict[str, tuple[Any, Callable[[nn.Module], object], list[bool]]] = {
     'weight_norm': (nn.Conv2d, normalized(parametrizations.weight_norm), [False, True]),
     'spectral_norm': (nn.Conv2d, normalized(parametrizations.spectral_norm), [False, True]),
     'old weight_norm': (nn.Conv2d, normalized(nn.utils.weight_norm), [False, True]),  # by a hook before forward
@@ -123,6 +128,7 @@ PARAMETRIZATIONS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], object]
     'weight of norms': (nn.BatchNorm2d, doubled('weight'), [False, True]),
     'bias of norms': (nn.BatchNorm2d, doubled('bias'), [False]),
     'variance of norms': (nn.BatchNorm2d, doubled('running_var'), [False]),
+    'pruned': ((nn.Conv2d, nn.BatchNorm2d, nn.Linear), pruned, [False, True]),
 }
 
 
@@ -132,14 +138,17 @@ PARAMETRIZATIONS: dict[str, tuple[type[nn.Module], Callable[[nn.Module], object]
 )
 @pytest.mark.filterwarnings('ignore:.*weight_norm. is deprecated:FutureWarning')
 def test_parametrizations(name, kind, training):
-    """Two steps, since spectral norms move; then the reparameterized and deployed forms."""
+    """Two steps, since spectral norms move; then the reparameterized and deployed forms, the last without masks."""
     cls, parametrization, _ = PARAMETRIZATIONS[kind]
 
     def transform(model: nn.Module) -> list[Any]:
         for module in model.modules():
             if isinstance(module, cls):
                 parametrization(module)
-        return [run_step(model), run_step(model)]
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        first = {key: tensor.clone() for key, tensor in run_step(model).items()}
+        optimizer.step()
+        return [first, run_step(model)]
 
     ours, theirs = pair(name, training=training)
     plain = copy.deepcopy(theirs)(images())
@@ -147,6 +156,10 @@ def test_parametrizations(name, kind, training):
     assert_same(transform(ours), expected)
     assert_differs(expected[0]['output'], plain)
     assert_forms_are_same(ours.eval(), theirs.eval())
+    for module in (*ours.modules(), *theirs.modules()) if kind == 'pruned' else ():
+        if isinstance(module, cls):
+            prune.remove(module, 'weight')
+    assert_forms_are_same(ours, theirs)
 
 
 @torch.no_grad()
@@ -154,37 +167,6 @@ def assert_forms_are_same(ours: nn.Module, theirs: nn.Module) -> None:
     expected = theirs(images())
     for form in FORMS:
         assert_same({form: in_form(ours, form)(images())}, {form: expected})
-
-
-@each_family
-@each_mode
-def test_pruned_parameters(name, training):
-    """`torch.nn.utils.prune` makes a weight before each forward pass from the one that learns."""
-    plain = pair(name, training=training)[1](images())
-
-    def transform(model: nn.Module) -> list[Any]:
-        pruned = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.BatchNorm2d | nn.Linear)]
-        for module in pruned:
-            prune.l1_unstructured(module, 'weight', amount=0.3)
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        steps = []
-        for _ in range(2):
-            steps.append({key: tensor.clone() for key, tensor in run_step(model).items()})
-            optimizer.step()
-        model.eval()
-        with torch.no_grad():
-            before = model(images())
-            assert_same(in_form(model, 'reparameterized')(images()), before)
-            assert_same(in_form(model, 'deployed')(images()), before)
-            for module in pruned:
-                prune.remove(module, 'weight')
-            return [steps, before, model(images())]
-
-    ours, theirs = pair(name, training=training)
-    expected = transform(theirs)
-    assert_same(transform(ours), expected)
-    assert_differs(expected[0][0]['output'], plain)
-    assert_forms_are_same(ours, theirs)
 
 
 @each_family

@@ -2,10 +2,9 @@
 
 import pytest
 import timm
-import torch
 from oracles import load_oracle
 
-from timm_sk.pretrained import check_state_dict, to_our_layout
+from timm_sk.pretrained import to_our_layout
 
 ORACLES = [
     ('caffe_sknet50', 'sknet50', 3e-5),
@@ -41,15 +40,6 @@ DEFAULT = [
     ('name', 'arch', 'tolerance'),
     [pytest.param(*row, id=row[0], marks=() if row[0] in DEFAULT else pytest.mark.deep) for row in ORACLES],
 )
-@torch.inference_mode()
 def test_oracle(name, arch, tolerance, record_property):
     oracle = load_oracle(name)
-    model = timm.create_model(arch).eval()
-    weights = to_our_layout(oracle.weights, arch=arch)
-    check_state_dict(weights, {key: tensor.shape for key, tensor in model.state_dict().items()})
-    model.load_state_dict(weights, strict=False)
-    assert sum(parameter.numel() for parameter in model.parameters()) == oracle.facts['num_params']
-    for tag, x in oracle.inputs.items():
-        distance = oracle.distance(tag, model(x))
-        record_property(tag, distance)
-        assert distance <= tolerance, tag
+    oracle.check(timm.create_model(arch), to_our_layout(oracle.weights, arch=arch), tolerance, record_property)

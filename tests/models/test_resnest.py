@@ -60,14 +60,9 @@ def test_batch_of_one_in_train_mode(block):
 
 
 @pytest.mark.parametrize('make', [timm.create_model, pytest.param(upstream, marks=pytest.mark.xfail(strict=True))])
-@torch.inference_mode()
 def test_oracle_of_the_dilated_net(make, record_property):
     oracle = load_oracle('resnest_resnest50_dilation2')
-    model = make('resnest50d', output_stride=16).eval()
-    model.load_state_dict(oracle.weights)
-    for tag, x in oracle.inputs.items():
-        record_property(tag, oracle.distance(tag, model(x)))
-        assert oracle.distance(tag, model(x)) <= 3e-5, tag
+    oracle.check(make('resnest50d', output_stride=16), oracle.weights, 3e-5, record_property)
 
 
 @pytest.mark.parametrize('name', TIMM_RESNESTS)

@@ -168,14 +168,14 @@ def test_wrong_gradients():
             select_backward(grad.detach(), tensors, logits, 'softmax')
 
 
-@pytest.mark.parametrize('launch_of', ['select', 'select_backward', 'gate_backward'])
+@pytest.mark.parametrize('launch_of', ['fuse', 'select', 'select_backward', 'gate_backward'])
 def test_what_no_program_writes_is_nan(launch_of, monkeypatch):
     launch_one_less(monkeypatch, launch_of)
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
-    with launched(**TRAINED):
-        selected = select(tensors, logits, 'softmax')
+    with launched(fuse=1, **TRAINED):
+        fused, selected = fuse(tensors), select(tensors, logits, 'softmax')
         gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
-    assert any(tensor.isnan().any() for tensor in (selected, *gradients))
+    assert any(tensor.isnan().any() for tensor in (fused, selected, *gradients))
 
 
 @pytest.mark.parametrize('case', CASES, ids=name_of)
