@@ -1,5 +1,8 @@
 """Files and folders are complete or absent."""
 
+import os
+import threading
+
 import pytest
 
 from timm_sk.atomic_io import atomic_dir, atomic_write, read_json, require_empty_dir, write_json
@@ -16,6 +19,16 @@ def test_atomic_write_error_keeps_the_old_file(tmp_path):
         file.write(b'new')
     assert path.read_bytes() == b'new'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_atomic_write_follows_no_planted_link(tmp_path):
+    victim, path = tmp_path / 'victim', tmp_path / 'file'
+    victim.write_bytes(b'precious')
+    (tmp_path / f'file.{os.getpid()}.{threading.get_ident()}.partial').symlink_to(victim)
+    path.symlink_to(victim)
+    with atomic_write(path) as file:
+        file.write(b'new')
+    assert (victim.read_bytes(), path.read_bytes(), path.is_symlink()) == (b'precious', b'new', False)
 
 
 def test_require_empty_dir(tmp_path, monkeypatch):

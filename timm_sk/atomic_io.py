@@ -19,8 +19,9 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     A killed process may leave a file beside it whose name ends in `.partial`.
     """
     partial = path.with_name(f'{path.name}.{os.getpid()}.{threading.get_ident()}.partial')
+    partial.unlink(missing_ok=True)
     try:
-        with partial.open('wb') as file:
+        with partial.open('xb') as file:  # which follows no link that is in its place
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -38,7 +39,7 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
     Args:
         folder: The folder. If a process is killed while it replaces an old one, the next call restores that first.
     """
-    new, old = _hidden(folder)
+    new, old = dir_leftovers(folder)
     recover_dir(folder)
     new.mkdir(parents=True)
     try:
@@ -58,15 +59,21 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 def recover_dir(folder: Path) -> None:
     """Restore a folder that a killed process had moved aside, and remove what it had not finished."""
-    new, old = _hidden(folder)
+    new, old = dir_leftovers(folder)
     if old.exists() and not folder.exists():
         old.replace(folder)
     for leftover in (new, old):
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _hidden(folder: Path) -> tuple[Path, Path]:
+def dir_leftovers(folder: Path) -> tuple[Path, Path]:
+    """Where `atomic_dir` writes the new folder, and where it moves the old one."""
     return folder.with_name(f'.{folder.name}.new'), folder.with_name(f'.{folder.name}.old')
+
+
+def no_follow(path: str, flags: int) -> int:
+    """An opener for `open` that refuses a link in place of the file, where the platform can."""
+    return os.open(path, flags | getattr(os, 'O_NOFOLLOW', 0), 0o666)
 
 
 def require_empty_dir(folder: Path) -> None:

@@ -44,6 +44,12 @@ def waits(monkeypatch):
 
 
 @pytest.fixture
+def path(tmp_path):
+    """Where a test downloads to, in a folder that does not exist yet."""
+    return tmp_path / 'downloads' / 'file.pth'
+
+
+@pytest.fixture
 def row(monkeypatch):
     """A function that gives the small net's row other sources."""
 

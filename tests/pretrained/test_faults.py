@@ -56,6 +56,7 @@ FATAL = {
     ),
     'hub silent': ([Fault(request=HUB_HEAD, delay=ALWAYS, times=ALWAYS)], 'the hub does not answer'),
 }
+NETWORK = ('release silent', '500 on the hub', 'hub silent')
 
 
 @pytest.fixture
@@ -100,6 +101,8 @@ def test_permanent_fault(hub, online, store, row, release, hub_repo, weights, wa
         create()
     assert re.search(message, str(caught.value)), caught.value
     assert source.location in str(caught.value)
+    assert ('Check the network' in str(caught.value)) == (name in NETWORK)
+    assert str(caught.value).startswith('Could not load' if 'damaged' in message else 'Could not download')
     assert not store.folder(NAME).exists()
     assert not list(online.glob('*/blobs/*'))  # nothing damaged for other programs to load
     hub.faults.clear()
@@ -301,7 +304,7 @@ def test_no_home_folder(online, row, release, hub_repo, weights, caplog, monkeyp
         UnobtainableCheckpointError, match=rf'atto\.pth: The local store has no folder: TIMM_SK_HOME {given}'
     ) as caught:
         create()
-    assert str(caught.value).endswith(f'copy the folder to {NAME} in a folder that TIMM_SK_HOME names.')
+    assert str(caught.value).endswith('Set TIMM_SK_HOME to a folder that can be written.')
 
 
 def test_no_network(online, store, row, waits, monkeypatch):

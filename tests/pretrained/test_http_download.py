@@ -3,16 +3,17 @@
 import email.utils
 import math
 import socket
-import threading
 import time
 import urllib.request
 
 import pytest
 from hub_server import Fault
+from raw_server import raw_server
 
 from timm_sk.errors import DownloadError
 from timm_sk.pretrained import http_download
-from timm_sk.pretrained.http_download import SafeRedirects, download
+from timm_sk.pretrained.http_client import SafeRedirects
+from timm_sk.pretrained.http_download import download
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -21,11 +22,6 @@ CONTENT = bytes(range(256)) * 4000
 def url(hub):
     hub.files['file.pth'] = CONTENT
     return f'{hub.endpoint}/files/file.pth'
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / 'downloads' / 'file.pth'
 
 
 def names(path):
@@ -156,10 +152,9 @@ def test_size_limit(hub, url, path, monkeypatch):
     monkeypatch.setattr(http_download, 'MAX_BYTES', 1_000_000)
     with pytest.raises(DownloadError, match='offers 1024000 bytes, the limit is 1000000'):
         download(url, path)
-    with socket.create_server(('127.0.0.1', 0)) as server:
-        answer_endlessly(server)  # without a `Content-Length`
-        with pytest.raises(DownloadError, match='sends more than 1000000 bytes'):
-            download(f'http://127.0.0.1:{server.getsockname()[1]}/file', path)
+    answer = [b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n', *[b'ffff\r\n' + bytes(0xFFFF) + b'\r\n'] * 20]
+    with raw_server(lambda _: answer) as url, pytest.raises(DownloadError, match='sends more than 1000000 bytes'):
+        download(url, path)
     assert names(path) == []
 
 
@@ -209,23 +204,6 @@ def watch_ranges(hub):
 
     handler.parse_request = watch
     return ranges
-
-
-def answer_endlessly(server):
-    """Answer one request with a body that has no announced length and does not end by itself."""
-
-    def answer():
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(10_000)
-            connection.sendall(b'HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n')
-            try:
-                while True:
-                    connection.sendall(bytes(100_000))
-            except OSError:
-                return
-
-    threading.Thread(target=answer, daemon=True).start()
 
 
 @pytest.mark.parametrize('header', ['Content-Length', 'Retry-After'])

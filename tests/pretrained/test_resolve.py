@@ -1,6 +1,7 @@
 """Weights come from the first source that works, are verified, and load without a network afterwards."""
 
 import json
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,9 +16,9 @@ from small_net import NAME, assert_loaded, create, hub_source, sha256
 from subprocesses import run_python
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
+from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError, UnreadableCheckpointError
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import Store, bundled_folder, fetch
+from timm_sk.pretrained import Store, bundled_folder, fetch, store_file
 from timm_sk.pretrained.convert import LAYOUTS
 
 
@@ -154,8 +155,27 @@ def test_error_lists_all_failures(hub, online, store, row):
     assert lines[1].startswith('- hub makers/none: RepositoryNotFoundError: 401')
     assert lines[2] == f'- url {gone.location}: the server answers 404 Not Found.'
     assert lines[3] == '- hub makers/headless: it has no classifier; `num_classes=0` does without.'
-    assert lines[4].startswith('Check the network and try again, or run `timm-sk weights pull sknet_atto.digits` on an')
+    assert lines[4].startswith(
+        'Try again later, update timm_sk in case the file has moved, or run `timm-sk weights pull '
+    )
     assert len(lines) == 5
+
+
+def test_weights_that_are_not_finite(online, store, row, hub_repo, release, weights, tmp_path):
+    """They are refused where they enter: used from the cache, converted from a release, or from a file."""
+    broken = {**weights, 'fc.bias': torch.full_like(weights['fc.bias'], math.nan)}
+    hub_repo(state_dict=broken)
+    content, source = release(state_dict=broken)
+    for sources in ((hub_source(),), (source,)):
+        row(*sources)
+        with pytest.raises(UnobtainableCheckpointError, match=r"'(module\.)?fc\.bias' has NaN or infinite") as caught:
+            create()
+        assert 'Check the network' not in str(caught.value)
+    (tmp_path / 'file').write_bytes(content)
+    checkpoint = row(source)
+    with pytest.raises(UnreadableCheckpointError, match='has NaN or infinite values'):
+        store_file(tmp_path / 'file', checkpoint, shapes_of(checkpoint))
+    assert not store.folder(NAME).exists()
 
 
 def test_source_without_classifier(hub, online, row, hub_repo, release, weights):

@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import stat
 import sys
+import threading
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,11 +15,12 @@ import torch
 from limits import without_privileges
 from safetensors import safe_open
 from safetensors.torch import load_file
-from small_net import NAME, create
+from small_net import NAME, assert_loaded, create
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError
-from timm_sk.pretrained import save_safetensors, sha256_of, store_root
+from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
+from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
+from timm_sk.pretrained import store as store_module
 
 TENSORS = {
     'z': torch.randn(3, 2),
@@ -128,26 +132,106 @@ def test_invalid_origin(store, weights, content):
         store.find(CHECKPOINTS[NAME])
 
 
+OTHER = 'skresnet34.ra_in1k'
+
+
+@contextmanager
+def locked_by_another_process(store, name):
+    """Let another process hold a checkpoint's lock; yields its id."""
+    torch.set_num_threads(1)  # forks of a process with more may hang
+    read, write = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        with store.lock(name):
+            os.write(write, b'x')
+            signal.pause()
+        os._exit(1)
+    os.read(read, 1)
+    try:
+        yield child
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
 def test_lock_removes_leftovers(store):
+    """What a living process writes stays, however old the clock says it is."""
     old = time.time() - 2 * 24 * 3600
-    leftovers = {
+    leftovers = {  # is old, is removed while another process holds the lock of OTHER
         f'.{NAME}.new': (False, True),
-        '.skresnet18.ra_in1k.new': (False, False),
-        '.skresnet34.ra_in1k.new': (True, True),
+        '.skresnet18.ra_in1k.new': (False, True),
+        f'.{OTHER}.new': (True, False),
         f'.downloads/{NAME}': (True, False),
         '.downloads/skresnet18.ra_in1k': (False, False),
-        '.downloads/skresnet34.ra_in1k': (True, True),
+        '.downloads/skresnet50.ra_in1k': (True, True),
+        f'.downloads/{OTHER}': (True, False),
     }
-    for name, (is_old, _) in leftovers.items():
-        (store.root / name).mkdir(parents=True)
-        (store.root / name / 'model.safetensors').write_bytes(b'half')
-        if is_old:
-            os.utime(store.root / name, (old, old))
+    with locked_by_another_process(store, OTHER):
+        for name, (is_old, _) in leftovers.items():
+            (store.root / name).mkdir(parents=True)
+            (store.root / name / 'model.safetensors').write_bytes(b'half')
+            if is_old:
+                os.utime(store.root / name, (old, old))
+        with store.lock(NAME):
+            pass
+        assert {name: not (store.root / name).exists() for name in leftovers} == {
+            name: is_cleared for name, (_, is_cleared) in leftovers.items()
+        }
     with store.lock(NAME):
-        pass
-    assert {name: not (store.root / name).exists() for name in leftovers} == {
-        name: is_cleared for name, (_, is_cleared) in leftovers.items()
-    }
+        assert not [name for name in leftovers if OTHER in name and (store.root / name).exists()]
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+def test_lock_of_a_stopped_process(store, monkeypatch, caplog):
+    monkeypatch.setattr(store_module, '_SECONDS_BEFORE_NOTICE', 0.1)
+    with locked_by_another_process(store, NAME) as child:
+        os.kill(child, signal.SIGSTOP)
+        killer = threading.Timer(1, os.kill, (child, signal.SIGKILL))
+        killer.start()
+        with store.lock(NAME):
+            killer.join()
+    path = store.root / '.locks' / f'{NAME}.lock'
+    assert f'Waiting for another process that writes {NAME} and holds {path}.' in caplog.text
+
+
+PLANTED = ['.locks', f'.locks/{NAME}.lock', '.downloads', f'.downloads/{NAME}', f'.downloads/{NAME}/atto.pth.partial']
+PLANTED += ['.first-seen', NAME, f'.{NAME}.new', f'.{NAME}.old']
+
+
+@pytest.mark.all_cases
+@pytest.mark.parametrize('name', PLANTED)
+def test_planted_links(online, store, row, release, weights, tmp_path, name):
+    """No link in the store is followed: what it leads to stays as it is."""
+    row(release()[1])
+    victim = tmp_path / 'victim'
+    victim.mkdir()
+    (victim / 'model.safetensors').write_bytes(b'precious')
+    planted = store.root / name
+    planted.parent.mkdir(parents=True)
+    planted.symlink_to(victim / 'model.safetensors' if name.endswith(('.lock', '.partial')) else victim)
+    with pytest.raises(UnobtainableCheckpointError, match=rf'{planted} is a link, and the local store follows none'):
+        create()
+    assert [*victim.iterdir()] == [victim / 'model.safetensors']
+    assert (victim / 'model.safetensors').read_bytes() == b'precious'
+    planted.unlink()
+    assert_loaded(create(), weights)
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='permissions of POSIX')
+@pytest.mark.parametrize(('mode', 'group', 'warns'), [(0o777, None, True), (0o775, None, False), (0o775, 12345, True)])
+def test_store_that_others_can_write(tmp_path, caplog, mode, group, warns):
+    root = tmp_path / 'shared'
+    root.mkdir()
+    if group:
+        if os.geteuid():
+            pytest.skip('only root may give a folder to any group')
+        os.chown(root, -1, group)
+    root.chmod(mode)
+    for _ in range(2):
+        assert Store(root).find(CHECKPOINTS[NAME]) is None
+    assert caplog.text.count(f'Other users can write to the local store {root}') == warns
 
 
 def test_lock_restores_a_folder_moved_aside(online, store, row, release):

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from ..checkpoints import Source
 from ..errors import CorruptCheckpointError, DownloadError, UnwritableStoreError
+from .http_client import UnreachableError
 from .store import Store
 from .trust_on_first_use import check_first_seen, first_seen
 from .verify import check_against_table, git_blob_sha1_of
@@ -25,7 +26,7 @@ from .verify import check_against_table, git_blob_sha1_of
 _logger = logging.getLogger(__name__)
 
 
-class UnreachableHubError(DownloadError):
+class UnreachableHubError(UnreachableError):
     """Raised when the hub does not answer, or the network is forbidden, and the file is not in the client's cache."""
 
 

@@ -1,11 +1,8 @@
-"""Download a file of a release by HTTP, with retries, and resume what was interrupted.
-
-Uses the standard library: huggingface_hub brings another HTTP client in each of its major versions.
-"""
+"""Download a file of a release by HTTP, with retries, and resume what was interrupted."""
 
 import http.client
 import os
-import socket
+import re
 import time
 import urllib.error
 import urllib.request
@@ -13,9 +10,11 @@ from collections.abc import Callable
 from email.message import Message
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
+from ..atomic_io import no_follow
 from ..errors import DownloadError
+from .http_client import MAX_HEADER_BYTES, TransientError, send
 
 ATTEMPTS = 4
 MAX_BYTES = 4 << 30  # ten times the largest of these nets
@@ -24,28 +23,6 @@ _CHUNK_BYTES = 1 << 18
 _TRANSIENT = (408, 429, 500, 502, 503, 504)  # HTTP status
 
 Progress = Callable[[int, int | None], None]
-
-
-class TransientError(Exception):
-    """Raised when an attempt failed and another one may succeed.
-
-    Attributes:
-        wait: Seconds that the server asks to wait, if it does.
-    """
-
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
-
-
-class SafeRedirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https, and from http to http, but not from https to an insecure protocol."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        followed = ('https:',) if req.full_url.startswith('https:') else ('https:', 'http:')
-        if not newurl.startswith(followed):
-            raise DownloadError(f'the server redirects to {newurl}, which is not secure.')
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def download(
@@ -67,11 +44,13 @@ def download(
         path: Path to write; its folder is created.
         size: Size of the file in bytes, if known.
         resume: Resume even if the server gives no ETag; for files whose hash the caller checks.
-        timeout: Seconds without an answer or another byte after which an attempt has failed.
+        timeout: Seconds without an answer or another byte after which an attempt has failed, as it has after three
+            times as many seconds with less than 1,000 bytes each.
         progress: Called with the bytes received so far and, if known, those of the whole file.
 
     Raises:
-        DownloadError: If the server refuses, cannot be reached, or sends another size than announced or known.
+        DownloadError: If the server refuses, or sends another size than announced or known.
+        UnreachableError: If it cannot be reached, or the connection breaks or is too slow.
         OSError: If the file cannot be written; nothing is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +61,7 @@ def download(
             break
         except TransientError as failure:
             if attempt == ATTEMPTS:
-                raise DownloadError(f'{failure}, {ATTEMPTS} times.') from failure
+                raise failure.final(f'{failure}, {ATTEMPTS} times.') from failure
             wait = 2.0 ** (attempt - 1) if failure.wait is None else failure.wait
             if wait > _MAX_WAIT:
                 raise DownloadError(f'{failure}; the server asks to wait for {wait:.0f} seconds.') from failure
@@ -98,7 +77,7 @@ def discard(path: Path) -> None:
 
 
 class _PartialFile:
-    """The part of a file that was downloaded so far, and the file's ETag."""
+    """The part of a file that was downloaded so far, and the file's ETag. No link in their place is followed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.with_name(f'{path.name}.partial')
@@ -106,18 +85,25 @@ class _PartialFile:
 
     @property
     def size(self) -> int:
-        return self.path.stat().st_size if self.path.exists() else 0
+        return self.path.lstat().st_size if _is_plain(self.path) else 0
+
+    def open(self, start: int) -> BinaryIO:
+        """Open the part for writing; a new file if nothing of it is kept."""
+        if not start:
+            self.path.unlink(missing_ok=True)
+        return open(self.path, 'r+b' if start else 'xb', opener=no_follow)
 
     @property
     def etag(self) -> str:
         """Empty if the server gave none; a weak one (W/…) is not kept, as it does not promise the same bytes."""
-        return self._etag_path.read_text('latin-1').strip() if self._etag_path.exists() else ''
+        return self._etag_path.read_text('latin-1').strip() if _is_plain(self._etag_path) else ''
 
     @etag.setter
     def etag(self, etag: str | None) -> None:
         self._etag_path.unlink(missing_ok=True)
         if etag and not etag.startswith('W/'):
-            self._etag_path.write_text(etag, 'latin-1')
+            with self._etag_path.open('x', encoding='latin-1') as file:
+                file.write(etag)
 
     def discard(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -135,53 +121,70 @@ def _attempt(
         if etag:
             request.add_header('If-Range', etag)
     try:
-        with urllib.request.build_opener(SafeRedirects).open(request, timeout=timeout) as response:
-            if response.status == 206:
-                continues = (response.headers.get('Content-Range') or '').startswith(f'bytes {start}-')
-                if not continues or (etag and response.headers.get('ETag') != etag):  # servers may ignore `If-Range`
-                    partial.discard()
-                    raise TransientError('the server has another file than before')
-            else:
-                start = 0
-                partial.path.unlink(missing_ok=True)  # before the new ETag is written
-            total = _total_size(response, start, size)
-            partial.etag = response.headers.get('ETag')
-            _receive(response, partial, start, total, progress)
+        response = send(request, timeout)
     except urllib.error.HTTPError as error:
+        error.close()
         if error.code == 416:  # nothing follows the part, which is complete if the server's file is as long
-            if start and (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start):
+            is_whole = (error.headers.get('Content-Range') or '').endswith(f'/{start}') and size in (None, start)
+            if start and is_whole and (resume or error.headers.get('ETag') == etag):
                 return
             partial.discard()
-            raise TransientError('the server does not have the rest of the file') from error
+            raise TransientError('the server does not have the rest of the file', final=DownloadError) from error
+        reason = f'the server answers {error.code} {error.reason}'
         if error.code not in _TRANSIENT:
-            raise DownloadError(f'the server answers {error.code} {error.reason}.') from error
-        raise TransientError(f'the server answers {error.code} {error.reason}', _retry_after(error.headers)) from error
-    except urllib.error.URLError as error:
-        if isinstance(error.reason, socket.gaierror):
-            raise DownloadError(f'the server is not found ({error.reason}).') from error
-        raise TransientError(f'the server cannot be reached ({error.reason})') from error
-    except (ConnectionError, TimeoutError, http.client.HTTPException) as error:  # before the answer's headers ended
-        raise TransientError(f'the server does not answer ({type(error).__name__}: {error})') from error
+            raise DownloadError(f'{reason}.') from error
+        raise TransientError(reason, _retry_after(error.headers), final=DownloadError) from error
+    with response:
+        if response.status == 206:
+            end, total = _content_range(response, start)
+            is_same = not etag or response.headers.get('ETag') == etag  # servers may ignore `If-Range`
+            if total is None or not is_same:
+                partial.discard()
+                reason = 'has another file than before' if total else f'does not send the file from byte {start} on'
+                raise TransientError(f'the server {reason}', final=DownloadError)
+        elif response.status == 200:
+            start = 0
+            partial.path.unlink(missing_ok=True)  # before the new ETag is written
+            end = total = None if response.chunked else _number(response.headers.get('Content-Length'))
+        else:
+            raise DownloadError(f'the server answers {response.status} {response.reason}, without the file.')
+        if size is not None and total not in (None, size):
+            raise DownloadError(f'the server offers {total} bytes, the published file has {size}.')
+        if total is None and size is None and not (response.chunked or resume):
+            raise DownloadError('the server does not announce the size of the file, which could end early.')
+        if (total or 0) > MAX_BYTES:
+            raise DownloadError(f'the server offers {total} bytes, the limit is {MAX_BYTES}.')
+        total = size if total is None else total
+        partial.etag = response.headers.get('ETag')
+        limit = MAX_BYTES if total is None else total
+        response.incoming.allowed = 2 * (limit - start) + MAX_HEADER_BYTES  # chunks have headers
+        received = _receive(response, partial, start, limit if end is None else end, total, progress)
+    if total is not None and received < total:
+        raise TransientError(f'the connection ended after {received} of {total} bytes')
 
 
-def _total_size(response: http.client.HTTPResponse, start: int, size: int | None) -> int | None:
-    """Size of the whole file, which the server announces or the caller knows."""
-    length = response.headers.get('Content-Length')
-    total = start + int(length) if length and _is_number(length) else None
-    if size is not None and total not in (None, size):
-        raise DownloadError(f'the server offers {total} bytes, the published file has {size}.')
-    if (total or 0) > MAX_BYTES:
-        raise DownloadError(f'the server offers {total} bytes, the limit is {MAX_BYTES}.')
-    return size if total is None else total
+def _content_range(response: http.client.HTTPResponse, start: int) -> tuple[int | None, int | None]:
+    """Where an answer's part of the file ends, and the file's size; None if it is not the part from `start` on."""
+    found = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+)', response.headers.get('Content-Range') or '')
+    begin, last, total = map(_number, found.groups()) if found else (None, None, None)
+    if begin != start or last is None or total is None or not begin <= last < total:
+        return None, None
+    length = _number(response.headers.get('Content-Length'))
+    return (last + 1, total) if response.chunked or length in (None, last + 1 - begin) else (None, None)
 
 
 def _receive(
-    response: http.client.HTTPResponse, partial: _PartialFile, start: int, total: int | None, progress: Progress | None
-) -> None:
-    limit = MAX_BYTES if total is None else total
+    response: http.client.HTTPResponse,
+    partial: _PartialFile,
+    start: int,
+    limit: int,
+    total: int | None,
+    progress: Progress | None,
+) -> int:
+    """Write the answer's body, up to `limit` bytes of the whole file, behind the part; returns the part's size."""
     received = start
     try:
-        with partial.path.open('r+b' if start else 'wb') as file:
+        with partial.open(start) as file:
             file.seek(start)
             while chunk := _read_chunk(response):
                 received += len(chunk)
@@ -195,8 +198,7 @@ def _receive(
     except (OSError, DownloadError):
         partial.discard()
         raise
-    if total is not None and received < total:
-        raise TransientError(f'the connection ended after {received} of {total} bytes')
+    return received
 
 
 def _read_chunk(response: http.client.HTTPResponse) -> bytes:
@@ -207,17 +209,22 @@ def _read_chunk(response: http.client.HTTPResponse) -> bytes:
         raise TransientError(f'the connection broke ({type(error).__name__}: {error})') from error
 
 
-def _is_number(text: str) -> bool:
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
+
+
+def _number(text: str | None) -> int | None:
     # not `isdigit` alone: `int` fails on some scripts' digits, and on thousands of digits
-    return text.isascii() and text.isdigit() and len(text) < 20
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 20 else None
 
 
 def _retry_after(headers: Message) -> float | None:
     """Seconds that the server asks to wait, given as a number or a date."""
     value = (headers.get('Retry-After') or '').strip()
-    if _is_number(value):
-        return float(value)
+    seconds = _number(value)
+    if seconds is not None:
+        return float(seconds)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError, OSError):
         return None

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -20,8 +20,10 @@ from ..errors import (
     UnwritableStoreError,
 )
 from .hf_hub import UnreachableHubError, hub_file
+from .http_client import UnreachableError
 from .http_download import Progress, discard, download
-from .import_checkpoint import check_fit, is_in_our_layout, read_header, store_converted
+from .import_checkpoint import check_fit, is_in_our_layout, store_converted
+from .readers import read_checkpoint
 from .store import WEIGHTS_NAME, Store, bundled_folder
 from .trust_on_first_use import check_first_seen, first_seen, record_first_seen
 from .verify import check_against_table
@@ -61,6 +63,7 @@ def fetch(
         UnobtainableCheckpointError: If no source works; gives the reason for each, and what to do.
     """
     failures: list[str] = []
+    errors: list[Exception] = []  # of the sources
     if checkpoint.bundled:
         path = bundled_folder(checkpoint.name) / WEIGHTS_NAME
         try:
@@ -92,12 +95,15 @@ def fetch(
                 return _from_url(source, checkpoint, shapes, stores[0], progress)
         except TimmSkError as error:
             hub_is_unreachable |= isinstance(error, UnreachableHubError)
+            errors.append(error)
             failures.append(f'{_describe(source)}: {error}')
         except OSError as error:
+            errors.append(error)
             failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
     reasons = ''.join(f'\n- {failure}' for failure in failures)
+    verb = 'download' if all(isinstance(error, DownloadError) for error in errors) else 'load'
     raise UnobtainableCheckpointError(
-        f'Could not download the weights of {checkpoint.name}.{reasons}\n{_what_to_do(checkpoint, stores[0])}'
+        f'Could not {verb} the weights of {checkpoint.name}.{reasons}{_what_to_do(checkpoint, stores[0], errors)}'
     )
 
 
@@ -107,7 +113,7 @@ def _use_hub_file(
     """The file itself, if it is in our layout, else the stored conversion of it."""
     if is_in_our_layout(path) and not store_all:
         if not _is_recorded(store, source, sha256):
-            check_fit(read_header(path), checkpoint, shapes(), source)
+            check_fit(read_checkpoint(path), checkpoint, shapes(), source)
             try:
                 record_first_seen(store, source, sha256)
             except UnwritableStoreError as error:
@@ -165,7 +171,7 @@ def _download_verified(source: Source, file: Path, store: Store, progress: Progr
         progress=progress,
     )
     with store.writing():
-        if not file.exists():  # left by a process that was killed during the conversion
+        if file.is_symlink() or not file.exists():  # a file was left by a process that was killed during the conversion
             fetch_file()
         try:
             return check_against_table(file, source)
@@ -189,17 +195,26 @@ def _describe(source: Source) -> str:
     return f'{source.kind} {source.location}{revision}'.strip()
 
 
-def _what_to_do(checkpoint: Checkpoint, store: Store) -> str:
+def _what_to_do(checkpoint: Checkpoint, store: Store, errors: Sequence[Exception]) -> str:
+    """A line of advice; none if an error has it."""
     if manual := checkpoint.first('manual'):
         return (
-            f'The file must be downloaded by hand: open {manual.location} in a browser, save it, and run '
+            f'\nThe file must be downloaded by hand: open {manual.location} in a browser, save it, and run '
             f'`timm-sk weights convert <FILE> --to {checkpoint.name}`.'
         )
-    pull = f'`timm-sk weights pull {checkpoint.name}`'
     try:
         folder = str(store.folder(checkpoint.name))
     except UnwritableStoreError:
         folder = f'{checkpoint.name} in a folder that TIMM_SK_HOME names'
+    elsewhere = f'run `timm-sk weights pull {checkpoint.name}` on another machine and copy the folder to {folder}.'
     if constants.HF_HUB_OFFLINE:
-        return f'HF_HUB_OFFLINE is set: unset it, or run {pull} on another machine and copy the folder to {folder}.'
-    return f'Check the network and try again, or run {pull} on another machine and copy the folder to {folder}.'
+        return f'\nHF_HUB_OFFLINE is set: unset it, or {elsewhere}'
+    if any(isinstance(cause, UnreachableError) for error in errors for cause in (error, error.__cause__)):
+        return f'\nCheck the network and try again, or {elsewhere}'
+    if any(isinstance(error, DownloadError) for error in errors):
+        return f'\nTry again later, update timm_sk in case the file has moved, or {elsewhere}'
+    if any(not isinstance(error, UnwritableStoreError | OSError) for error in errors):
+        return (
+            '\nIf the server has another file than the published one, update timm_sk, which may know it, or report it.'
+        )
+    return ''

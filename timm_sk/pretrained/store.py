@@ -5,21 +5,23 @@ The store has a folder per checkpoint, laid out like a hub repository, so that t
 atomically.
 """
 
+import logging
 import os
 import shutil
+import stat
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
-from ..atomic_io import atomic_dir, read_json, recover_dir, write_json
+from ..atomic_io import atomic_dir, dir_leftovers, read_json, recover_dir, write_json
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, UnwritableStoreError
 from .safetensors_io import save_safetensors
@@ -29,7 +31,11 @@ WEIGHTS_NAME, CONFIG_NAME, ORIGIN_NAME = 'model.safetensors', 'config.json', 'or
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _ORIGIN_VERSION = 1
-_LEFTOVER_SECONDS = 24 * 3600  # when no process can still be writing what is left of another checkpoint
+_RESUMABLE_SECONDS = 24 * 3600  # for which an interrupted download of another checkpoint is kept
+_SECONDS_BEFORE_NOTICE = 3
+_SUBFOLDERS = ('.locks', '.downloads', '.first-seen')
+
+_logger = logging.getLogger(__name__)
 
 
 def bundled_folder(name: str) -> Path:
@@ -108,7 +114,9 @@ class Store:
         Raises:
             UnwritableStoreError: If there is none; see `store_root`.
         """
-        return store_root() if self._given_root is None else self._given_root
+        root = store_root() if self._given_root is None else self._given_root
+        _warn_if_shared(root)
+        return root
 
     def folder(self, name: str) -> Path:
         """The folder of a checkpoint, whether or not it exists."""
@@ -199,21 +207,32 @@ class Store:
             UnwritableStoreError: If the store cannot be written.
         """
         with self.writing():
-            folder = self.root / '.locks'
-            folder.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(folder / f'{name}.lock')
-            lock.acquire()
+            lock = self._file_lock(name)
+            try:
+                lock.acquire(timeout=_SECONDS_BEFORE_NOTICE)
+            except Timeout:
+                _logger.warning('Waiting for another process that writes %s and holds %s.', name, lock.lock_file)
+                lock.acquire()
         try:
             with self.writing():
+                folder, downloads = self.folder(name), self.downloads(name)
+                _refuse_links(folder, downloads, *dir_leftovers(folder), *downloads.glob('*'))
                 self._clear_leftovers(name)
             yield
         finally:
             lock.release()
 
+    def _file_lock(self, name: str) -> FileLock:
+        folder = self.root / '.locks'
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_links(path := folder / f'{name}.lock')
+        return FileLock(path)
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Convert an OSError to an error that names the store's folder."""
         try:
+            _refuse_links(*(self.root / name for name in _SUBFOLDERS))
             yield
         except OSError as error:
             raise UnwritableStoreError(
@@ -222,15 +241,36 @@ class Store:
             ) from error
 
     def _clear_leftovers(self, name: str) -> None:
-        """Remove what killed processes left of this checkpoint, and what they left of others a day ago."""
-        old = time.time() - _LEFTOVER_SECONDS
-        for leftover in (*self.root.glob('.*.new'), *self.root.glob('.*.old')):
-            written = leftover.stem.removeprefix('.')
-            if written == name or _modified(leftover) < old:
-                recover_dir(self.folder(written))
-        for leftover in self.root.glob('.downloads/*'):
-            if leftover.name != name and _modified(leftover) < old:
-                shutil.rmtree(leftover, ignore_errors=True)
+        """Remove what killed processes left of this checkpoint, and of others that no process holds the lock of."""
+        recover_dir(self.folder(name))
+        old = time.time() - _RESUMABLE_SECONDS
+        staged = {path.stem.removeprefix('.') for end in ('new', 'old') for path in self.root.glob(f'.*.{end}')}
+        downloaded = {path.name for path in self.root.glob('.downloads/*') if _modified(path) < old}
+        for other in (staged | downloaded) - {name}:
+            with suppress(Timeout), self._file_lock(other).acquire(blocking=False):
+                recover_dir(self.folder(other))
+                if other in downloaded:
+                    shutil.rmtree(self.downloads(other), ignore_errors=True)
+
+
+@cache
+def _warn_if_shared(root: Path) -> None:
+    """Warn, once in a process, of a store in which other users can replace weights."""
+    try:
+        status = root.stat()
+    except OSError:  # reported by what reads or writes it
+        return
+    if os.name != 'posix':  # others have no such permissions
+        return
+    if status.st_mode & stat.S_IWOTH or (status.st_mode & stat.S_IWGRP and status.st_gid != os.getgid()):
+        _logger.warning('Other users can write to the local store %s, and replace its weights: use `chmod go-w`.', root)
+
+
+def _refuse_links(*paths: Path) -> None:
+    """Raise an UnwritableStoreError for a link, which others may have put where the store is about to write."""
+    for path in paths:
+        if path.is_symlink():
+            raise UnwritableStoreError(f'{path} is a link, and the local store follows none: remove it.')
 
 
 @contextmanager
