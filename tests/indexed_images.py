@@ -1,13 +1,16 @@
 """Images whose pixels tell their number, and a model that looks its answer up by it: all results are known."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from timm_sk.data import ImageDataset
+from timm_sk.data import ImageDataset, eval_loader
+from timm_sk.distributed import DistributedContext
+from timm_sk.evaluation.metrics import Evaluation, evaluate
 
 
 def image_of(number: int) -> Image.Image:
@@ -43,3 +46,19 @@ def chosen(classes: Sequence[int], num_classes: int, by: float = 1.0) -> Tensor:
     logits = torch.zeros(len(classes), num_classes)
     logits[torch.arange(len(classes)), torch.tensor(classes)] = by
     return logits
+
+
+def evaluate_images(
+    images: ImageDataset,
+    logits: Tensor,
+    *,
+    batch_size: int = 3,
+    context: DistributedContext | None = None,
+    model: nn.Module | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate a model, or such answers, on images."""
+    context = context or DistributedContext()
+    loader = eval_loader(images, pixels, batch_size=batch_size, context=context)
+    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, context=context) | options
+    return evaluate(model or Answers(logits), loader, **settings)

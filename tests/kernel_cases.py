@@ -123,17 +123,6 @@ def select(
     return select.select(tensors, logits, gate, biases, activation)
 
 
-def launch_one_less(monkeypatch: pytest.MonkeyPatch, kernel_name: str) -> None:
-    """Leave out one program of a kernel of fuse or select."""
-    from timm_sk.ops.kernels import fuse, launcher, select
-
-    def one_less(name: str, kernel: object, programs: int, *args: object, **constants: object) -> None:
-        launcher.launch(name, kernel, programs - (name == kernel_name), *args, **constants)
-
-    for module in (fuse, select):
-        monkeypatch.setattr(module, 'launch', one_less)
-
-
 def exact(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The same values in float64, as new leaves."""
     return [tensor.detach().double().requires_grad_(tensor.requires_grad) for tensor in tensors]

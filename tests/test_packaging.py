@@ -1,8 +1,5 @@
 """Wheel and sdist have the bundled weights; importing loads few packages."""
 
-import os
-import subprocess
-import sys
 import tarfile
 import zipfile
 
@@ -26,22 +23,17 @@ BUNDLED_FILES = {
 }
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
+def build(kind, folder):
+    """Build a wheel or an sdist."""
     pytest.importorskip('hatchling')
-    folder = tmp_path_factory.mktemp('wheel')
-    done = subprocess.run(
-        [sys.executable, '-c', f'import hatchling.build; print(hatchling.build.build_wheel({str(folder)!r}))'],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    code = f'import hatchling.build; print(hatchling.build.build_{kind}({str(folder)!r}))'
+    done = run_python('-c', code, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     return folder / done.stdout.split()[-1]
 
 
-def test_wheel_works_from_any_folder(wheel, tmp_path):
-    with zipfile.ZipFile(wheel) as archive:
+def test_wheel_works_from_any_folder(tmp_path):
+    with zipfile.ZipFile(build('wheel', tmp_path)) as archive:
         prefix = 'timm_sk/_bundled/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
         data = ['py.typed', 'publishing/model_card.md', 'models/costs.csv', 'demo/keyboard.js', 'demo/style.css']
@@ -61,14 +53,7 @@ print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['fi
 
 
 def test_sdist_has_weights_and_test_data(tmp_path):
-    build = pytest.importorskip('hatchling.build')
-    home = os.getcwd()
-    os.chdir(ROOT)
-    try:
-        name = build.build_sdist(str(tmp_path))
-    finally:
-        os.chdir(home)
-    with tarfile.open(tmp_path / name) as archive:
+    with tarfile.open(build('sdist', tmp_path)) as archive:
         names = {member.partition('/')[2] for member in archive.getnames()}
     assert {f'weights/{file}' for file in BUNDLED_FILES} <= names
     assert {'hubconf.py', 'LICENSE', 'tests/data/digits_heldout.safetensors', 'weights/train.py'} <= names

@@ -49,11 +49,6 @@ def test_timms_tags_and_cfgs(name):
     assert timm.models.is_model_pretrained(name) == bool(upstream.default.has_weights)
 
 
-def test_attributes_of_timm():
-    assert timm.models.skresnet34.__module__ == 'timm.models.sknet'
-    assert timm.models.resnest50d.__module__ == 'timm.models.resnest'
-
-
 def test_import_twice():
     code = """
 import timm

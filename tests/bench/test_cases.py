@@ -127,6 +127,3 @@ def test_unknown_names(changed, message):
     arguments = dict(models=['skresnet18'], tasks=['training'], scaling='') | ONE | changed
     with pytest.raises(ValueError, match=message.replace('.', r'\.')):
         list(cases(arguments.pop('models'), **arguments))
-    (case,) = cases(['skresnet18'], tasks=['training'], **ONE)
-    with pytest.raises(ValueError, match='Unknown form "fused"'):
-        variants(case, forms=['fused'], sides=['ours'])

@@ -5,13 +5,10 @@ import json
 import pytest
 import timm.data
 import torch
-from indexed_images import Answers, chosen, image_of, pixels
+from indexed_images import chosen, evaluate_images, image_of
 from timm.data import ImageNetInfo, RealLabelsImagenet
 
-from timm_sk.data import eval_loader
-from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation.imagenet_labels import folder_classes, label_map
-from timm_sk.evaluation.metrics import evaluate
 from timm_sk.evaluation.validation_config import ValidationConfig
 from timm_sk.evaluation.validation_data import open_validation_data
 
@@ -32,15 +29,8 @@ def open_data(data, **settings):
 
 
 def evaluated(data, logits):
-    loader = eval_loader(data.images, pixels, batch_size=3, context=DistributedContext())
-    return evaluate(
-        Answers(logits),
-        loader,
-        num_classes=len(data.label_map.class_names),
-        context=DistributedContext(),
-        prepare=torch.Tensor.float,
-        label_map=data.label_map,
-    )
+    known = data.label_map
+    return evaluate_images(data.images, logits, num_classes=len(known.class_names), label_map=known)
 
 
 @pytest.mark.parametrize('labels', ['a', 'r'])

@@ -7,19 +7,18 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from indexed_images import Answers, chosen, indexed_images, pixels
+from indexed_images import Answers, chosen, evaluate_images, indexed_images
 from ranks import run_ranks
 
-from timm_sk.data import UnreadableSampleError, eval_loader
+from timm_sk.data import UnreadableSampleError
 from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation.imagenet_labels import label_map
-from timm_sk.evaluation.metrics import evaluate
 
 LABELS = [0, 1, 2, 0, 1, 2, 0, 6]
 GUESSES = [0, 1, 1, 0, 2, 2, 1, 6]  # 5 of 8 are right
 
 
-def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), context=None, model=None, **kwargs):
+def evaluated(logits, labels=LABELS, *, broken=(), **kwargs):
     images = indexed_images(labels)
     read = images.read
 
@@ -29,10 +28,7 @@ def evaluated(logits, labels=LABELS, *, batch_size=3, broken=(), context=None, m
         return read(index)
 
     images.read = fail_or_read
-    context = context or DistributedContext()
-    loader = eval_loader(images, pixels, batch_size=batch_size, context=context)
-    settings = dict(num_classes=logits.shape[1], prepare=torch.Tensor.float, context=context) | kwargs
-    return evaluate(model or Answers(logits), loader, **settings)
+    return evaluate_images(images, logits, **kwargs)
 
 
 @pytest.mark.parametrize('batch_size', [1, 3, 8])

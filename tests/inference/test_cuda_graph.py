@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 from variants import filled, images
 
 import timm_sk
@@ -30,7 +31,7 @@ class Captures:
 
         def replay():
             self.replays += 1
-            for old, new in zip(tensors(self.output), tensors(run(x)), strict=True):
+            for old, new in zip(tree_leaves(self.output), tree_leaves(run(x)), strict=True):
                 old.copy_(new)
 
         return Recording(input=x, output=self.output, replay=replay, lock=self.lock)
@@ -42,12 +43,8 @@ class Captures:
         self.spoil()
 
     def spoil(self):
-        for tensor in (self.input, *tensors(self.output)):
+        for tensor in (self.input, *tree_leaves(self.output)):
             tensor.fill_(torch.nan)
-
-
-def tensors(output):
-    return [output] if isinstance(output, torch.Tensor) else output
 
 
 def captured(model, **kwargs):

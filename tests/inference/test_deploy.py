@@ -43,22 +43,6 @@ def convolutions(model: nn.Module) -> list[FoldedConv]:
     return [module for module in model.modules() if isinstance(module, FoldedConv)]
 
 
-@pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
-def test_merged_groups(name):
-    model = filled(name).double()
-    x, deployed = images(size=32, dtype=torch.float64), deploy(model)
-    keys = {key: tensor.clone() for key, tensor in deployed.state_dict().items()}
-    merged = [convolution for convolution in convolutions(deployed) if convolution.groups > 1]
-    assert merged
-    for convolution in merged:
-        convolution.merge(convolution.groups // 2)
-        assert convolution.wide.shape[1] == 2 * convolution.weight.shape[1]
-    assert distance(deployed(x), model(x).detach()) <= 1e-12
-    assert deployed.state_dict().keys() == keys.keys()
-    assert all(torch.equal(tensor, keys[key]) for key, tensor in deployed.state_dict().items())
-    assert distance(copy.deepcopy(deployed)(x), model(x).detach()) <= 1e-12
-
-
 def test_compiled():
     model = filled('sknet_atto')
     deployed = deploy(model, compile=True)

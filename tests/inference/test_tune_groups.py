@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 from random_weights import fill_model, make_input
+from timm_pair import run_step
 from torch import Tensor, nn
 from variants import filled, images
 
@@ -36,27 +37,14 @@ def fewest(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     return inputs
 
 
-def step(model: nn.Module, x: Tensor) -> list[Tensor]:
-    """Output, gradients and buffers of a training step."""
-    model.zero_grad()
-    output = model.train()(x)
-    output.sin().sum().backward()
-    return [output, *(parameter.grad for parameter in model.parameters()), *model.buffers()]
-
-
 @pytest.mark.parametrize('bias', [True, False])
 @pytest.mark.parametrize('wide', [1, 2, 4])
 def test_merged_conv_output_and_gradients(wide, bias):
     narrow = fill_model(nn.Conv2d(16, 24, 3, stride=2, padding=2, dilation=2, groups=4, bias=bias)).double()
     merged = MergedConv(copy.deepcopy(narrow), wide)
     x = make_input((3, 16, 9, 7)).double()
-    results = []
-    for conv in (narrow, merged):
-        given = x.clone().requires_grad_()
-        output = conv(given)
-        results.append([output, *torch.autograd.grad(output.sin().sum(), [given, *conv.parameters()])])
-    for expected, found in zip(*results, strict=True):
-        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * float(expected.detach().abs().max()))
+    for expected, found in zip(*(run_step(conv, x).values() for conv in (narrow, merged)), strict=True):
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-13 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize('name', ['sknet_atto', 'resnest50d_4s2x40d'])
@@ -70,7 +58,8 @@ def test_merged_model_trains_equally(name, fewest):
     assert all(conv.wide_groups < conv.groups for conv in convs.values())
     assert list(merged.state_dict()) == list(plain.state_dict())
     x = images(4, dtype=torch.float64)
-    for found, expected in zip(step(merged, x), step(plain, x), strict=True):
+    steps = [run_step(model.train(), x).values() for model in (merged, plain)]
+    for found, expected in zip(*steps, strict=True):
         assert (found - expected).abs().max() <= 1e-9 * expected.abs().max().clamp(min=1)
     before = {path: conv.weight.detach().clone() for path, conv in convs.items()}
     optimizer.step()  # made before the merging

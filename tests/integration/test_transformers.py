@@ -5,7 +5,6 @@ import json
 import pytest
 import timm
 import torch
-from hub_server import Hub
 from random_weights import fill_model
 from subprocesses import run_python
 
@@ -47,17 +46,15 @@ def ask_transformers(hub, home, repo, *images, before=''):
     return json.loads(done.stdout)
 
 
-def test_bundled_checkpoint(tmp_path):
+def test_bundled_checkpoint(hub, tmp_path):
     name = 'sknet_atto.digits'
     folder = tmp_path / 'folder'
     folder.mkdir()
     build_folder(CHECKPOINTS[name], folder, repo_id=f'timm-sk/{name}')
     example = (folder / 'README.md').read_text().split('```python\n')[3].split('```')[0]
     assert 'import AutoImageProcessor, AutoModelForImageClassification' in example
-    with Hub() as hub:
-        hub.add(f'timm-sk/{name}', folder)
-        repo = f'timm-sk/{name}'
-        answer = ask_transformers(hub, tmp_path / 'home', repo, *example_images(name), before=example)
+    hub.add(f'timm-sk/{name}', folder)
+    answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}', *example_images(name), before=example)
     assert answer['version'].partition('.')[0] == '5'
     assert answer['difference'] <= 1e-5
     assert answer['model'] == 'TimmWrapperForImageClassification'
@@ -67,7 +64,7 @@ def test_bundled_checkpoint(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['skresnet18.ra_in1k', 'skresnet18_mindcv.mindcv_in1k', 'resnest14d.gluon_in1k'])
-def test_imagenet_labels(name, tmp_path):
+def test_imagenet_labels(name, hub, tmp_path):
     """With random weights, and the names and config of the real ones."""
     row = CHECKPOINTS[name]
     model = fill_model(timm.create_model(row.arch)).eval()
@@ -76,9 +73,8 @@ def test_imagenet_labels(name, tmp_path):
     write_model(folder, model, row, metadata={})
     inputs = torch.nn.functional.interpolate(golden_inputs(row.input_size), size=96)
     write_golden(folder / 'golden.safetensors', model, inputs, metadata={})
-    with Hub() as hub:
-        hub.add(f'timm-sk/{name}', folder)
-        answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}')
+    hub.add(f'timm-sk/{name}', folder)
+    answer = ask_transformers(hub, tmp_path / 'home', f'timm-sk/{name}')
     assert answer['difference'] <= 1e-4
     assert [label.split(',')[0] for label in answer['labels'].values()] == ['tench', 'goldfish', 'great white shark']
 

@@ -113,15 +113,6 @@ def test_units_on_their_own(unit):
         folded.load_state_dict(nn.Sequential(unit).state_dict(), strict=False)
 
 
-def test_a_bias_does_not_hide_an_unfolded_checkpoint():
-    make = [nn.Conv2d(8, 12, 3, bias=False), nn.BatchNorm2d(12)]
-    layers = filled(nn.Sequential(*make))
-    state = {key: tensor.clone() for key, tensor in layers.state_dict().items()}
-    fold_sequence(layers)
-    with pytest.raises(MismatchedCheckpointError, match='then fold it'):
-        layers.load_state_dict(state, strict=False)
-
-
 @pytest.mark.parametrize('training', ['both', 'norm'])
 def test_train_mode(training):
     unit = ConvNormAct(8, 12).eval()

@@ -13,10 +13,10 @@ from oracles import load_oracle
 from random_weights import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import MOBILE, SHUFFLE, filled
+from variants import MOBILE, SHUFFLE
 
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
-from timm_sk.pretrained import bundled_folder, save_safetensors, to_our_layout
+from timm_sk.pretrained import bundled_folder, save_safetensors
 
 NAME = 'sknet_atto'
 BUNDLED = bundled_folder('sknet_atto.digits')
@@ -60,12 +60,6 @@ def test_checkpoint_path(tmp_path):
     torch.save({'state_dict': {f'module.{key}': tensor for key, tensor in weights().items()}}, tmp_path / 'last.pth')
     for file in ('weights.safetensors', 'last.pth'):
         assert has_weights(timm.create_model(NAME, checkpoint_path=str(tmp_path / file)), weights())
-
-
-def test_local_dir_of_a_bundled_folder():
-    model = timm.create_model(f'local-dir:{BUNDLED}', pretrained=True)
-    assert has_weights(model, timm.create_model('sknet_atto.digits', pretrained=True).state_dict())
-    assert list(model.pretrained_cfg['label_names']) == list('0123456789')
 
 
 @pytest.mark.parametrize('in_chans', [1, 4])
@@ -188,15 +182,6 @@ def test_damaged_bundled_file(tmp_path, monkeypatch, damage):
     monkeypatch.setattr('timm_sk.pretrained.resolve.bundled_folder', lambda name: tmp_path / name)
     with pytest.raises(CorruptCheckpointError, match=rf'{folder}/model\.safetensors.*Install timm_sk again'):
         timm.create_model('sknet_atto', pretrained=True)
-
-
-@pytest.mark.parametrize('attn_layer', [None, 'se'])
-def test_timms_layout_is_unchanged(attn_layer):
-    model = filled('resnest14d', block_args=dict(radix=2, avd=True, attn_layer=attn_layer))
-    state_dict = model.state_dict()
-    passed = to_our_layout(state_dict, arch='resnest14d')
-    assert list(passed) == list(state_dict)
-    assert all(passed[key] is tensor for key, tensor in state_dict.items())
 
 
 @pytest.mark.parametrize(

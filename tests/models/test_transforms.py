@@ -112,20 +112,6 @@ def test_ensemble_by_vmap_over_stacked_parameters(model):
     return func.vmap(func.grad_and_value(loss))(parameters, buffers), buffers
 
 
-@each_net
-@each_mode
-def test_vectorized_jacobian(name, training):
-    """torch's own `flatten` has no batching rule in its 'forward-mode' strategy, which fails for timm's class too."""
-
-    def transform(model: nn.Module) -> object:
-        return functional.jacobian(model, images(3), vectorize=True)
-
-    ours, theirs = pair(name, training=training)
-    expected = transform(theirs)
-    assert_same(transform(ours), expected)
-    assert_same(functional.jacobian(ours, images(3)), expected)
-
-
 @compared
 def test_batched_gradients(model):
     """`is_grads_batched`, and `vmap` over `torch.autograd.grad`, give what a loop gives."""

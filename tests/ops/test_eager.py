@@ -8,6 +8,7 @@ from random_weights import fill_model, make_input
 from torch import Tensor, nn
 
 import timm_sk
+from timm_sk.bench.memory import saved_bytes
 from timm_sk.ops import Branches, eager, reference, runs_eagerly
 
 KINDS = [
@@ -103,21 +104,6 @@ def test_hooks_see_complete_branches(is_global):
     assert all(torch.equal(output, copied) for output, copied in seen)
 
 
-def saved_bytes(layer: nn.Module, x: Tensor) -> int:
-    """Bytes of the storages that autograd saves, without those of the layer itself."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in layer.state_dict().values()}
-    saved: dict[int, Tensor] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        output = layer(x)
-    assert output.requires_grad
-    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in saved.items() if pointer not in own)
-
-
 @pytest.mark.parametrize(
     ('make', 'planes'),
     [
@@ -131,11 +117,12 @@ def test_autograd_saves_only_the_convolutions_output(make, planes):
     x = make_input((4, 16, 32, 32)).requires_grad_()
     plane = x.untyped_storage().nbytes()
     small = plane // 16  # the attention's and the norms' values
-    assert planes * plane <= saved_bytes(layer, x) <= planes * plane + small
+    own = layer.state_dict().values()
+    assert planes * plane <= saved_bytes(lambda: layer(x), excluded=own) <= planes * plane + small
     watched = copy.deepcopy(layer)
     branch = watched.paths[0] if hasattr(watched, 'paths') else watched.bn0
     branch.register_forward_hook(lambda *_: None)  # so all modules of the branch are called
-    assert saved_bytes(watched, x) >= (planes + 2) * plane
+    assert saved_bytes(lambda: watched(x), excluded=watched.state_dict().values()) >= (planes + 2) * plane
 
 
 def test_autocast_in_bfloat16():

@@ -55,19 +55,6 @@ def test_gradients(count, gate):
         assert torch.autograd.gradgradcheck(function, inputs)
 
 
-@pytest.mark.parametrize('gate', ['softmax', 'sigmoid'])
-def test_jvp_of_select(gate):
-    *branches, logits = (tensor.detach() for tensor in gradient_cases(2, gate)[1][1])
-    tangents = [tensor.sin() for tensor in (*branches, logits)]
-    found, expected = (
-        torch.func.jvp(
-            lambda *args, select=select: select(list(args[:-1]), args[-1], gate), (*branches, logits), (*tangents,)
-        )
-        for select in (ops.select, ops.reference.select)
-    )
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-14)
-
-
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 def test_select_keeps_dtype_and_channels_last(dtype):
     branches = [branch.to(memory_format=torch.channels_last) for branch in make_branches(2, dtype)]

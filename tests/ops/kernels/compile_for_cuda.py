@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import tempfile
+from types import SimpleNamespace
 
 import torch
 import triton
@@ -25,20 +26,13 @@ TWO_BRANCHES = (  # channels, groups, height and width, dtype
 )
 
 
-class AbsentDevice:
+def absent_device(capability: int) -> SimpleNamespace:
     """A driver for a device of some compute capability, which is its number as well."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_target(self) -> GPUTarget:
-        return GPUTarget('cuda', self.capability, 32)
-
-    def get_current_device(self) -> int:
-        return self.capability
-
-    def get_current_stream(self, device: int | None = None) -> int:
-        return 0
+    return SimpleNamespace(
+        get_current_target=lambda: GPUTarget('cuda', capability, 32),
+        get_current_device=lambda: capability,
+        get_current_stream=lambda device=None: 0,
+    )
 
 
 def compile_only(name: str, kernel, programs: int, device: torch.device, *args: object, **constants: object) -> None:
@@ -81,7 +75,7 @@ def main() -> None:
     launcher._sizes = lambda device: launcher.sizes_for(132)
     fuse.launch = select.launch = compile_only
     for capability, count, memory_format in ((80, 4, torch.contiguous_format), (90, 2, torch.channels_last)):
-        triton.runtime.driver.set_active(AbsentDevice(capability))
+        triton.runtime.driver.set_active(absent_device(capability))
         shape = (8, 64, 56, 56)
         branches = [torch.empty(shape, dtype=torch.bfloat16).to(memory_format=memory_format) for _ in range(count)]
         logits, biases = torch.empty(8, count, 64), [torch.empty(64) for _ in range(count)]

@@ -41,8 +41,9 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         return
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
 
-    interpreted = InterpretedFunction if interpreter_works(triton.__version__, np.__version__) else skipping_function()
-
+    if not interpreter_works(triton.__version__, np.__version__):
+        why = f"Triton {triton.__version__}'s interpreter needs numpy < 2.4, found {np.__version__}"
+        monkeypatch.setattr(InterpretedFunction, '__getitem__', lambda function, grid: pytest.skip(why))
     language = triton.language
     classes = [language.tensor, language.dtype, language.core.tensor_descriptor_base]
     files = [importlib.import_module(f'{kernels.__name__}.{name}') for name in FILES]
@@ -51,7 +52,7 @@ def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         for module in (language, *modules):
             for name, function in list(vars(module).items()):
                 if isinstance(function, triton.JITFunction):
-                    setattr(module, name, interpreted(function.fn))
+                    setattr(module, name, InterpretedFunction(function.fn))
         monkeypatch.setattr(InterpreterBuilder, 'create_dot', widened(InterpreterBuilder.create_dot))
         # a check of every integer's sum and product, which takes most of the time
         options = replace(interpreter_builder.options, sanitize_overflow=False)
@@ -86,18 +87,6 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def interpreter_works(triton: str, numpy: str) -> bool:
     """Whether Triton's interpreter runs with this numpy. Before 3.7 it makes scalars of arrays, which 2.4 refuses."""
     return Version(triton) >= Version('3.7') or Version(numpy) < Version('2.4')
-
-
-def skipping_function() -> type:
-    """A class of interpreted functions that skip the test when they are launched."""
-    import triton
-    from triton.runtime.interpreter import InterpretedFunction
-
-    class SkippingFunction(InterpretedFunction):
-        def __getitem__(self, grid: object) -> Callable[..., None]:
-            pytest.skip(f"Triton {triton.__version__}'s interpreter needs numpy < 2.4, found {np.__version__}")
-
-    return SkippingFunction
 
 
 @contextmanager

@@ -78,38 +78,24 @@ def test_infinity_and_nan_pass_through():
 
 
 @pytest.mark.parametrize(
-    ('change', 'message'),
+    ('arguments', 'message'),
     [
-        (lambda a, b: [a, b.half()], r'of one shape and dtype .*torch.float32 on .*torch.float16 on'),
-        (lambda a, b: [a.double(), b.double()], r'bfloat16 or float16.*torch\.float64'),
-        (lambda a, b: [a, b[:, :, :3]], r'of one shape .* got \[2, 4, 5, 3\] .*\[2, 4, 3, 3\]'),
-        (lambda a, b: [a[0], b[0]], r'\[B, C, H, W\] .* got \[4, 5, 3\]'),
-        (lambda a, b: [a] * 5, '1 to 4 branches'),
+        (lambda a: ([a, a.half()],), r'of one shape and dtype .*torch.float32 on .*torch.float16 on'),
+        (lambda a: ([a.double(), a.double()],), r'bfloat16 or float16.*torch\.float64'),
+        (lambda a: ([a, a[:, :, :3]],), r'of one shape .* got \[2, 8, 5, 3\] .*\[2, 8, 3, 3\]'),
+        (lambda a: ([a[0], a[0]],), r'\[B, C, H, W\] .* got \[8, 5, 3\]'),
+        (lambda a: ([a] * 5,), '1 to 4 branches'),
+        (lambda a: ([a], 0), 'must divide the 8 channels.*got 0'),
+        (lambda a: ([a], 3), 'must divide the 8 channels.*got 3'),
+        (lambda a: ([a], 8), 'must divide the 8 channels.*got 8'),
+        (lambda a: ([a, a], 1, make_biases(2, 8), 'silu'), "must be '', 'relu' or 'relu6', got 'silu'"),
+        (lambda a: ([a, a], 1, make_biases(1, 8), 'relu'), 'one bias for each of the 2 .*got 1'),
+        (lambda a: ([a, a], 1, make_biases(2, 4), 'relu'), r'must be \[C\] = \[8\], got \[4\]'),
     ],
 )
-def test_wrong_branches(change, message):
+def test_wrong_arguments(arguments, message):
     with launched(), pytest.raises(ValueError, match=message):
-        fuse(change(torch.ones(2, 4, 5, 3, device=DEVICE), torch.ones(2, 4, 5, 3, device=DEVICE)))
-
-
-@pytest.mark.parametrize('radix', [0, 3, 8])
-def test_radix_that_does_not_divide(radix):
-    with launched(), pytest.raises(ValueError, match=f'must divide the 8 channels.*got {radix}'):
-        fuse([torch.ones(2, 8, 5, 3, device=DEVICE)], radix)
-
-
-@pytest.mark.parametrize(
-    ('count', 'channels', 'activation', 'message'),
-    [
-        (2, 5, 'silu', "must be '', 'relu' or 'relu6', got 'silu'"),
-        (1, 5, 'relu', 'one bias for each of the 2 .*got 1'),
-        (2, 4, 'relu', r'must be \[C\] = \[5\], got \[4\]'),
-    ],
-)
-@torch.no_grad()
-def test_wrong_epilogue(count, channels, activation, message):
-    with launched(), pytest.raises(ValueError, match=message):
-        fuse(make_tensors(PLAIN), 1, make_biases(count, channels), activation)
+        fuse(*arguments(torch.ones(2, 8, 5, 3, device=DEVICE)))
 
 
 def test_device_without_kernels(monkeypatch):

@@ -6,7 +6,6 @@ import pytest
 import torch
 from kernel_cases import Case, assert_close, exact, fuse, launched, make_logits, make_tensors, select
 from random_weights import fill_model, make_input
-from torch import Tensor
 
 import timm_sk
 from timm_sk.ops import reference
@@ -14,14 +13,6 @@ from timm_sk.ops import reference
 pytestmark = pytest.mark.gpu
 
 PLAIN = Case(2, 1, (4, 64, 28, 28), torch.float32, 'channels last')
-
-
-def both(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
-    return [fuse(branches), select(branches, logits, 'softmax')]
-
-
-def expected(branches: list[Tensor], logits: Tensor) -> list[Tensor]:
-    return [reference.fuse(branches), reference.select(branches, logits)]
 
 
 @pytest.mark.parametrize('mode', ['default', 'reduce-overhead', 'max-autotune'])
@@ -44,14 +35,14 @@ def test_compiled_units(mode):
 def test_second_device():
     branches = [tensor.detach().to('cuda:1').requires_grad_() for tensor in make_tensors(PLAIN)]
     logits = make_logits(PLAIN).detach().to('cuda:1').requires_grad_()
-    found = both(branches, logits)
+    found = [fuse(branches), select(branches, logits, 'softmax')]
     gradients = torch.autograd.grad(found[1].square().sum(), [*branches, logits])
     given = exact([*branches, logits])
-    wanted = expected(given[:2], given[2])
+    wanted = [reference.fuse(given[:2]), reference.select(given[:2], given[2])]
     assert_close(found, wanted)
     assert_close(gradients, torch.autograd.grad(wanted[1].square().sum(), given), torch.float16)
     with pytest.raises(ValueError, match=r'on one CUDA device, got .* on cuda:1.* on cuda:0'):
-        both(branches, logits.to('cuda:0'))
+        select(branches, logits.to('cuda:0'), 'softmax')
 
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])

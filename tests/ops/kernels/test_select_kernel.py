@@ -11,7 +11,6 @@ from kernel_cases import (
     branches_of,
     exact,
     fuse,
-    launch_one_less,
     launched,
     make_biases,
     make_logits,
@@ -28,37 +27,34 @@ GATES = ('softmax', 'sigmoid')
 TRAINED = dict(select=1, select_backward=1, gate_backward=1)
 
 
+def assert_agrees(tensors, logits, gate='softmax', radix=1, grad=None):
+    """Compare with the reference; gives the selected features and the gradients."""
+    exacts, (exact_logits,) = exact(tensors), exact([logits])
+    with launched(**TRAINED):
+        selected = select(tensors, logits, gate)
+        grad = torch.randn_like(selected) if grad is None else grad
+        gradients = torch.autograd.grad(selected, [*tensors, logits], grad)
+    expected = reference.select(branches_of(exacts, radix), exact_logits, gate)
+    assert_close([selected], [expected])
+    assert_close(gradients, torch.autograd.grad(expected, [*exacts, exact_logits], grad.double()))
+    return selected, gradients
+
+
 @pytest.mark.parametrize('case', CASES, ids=name_of)
 def test_values_and_gradients(case):
     # each case of the narrow grid with one gate, each count of branches with both
     for gate in GATES if case.shape[0] == 2 else GATES[case.count % 2 :][:1]:
-        tensors, logits = make_tensors(case), make_logits(case)
-        exacts, (exact_logits,) = exact(tensors), exact([logits])
-        with launched(select=1):
-            selected = select(tensors, logits, gate)
-        expected = reference.select(branches_of(exacts, case.radix), exact_logits, gate)
+        selected, _ = assert_agrees(make_tensors(case), make_logits(case), gate, case.radix)
         assert selected.dtype is case.dtype
         assert selected.is_contiguous(memory_format=torch.channels_last) or 'channels last' not in case.layout
-        assert_close([selected], [expected])
-        grad = torch.randn_like(selected)
-        with launched(select_backward=1, gate_backward=1):
-            gradients = torch.autograd.grad(selected, [*tensors, logits], grad)
-        assert_close(gradients, torch.autograd.grad(expected, [*exacts, exact_logits], grad.double()))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16])
 @pytest.mark.parametrize('logits_dtype', [torch.bfloat16, torch.float32])
 def test_logits_of_another_dtype(dtype, logits_dtype):
     case = PLAIN._replace(dtype=dtype, shape=(1, 3, 5, 7))
-    tensors, logits = make_tensors(case), make_logits(case, logits_dtype)
-    exacts, (exact_logits,) = exact(tensors), exact([logits])
-    with launched(**TRAINED):
-        selected = select(tensors, logits, 'softmax')
-        gradients = torch.autograd.grad(selected, [*tensors, logits], torch.ones_like(selected))
-    expected = reference.select(exacts, exact_logits)
-    assert_close([selected], [expected])
+    _, gradients = assert_agrees(make_tensors(case), make_logits(case, logits_dtype))
     assert [gradient.dtype for gradient in gradients] == [dtype, dtype, logits_dtype]
-    assert_close(gradients, torch.autograd.grad(expected.sum(), [*exacts, exact_logits]))
 
 
 def test_large_logits_neither_overflow_nor_vanish():
@@ -73,18 +69,13 @@ def test_large_logits_neither_overflow_nor_vanish():
 
 @pytest.mark.parametrize('incoming', ['expanded', 'channels last', 'slice'])
 def test_layouts_of_the_incoming_gradient(incoming):
-    tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
-    exacts, (exact_logits,) = exact(tensors), exact([logits])
     grad = torch.randn(2, 9, 7, 6, device=DEVICE)
     grad = {
         'expanded': grad[:, :5, :1, :1].expand(2, 5, 7, 6),
         'channels last': grad[:, :5].contiguous(memory_format=torch.channels_last),
         'slice': grad[:, 2:7],
     }[incoming]
-    with launched(**TRAINED):
-        gradients = torch.autograd.grad(select(tensors, logits, 'softmax'), [*tensors, logits], grad)
-    expected = torch.autograd.grad(reference.select(exacts, exact_logits), [*exacts, exact_logits], grad.double())
-    assert_close(gradients, expected)
+    assert_agrees(make_tensors(PLAIN), make_logits(PLAIN), grad=grad)
 
 
 @pytest.mark.parametrize('gate', GATES)
@@ -147,16 +138,12 @@ def test_empty_tensors(shape):
         (torch.zeros(1, 2, 5), 'softmax', r'got \[1, 2, 5\]'),
         (torch.zeros(2, 10), 'softmax', r'got \[2, 10\]'),
         (torch.zeros(2, 2, 5).double(), 'softmax', 'torch.float64'),
+        (torch.zeros(2, 2, 5, device='meta'), 'softmax', 'on one CUDA device, got .* on meta'),
     ],
 )
 def test_wrong_logits(logits, gate, message):
     with launched(), pytest.raises(ValueError, match=message):
-        select(make_tensors(PLAIN), logits.to(DEVICE), gate)
-
-
-def test_tensors_on_two_devices():
-    with launched(), pytest.raises(ValueError, match=r'on one CUDA device, got .* on meta'):
-        select([torch.ones(2, 5, 7, 6, device=DEVICE)], torch.zeros(2, 1, 5, device='meta'), 'softmax')
+        select(make_tensors(PLAIN), logits if logits.is_meta else logits.to(DEVICE), gate)
 
 
 def test_wrong_gradients():
@@ -170,7 +157,15 @@ def test_wrong_gradients():
 
 @pytest.mark.parametrize('launch_of', ['fuse', 'select', 'select_backward', 'gate_backward'])
 def test_what_no_program_writes_is_nan(launch_of, monkeypatch):
-    launch_one_less(monkeypatch, launch_of)
+    from timm_sk.ops.kernels import fuse as fuse_module
+    from timm_sk.ops.kernels import launcher
+    from timm_sk.ops.kernels import select as select_module
+
+    def one_less(name, kernel, programs, *args, **constants):
+        launcher.launch(name, kernel, programs - (name == launch_of), *args, **constants)
+
+    for module in (fuse_module, select_module):
+        monkeypatch.setattr(module, 'launch', one_less)
     tensors, logits = make_tensors(PLAIN), make_logits(PLAIN)
     with launched(fuse=1, **TRAINED):
         fused, selected = fuse(tensors), select(tensors, logits, 'softmax')

@@ -174,20 +174,6 @@ class Net(nn.Module):
         return [getattr(unit, 'form', SEPARATE) for unit in self.units]
 
 
-class Stopwatch:
-    """Replaces `measure`: checks that all forms agree, then returns the given times."""
-
-    def __init__(self, *times: dict[str, list[float]]) -> None:
-        self.times = list(times)
-
-    def __call__(self, runs: dict[str, Any], device: torch.device) -> dict[str, list[float]]:
-        outputs = {form: run() for form, run in runs.items()}
-        assert list(outputs) == [SEPARATE, *FORMS]
-        for form in FORMS:
-            assert_close(outputs[form], outputs[SEPARATE])
-        return self.times.pop(0)
-
-
 def test_equal_units_are_measured_once(monkeypatch):
     path = store_root() / FILE_NAME
     answers = iter(['store_branches', SEPARATE, 'recompute_branches', 'store_branches'])  # each is measured once
@@ -211,11 +197,18 @@ def test_equal_units_are_measured_once(monkeypatch):
     [(SEPARATE_WINS, SEPARATE), (STORE_WINS, 'store_branches'), (RECOMPUTE_WINS, 'recompute_branches')],
 )
 def test_fastest_form_must_win_by_a_margin(monkeypatch, times, form):
+    def measure(runs: dict[str, Any], device: torch.device) -> dict[str, list[float]]:
+        outputs = {form: run() for form, run in runs.items()}
+        assert list(outputs) == [SEPARATE, *FORMS]
+        for form in FORMS:
+            assert_close(outputs[form], outputs[SEPARATE])
+        return times
+
     unit = folded(channels=32, groups=4)
     for conv in convolutions(unit):
         conv.merge(2)
     monkeypatch.setattr(torch, 'compile', lambda module, **_: pytest.fail('compiled'))
-    monkeypatch.setattr(tune_branches, 'measure', Stopwatch(times))
+    monkeypatch.setattr(tune_branches, 'measure', measure)
     launches = launcher.launches['two_branch']
     assert tune_branches.fastest_form(unit, like(32, 3, 3)) == form
     assert launcher.launches['two_branch'] == launches + 3 + 3  # once to prepare, once in the measurement
