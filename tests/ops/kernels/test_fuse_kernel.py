@@ -51,18 +51,6 @@ def test_gradient_takes_no_memory():
     assert gradient.unique().tolist() == [pytest.approx(1 / 42)]
 
 
-@pytest.mark.parametrize('shape', [(0, 5, 7, 6), (2, 0, 7, 6)])
-def test_empty_tensors(shape):
-    branches = [torch.ones(shape, device=DEVICE, requires_grad=True) for _ in range(2)]
-    with launched():
-        fused = fuse(branches)
-        fused.sum().backward()
-        with torch.no_grad():
-            assert fuse(branches, 1, make_biases(2, shape[1]), 'relu').shape == shape[:2]
-    assert fused.shape == shape[:2]
-    assert branches[1].grad.shape == shape
-
-
 def test_mean_of_no_pixels_is_nan():
     with launched():
         assert fuse([torch.ones(2, 3, 0, 4, device=DEVICE)]).isnan().all()

@@ -121,11 +121,13 @@ def test_empty_tensors(shape):
     branches = [torch.ones(shape, device=DEVICE, requires_grad=True) for _ in range(2)]
     logits = torch.zeros(shape[0], 2, shape[1], device=DEVICE, requires_grad=True)
     with launched():
-        selected = select(branches, logits, 'softmax')
-        selected.sum().backward()
+        fused, selected = fuse(branches), select(branches, logits, 'softmax')
+        (fused.sum() + selected.sum()).backward()
         with torch.no_grad():
-            assert select(branches, logits, 'softmax', make_biases(2, shape[1]), 'relu').shape == shape
-    assert selected.shape == branches[0].grad.shape == shape
+            biases = make_biases(2, shape[1])
+            assert fuse(branches, 1, biases, 'relu').shape == fused.shape == shape[:2]
+            assert select(branches, logits, 'softmax', biases, 'relu').shape == shape
+    assert selected.shape == branches[0].grad.shape == branches[1].grad.shape == shape
     assert torch.equal(logits.grad, torch.zeros_like(logits))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from timm_sk.ops.kernels.two_branch_tiling import block_count, can_take, output_size, pack, tiling
+from timm_sk.ops.kernels.two_branch_tiling import block_count, can_take, tiling
 
 
 @pytest.mark.parametrize(
@@ -55,23 +55,6 @@ PLAIN = dict(kernel_size=(3, 3), stride=(1, 1), paddings=[(1, 1), (2, 2)], dilat
 def test_what_is_taken(changes, taken):
     assert can_take(64, 64, 4, **{**PLAIN, 'dtype': torch.bfloat16, **changes}) is taken
     assert not can_take(8, 8, 1, **{**PLAIN, 'dtype': torch.bfloat16, **changes})
-
-
-def test_packed_weights_are_by_block_and_tap():
-    weights = [torch.randn(6, 4, 3, 3), torch.randn(6, 4, 3, 3)]
-    packed = pack(weights, blocks=2)
-    assert packed.shape == (2, 2, 9, 4, 3)
-    assert packed.is_contiguous()
-    assert packed[1, 0, 5, 2, 1] == weights[1][1, 2, 1, 2]
-    assert packed[0, 1, 3, 0, 2] == weights[0][5, 0, 1, 0]
-
-
-@pytest.mark.parametrize('size', [1, 5, 8, 9])
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('dilation', [1, 2, 3])
-def test_output_size_is_the_convolutions(size, stride, dilation):
-    conv = torch.nn.Conv2d(1, 1, 3, stride, dilation, dilation)
-    assert output_size(size, 5, stride) == tuple(conv(torch.zeros(1, 1, size, 5)).shape[2:])
 
 
 @pytest.mark.parametrize('width', [16, 24, 32, 64, 100, 128])
