@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 FORMAT_VERSION = 'format_version'
+_MAX_JSON_BYTES = 16 << 20
 
 
 @contextmanager
@@ -105,7 +106,14 @@ def read_json(path: Path, *, version: int) -> dict[str, Any]:
         OSError: If it cannot be read.
         ValueError: If it is not a JSON object, or has another version.
     """
-    content = json.loads(path.read_text())
+    if path.exists() and not path.is_file():  # but a pipe or a device, which may have no end
+        raise ValueError('it is not a file')
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ValueError(f'it is larger than {_MAX_JSON_BYTES} bytes')
+    try:
+        content = json.loads(path.read_text())
+    except RecursionError as error:
+        raise ValueError('it is nested too deeply') from error
     if not isinstance(content, dict):
         raise ValueError('it is not a JSON object')
     found = content.pop(FORMAT_VERSION, None)

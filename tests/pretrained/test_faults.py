@@ -18,7 +18,7 @@ from small_net import NAME, assert_loaded, create, sha256
 from timm_sk.checkpoints import Source
 from timm_sk.errors import UnobtainableCheckpointError, UnwritableStoreError
 from timm_sk.models._builder import shapes_of
-from timm_sk.pretrained import fetch, store_file
+from timm_sk.pretrained import fetch, hf_hub, store_file
 
 pytestmark = pytest.mark.deep
 
@@ -107,6 +107,21 @@ def test_permanent_fault(hub, online, store, row, release, hub_repo, weights, wa
     assert not list(online.glob('*/blobs/*'))  # nothing damaged for other programs to load
     hub.faults.clear()
     assert_loaded(create(), weights)
+
+
+def test_notice_of_a_slow_hub(hub, online, row, hub_repo, weights, monkeypatch, caplog):
+    monkeypatch.setattr(hf_hub, '_SECONDS_BEFORE_NOTICE', 0.2)
+    hub_repo()
+    row(HUB)
+    hub.faults.append(Fault(request=HUB_GET, delay=1))
+    assert_loaded(create(), weights)
+    assert (
+        f'Still waiting for model.safetensors of makers/atto; another process may hold its lock in {online}'
+        in caplog.text
+    )
+    caplog.clear()
+    assert_loaded(create(), weights)
+    assert 'Still waiting' not in caplog.text
 
 
 def test_interrupted_download_is_resumed(hub, online, store, row, release, weights):

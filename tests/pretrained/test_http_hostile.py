@@ -150,12 +150,11 @@ def test_slow_server(path, waits, name):
 
 def test_slow_but_honest_server(path):
     """At 4 kB per second, through several windows of the rate."""
-    answer = itertools.chain([headers('200 OK', length=4000)], slowly(CONTENT[:4000], step=80))
-    with raw_server(lambda _: answer) as url:
+    with raw_server(lambda _: [headers('200 OK', length=8000), *slowly(CONTENT[:8000], step=80)]) as url:
         begin = time.monotonic()
-        download(url, path, timeout=0.1)
-    assert time.monotonic() - begin > 3 * 0.3
-    assert path.read_bytes() == CONTENT[:4000]
+        download(url, path, timeout=0.2)
+    assert time.monotonic() - begin > 3 * 0.6
+    assert path.read_bytes() == CONTENT[:8000]
 
 
 ENDLESS_ANSWERS = {

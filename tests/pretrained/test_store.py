@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from small_net import NAME, assert_loaded, create
 
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError
+from timm_sk.errors import CorruptCheckpointError, UnobtainableCheckpointError, UnwritableStoreError
 from timm_sk.pretrained import Store, save_safetensors, sha256_of, store_root
 from timm_sk.pretrained import store as store_module
 
@@ -122,9 +122,13 @@ def test_find_missing(store, weights):
     assert store.find(CHECKPOINTS[NAME], needs_classifier=False) == store.folder(NAME) / 'model.safetensors'
 
 
-@pytest.mark.parametrize(
-    'content', ['', '{}', '[]', '{"kind": 1}', '{"format_version": 1}', '{"format_version": 9}', '\x00']
+NOT_TEXTS = dict.fromkeys(
+    ('kind', 'location', 'revision', 'filename', 'sha256', 'pinned', 'has_classifier', 'stored_sha256', 'date'), 1
 )
+INVALID = ['', '{}', '[]', '{"kind": 1}', '{"format_version": 1}', '{"format_version": 9}', '\x00', '[' * 100_000]
+
+
+@pytest.mark.parametrize('content', [*INVALID, json.dumps(dict(format_version=1, **NOT_TEXTS))])
 def test_invalid_origin(store, weights, content):
     path = put(store, weights).parent / 'origin.json'
     path.write_text(content)
@@ -194,6 +198,25 @@ def test_lock_of_a_stopped_process(store, monkeypatch, caplog):
             killer.join()
     path = store.root / '.locks' / f'{NAME}.lock'
     assert f'Waiting for another process that writes {NAME} and holds {path}.' in caplog.text
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='pipes of POSIX')
+@pytest.mark.parametrize('name', ['origin.json', 'model.safetensors'])
+def test_pipe_in_the_store(store, weights, name):
+    path = put(store, weights).parent / name
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CorruptCheckpointError, match=f'{path} '):
+        store.find(CHECKPOINTS[NAME])
+
+
+@pytest.mark.parametrize('name', ['.', 'origin.json', 'model.safetensors'])
+def test_links_are_not_read(store, weights, tmp_path, name):
+    path = put(store, weights).parent / name
+    path.rename(tmp_path / 'elsewhere')
+    path.symlink_to(tmp_path / 'elsewhere')
+    with pytest.raises(UnwritableStoreError, match=f'{path} is a link, and the local store follows none'):
+        store.find(CHECKPOINTS[NAME])
 
 
 PLANTED = ['.locks', f'.locks/{NAME}.lock', '.downloads', f'.downloads/{NAME}', f'.downloads/{NAME}/atto.pth.partial']

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import threading
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ from .http_client import UnreachableError
 from .store import Store
 from .trust_on_first_use import check_first_seen, first_seen
 from .verify import check_against_table, git_blob_sha1_of
+
+_SECONDS_BEFORE_NOTICE = 30
 
 _logger = logging.getLogger(__name__)
 
@@ -77,6 +80,18 @@ def hub_file(
 def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_download: bool = False) -> Path:
     if not only_cached:
         _require_answer(source, cache)
+    notice = threading.Timer(
+        _SECONDS_BEFORE_NOTICE,
+        _logger.warning,
+        (
+            'Still waiting for %s of %s; another process may hold its lock in %s.',
+            source.filename,
+            source.location,
+            cache,
+        ),
+    )
+    notice.daemon = True
+    notice.start()
     try:
         return Path(
             hf_hub_download(
@@ -96,6 +111,8 @@ def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_downl
     except Exception as error:  # which HTTP client's errors these are depends on huggingface_hub's version
         where = f' (cache: {cache})' if isinstance(error, OSError) else ''
         raise DownloadError(f'{type(error).__name__}: {_first_line(error)}{where}') from error
+    finally:
+        notice.cancel()
 
 
 def _require_answer(source: Source, cache: str) -> None:

@@ -33,6 +33,7 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 _ORIGIN_VERSION = 1
 _RESUMABLE_SECONDS = 24 * 3600  # for which an interrupted download of another checkpoint is kept
 _SECONDS_BEFORE_NOTICE = 3
+_TEXTS = ('kind', 'filename', 'sha256', 'stored_sha256', 'date')  # fields of an origin that are never missing
 _SUBFOLDERS = ('.locks', '.downloads', '.first-seen')
 
 _logger = logging.getLogger(__name__)
@@ -131,13 +132,18 @@ class Store:
 
         Raises:
             CorruptCheckpointError: If the record is unreadable.
+            UnwritableStoreError: If a link is in the place of a folder or a file.
         """
         path = self.folder(name) / ORIGIN_NAME
         with _reading(path):
+            _refuse_links(path.parent, path, path.with_name(WEIGHTS_NAME))
             if not path.parent.is_dir():
                 return None
             try:
-                return Origin(**read_json(path, version=_ORIGIN_VERSION))
+                origin = Origin(**read_json(path, version=_ORIGIN_VERSION))
+                if not all(isinstance(getattr(origin, name), str) for name in _TEXTS):
+                    raise ValueError(f'{", ".join(_TEXTS)} are not all texts')
+                return origin
             except (FileNotFoundError, ValueError, TypeError) as error:
                 raise CorruptCheckpointError(f'{path} cannot be read ({error}). {_remedy(path.parent)}') from error
 
