@@ -20,6 +20,7 @@ from timm_sk.errors import (
     CorruptCheckpointError,
     MismatchedCheckpointError,
     UnknownModelError,
+    UnloadableModelError,
     UnreadableCheckpointError,
 )
 from timm_sk.pretrained import bundled_folder, save_safetensors
@@ -278,6 +279,21 @@ def test_export_errors(tmp_path, trained, changes, options, error, message):
     with pytest.raises(error, match=message):
         export_checkpoint(tmp_path / arguments.pop('name'), **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file.pth', 'torn.safetensors']
+
+
+INVALID_OPTIONS = [
+    dict(img_size=10**9), dict(img_size='224'), dict(img_size=0), dict(input_size=[3, 32]), dict(input_size=32),
+    dict(input_size=[3, 10**6, 10**6]), dict(mean='grey'), dict(std=[0.5, None]), dict(crop_pct='1'),
+    dict(interpolation=3),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize('options', INVALID_OPTIONS)
+def test_export_of_invalid_options(tmp_path, trained, options):
+    content = dict(state_dict=trained.state_dict(), args=Namespace(model=torch.ones(2), pretrained=[{}], **options))
+    torch.save(content, tmp_path / 'last.pth')
+    with pytest.raises(UnloadableModelError, match=rf'last\.pth has an invalid option {next(iter(options))}: '):
+        export_checkpoint(tmp_path / 'last.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
 
 
 class Trap:

@@ -83,12 +83,7 @@ def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_downl
     notice = threading.Timer(
         _SECONDS_BEFORE_NOTICE,
         _logger.warning,
-        (
-            'Still waiting for %s of %s; another process may hold its lock in %s.',
-            source.filename,
-            source.location,
-            cache,
-        ),
+        ('Still waiting for %s of %s, or for its lock in %s.', source.filename, source.location, cache),
     )
     notice.daemon = True
     notice.start()

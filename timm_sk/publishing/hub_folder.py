@@ -27,7 +27,8 @@ EXPORTED = (CARD, CONFIG, SETTINGS, GOLDEN, WEIGHTS, RECIPE)  # files of an expo
 RECIPE_VERSION = 1  # of the format of recipe.json
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit; machines differ by about 1e-6
 _GOLDEN_IMAGES = 2
-_MAX_GOLDEN_VALUES, _MAX_GOLDEN_IMAGES, _MAX_GOLDEN_SIDE = 12 << 20, 16, 2048  # of the inputs
+MAX_SIDE = 2048  # of inputs, in pixels
+_MAX_GOLDEN_VALUES, _MAX_GOLDEN_IMAGES = 12 << 20, 16  # of the inputs
 _MAX_GOLDEN_BYTES = 4 * _MAX_GOLDEN_VALUES + (32 << 20)  # and logits of up to a million classes
 # Further settings, under the names of timm's train.py, that a card lists if they are on.
 _TECHNIQUES = (
@@ -120,7 +121,7 @@ def read_golden(path: Path) -> dict[str, Tensor]:
 
 def _is_small(shape: torch.Size) -> bool:
     images, _, *sides = shape
-    return images <= _MAX_GOLDEN_IMAGES and max(sides) <= _MAX_GOLDEN_SIDE and 0 < shape.numel() <= _MAX_GOLDEN_VALUES
+    return images <= _MAX_GOLDEN_IMAGES and max(sides) <= MAX_SIDE and 0 < shape.numel() <= _MAX_GOLDEN_VALUES
 
 
 @torch.inference_mode()

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
-from ..errors import MismatchedCheckpointError, UnknownModelError
+from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from ..pretrained import load_checked, read_training_checkpoint
-from .hub_folder import fine_tuned_row, recipe_settings, require_tag, write_folder
+from .hub_folder import MAX_SIDE, fine_tuned_row, recipe_settings, require_tag, write_folder
 
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
@@ -46,7 +46,7 @@ def export_checkpoint(
 
     Raises:
         UnknownModelError: If there is no such architecture, or no such row of it.
-        UnreadableCheckpointError: If the file cannot be read.
+        UnreadableCheckpointError, UnloadableModelError: If the file cannot be read, or has invalid options.
         MismatchedCheckpointError: If its keys or shapes are not the architecture's.
         ValueError: If the tag is invalid, the folder is not empty, or the number of label names is wrong.
     """
@@ -54,6 +54,7 @@ def export_checkpoint(
     folder = out or Path(f'{arch}.{tag}')
     require_empty_dir(folder)
     state_dict, options = read_training_checkpoint(file, use_ema=True)
+    _check_options(options, file)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
     preprocessing = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
     row = fine_tuned_row(
@@ -72,6 +73,24 @@ def export_checkpoint(
     with atomic_dir(folder) as written:
         write_folder(written, model, row, settings=recipe_settings(options), base_model=base_model)
     return folder
+
+
+def _check_options(options: Mapping[str, Any], file: Path) -> None:
+    """Check the options of `train.py` that decide how large inputs are, and that the config gets.
+
+    Raises:
+        UnloadableModelError: If one has another type than train.py gives it, or is too large.
+    """
+    for name in ('img_size', 'input_size', *_PREPROCESSING):
+        value = options.get(name)
+        items = value if isinstance(value, list | tuple) else [value]
+        if name in ('img_size', 'input_size'):
+            is_valid = len(items) == (1 if name == 'img_size' else 3)
+            is_valid &= all(type(item) is int and 0 < item <= MAX_SIDE for item in items)
+        else:
+            is_valid = all(isinstance(item, str if name == 'interpolation' else float | int) for item in items)
+        if not (value is None or is_valid):
+            raise UnloadableModelError(f'{file} has an invalid option {name}: {value!r:.80}.')
 
 
 def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:

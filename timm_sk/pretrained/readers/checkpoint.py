@@ -56,11 +56,21 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
 def read_training_checkpoint(
     path: str | os.PathLike[str], *, use_ema: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a checkpoint as `read_checkpoint` does, and the options of timm's train.py, if it has them."""
+    """Read a checkpoint as `read_checkpoint` does, and the options of timm's train.py, if it has them.
+
+    Options that are neither texts, numbers, None nor lists of these are left out; whether others make sense is not
+    checked.
+    """
     with _errors_of(path):
         loaded = _read(path)
         options = loaded.get('args') if isinstance(loaded, Mapping) else None
-        return unwrap(loaded, use_ema=use_ema), vars(options) if isinstance(options, Namespace) else {}
+        found = vars(options) if isinstance(options, Namespace) else {}
+        return unwrap(loaded, use_ema=use_ema), {name: value for name, value in found.items() if _is_plain(value)}
+
+
+def _is_plain(value: Any) -> bool:
+    items = value if isinstance(value, list | tuple) else [value]
+    return all(item is None or isinstance(item, str | int | float) for item in items)
 
 
 def read_contents(path: str | os.PathLike[str]) -> Any:
