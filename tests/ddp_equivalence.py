@@ -1,4 +1,4 @@
-"""A training step on a batch in one process, and on half of it in each of two."""
+"""A training step on a batch in one process, and on a share of it in each of several."""
 
 from pathlib import Path
 from typing import Any
@@ -54,25 +54,25 @@ def loss_and_gradients(
     return loss.cpu(), {name: gradient.cpu() for name, gradient in gradients.items()}
 
 
-def run_half(rank: int, device: torch.device, config: Config) -> tuple[Tensor, dict[str, Tensor]]:
-    images, targets = (part.chunk(2)[rank] for part in make_batch())
-    return loss_and_gradients(config, DistributedContext(rank=rank, size=2, device=device), images, targets)
+def run_share(rank: int, device: torch.device, config: Config, size: int) -> tuple[Tensor, dict[str, Tensor]]:
+    images, targets = (part.chunk(size)[rank] for part in make_batch())
+    return loss_and_gradients(config, DistributedContext(rank=rank, size=size, device=device), images, targets)
 
 
 def require_ddp_equivalence(folder: Path, *, backend: str, devices: list[str], config: Config, whole: Config) -> None:
-    """Check that the loss and the gradients of two processes equal those of one within 1e-5.
+    """Check that the loss and the gradients of some processes equal those of one within 1e-5.
 
     Args:
         folder: Empty folder where the processes meet.
         backend: Backend of torch.distributed.
-        devices: Devices of both processes.
-        config: Settings of both.
+        devices: Device of each process.
+        config: Their settings.
         whole: Settings of the single process, on the first device.
     """
     loss, gradients = loss_and_gradients(whole, DistributedContext(device=torch.device(devices[0])), *make_batch())
-    ranks = run_ranks(run_half, folder, config, backend=backend, devices=devices)
+    ranks = run_ranks(run_share, folder, config, len(devices), backend=backend, devices=devices)
     losses, found = zip(*ranks, strict=True)
-    assert abs((losses[0] + losses[1]).item() / 2 - loss.item()) <= 1e-5
+    assert abs(sum(losses).item() / len(devices) - loss.item()) <= 1e-5
     largest = max(gradient.abs().max().item() for gradient in gradients.values())
     for own in found:
         assert own.keys() == gradients.keys()

@@ -230,6 +230,7 @@ def test_data_parallel():
     ('backend', 'devices'),
     [
         pytest.param('nccl', ['cuda:0', 'cuda:1'], marks=TWO),
+        ('nccl', ['cuda:0']),
         ('gloo', ['cuda:0', 'cuda:0']),  # nccl refuses two processes on one GPU
     ],
 )

@@ -22,3 +22,12 @@ def test_count_of_a_missing_row(monkeypatch):
     known = costs.cost(row)
     monkeypatch.setattr(costs, 'counted', dict)
     assert costs.cost(row) == known
+
+
+@pytest.mark.parametrize(
+    ('arch', 'params', 'gigamacs'),
+    [('sknet50', 27_479_784, 4.463), ('sknet101', 48_686_760, 8.449), ('sknet26', 16_746_408, 2.587)],
+)
+def test_sizes_of_the_paper(arch, params, gigamacs):
+    found, macs = costs.counted()[arch, 1000, (3, 224, 224)]
+    assert (found, round(macs / 1e9, 3)) == (params, gigamacs)
