@@ -78,8 +78,10 @@ def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Im
     return root
 
 
-def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.Image | bytes, int | None]]]]) -> Path:
-    """Shards of images (or of bytes) and labels, if any, by their parts, and the file that lists them."""
+def write_shards(
+    root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.Image | Path | bytes, int | None]]]]
+) -> Path:
+    """Shards of images (or of files or bytes) and labels, if any, by their parts, and the file that lists them."""
     root.mkdir()
     splits = {}
     for part, shards in parts.items():
@@ -87,7 +89,10 @@ def write_shards(root: Path, parts: Mapping[str, Sequence[Sequence[tuple[Image.I
         for number, (name, shard) in enumerate(zip(names, shards, strict=True)):
             with tarfile.open(root / name, 'w') as archive:
                 for index, (image, label) in enumerate(shard):
-                    files = dict(png=image if isinstance(image, bytes) else encoded(image, 'PNG'))
+                    if isinstance(image, Path):
+                        files = {image.suffix[1:]: image.read_bytes()}
+                    else:
+                        files = dict(png=image if isinstance(image, bytes) else encoded(image, 'PNG'))
                     if label is not None:
                         files['cls'] = str(label).encode()
                     for suffix, content in files.items():

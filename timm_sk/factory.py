@@ -72,7 +72,11 @@ def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
 
 
 def transforms(name: str) -> Callable[[Any], Any]:
-    """The preprocessing that a checkpoint was evaluated with: a PIL image of any mode in, a tensor [3, H, W] out.
+    """The preprocessing that a checkpoint was evaluated with: a PIL image in, a tensor [3, H, W] out.
+
+    The image may have any mode. It is turned upright by its EXIF orientation, transparent parts become white and 16-bit
+    greys are scaled to 8 bits, as in `timm-sk predict`. Opening the file, and with it refusing damaged or oversized
+    ones, is left to the caller.
 
     Args:
         name: Architecture (its default checkpoint) or `arch.tag`.

@@ -129,7 +129,7 @@ def test_broken_files(tmp_path, kind, message):
     assert '\n' not in str(caught.value)
 
 
-def test_find_images(tmp_path):
+def test_find_images(tmp_path, caplog):
     for name in ('b.png', 'a.JPG', 'notes.txt', 'paper.pdf', 'film.mpg', 'deep/er/c.webp', 'deep/[1].png'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
@@ -138,9 +138,86 @@ def test_find_images(tmp_path):
     def found(*arguments):
         return [p.relative_to(tmp_path).as_posix() for p in find_images(str(tmp_path / a) for a in arguments)]
 
+    for name in ('._a.JPG', 'deep/._c.webp', '.cache/x.png', '__MACOSX/a.JPG'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text('not an image')
     assert found('') == ['a.JPG', 'b.png', 'deep/[1].png', 'deep/er/c.webp']
+    (line,) = caplog.messages
+    assert line.endswith('3 files left out (not images in the folder of a class): film.mpg; notes.txt; paper.pdf')
+    assert found('.cache/x.png') == ['.cache/x.png']
     assert found('*.png', 'notes.txt') == ['b.png', 'notes.txt']
     assert found('**/*.webp') == ['deep/er/c.webp']
     assert found('deep/[1].png') == ['deep/[1].png']
     assert found('d*') == ['deep/[1].png', 'deep/er/c.webp']
     assert found('none', 'gone.png', '*.gif') == ['none', 'gone.png', '*.gif']
+
+
+def write_bands(path, pixels, orientation=1):
+    """An array [H, W, C] as a file with all its channels."""
+    if path.suffix == '.npy':
+        np.save(path, pixels)
+    elif path.suffix == '.tif':
+        tifffile = pytest.importorskip('tifffile')
+        tifffile.imwrite(
+            path, pixels, photometric='minisblack', planarconfig='contig', extratags=[(274, 'H', 1, orientation, True)]
+        )
+    else:
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(pixels).save(path, exif=exif)
+    return path
+
+
+BANDS = np.random.RandomState(0).randint(0, 256, (6, 9, 13)).astype(np.uint8)
+
+
+@pytest.mark.all_cases
+@pytest.mark.parametrize(
+    ('ending', 'channels', 'dtype'),
+    [
+        *(('png', 4, np.uint8), ('png', 2, np.uint8), ('tif', 4, np.uint8), ('tif', 5, np.uint8)),
+        *(('tif', 13, np.uint16), ('npy', 13, np.uint16), ('npy', 5, np.uint8)),
+    ],
+)
+def test_channels(ending, channels, dtype, tmp_path):
+    pixels = np.ascontiguousarray(BANDS[..., :channels])
+    path = write_bands(tmp_path / f'x.{ending}', pixels.astype(dtype) * (257 if dtype == np.uint16 else 1))
+    assert np.array_equal(np.dstack(read_image(path, channels)), pixels)
+    if ending == 'npy':
+        np.save(path, np.moveaxis(pixels, 2, 0))
+        assert np.array_equal(np.dstack(read_image(path, channels)), pixels)
+    else:
+        write_bands(path, pixels, orientation=6)
+        assert np.array_equal(np.dstack(read_image(path, channels)), np.rot90(pixels, -1))
+    message = rf'^{path}: .*its shape is .*, the model takes \[height, width, 7\]\.$'
+    with pytest.raises(UnreadableImageError, match=message):
+        read_image(path, 7)
+
+
+def test_arrays_as_rgb_and_grey(tmp_path):
+    for pixels in (GREY, GREY[..., None], RGB, RGB.astype(np.uint16) * 257):
+        np.save(tmp_path / 'x.npy', pixels)
+        expected = Image.fromarray(RGB if pixels.shape[2:] == (3,) else GREY).convert('RGB')
+        assert np.array_equal(read_image(tmp_path / 'x.npy'), expected)
+        assert np.array_equal(read_image(tmp_path / 'x.npy', 1), expected.convert('L'))
+
+
+@pytest.mark.all_cases
+@pytest.mark.parametrize(
+    ('array', 'message'),
+    [
+        (np.zeros((4, 4, 4), np.float32), 'cannot be decoded: float32 pixels have no fixed range'),
+        (np.zeros((4, 4, 4), np.int16), 'cannot be decoded: int16 pixels have no fixed range'),
+        (np.zeros((4, 0, 4), np.uint8), r'its shape is \[4, 0, 4\]'),
+        (np.zeros(4, np.uint8), r'its shape is \[4\]'),
+        (np.array([None]), 'cannot be decoded: Object arrays cannot be loaded'),
+        (b'\x93NUMPY\x01\x00', 'cannot be decoded'),
+    ],
+)
+def test_broken_arrays(array, message, tmp_path):
+    np.save(tmp_path / 'x.npy', array, allow_pickle=True)
+    if isinstance(array, bytes):
+        (tmp_path / 'x.npy').write_bytes(array)
+    with pytest.raises(UnreadableImageError, match=f'^{tmp_path}/x.npy: .*{message}') as caught:
+        read_image(tmp_path / 'x.npy', 4)
+    assert '\n' not in str(caught.value)

@@ -152,7 +152,7 @@ def test_training_replaces_unreadable_images(workers, tmp_path):
     assert torch.cat([batch.targets for batch in batches]).tolist() == [images.targets()[index] for index in indices]
     bad = [line for batch in batches for line in batch.bad]
     assert Counter(line.split(': ')[0] for line in bad) == {names[0]: 1, names[1]: 2}  # the 2nd is tried for the 1st
-    assert all('cannot identify' in line or 'truncated' in line for line in bad)
+    assert all('not an image that can be read' in line or 'truncated' in line for line in bad)
 
 
 @pytest.mark.parametrize('workers', [0, 1])

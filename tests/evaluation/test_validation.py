@@ -6,6 +6,7 @@ import shutil
 import tarfile
 from itertools import islice
 
+import numpy as np
 import pytest
 import timm
 import timm.data
@@ -47,6 +48,47 @@ def write_digits(root, count, turned=3):
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp('digits') / 'validation', 200).parent
+
+
+def difficult(root, copy):
+    """The same images, which timm reads differently: 16-bit greys, turned by EXIF, as .tif, in folders of years."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for number, file in enumerate(sorted(root.glob('*/*.png'))):
+        image = Image.open(file).convert('L')
+        folder = copy / file.parent.name / ('2023' if number % 2 else '')
+        folder.mkdir(parents=True, exist_ok=True)
+        if number % 3:
+            Image.fromarray(np.asarray(image).astype(np.uint16) * 257).save(folder / f'{file.stem}.png')
+        else:
+            image.rotate(90, expand=True).save(folder / f'{file.stem}.tif', exif=exif)
+        (folder / f'._{file.stem}.png').write_bytes(b'of macOS')
+    return copy
+
+
+def test_one_way_to_read(digits, tmp_path):
+    copy = difficult(digits / 'validation', tmp_path / 'copy')
+    found, plain = validate(copy), validate(digits)
+    assert found.class_names == plain.class_names
+    assert torch.equal(found.evaluation.confusion, plain.evaluation.confusion)
+    assert found.evaluation.loss == pytest.approx(plain.evaluation.loss, abs=1e-6)
+
+
+def test_timm_reader(digits, tmp_path):
+    """Ten folders of images that timm reads otherwise, and of which it leaves some out."""
+    copy = difficult(digits / 'validation', tmp_path / 'copy')
+    for file in copy.glob('**/*.png'):
+        (copy / file.relative_to(copy).parts[0] / file.name).write_bytes(file.read_bytes())
+        if file.name.startswith('._') or file.parent.name == '2023':
+            file.unlink()
+    for file in copy.glob('*/._*'):
+        file.unlink()
+    top1, top5, loss = timms_numbers(copy)
+    found = validate(copy, timm_reader=True).evaluation
+    assert found.count < 200
+    assert (found.top1, found.top5) == (pytest.approx(top1), pytest.approx(top5))  # timm's are in float32
+    assert found.loss == pytest.approx(loss, abs=1e-6)
+    assert validate(copy).evaluation.top1 > top1 + 10
 
 
 def timms_numbers(root, amp=False, **wanted):
@@ -178,7 +220,7 @@ def test_damaged_and_missing_images_of_stream(tmp_path):
     shard.write_bytes(content)
     found = validate(data, max_bad_images=1).evaluation
     assert found.count == 9
-    assert found.bad == [f'{shard}: 0000-0004: cannot identify image file <_io.BytesIO object>']
+    assert found.bad == [f'{shard}: 0000-0004: not an image that can be read']
     with pytest.raises(ValueError, match=f'1 image cannot be read, --max-bad-images allows 0: {shard}: 0000-0004'):
         validate(data)
     shard.write_bytes(content[:end])
@@ -289,6 +331,8 @@ def test_corrupt_images(tmp_path):
         (['gone'], 'gone: no such folder or tar of images.'),
         (['hollow'], 'hollow/7: the class has no images'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
+        (['parts', '--split', 'tset'], 'parts has no split tset: name one of train, validation.'),
+        (['ten', '--split', 'test'], 'ten has no split test: it has a folder for each class, and no splits.'),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
         (['ten', '--labels', 'r3'], "labels must be one of real, v2, a, r, got 'r3'"),
         (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),
@@ -309,6 +353,8 @@ def test_errors_in_one_line(arguments, message, tmp_path, monkeypatch):
         file.unlink()
     shutil.copytree(tmp_path / 'ten', tmp_path / 'nine')
     shutil.rmtree(tmp_path / 'nine' / '4')
+    for split in ('train', 'validation'):
+        shutil.copytree(tmp_path / 'ten', tmp_path / 'parts' / split)
     monkeypatch.chdir(tmp_path)
     done = command(*arguments, '--model', MODEL)
     assert (done.exit_code, done.stdout) == (1, '')

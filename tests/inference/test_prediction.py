@@ -47,7 +47,6 @@ def test_grayscale_model(tmp_path):
     assert prediction.labels == ('0',)
 
 
-@pytest.mark.parametrize(('kwargs', 'message'), [(dict(num_classes=0), 'no classifier'), (dict(in_chans=4), 'takes 4')])
-def test_models_that_cannot_classify_images(kwargs, message):
-    with pytest.raises(ValueError, match=message):
-        next(predict(timm.create_model('sknet_atto', **kwargs).eval(), example_images('sknet_atto')))
+def test_model_without_classifier():
+    with pytest.raises(ValueError, match='no classifier'):
+        next(predict(timm.create_model('sknet_atto', num_classes=0).eval(), example_images('sknet_atto')))

@@ -1,4 +1,4 @@
-"""Data sets of labelled images, opened by `timm.data.create_dataset` and read one image at a time.
+"""Data sets of labelled images, read one image at a time: folders and tars of ours, the others of timm's.
 
 timm replaces an image that cannot be decoded by its neighbour. Here reading raises, and the loader decides: in training
 a neighbour is used instead, in validation the image is left out, and both are counted.
@@ -6,10 +6,12 @@ a neighbour is used instead, in validation the image is left out, and both are c
 
 import copy
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, BinaryIO, ClassVar, TypeVar
 
 import timm.data
 from PIL import Image
@@ -17,27 +19,54 @@ from timm.data import IterableImageDataset
 
 from ..distributed import DistributedContext
 from . import shapes
-from .images import DECODING_ERRORS, UnreadableSampleError, reason
-from .shards import record_bad_images
+from .folders import TRAIN_NAMES, VAL_NAMES, ClassFolders, DataFolderError
+from .images import (
+    DECODING_ERRORS,
+    IMAGE_ENDINGS,
+    UnreadableSampleError,
+    decode_image,
+    printable,
+    reason,
+    to_channels,
+)
+from .shards import decode_with
+
+Decode = Callable[[BinaryIO, int], Any]  # of a file and a number of channels
+T = TypeVar('T', bound='ImageDataset | ImageStream')
 
 MAP_PREFIXES = ('torch', 'hfds')
 STREAM_PREFIXES = ('wds', 'hfids', 'tfds')
+_TORCH_FOLDERS = ('torch/image_folder', 'torch/folder')
+_TORCH_TWO_PARTS = tuple(
+    f'torch/{name}' for name in ('cifar10', 'cifar100', 'mnist', 'kmnist', 'fashion_mnist', 'qmnist')
+)
+_UNWRITABLE = ('Cc', 'Cs', 'Zl', 'Zp')  # in names of classes: controls, bytes that are not UTF-8, line breaks
 
 
 class ImageDataset:
     """Labelled images by index.
 
     Args:
-        dataset: Data set with an index, as `timm.data.create_dataset` gives it.
+        dataset: Data set with an index, as `timm.data.create_dataset` gives it, or `ClassFolders`.
         indices: Indices of its images; None for all.
-        mode: Pillow's mode of the images, 'RGB' or 'L'.
+        channels: Number of channels of the images, as for `read_image`.
+        decode: Decodes a file.
     """
 
-    def __init__(self, dataset: Any, *, indices: Sequence[int] | None = None, mode: str = 'RGB') -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        *,
+        indices: Sequence[int] | None = None,
+        channels: int = 3,
+        decode: Decode = decode_image,
+    ) -> None:
         self.dataset = dataset
-        self.reader = getattr(dataset, 'reader', None)  # timm's; data sets of torchvision have none
+        # torchvision's have none
+        self.reader = dataset if isinstance(dataset, ClassFolders) else getattr(dataset, 'reader', None)
+        self.files = getattr(dataset, 'samples', getattr(dataset, 'imgs', None))  # torchvision's paths and labels
         self.indices = range(len(dataset)) if indices is None else indices
-        self.mode = mode
+        self.channels, self.decode = channels, decode
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -47,20 +76,24 @@ class ImageDataset:
         """Number of images in all processes together."""
         return len(self)
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """Decode an image completely; returns it and its label.
+    def read(self, index: int) -> tuple[Any, int]:
+        """Decode an image completely; returns it, as `read_image` does, and its label.
 
         Raises:
             UnreadableSampleError: If it cannot be read or decoded.
         """
         inner = self.indices[index]
         try:
-            if self.reader is None:
+            if self.reader is not None:
+                source, label = self.reader[inner]
+            elif self.files is not None:
+                path, label = self.files[inner]
+                source = Path(path).open('rb')  # noqa: SIM115 - closed below
+            else:
                 image, label = self.dataset[inner]
-                return image.convert(self.mode), int(label)
-            file, label = self.reader[inner]
-            with file, Image.open(file) as image:
-                return image.convert(self.mode), -1 if label is None else int(label)
+                return to_channels(image, self.channels), int(label)
+            with source as file:
+                return self.decode(file, self.channels), -1 if label is None else int(label)
         except DECODING_ERRORS as error:
             raise UnreadableSampleError(f'{self.name(index)}: {reason(error)}') from error
 
@@ -69,9 +102,9 @@ class ImageDataset:
         inner = self.indices[index]
         if self.reader is not None:
             name = self.reader.filename(inner, absolute=True)
-        else:  # folders of torchvision
-            name = self.dataset.samples[inner][0] if hasattr(self.dataset, 'samples') else None
-        return str(name) if name else f'image {inner}'
+        else:
+            name = self.files[inner][0] if self.files else None
+        return printable(str(name)) if name else f'image {inner}'
 
     def targets(self) -> list[int]:
         """The labels of all images, read without decoding any.
@@ -96,7 +129,9 @@ class ImageDataset:
 
     def subset(self, indices: Sequence[int]) -> 'ImageDataset':
         """Some of the images, in the given order."""
-        return ImageDataset(self.dataset, indices=[self.indices[index] for index in indices], mode=self.mode)
+        few = copy.copy(self)
+        few.indices = [self.indices[index] for index in indices]
+        return few
 
 
 class SyntheticImages(ImageDataset):
@@ -106,12 +141,11 @@ class SyntheticImages(ImageDataset):
         count: Number of images.
         seed: Random seed.
         size: Height and width in pixels.
-        mode: Pillow's mode of the images.
     """
 
-    def __init__(self, count: int, *, seed: int, size: int = 32, mode: str = 'RGB') -> None:
+    def __init__(self, count: int, *, seed: int, size: int = 32) -> None:
         pixels, labels = shapes.draw(count, seed=seed, size=size)
-        super().__init__(_InMemory(zip(map(Image.fromarray, pixels), labels.tolist(), strict=True)), mode=mode)
+        super().__init__(_InMemory(zip(map(Image.fromarray, pixels), labels.tolist(), strict=True)))
 
 
 class _InMemory(list[tuple[Image.Image, int]]):
@@ -130,11 +164,15 @@ class ImageStream:
     Args:
         dataset: Data set of shards, as `timm.data.create_dataset` gives it.
         shards: Its files, if a worker reads whole shards; None if its library distributes images in other ways.
+        decode: Decodes an image of a shard.
     """
 
-    def __init__(self, dataset: IterableImageDataset, *, shards: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, dataset: IterableImageDataset, *, shards: Sequence[str] | None = None, decode: Decode = decode_image
+    ) -> None:
         self.dataset = dataset
         self.shards = shards
+        self.channels, self.decode = 3, decode
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -144,14 +182,17 @@ class ImageStream:
         """Number of images in all processes together."""
         return len(self) if self.shards is None else self.dataset.reader.num_samples
 
-    def __iter__(self) -> Iterator[tuple[Image.Image | None, int, list[str]]]:
+    def __iter__(self) -> Iterator[tuple[Any, int, list[str]]]:
         """Yield images, labels, and the names of unreadable images before each; the last image may be None."""
         reader = copy.copy(self.dataset.reader)  # a reader would continue its shuffling
         if self.shards is None:
-            for image, label in reader:
-                yield image, int(label), []
+            for position, (image, label) in enumerate(reader):
+                try:
+                    yield to_channels(image, self.channels), int(label), []
+                except DECODING_ERRORS as error:
+                    yield None, -1, [f'image {position}: {reason(error)}']
         elif self.shards:
-            decoder = record_bad_images(reader)
+            decoder = decode_with(reader, lambda file: self.decode(file, self.channels))
             for image, label in reader:
                 yield image, int(label), decoder.pop_bad()
             if bad := decoder.pop_bad():
@@ -169,18 +210,26 @@ class ImageStream:
         """
         if self.shards is None:
             return self
-        dataset = copy.copy(self.dataset)
+        stream, dataset = copy.copy(self), copy.copy(self.dataset)
         dataset.reader = reader = copy.copy(self.dataset.reader)
         info, own = reader.split_info, tuple(self.shards[context.rank :: context.size])
         lengths = dict(zip(info.filenames, info.shard_lengths, strict=False))  # may be missing
         reader.split_info = replace(info, filenames=own)
         reader.num_samples = sum(lengths.get(name, 0) for name in own)
         reader.dist_rank, reader.dist_num_replicas = 0, 1
-        return ImageStream(dataset, shards=own)
+        stream.dataset, stream.shards = dataset, own
+        return stream
 
     def class_names(self) -> list[str] | None:
         """The names of the classes by index; None if unknown."""
         return _class_names(self.dataset)
+
+
+def with_channels(images: T, channels: int) -> T:
+    """The same images, read with a number of channels: 3 for RGB, 1 for grey, another one for those in the files."""
+    images = copy.copy(images)
+    images.channels = channels
+    return images
 
 
 def open_dataset(
@@ -188,61 +237,97 @@ def open_dataset(
     *,
     split: str,
     data_dir: str | None = None,
-    mode: str = 'RGB',
     class_map: str | Mapping[str, int] | None = None,
     download: bool = False,
     is_training: bool = False,
     batch_size: int = 1,
     num_samples: int | None = None,
     seed: int = 0,
+    timm_reader: bool = False,
 ) -> ImageDataset | ImageStream:
     """Open one split of a data set.
 
     Args:
         data: Folder with a folder per class, tar of such a folder, or `torch/NAME`, `hfds/NAME`, `wds/FOLDER`,
             `hfids/NAME` or `tfds/NAME` as in `timm.data.create_dataset`.
-        split: Name of the split; of a folder, a folder inside it if there is one of this name.
+        split: Name of the split: a folder inside the folder or tar, or all of it if it has no splits.
         data_dir: Folder where named data sets are stored; the working directory or the library's cache by default.
-        mode: Pillow's mode of the images, 'RGB' or 'L'.
         class_map: Class indices by name, or a file with the names.
         download: Download the data set if it is missing.
         is_training: Shuffle shards.
         batch_size: Batch size, which some streams need.
         num_samples: Number of images in the split, for streams of unknown length.
         seed: Seed of the order of shards.
+        timm_reader: Find and read images as timm does: the innermost folder is the class, only .png, .jpg and .jpeg,
+            no EXIF orientation, no conversion of 16-bit greys.
 
     Raises:
         ValueError: If the data set or the split does not exist, or the library that reads it is missing.
     """
-    prefix, _, rest = data.partition('/')
-    prefix = prefix.lower() if prefix.lower() in (*MAP_PREFIXES, *STREAM_PREFIXES) and not Path(data).exists() else ''
+    folder, prefix = folder_of(data, data_dir), _prefix(data)
+    if folder is not None:
+        _require_images(folder)
+        if not timm_reader:
+            with _library_errors(data, split):
+                folders = ClassFolders(folder, split, class_map=class_map, natural_order=not prefix)
+            return ImageDataset(folders)
     root, name = data_dir, data
     options: dict[str, Any] = dict(class_map=class_map or None, num_samples=num_samples)
     if not prefix:
         root, name = data, ''
-        _require_images(Path(data))
-        if Path(data).is_file():
-            options['cache_tarfiles'] = False  # all workers would share the position of an open tar
+        options['cache_tarfiles'] = False if Path(data).is_file() else None  # workers would share an open tar
     elif prefix == 'torch':
         root, options = data_dir or '.', {}
+        if data.lower() in _TORCH_TWO_PARTS and split not in (*TRAIN_NAMES, *VAL_NAMES, 'test'):
+            raise ValueError(f'{data} has no split {split}: name train or test.')  # timm would take test
     elif prefix == 'wds':
-        root, name = rest, 'wds/'
+        root, name = data.partition('/')[2], 'wds/'
+        options['input_key'] = None if timm_reader else ';'.join(ending[1:] for ending in IMAGE_ENDINGS)
     if prefix in STREAM_PREFIXES:
         options |= dict(is_training=is_training, batch_size=batch_size, seed=seed)
-    try:
+    mode = '' if prefix == 'hfids' and not timm_reader else 'RGB'
+    decode = _decode_as_timm if timm_reader else decode_image
+    with _library_errors(data, split):
         dataset = timm.data.create_dataset(
             name, root=root, split=split, download=download, input_img_mode=mode, **options
         )
+    if prefix in STREAM_PREFIXES:
+        shards = dataset.reader.split_info.filenames if prefix == 'wds' else None
+        return ImageStream(dataset, shards=shards, decode=decode)
+    if not len(dataset):
+        raise ValueError(f'{data}, split {split}, has no images.')
+    return ImageDataset(dataset, decode=decode)
+
+
+def folder_of(data: str, data_dir: str | None) -> Path | None:
+    """The folder or tar of a data set; None if a library has it by name."""
+    if data.lower() in _TORCH_FOLDERS:
+        return Path(data_dir or '.')
+    return None if _prefix(data) else Path(data)
+
+
+def _prefix(data: str) -> str:
+    prefix = data.partition('/')[0].lower()
+    return prefix if prefix in (*MAP_PREFIXES, *STREAM_PREFIXES) and not Path(data).exists() else ''
+
+
+@contextmanager
+def _library_errors(data: str, split: str) -> Iterator[None]:
+    """Turn the errors of the libraries that open data sets into one line."""
+    try:
+        yield
+    except DataFolderError:
+        raise
     except ImportError as error:
         raise ValueError(f'{data}: {error}. Install the library that reads it: pip install "timm_sk[data]".') from error
     except Exception as error:  # each library has its own errors
         line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f'{data}, split {split}, cannot be opened: {line}') from error
-    if prefix in STREAM_PREFIXES:
-        return ImageStream(dataset, shards=dataset.reader.split_info.filenames if prefix == 'wds' else None)
-    if not len(dataset):
-        raise ValueError(f'{data}, split {split}, has no images.')
-    return ImageDataset(dataset, mode=mode)
+
+
+def _decode_as_timm(file: BinaryIO, channels: int) -> Image.Image:
+    with Image.open(file) as image:
+        return image.convert('L' if channels == 1 else 'RGB')
 
 
 def _require_images(root: Path) -> None:
@@ -259,5 +344,8 @@ def _class_names(dataset: Any) -> list[str] | None:
     indices: Mapping[str, int] = getattr(reader, 'class_to_idx', getattr(reader, 'class_name_to_idx', None)) or {}
     if not indices:
         return None
-    names = {index: name for name, index in indices.items()}
-    return [str(names.get(index, index)) for index in range(max(names) + 1)]
+    names = {index: str(name) for name, index in indices.items()}
+    for name in names.values():
+        if any(unicodedata.category(letter) in _UNWRITABLE for letter in name):
+            raise ValueError(f'Invalid name of a class, {name!a}: rename it, in UTF-8 and without line breaks.')
+    return [names.get(index, str(index)) for index in range(max(names) + 1)]

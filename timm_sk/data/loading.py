@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
@@ -22,7 +21,7 @@ from ..distributed import DistributedContext
 from .datasets import ImageDataset, ImageStream
 from .images import UnreadableSampleError
 
-Transform = Callable[[Image.Image], Any]  # to 8-bit pixels [C, H, W], as an array of numpy or torch
+Transform = Callable[[Any], Any]  # of what `read_image` returns to 8-bit pixels [C, H, W], of numpy or torch
 
 MAX_SKIPPED = 100  # neighbours that are tried in place of an unreadable image
 

@@ -1,35 +1,42 @@
-"""Names of the images in webdataset shards that cannot be decoded, which timm's reader skips silently."""
+"""Images in webdataset shards: decoded as all others; those that cannot be are named, and not skipped silently."""
 
+import io
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 from .images import DECODING_ERRORS, reason
 
 Sample = Mapping[str, Any]
-
-_DECODE_STAGE = -2  # the last but one of timm's pipeline
 
 
 class NamingDecoder:
     """A pipeline stage of webdataset that decodes, and records what it cannot decode.
 
     Args:
-        decode: Decodes a sample; returns None to skip it.
+        decode: Decodes an image.
+        image_keys: Endings of images, without dots; the first one that a sample has is decoded.
+        label_key: Key of the label in a sample's JSON; its file `cls` if empty.
     """
 
-    def __init__(self, decode: Callable[[Sample], Sample | None]) -> None:
-        self.decode = decode
+    def __init__(self, decode: Callable[[BinaryIO], Any], *, image_keys: list[str], label_key: str) -> None:
+        self.decode, self.image_keys, self.label_key = decode, image_keys, label_key
         self._bad: list[str] = []
 
     def __call__(self, samples: Iterable[Sample]) -> Iterator[Sample]:
         for sample in samples:
             try:
-                decoded = self.decode(sample)
-            except (*DECODING_ERRORS, KeyError) as error:  # KeyError without a label
-                self._bad.append(f'{sample.get("__url__")}: {sample.get("__key__")}: {reason(error)}')
+                target = int(json.loads(sample['json'])[self.label_key] if self.label_key else sample['cls'])
+                if self.label_key and target < 0:  # timm's mark of images without a label
+                    continue
+                key = next(key for key in self.image_keys if key in sample)
+                image = self.decode(io.BytesIO(sample[key]))
+            except (*DECODING_ERRORS, KeyError, TypeError, StopIteration) as error:
+                is_absent = isinstance(error, KeyError | StopIteration)
+                cause = f'no {"label" if isinstance(error, KeyError) else "image"}' if is_absent else reason(error)
+                self._bad.append(f'{sample.get("__url__")}: {sample.get("__key__")}: {cause}')
                 continue
-            if decoded is not None:
-                yield decoded
+            yield dict(image=image, target=target)
 
     def pop_bad(self) -> list[str]:
         """The names since the last call, with the reasons."""
@@ -37,9 +44,10 @@ class NamingDecoder:
         return found
 
 
-def record_bad_images(reader: Any) -> NamingDecoder:
-    """Replace the decoding stage of timm's `ReaderWds`, which has not begun to read, by one that records failures."""
+def decode_with(reader: Any, decode: Callable[[BinaryIO], Any]) -> NamingDecoder:
+    """Replace the last stages of timm's `ReaderWds`, which has not begun to read: they decode and rename."""
     reader._lazy_init()  # builds the pipeline; timm has no public function for it
-    stages = reader.ds.pipeline
-    stages[_DECODE_STAGE] = decoder = NamingDecoder(stages[_DECODE_STAGE].args[0])  # of `wds.map(function)`
+    keys = reader.input_key.split(';')
+    decoder = NamingDecoder(decode, image_keys=keys, label_key=reader.split_info.alt_label)
+    reader.ds.pipeline[-2:] = [decoder]
     return decoder

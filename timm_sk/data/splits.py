@@ -1,20 +1,14 @@
 """Training and validation split of a data set."""
 
-import os
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from timm.data import get_img_extensions
 
-from .datasets import MAP_PREFIXES, STREAM_PREFIXES, ImageDataset, ImageStream, open_dataset
-
-_TRAIN_FOLDERS = ('train', 'training')  # the synonyms of `timm.data.create_dataset`
-_VAL_FOLDERS = ('val', 'valid', 'validation', 'eval', 'evaluation')
-_TORCH_FOLDERS = (('torch', 'image_folder'), ('torch', 'folder'))
+from .datasets import ImageDataset, ImageStream, folder_of, open_dataset, with_channels
+from .folders import TRAIN_NAMES, VAL_NAMES, has_validation_split
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,14 +20,18 @@ class Splits:
         val: Validation images; none of them is a training image.
         class_names: Names of the classes by index; None if unknown.
         num_classes: Number of classes.
-        was_cut: Whether the validation images were held out from the only split of the data set.
+        held_out: Fraction of each class of the only split that the validation images are; None if they have their own.
     """
 
     train: ImageDataset | ImageStream
     val: ImageDataset | ImageStream
     class_names: list[str] | None
     num_classes: int
-    was_cut: bool
+    held_out: float | None
+
+    def with_channels(self, channels: int) -> 'Splits':
+        """The same images, read with a number of channels."""
+        return replace(self, train=with_channels(self.train, channels), val=with_channels(self.val, channels))
 
 
 def make_splits(
@@ -56,7 +54,7 @@ def make_splits(
     Raises:
         ValueError: If there are too few images to hold out some, or another number of classes.
     """
-    was_cut = val is None
+    held_out = val_fraction if val is None else None
     if val is None:
         first, second = split_indices(train.targets(), val_fraction, seed)  # type: ignore[union-attr]
         train, val = train.subset(first), train.subset(second)  # type: ignore[union-attr]
@@ -67,7 +65,7 @@ def make_splits(
     count = num_classes or found
     if count is None:
         raise ValueError('The number of classes of the data is unknown: pass --num-classes.')
-    return Splits(train=train, val=val, class_names=names, num_classes=count, was_cut=was_cut)
+    return Splits(train=train, val=val, class_names=names, num_classes=count, held_out=held_out)
 
 
 def open_parts(
@@ -88,23 +86,16 @@ def open_parts(
     Raises:
         ValueError: If a split cannot be opened, a class has no images, or the classes of the two differ.
     """
-    root = _root(data, options.get('data_dir'))
-    if train_split == val_split:
-        raise ValueError(f'The split {val_split} cannot be used for both training and validation: name two splits.')
-    if root is not None and root.is_dir():
-        parts = _require_two_parts(root, train_split, val_split)
-        if root == Path(data):  # torchvision checks its own
-            for part in parts:
-                require_no_empty_class(part)
+    root = folder_of(data, options.get('data_dir'))
+    tests = () if root is not None or not data.lower().startswith('torch/') else ('test',)  # there the same
+    if any(train_split in names and val_split in names for names in ([train_split], TRAIN_NAMES, VAL_NAMES + tests)):
+        raise ValueError(f'{train_split} and {val_split} name the same split: name two, for training and validation.')
     train = open_dataset(data, split=train_split, seed=seed, is_training=True, **options)
-    val, missing = None, None
-    if root is None or _part(root, val_split, _VAL_FOLDERS):
-        try:
-            val = open_dataset(data, split=val_split, seed=seed, **options)
-        except ValueError as error:
-            missing = error
-    if val is None and (isinstance(train, ImageStream) or (root is not None and missing)):
-        raise missing or ValueError(f'{data} has no split {val_split}.')
+    if root is not None:
+        is_split = has_validation_split(root, val_split)
+    else:
+        is_split = val_split not in VAL_NAMES or val_split in (_split_names(train) or [val_split])
+    val = open_dataset(data, split=val_split, seed=seed, **options) if is_split else None
     names, val_names = train.class_names(), None if val is None else val.class_names()
     if names is not None and val_names is not None and names != val_names:
         raise ValueError(_difference(names, val_names))
@@ -138,43 +129,11 @@ def split_indices(targets: Sequence[int], fraction: float, seed: int) -> tuple[l
     return [index for index in range(len(targets)) if index not in second], sorted(second)
 
 
-def _root(data: str, data_dir: str | None) -> Path | None:
-    """The folder or tar of a data set; None if it is named."""
-    prefix, _, name = data.partition('/')
-    if Path(data).exists() or prefix.lower() not in (*MAP_PREFIXES, *STREAM_PREFIXES):
-        return Path(data)
-    return Path(data_dir or '.') if (prefix.lower(), name.lower()) in _TORCH_FOLDERS else None
-
-
-def _part(root: Path, split: str, synonyms: Sequence[str]) -> Path | None:
-    """The folder of a split inside a data set's."""
-    names = (split, *synonyms) if split in synonyms else (split,)
-    return next((root / name for name in names if (root / name).is_dir()), None)
-
-
-def _require_two_parts(root: Path, train_split: str, val_split: str) -> list[Path]:
-    """Check that no image is in both splits; returns their folders, or the whole folder."""
-    train, val = _part(root, train_split, _TRAIN_FOLDERS), _part(root, val_split, _VAL_FOLDERS)
-    if val is not None and train is None:  # timm would train on the whole folder, with the validation images
-        raise ValueError(f'{root} has a folder {val.name}, but no {train_split}: name the training split.')
-    if val is not None and val == train:
-        raise ValueError(f'{val} cannot be used for both training and validation: name another validation split.')
-    return [train or root] if val is None else [train or root, val]
-
-
-def require_no_empty_class(root: Path) -> None:
-    """Check that each class of a folder has images.
-
-    Raises:
-        ValueError: If one has none.
-    """
-    endings = get_img_extensions()
-    for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith('.')):
-        files = (name for *_, names in os.walk(folder, followlinks=True) for name in names)
-        if not any(Path(name).suffix.lower() in endings for name in files):
-            raise ValueError(
-                f'{folder}: the class has no images ({", ".join(endings)}). Add some, or remove the folder.'
-            )
+def _split_names(images: ImageDataset | ImageStream) -> list[str] | None:
+    """The splits of a data set of Hugging Face's library; None if unknown."""
+    info = getattr(getattr(images.dataset, 'reader', None), 'dataset', None)
+    splits = getattr(getattr(info, 'info', None), 'splits', None)
+    return [*splits] if splits else None
 
 
 def _count_classes(*parts: ImageDataset | ImageStream) -> int | None:

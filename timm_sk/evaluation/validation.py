@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import timm.data
 import timm.models
 import torch
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
 from torch import nn
-from torchvision.transforms import Grayscale
 
-from ..data import ImageStream, eval_loader, normalizer
+from ..data import ImageStream, create_transform, eval_loader, normalizer, with_channels
 from ..distributed import DistributedContext, fail_together
 from ..factory import ready_model
 from ..models.inputs import preprocessing
@@ -98,21 +96,20 @@ def validate(
         net = reparameterize_model(net)
     inputs = preprocessing(
         net,
+        any_channels=True,
         use_test_size=not config.use_train_size,
         img_size=config.img_size,
         crop_pct=config.crop_pct,
         interpolation=config.interpolation,
     )
-    transform = timm.data.create_transform(**inputs, is_training=False, use_prefetcher=True)
-    if inputs['input_size'][0] == 1:
-        transform = type(transform)([Grayscale(), *transform.transforms])
+    images, transform = with_channels(data.images, inputs['input_size'][0]), create_transform(**inputs)
     channels_last = context.device.type == 'cuda' if config.channels_last is None else config.channels_last
     prepare = normalizer(inputs['mean'], inputs['std'], context.device, channels_last=channels_last)
     dtype = getattr(torch, config.amp_dtype)
     autocast = partial(torch.autocast, context.device.type, dtype=dtype) if config.amp else nullcontext
     batch_size = config.batch_size
     while True:
-        loader = eval_loader(data.images, transform, batch_size=batch_size, context=context, workers=config.workers)
+        loader = eval_loader(images, transform, batch_size=batch_size, context=context, workers=config.workers)
         try:
             evaluation = evaluate(
                 net,

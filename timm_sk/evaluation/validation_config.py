@@ -23,6 +23,7 @@ class ValidationConfig:
     data_dir: str | None = _of(None, 'Folder where named data sets are stored.')
     dataset_download: bool = _of(False, 'Download the data set if it is missing.')
     class_map: str | None = _of(None, 'File with the names of the classes.')
+    timm_reader: bool = _of(False, "Find and read images as timm's validate.py does.")
     num_samples: int | None = _of(None, 'Number of images, for streams of unknown length.')
     max_bad_images: int = _of(0, 'Number of unreadable images to skip before it stops.')
     labels: str | None = _of(None, f"ImageNet labels other than the data set's: {', '.join(LABELS)}.")

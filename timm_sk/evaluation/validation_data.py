@@ -3,10 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.data.readers.reader_image_folder import ReaderImageFolder
-
 from ..data import ImageDataset, ImageStream, open_dataset
-from ..data.splits import require_no_empty_class
 from .imagenet_labels import LabelMap, folder_classes, label_map
 from .validation_config import ValidationConfig
 
@@ -46,13 +43,11 @@ def open_validation_data(config: ValidationConfig) -> ValidationData:
             download=config.dataset_download,
             num_samples=config.num_samples,
             batch_size=config.batch_size,
+            timm_reader=config.timm_reader,
         )
     except ValueError as error:
         hint = f' The labels {labels} are for folders with names like {", ".join([*classes][:3])}.' if classes else ''
         raise ValueError(f'{error}{hint}') from error
-    reader = getattr(images.dataset, 'reader', None)
-    if isinstance(reader, ReaderImageFolder) and labels not in ('a', 'r') and not config.class_map:
-        require_no_empty_class(Path(reader.root))  # those skip folders on purpose
     names = images.class_names()
     if not labels:
         return ValidationData(images=images, class_names=names)

@@ -1,9 +1,9 @@
 """Batches of images at several scales for `study`, from a data set or drawn."""
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ..data import Batch, ImageDataset, ImageStream, UnreadableSampleError, eval_loader, normalizer, shapes
@@ -111,10 +111,10 @@ class _LargeEnough(ImageDataset):
     """The same images, of which those smaller than the model's input are unreadable."""
 
     def __init__(self, images: ImageDataset, zoom: Zoom) -> None:
-        super().__init__(images.dataset, indices=images.indices, mode=images.mode)
+        super().__init__(images.dataset, indices=images.indices, decode=images.decode)
         self.zoom = zoom
 
-    def read(self, index: int) -> tuple[Image.Image, int]:
+    def read(self, index: int) -> tuple[Any, int]:
         image, label = super().read(index)
         try:
             self.zoom.require_large_enough(image, self.name(index))

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..data.images import to_rgb
+from ..data.images import to_channels
 from ..models.inputs import preprocessing
 
 SCALES = (1.0, 1.5, 2.0)  # the paper's
@@ -83,7 +83,7 @@ class Zoom:
         self.input_size: tuple[int, int] = (height, width)
         self.mean: tuple[float, ...] = config['mean']
         self.std: tuple[float, ...] = config['std']
-        self._mode = 'L' if channels == 1 else 'RGB'
+        self._channels = channels
         self._transform = timm.data.create_transform(**config, is_training=False, use_prefetcher=True)
 
     def require_large_enough(self, image: Image.Image, name: str) -> None:
@@ -110,5 +110,5 @@ class Zoom:
             ValueError: If the image is too small.
         """
         self.require_large_enough(image, 'An image')
-        image = to_rgb(image).convert(self._mode)
+        image = to_channels(image, self._channels)
         return torch.stack([torch.as_tensor(self._transform(zoom_in(image, scale))) for scale in self.scales])

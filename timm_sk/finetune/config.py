@@ -42,7 +42,9 @@ class Config:
     initial_checkpoint: str | None = _of(None, MODEL, 'Start from the weights in this file.')
     num_classes: int | None = _of(None, MODEL, "Number of classes; the data set's by default.")
     img_size: int | None = _of(None, MODEL, "Height and width of the input; the checkpoint's by default.")
-    in_chans: int | None = _of(None, MODEL, "1 for grey images, 3 for colour; the checkpoint's by default.")
+    in_chans: int | None = _of(
+        None, MODEL, "1 for grey images, 3 for colour, others for TIFF and .npy; the checkpoint's by default."
+    )
     gp: str | None = _of(None, MODEL, 'Global pooling: avg, max, avgmax or catavgmax.')
     drop: float | None = _of(None, MODEL, 'Dropout before the classifier.')
     drop_path: float | None = _of(None, MODEL, 'Stochastic depth: drop rate of residual branches.')
@@ -204,7 +206,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('drop', 'drop_path', 'drop_block', 'smoothing', 'hflip', 'vflip')),
     ('from 0 to 1', lambda value: 0 <= value <= 1, ('reprob', 'mixup_prob', 'mixup_switch_prob')),
     ('above 0', lambda value: value > 0, ('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size', 'decay_rate')),
-    ('above 0', lambda value: value > 0, ('grad_accum_steps', 'recount')),
+    ('above 0', lambda value: value > 0, ('grad_accum_steps', 'recount', 'in_chans')),
     ('at least 0', lambda value: value >= 0, ('weight_decay', 'workers', 'save_every', 'early_stopping', 'seed')),
     ('at least 0', lambda value: value >= 0, ('max_bad_images', 'synthetic', 'mixup', 'cutmix')),
     ('at least 0', lambda value: value >= 0, ('warmup_epochs', 'cooldown_epochs')),
@@ -216,5 +218,4 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('const, rand or pixel', ('const', 'rand', 'pixel').__contains__, ('remode',)),
     ('safetensors or npy', ('safetensors', 'npy').__contains__, ('features_format',)),
     ('linear, sqrt or empty', ('linear', 'sqrt', '').__contains__, ('lr_base_scale',)),
-    ('1 or 3', (1, 3).__contains__, ('in_chans',)),
 )

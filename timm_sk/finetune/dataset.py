@@ -28,9 +28,8 @@ def open_parts(config: Config) -> tuple[ImageDataset | ImageStream, ImageDataset
     Raises:
         ValueError: If no data is named, or it cannot be opened.
     """
-    mode = 'L' if config.in_chans == 1 else 'RGB'
     if config.synthetic:
-        return SyntheticImages(config.synthetic, seed=config.seed, size=config.img_size or 32, mode=mode), None
+        return SyntheticImages(config.synthetic, seed=config.seed, size=config.img_size or 32), None
     if not config.data:
         raise ValueError('No data: name a folder of images, hfds/NAME, …, or pass --synthetic 64 for a smoke test.')
     return data.open_parts(
@@ -39,7 +38,6 @@ def open_parts(config: Config) -> tuple[ImageDataset | ImageStream, ImageDataset
         val_split=config.val_split,
         seed=config.seed,
         data_dir=config.data_dir,
-        mode=mode,
         class_map=config.class_map,
         download=config.dataset_download,
         batch_size=config.batch_size,

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..atomic_io import atomic_write, read_json, write_json
-from ..data import Batch, ImageDataset, eval_loader, normalizer
-from ..data.images import require_few_bad
+from ..data import Batch, ImageDataset, eval_loader, fingerprint, normalizer, with_channels
+from ..data.images import blank_image, require_few_bad
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
 from ..pretrained import save_safetensors
@@ -59,7 +58,7 @@ def extract(config: Config) -> Path:
                 raise ValueError('--features needs a data set with an index: streams (wds/, hfids/, tfds/) have none.')
             write_features(
                 root / name,
-                images,
+                with_channels(images, preprocessing['input_size'][0]),
                 model,
                 build_transforms(config, preprocessing)[1],
                 config=config,
@@ -120,11 +119,12 @@ def write_features(
     for number in range(context.rank, -(-len(images) // chunk), context.size):
         part = images.subset(range(number * chunk, min((number + 1) * chunk, len(images))))
         paths = _paths(folder, number, form)
-        found = _read_chunk(paths, number * chunk, len(part))
+        data = fingerprint(part)
+        found = _read_chunk(paths, number * chunk, data)
         if found is None or found['bad']:  # images may have been fixed since
             loader = eval_loader(part, transform, batch_size=config.batch_size, context=alone, workers=config.workers)
-            _write_chunk(paths, part, loader.epoch(), embed, transform)
-            found = _read_chunk(paths, number * chunk, len(part))
+            _write_chunk(paths, part, loader.epoch(), embed, transform, data=data)
+            found = _read_chunk(paths, number * chunk, data)
         if found is None:
             raise OSError(f'{folder}: chunk {number} cannot be read.')
         own.append(found)
@@ -146,6 +146,8 @@ def _write_chunk(
     batches: Iterator[Batch],
     embed: Callable[[Tensor], Tensor],
     transform: Transform,
+    *,
+    data: str,
 ) -> None:
     parts: list[Tensor] = []
     labels: list[int] = []
@@ -158,34 +160,35 @@ def _write_chunk(
         names += [part.name(index) for index in batch.indices.tolist()]
         bad += batch.bad
     if not parts:  # a chunk without a readable image has the width of the others
-        blank = torch.as_tensor(np.asarray(transform(Image.new(part.mode, (64, 64)))))
+        blank = torch.as_tensor(np.asarray(transform(blank_image(part.channels))))
         parts = [embed(blank[None])[:0]]
     embeddings = torch.cat(parts)
+    described = dict(names=names, bad=bad, data=data)
     if 'features' in paths:
-        texts = {name: json.dumps(value, ensure_ascii=False) for name, value in (('names', names), ('bad', bad))}
+        texts = {name: json.dumps(value, ensure_ascii=False) for name, value in described.items()}
         tensors = dict(embeddings=embeddings, labels=torch.tensor(labels, dtype=torch.int64))
         save_safetensors(tensors, paths['features'], metadata=texts)
     else:
         for name, array in (('embeddings', embeddings.numpy()), ('labels', np.array(labels, dtype=np.int64))):
             with atomic_write(paths[name]) as file:
                 np.save(file, array)
-        write_json(paths['images'], dict(names=names, bad=bad))
+        write_json(paths['images'], described)
 
 
-def _read_chunk(paths: dict[str, Path], first: int, size: int) -> dict[str, Any] | None:
-    """The index's entry of a chunk of `size` images; None if it is missing or incomplete."""
+def _read_chunk(paths: dict[str, Path], first: int, data: str) -> dict[str, Any] | None:
+    """The index's entry of a chunk of the images with a fingerprint; None if it is missing, or of others."""
     try:
         if 'features' in paths:
             with safe_open(paths['features'], 'pt') as file:
                 count, width = file.get_slice('embeddings').get_shape()
-                names, bad = (json.loads(file.metadata()[name]) for name in ('names', 'bad'))
+                listed = {name: json.loads(text) for name, text in file.metadata().items()}
         else:
             count, width = np.load(paths['embeddings'], mmap_mode='r').shape
             listed = json.loads(paths['images'].read_text(encoding='utf-8'))
-            names, bad = listed['names'], listed['bad']
+        names, bad, found = (listed[name] for name in ('names', 'bad', 'data'))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return None
-    if not len(names) == count == size - len(bad):
+    if found != data or len(names) != count:
         return None
     files = [path.name for path in paths.values()]
     return dict(files=files, first=first, count=count, dimensions=width, bad=bad)

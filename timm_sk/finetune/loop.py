@@ -168,7 +168,15 @@ def train_step(
     no_sync = net.no_sync() if isinstance(net, DistributedDataParallel) and not is_last else nullcontext()
     with no_sync:
         with state.autocast():
-            logits = net(images)
+            try:
+                logits = net(images)
+            except ValueError as error:
+                if not any(words in str(error) for words in ('BatchNorm', 'more than 1 value per channel')):
+                    raise
+                advice = 'raise --batch-size, or freeze the norms with --freeze-bn'
+                raise ValueError(
+                    f'BatchNorm needs at least 2 images per step and process, got {len(images)}: {advice}.'
+                ) from error
             loss = state.loss(logits, targets)
         state.scaler.scale(loss / batches).backward()
     if is_last:

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.data import Mixup, create_transform, resolve_data_config
+from timm.data import Mixup, resolve_data_config
 from timm.data.random_erasing import RandomErasing
 from torch import Tensor, nn
 
-from ..data import normalizer
+from ..data import create_transform, normalizer
 from .config import Config
 
 
@@ -31,7 +31,6 @@ def build_transforms(config: Config, preprocessing: dict[str, Any]) -> tuple[Any
         interpolation=preprocessing['interpolation'],
         crop_pct=preprocessing['crop_pct'],
         crop_mode=preprocessing.get('crop_mode'),
-        use_prefetcher=True,
     )
     if config.linear_probe:
         return evaluating, evaluating
@@ -47,7 +46,6 @@ def build_transforms(config: Config, preprocessing: dict[str, Any]) -> tuple[Any
         auto_augment=config.aa,
         interpolation=config.train_interpolation or preprocessing['interpolation'],
         mean=preprocessing['mean'],  # fill colour of AutoAugment
-        use_prefetcher=True,
     )
     return training, evaluating
 

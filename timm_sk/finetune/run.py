@@ -1,6 +1,5 @@
 """A run from its settings to its outputs."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +8,7 @@ from typing import Any
 
 from timm.utils import random_seed
 
-from ..data import ImageDataset, Splits, eval_loader, normalizer, seed_of, train_loader
+from ..data import Splits, eval_loader, fingerprint, normalizer, seed_of, train_loader
 from ..distributed import init_distributed
 from ..evaluation.metrics import evaluate
 from ..optional_packages import require_package
@@ -79,6 +78,7 @@ def finetune(
         random_seed(seed_of(config.seed))  # of the weights that no checkpoint gives
         model = build_model(config, splits.num_classes)
         preprocessing = resolve_preprocessing(config, model)
+        splits = splits.with_channels(preprocessing['input_size'][0])
         train_transform, eval_transform = build_transforms(config, preprocessing)
         loading: dict[str, Any] = dict(context=context, workers=config.workers)
         loader = train_loader(splits.train, train_transform, batch_size=config.batch_size, seed=config.seed, **loading)
@@ -97,7 +97,7 @@ def finetune(
             autocast=state.autocast,
             max_bad=config.max_bad_images,
         )
-        data = fingerprint(splits)
+        data = context.run_in_main(partial(fingerprint, splits.train, splits.val))
         if claim_folder(folder, config, context):
             restore(folder, state, config, context, data=data)
         with open_events(folder, enabled=config.tensorboard and context.is_main) as events:
@@ -153,17 +153,9 @@ def default_folder(config: Config) -> Path:
     return Path('runs') / f'{config.model.replace("/", "-").replace(":", "-")}-{name}'
 
 
-def fingerprint(splits: Splits) -> str:
-    """Identifies data: numbers of images and classes, and a hash of labels and class names."""
-    digest = hashlib.sha256(repr(splits.class_names).encode())
-    for part in (splits.train, splits.val):
-        digest.update(repr(part.targets() if isinstance(part, ImageDataset) else len(part)).encode())
-    return f'{len(splits.train)}+{len(splits.val)} images, {splits.num_classes} classes, {digest.hexdigest()[:12]}'
-
-
 def _log_start(run: Run, splits: Splits) -> None:
     config, context, progress = run.config, run.context, run.state.progress
-    held_out = f' ({config.val_fraction:.0%} of each class, held out)' if splits.was_cut else ''
+    held_out = f' ({splits.held_out:.0%} of each class, held out)' if splits.held_out else ''
     processes = f' in {context.size} processes' if context.size > 1 else ''
     run.log(
         f'{config.model}: {splits.num_classes} classes, {len(splits.train)} training images, {len(splits.val)} '

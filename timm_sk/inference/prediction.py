@@ -10,6 +10,7 @@ import timm.data
 import torch
 from torch import Tensor
 
+from ..data import create_transform, normalizer
 from ..data.images import read_image
 from ..errors import UnreadableImageError
 from ..models.inputs import preprocessing
@@ -60,25 +61,25 @@ def predict(model: Any, paths: Iterable[Path], *, topk: int = 5) -> Iterator[Pre
         topk: Number of classes to name, at most all.
 
     Raises:
-        ValueError: If the model has no classifier, or does not take images of 1 or 3 channels.
+        ValueError: If the model has no classifier.
     """
     names = class_names(model)
     if not names:
         raise ValueError('The model has no classifier: create it with num_classes above 0.')
-    transform = timm.data.create_transform(**preprocessing(model))
-    mode = 'L' if model.in_chans == 1 else 'RGB'
-    parameter = next(model.parameters())
+    inputs = preprocessing(model, any_channels=True)
+    transform, channels, parameter = create_transform(**inputs), inputs['input_size'][0], next(model.parameters())
+    prepare = normalizer(inputs['mean'], inputs['std'], parameter.device)
     remaining = iter(paths)
     while batch := list(islice(remaining, BATCH_SIZE)):
         images: dict[int, Tensor] = {}
         predictions: dict[int, Prediction] = {}
         for index, path in enumerate(batch):
             try:
-                images[index] = transform(read_image(path).convert(mode))
+                images[index] = torch.as_tensor(transform(read_image(path, channels)))
             except UnreadableImageError as error:
                 predictions[index] = Prediction(path=path, error=str(error))
         if images:
-            logits = model(torch.stack([*images.values()]).to(parameter))
+            logits = model(prepare(torch.stack([*images.values()])).to(parameter))
             best = logits.float().softmax(dim=1).topk(min(topk, logits.shape[1]))
             for index, probabilities, classes in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
                 labels = tuple(names[label] for label in classes)

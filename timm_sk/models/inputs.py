@@ -44,19 +44,22 @@ def _require_positive(name: str, number: Any) -> int:
     return number
 
 
-def preprocessing(model: Any, *, use_test_size: bool = False, **overrides: Any) -> dict[str, Any]:
+def preprocessing(
+    model: Any, *, use_test_size: bool = False, any_channels: bool = False, **overrides: Any
+) -> dict[str, Any]:
     """Preprocessing of the model's checkpoint, as timm's validate.py resolves it, for the model's channels.
 
     Args:
         model: A model of timm.
         use_test_size: Take the checkpoint's test size and crop, if it has them.
+        any_channels: Allow other numbers of channels than 1 and 3.
         **overrides: Arguments of `timm.data.resolve_data_config`, which win over the checkpoint's values.
 
     Raises:
-        ValueError: If the model takes images of neither 1 nor 3 channels.
+        ValueError: If the model takes images of neither 1 nor 3 channels, unless `any_channels`.
     """
     channels = getattr(model, 'in_chans', 3)
-    if channels not in (1, 3):
+    if channels not in (1, 3) and not any_channels:
         raise ValueError(f'Images have 1 or 3 channels, but the model takes {channels}: create it with in_chans=3.')
     args = dict(overrides, in_chans=channels)
     config = timm.data.resolve_data_config(args, model=model, use_test_size=use_test_size)
