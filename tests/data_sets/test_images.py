@@ -105,6 +105,11 @@ def write_broken(folder, kind):
         Image.fromarray(np.zeros((4, 4), np.float32)).save(path)
     elif kind == 'bomb':
         Image.new('1', (20000, 20000)).save(path)
+    elif kind == 'avif':
+        path = folder / 'x.avif'
+        Image.fromarray(RGB).save(path)
+        header, data = path.read_bytes().split(b'mdat')
+        path.write_bytes(header + b'mdat' + b'\xff' * len(data))
     return path
 
 
@@ -117,6 +122,7 @@ def write_broken(folder, kind):
         ('folder', 'a folder without images'),
         ('truncated', 'cannot be decoded: .*truncated'),
         ('garbled', 'cannot be decoded'),
+        ('avif', 'cannot be decoded: '),  # Pillow raises a RuntimeError
         ('float', 'cannot be decoded: floating-point pixels'),
         ('bomb', 'cannot be decoded: .*decompression bomb'),
     ],

@@ -21,7 +21,6 @@ from ..distributed import DistributedContext
 from . import shapes
 from .folders import TRAIN_NAMES, VAL_NAMES, ClassFolders, DataFolderError
 from .images import (
-    DECODING_ERRORS,
     IMAGE_ENDINGS,
     UnreadableSampleError,
     decode_image,
@@ -94,7 +93,10 @@ class ImageDataset:
                 return to_channels(image, self.channels), int(label)
             with source as file:
                 return self.decode(file, self.channels), -1 if label is None else int(label)
-        except DECODING_ERRORS as error:
+        except Exception as error:  # decoders raise many kinds on damaged files
+            has_file = self.reader is not None or self.files is not None
+            if not has_file and not isinstance(error, OSError | ValueError):
+                raise
             raise UnreadableSampleError(f'{self.name(index)}: {reason(error)}') from error
 
     def name(self, index: int) -> str:
@@ -189,7 +191,7 @@ class ImageStream:
             for position, (image, label) in enumerate(reader):
                 try:
                     yield to_channels(image, self.channels), int(label), []
-                except DECODING_ERRORS as error:
+                except ValueError as error:
                     yield None, -1, [f'image {position}: {reason(error)}']
         elif self.shards:
             decoder = decode_with(reader, lambda file: self.decode(file, self.channels))

@@ -52,17 +52,16 @@ class ClassFolders:
     ) -> None:
         self._files = files = _files_of(root)
         self._at = at = _join(files.base, _folder_of_split(files, split))
-        folders = files.folders(at)
+        where, folders = root / at, files.folders(at)
         ordered = sorted(folders, key=natural_key if natural_order else None)
         indices = load_class_map(class_map, str(root)) if class_map else {name: k for k, name in enumerate(ordered)}
         self.class_to_idx: dict[str, int] = indices
         names = [*files.files(at)]
         classes = [indices.get(name.partition('/')[0]) if '/' in name and is_image(name) else None for name in names]
-        log_left_out(root, [name for name, label in zip(names, classes, strict=True) if label is None])
+        log_left_out(where, [name for name, label in zip(names, classes, strict=True) if label is None])
         found = ((name, label) for name, label in zip(names, classes, strict=True) if label is not None)
         pairs = sorted(found, key=lambda pair: (natural_key(pair[0]), pair[0]))
         self._names, self.targets = [name for name, _ in pairs], [label for _, label in pairs]
-        where = root / at
         filled = {*self.targets}
         for name in folders:
             if name in indices and indices[name] not in filled:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, BinaryIO
 
-from .images import DECODING_ERRORS, reason
+from .images import reason
 
 Sample = Mapping[str, Any]
 
@@ -31,9 +31,8 @@ class NamingDecoder:
                     continue
                 key = next(key for key in self.image_keys if key in sample)
                 image = self.decode(io.BytesIO(sample[key]))
-            except (*DECODING_ERRORS, KeyError, TypeError, StopIteration) as error:
-                is_absent = isinstance(error, KeyError | StopIteration)
-                cause = f'no {"label" if isinstance(error, KeyError) else "image"}' if is_absent else reason(error)
+            except Exception as error:  # decoders raise many kinds on damaged files
+                cause = {KeyError: 'no label', StopIteration: 'no image'}.get(type(error)) or reason(error)
                 self._bad.append(f'{sample.get("__url__")}: {sample.get("__key__")}: {cause}')
                 continue
             yield dict(image=image, target=target)
