@@ -160,9 +160,8 @@ def refusal(*arguments: object) -> str:
 
 def test_refused_in_one_line(data: Path, tmp_path: Path) -> None:
     run = tmp_path / 'run'
-    assert 'data0 has no split vall: name one of train, validation.' in refusal(
-        data, '--val-split', 'vall', '--output', run
-    )
+    message = refusal(data, '--val-split', 'vall', '--output', run)
+    assert message == f'timm-sk: {data} has no split vall: name one of train, validation.'
     copy = shutil.copytree(data / 'train', tmp_path / 'data')
     os.rename(copy / 'star', os.path.join(os.fsencode(copy), b'\xe9toile'))
     message = refusal(copy, '--output', run)
