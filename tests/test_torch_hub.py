@@ -139,5 +139,10 @@ def test_transforms_of_any_image_mode():
     for mode in ('L', 'P', 'RGBA', 'CMYK', '1', 'LA'):
         assert transforms('sknet_atto')(grey.convert(mode)).shape == (3, 32, 32)
     assert transforms('sknet_atto')(grey).unique().tolist() == pytest.approx([51 / 255 * 2 - 1])
+    assert transforms('sknet_atto')(Image.new('I;16', (40, 40), 51 * 257)).equal(transforms('sknet_atto')(grey))
+    exif = grey.getexif()
+    exif[0x0112] = 3
+    grey.paste(255, (0, 0, 40, 20))  # which is below as the image is seen
+    assert transforms('sknet_atto')(grey)[0, -1].tolist() == pytest.approx([1] * 32)
     with pytest.raises(UnknownModelError, match='"local-dir:x" has no preprocessing in the registry'):
         transforms('local-dir:x')

@@ -145,6 +145,14 @@ def test_data_set_by_class(run, tmp_path):
     assert shifts == pytest.approx({unit: last[unit] - first[unit] for unit in UNITS}, abs=1e-5)
 
 
+def test_unknown_split(run, tmp_path):
+    for split in ('train', 'val'):
+        write_folder(tmp_path / 'data' / split, drawn(1, size=40))
+    code, _, logged = run('--data', tmp_path / 'data', '--split', 'tset')
+    assert (code, logged) == (1, f'timm-sk: {tmp_path}/data has no split tset: name one of train, val.\n')
+    assert not (tmp_path / 'out').exists()
+
+
 def test_shapes_without_classes(run, tmp_path):
     code, _, _ = run('--shapes', 12, '--scales', '1,3')
     assert code == 0

@@ -208,6 +208,22 @@ def test_unreadable_images(form, model, tmp_path):
     assert read(folder, form)[2] == [str(file) for file in files]
 
 
+def test_replaced_image(model, tmp_path):
+    """Its chunk is written again, with what it shows now; a renamed image changes the names of its chunk."""
+    files = sorted(write_folder(tmp_path / 'data', drawn(3)).glob('*/*.png'))
+    folder, settings = tmp_path / 'features', dict(chunk=3)
+    write(model, open_dataset(str(tmp_path / 'data'), split='train'), folder, **settings)
+    before = read(folder)[0]
+    files[4].write_bytes(files[8].read_bytes())
+    assert write(model, open_dataset(str(tmp_path / 'data'), split='train'), folder, **settings) == [3]
+    after = read(folder)[0]
+    assert torch.equal(after[4], before[8])
+    assert torch.equal(after[[0, 1, 2, 3, 5, 6, 7, 8]], before[[0, 1, 2, 3, 5, 6, 7, 8]])
+    files[5].rename(files[5].with_name('003.png'))
+    assert write(model, open_dataset(str(tmp_path / 'data'), split='train'), folder, **settings) == [3]
+    assert read(folder)[2][5].endswith('ring/003.png')
+
+
 def test_amp_and_workers(model, images, tmp_path):
     write(model, images, tmp_path / 'low', amp=True, workers=1)
     write(model, images, tmp_path / 'full')
