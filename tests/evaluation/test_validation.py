@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import tarfile
+from argparse import Namespace
 from itertools import islice
 
 import numpy as np
@@ -159,8 +160,10 @@ def test_grey_model(digits, tmp_path):
 
 def test_checkpoint_file(digits, tmp_path):
     model = timm.create_model(MODEL, pretrained=True)
-    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'ten.pth')
-    found = validate(digits, 'sknet_atto', checkpoint=str(tmp_path / 'ten.pth'), num_classes=10)
+    other = timm.create_model(MODEL).state_dict()
+    content = dict(state_dict=other, state_dict_ema=model.state_dict(), args=Namespace(model='sknet_atto'))
+    torch.save(content, tmp_path / 'ten.pth')  # as timm's train.py does
+    found = validate(digits, 'sknet_atto', checkpoint=str(tmp_path / 'ten.pth'), use_ema=True, num_classes=10)
     assert torch.equal(found.evaluation.confusion, validate(digits).evaluation.confusion)
     model.reset_classifier(3)
     torch.save(model.state_dict(), tmp_path / 'three.pth')
