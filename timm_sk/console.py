@@ -15,12 +15,13 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from .errors import PeerStoppedError
+from .errors import PeerStoppedError, message_of
 
 out, err = Console(), Console(stderr=True)
 _SECONDS_FOR_THE_CAUSE = 2.0
 _STORE_TIMEOUT = datetime.timedelta(seconds=10)
 _ANY_ERROR = 'any error'
+_UNLIMITED_WIDTH = 10_000
 
 
 def print_line(line: str) -> None:
@@ -58,12 +59,14 @@ def print_table(
         rows: Cells of each row.
         title: Line above the table.
         caption: Line below the table.
-        min_width: Width in characters that the table may take even if the terminal is narrower.
+        min_width: Width in characters that the table may take even if the terminal is narrower; where standard output
+            is no terminal, nothing is cut or wrapped.
     """
-    table = Table(*columns, title=escape(title), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    folded = [Column(column, overflow='fold') if isinstance(column, str) else column for column in columns]
+    table = Table(*folded, title=escape(title), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
         table.add_row(*map(escape, row))
-    Console(width=max(out.width, min_width)).print(table)
+    Console(width=max(out.width, min_width) if out.is_terminal else _UNLIMITED_WIDTH).print(table)
 
 
 @contextmanager
@@ -108,7 +111,7 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         is_consequence = isinstance(error, PeerStoppedError)
-        log_once(str(error), unless_within=_SECONDS_FOR_THE_CAUSE if is_consequence else 0)
+        log_once(message_of(error), unless_within=_SECONDS_FOR_THE_CAUSE if is_consequence else 0)
         raise typer.Exit(1) from error
 
 

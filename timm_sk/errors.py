@@ -1,8 +1,20 @@
 """The exceptions that callers may catch. All are `ValueError`s; the message says what is wrong and what to do."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class TimmSkError(ValueError):
-    """Base class of the project's exceptions."""
+    """Base class of the project's exceptions.
+
+    Args:
+        message: What is wrong, and what to do.
+        in_python: What else callers of a function can do; the command line, which cannot, leaves it out.
+    """
+
+    def __init__(self, message: str = '', *, in_python: str = '') -> None:
+        super().__init__(f'{message} {in_python}'.rstrip())
+        self.message = message
 
 
 class UnknownModelError(TimmSkError):
@@ -55,3 +67,16 @@ class UnobtainableCheckpointError(TimmSkError):
 
 class PeerStoppedError(TimmSkError):
     """Raised if another process of the same torchrun has stopped; that process reports why."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The known names that are most like a mistyped one, as a sentence after a space; empty if none is like it."""
+    found = difflib.get_close_matches(name.lower(), sorted({*known}), n=4)
+    return f' Nearest: {", ".join(found)}.' if found else ''
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error for the command line: `FILE: no such file or directory.` for the system's `[Errno 2]`."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f'{error.filename}: {error.strerror[0].lower()}{error.strerror[1:]}.'
+    return str(getattr(error, 'message', error)) or type(error).__name__

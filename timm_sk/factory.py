@@ -12,9 +12,10 @@ from torch import nn
 from . import registry
 from .data.images import to_rgb
 from .devices import open_device
-from .errors import UnloadableModelError
+from .errors import DownloadError, UnloadableModelError, message_of
 from .inference.warmup import warm_up
 from .models.inputs import image_size
+from .pretrained import require_hub
 
 
 def ready_model(
@@ -32,7 +33,7 @@ def ready_model(
     kernels.
 
     Args:
-        name: Architecture, `arch.tag`, or another name that `timm.create_model` takes.
+        name: Architecture, `arch.tag`, folder, or another name that `timm.create_model` takes.
         pretrained: Load weights.
         device: Device of the model; None for the best device of this machine: cuda, then mps, then cpu.
         dtype: Floating-point type of parameters and buffers; None for float32.
@@ -47,10 +48,7 @@ def ready_model(
     """
     registry.require_model(name)
     target = open_device(device)
-    try:
-        model = timm.create_model(name, pretrained=pretrained, **kwargs)
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
-        raise UnloadableModelError(f'{name} cannot be loaded: {type(error).__name__}: {error}') from error
+    model = create_model(name, pretrained, **kwargs)
     if channels_last is None:
         channels_last = target.type == 'cuda'
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -58,6 +56,23 @@ def ready_model(
     if target.type == 'cuda':
         _warm_up_ours(model, memory_format)
     return model
+
+
+def create_model(name: str, pretrained: bool, **kwargs: Any) -> Any:
+    """`timm.create_model` with the errors of `ready_model`, and without a dozen attempts if the Hub does not answer."""
+    found = registry.require_model(name)
+    source, repository = timm.models.parse_model_name(found)
+    cfg = None if source else timm.models.get_pretrained_cfg(found)
+    ours = registry.architectures()
+    try:
+        if source == 'hf-hub' or (pretrained and cfg and cfg.hf_hub_id and cfg.architecture not in ours):
+            repository, weights = (cfg.hf_hub_id, cfg.hf_hub_filename) if cfg else (repository, None)
+            files = [weights or 'model.safetensors', 'pytorch_model.bin'] if pretrained else ['config.json']
+            require_hub(repository, *files, cache_dir=kwargs.get('cache_dir'))
+        return timm.create_model(found, pretrained=pretrained, **kwargs)
+    except (OSError, RuntimeError, KeyError, SafetensorError, DownloadError) as error:
+        kind = '' if isinstance(error, OSError | DownloadError) else f'{type(error).__name__}: '
+        raise UnloadableModelError(f'{name} cannot be loaded: {kind}{message_of(error)}') from error
 
 
 def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:

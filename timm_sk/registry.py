@@ -5,16 +5,16 @@ tag that timm knows for the name stays, with its full repository id (timm comple
 'timm/'), and timm's default tag stays the default. The attribute `timm.models.<name>` stays timm's.
 """
 
-import difflib
 import sys
 import warnings
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 
 import timm.models
 from torch import nn
 
-from .errors import UnknownModelError
+from .errors import UnknownModelError, nearest
 
 Entrypoint = Callable[..., nn.Module]
 
@@ -55,31 +55,32 @@ def pretrained_cfg(name: str) -> timm.models.PretrainedCfg:
     Raises:
         UnknownModelError: If timm's registry has no such name.
     """
-    require_model(name)
+    name = require_model(name)
     cfg = timm.models.get_pretrained_cfg(name) if ':' not in name else None
     if cfg is None:
         raise UnknownModelError(f'"{name}" has no preprocessing in the registry: name an architecture or arch.tag.')
     return cfg
 
 
-def require_model(name: str) -> None:
-    """Check that timm's registry has an architecture and, where one is given, its tag.
+def require_model(name: str) -> str:
+    """The name by which `timm.create_model` builds a model: checked, and `local-dir:` before that of a folder.
 
-    Names with a source, such as `hf-hub:` or `local-dir:`, are left to timm.
+    Names with a source, such as `hf-hub:` or `local-dir:`, are left to timm. A folder named like a model is not used.
 
     Raises:
         UnknownModelError: For an unknown name; the message suggests similar names.
         ValueError: If the name looks like a path or a repository's id without its source.
     """
-    source, _ = timm.models.parse_model_name(name)
-    if source:
-        return
     arch, tag = timm.models.split_model_name_tag(name)
-    if timm.models.is_model(arch):
-        tagged = timm.models.list_models(f'{arch}.*', include_tags=True)
-        if not tag or name in tagged:
-            return
+    is_architecture = timm.models.is_model(arch)
+    tagged = timm.models.list_models(f'{arch}.*', include_tags=True) if is_architecture else []
+    if is_architecture and (not tag or name in tagged):
+        return name
+    if name and Path(name).is_dir():
+        return f'local-dir:{name}'
+    if timm.models.parse_model_name(name)[0]:
+        return name
+    if is_architecture:
         raise UnknownModelError(f'{arch} has no checkpoint "{tag}". It has: {", ".join(tagged) or "none"}.')
-    known = sorted({*timm.models.list_models(), *timm.models.list_models(include_tags=True)})
-    nearest = difflib.get_close_matches(name, known, n=4) or list(_ENTRYPOINTS)[:4]
-    raise UnknownModelError(f'There is no model "{name}". Nearest: {", ".join(nearest)}. `timm-sk list` shows all.')
+    known = [*timm.models.list_models(), *timm.models.list_models(include_tags=True)]
+    raise UnknownModelError(f'There is no model "{name}".{nearest(name, known)} `timm-sk list` shows all.')

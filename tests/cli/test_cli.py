@@ -6,16 +6,20 @@ import shutil
 
 import pytest
 from PIL import Image
-from subprocesses import ROOT, run_python
+from subprocesses import ROOT, free_port, run_python
 from typer.testing import CliRunner
 from variants import ARCHITECTURES
 
+from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import app
+from timm_sk.cli.chosen_images import NO_MODEL
 from timm_sk.inference.prediction import example_images
 from timm_sk.models.listing import markdown
 from timm_sk.pretrained import bundled_folder
 from timm_sk.pretrained.lookup import search_rows
 
+MODEL = ['--model', 'sknet_atto.digits']
+TRACEBACK = 'Traceback (most recent call last):'
 EXAMPLES = example_images('sknet_atto.digits')
 
 
@@ -33,17 +37,23 @@ def test_list():
     done = invoke('list', 'skres*')  # all of them are in the README's table
     assert done.exit_code == 0, done.stderr
     assert all((name in done.stdout) == name.startswith('skres') for name in ARCHITECTURES)
-    assert ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17'] in [
-        line.split() for line in done.stdout.splitlines()
-    ]
+    row = ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17']
+    assert row in [line.split() for line in done.stdout.splitlines()]
+    on_terminal = CliRunner().invoke(app, ['list'], env={'COLUMNS': '70', 'TTY_COMPATIBLE': '1'}).stdout
+    assert '…' not in on_terminal
+    documents = {document['name']: document for document in json.loads(invoke('list', '--json').stdout)}
+    assert [*documents] == [*CHECKPOINTS]
+    expected = dict(params=27479784, input_size=[3, 224, 224], weights='hub', top1=80.168)
+    assert documents['skresnext50_32x4d.ra_in1k'].items() >= expected.items()
 
 
 def test_list_filter():
     assert {row.arch for row in search_rows('net50d')} == {'skresnet50d'}
     assert {row.arch for row in search_rows('skresnet?4')} == {'skresnet34'}
     assert {row.arch for row in search_rows('*.ra_in1k')} == {'skresnet18', 'skresnet34', 'skresnext50_32x4d'}
+    assert 'Nearest: skresnet34, ' in invoke('list', 'skresnet43').stderr
     done = invoke('list', 'nothing')
-    assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing"; `timm-sk list` shows all.\n')
+    assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing". `timm-sk list` shows all.\n')
 
 
 def test_readme_has_generated_table():
@@ -58,17 +68,37 @@ def test_predict_examples():
     assert done.stderr == ''
     rows = [line.split()[:3] for line in done.stdout.splitlines() if '.png' in line]
     assert rows == [[f'{digit}.png', digit, digit] for digit in '0123456789']
+    assert 'sknet_atto.digits was trained on handwritten digits' in done.stdout
+
+
+def test_model_must_be_named_for_images():
+    for command in (['predict', EXAMPLES[7]], ['explain', EXAMPLES[7]], ['explain', '--data', EXAMPLES[7].parent]):
+        done = invoke(*command)
+        assert (done.exit_code, done.stdout) == (1, '')
+        assert done.stderr == f'timm-sk: {NO_MODEL}\n'
+
+
+def test_model_of_a_folder(tmp_path, monkeypatch):
+    shutil.copytree(bundled_folder('sknet_atto.digits'), tmp_path / 'runs' / 'export')
+    shutil.copytree(bundled_folder('sknet_atto.digits'), tmp_path / 'sknet_atto.shapes')  # the checkpoint wins
+    monkeypatch.chdir(tmp_path)
+    for name, label in (('runs/export', '7'), ('sknet_atto.shapes', None)):
+        (document,) = json.loads(invoke('predict', EXAMPLES[7], '--model', name, '--json', '--topk', 1).stdout)
+        assert (document['predictions'][0]['label'] == '7') == (label == '7')
+    assert 'has no example images' in invoke('predict', '--model', 'runs/export').stderr
 
 
 def test_predict_json():
-    done = invoke('predict', '--json', '--topk', 3, EXAMPLES[7], '--device', 'cpu')
+    done = invoke('predict', *MODEL, '--json', '--topk', 3, EXAMPLES[7], '--device', 'cpu')
     (document,) = json.loads(done.stdout)
     assert document['file'] == str(EXAMPLES[7])
     assert [len(document['predictions']), document['predictions'][0]['label']] == [3, '7']
     probabilities = [prediction['probability'] for prediction in document['predictions']]
     assert probabilities == sorted(probabilities, reverse=True)
     assert probabilities[0] > 0.5
-    everything = json.loads(invoke('predict', '--json', '--topk', 99).stdout)
+    done = invoke('predict', '--json', '--topk', 99)
+    assert done.stderr == 'sknet_atto.digits has 10 classes: --topk 99 shows all of them.\n'
+    everything = json.loads(done.stdout)
     assert [row['truth'] for row in everything] == list('0123456789')
     for row in everything:
         assert len(row['predictions']) == 10
@@ -81,7 +111,7 @@ def test_predict_folders_and_unreadable_files(tmp_path):
     Image.open(EXAMPLES[5]).save(tmp_path / 'five.webp', lossless=True)
     (tmp_path / 'bad.png').write_bytes(EXAMPLES[0].read_bytes()[:60])
     (tmp_path / 'empty.jpg').touch()
-    done = invoke('predict', '--json', tmp_path, tmp_path / 'gone.png', tmp_path / 'sub' / '*.png')
+    done = invoke('predict', *MODEL, '--json', tmp_path, tmp_path / 'gone.png', tmp_path / 'sub' / '*.png')
     assert done.exit_code == 1
     documents = json.loads(done.stdout)
     best = [d['predictions'][0]['label'] if 'predictions' in d else None for d in documents]
@@ -96,7 +126,7 @@ def test_predict_folders_and_unreadable_files(tmp_path):
     assert best == [None, None, '5', '4', None, '4']
     errors = done.stderr.splitlines()
     assert [line.split(': ')[1] for line in errors] == [str(tmp_path / n) for n in ('bad.png', 'empty.jpg', 'gone.png')]
-    shown = invoke('predict', tmp_path / 'bad.png', tmp_path / 'five.webp')
+    shown = invoke('predict', *MODEL, tmp_path / 'bad.png', tmp_path / 'five.webp')
     assert shown.exit_code == 1
     assert 'five.webp' in shown.stdout
     assert 'bad.png' not in shown.stdout
@@ -108,7 +138,11 @@ def test_predict_folders_and_unreadable_files(tmp_path):
     [
         (['--model', 'skresnet35'], 'There is no model "skresnet35". Nearest: '),
         (['--model', 'skresnet34.nope'], 'skresnet34 has no checkpoint "nope". It has: skresnet34.ra_in1k.'),
-        (['--model', 'skresnet50', 'x.png'], 'no pretrained weights of skresnet50.untrained'),
+        (['--model', 'skresnet50', 'x.png'], 'no pretrained weights of skresnet50.untrained: `timm-sk weights list`'),
+        (['--model', 'resnet50', 'x.png'], 'resnet50 cannot be loaded: the hub does not answer'),
+        (['--model', 'hf-hub:a/b', 'x.png'], 'hf-hub:a/b cannot be loaded: the hub does not answer'),
+        (['--model', 'sknet_atto', 'https://a.b/c.png'], 'https://a.b/c.png: addresses are not supported.'),
+        (['--model', 'sknet_atto', 'gone.png'], 'gone.png: no such file.'),
         (['--model', 'local-dir:/nowhere', 'x.png'], '/nowhere/config.json'),
         (['--model', 'somebody/model'], "Use 'hf-hub:somebody/model'"),
         (['--model', 'skresnet34'], 'skresnet34 has no example images'),
@@ -129,13 +163,24 @@ def test_predict_errors(arguments, message, tmp_path, monkeypatch):
     assert message in done.stderr
     assert done.stderr.startswith('timm-sk: ')
     assert done.stderr.count('\n') == 1
+    assert 'pretrained=' not in done.stderr
+    assert 'Errno 2]' not in done.stderr
+
+
+@pytest.mark.deep
+@pytest.mark.parametrize('name', ['resnet50', 'hf-hub:a/b'])
+def test_hub_that_does_not_answer(name):
+    closed = f'http://127.0.0.1:{free_port()}'
+    done = timm_sk('predict', EXAMPLES[7], '--model', name, HF_HUB_OFFLINE='0', HF_ENDPOINT=closed)
+    assert (done.returncode, done.stderr.count('\n')) == (1, 1)
+    assert done.stderr.startswith(f'timm-sk: {name} cannot be loaded: the hub does not answer (')
 
 
 @pytest.mark.deep
 def test_predict_progress_bar(tmp_path):
     shutil.copy(EXAMPLES[1], tmp_path / ('x' * 90 + '1.png'))
     shutil.copy(EXAMPLES[2], tmp_path / ('x' * 90 + '2.png'))
-    done = timm_sk('predict', tmp_path, COLUMNS='80', TTY_COMPATIBLE='1')
+    done = timm_sk('predict', *MODEL, tmp_path, COLUMNS='80', TTY_COMPATIBLE='1')
     assert 'Classifying' in done.stderr
     plain = re.sub(r'\x1b\[[0-9;]*m', '', done.stdout)
     shown = ''.join(line.strip().split('  ')[0] for line in plain.splitlines())
@@ -157,18 +202,16 @@ def test_run_arguments_and_exit_code(tmp_path):
 
 
 def test_run_errors(tmp_path):
-    (tmp_path / 'broken.py').write_text('raise ValueError("mine")')
-    assert repr(invoke('run', tmp_path / 'broken.py').exception) == "ValueError('mine')"
-    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: No such file: {tmp_path}/gone.py\n'
-
-
-@pytest.mark.deep
-def test_run_eof_error(tmp_path):
-    (tmp_path / 'ended.py').write_text('raise EOFError("mine")')
-    done = timm_sk('run', tmp_path / 'ended.py')
-    assert done.returncode == 1
-    assert 'Traceback' in done.stderr
+    (tmp_path / 'broken.py').write_text('def main():\n    raise EOFError("mine")\n\nmain()\n')
+    done = invoke('run', tmp_path / 'broken.py')
+    frame = f'  File "{tmp_path}/broken.py", line '
+    assert (done.exit_code, done.stderr.splitlines()[:2]) == (1, [TRACEBACK, f'{frame}4, in <module>'])
     assert done.stderr.endswith('EOFError: mine\n')
+    assert done.stderr.count('  File ') == 2
+    (tmp_path / 'invalid.py').write_text('1 +\n')
+    done = invoke('run', tmp_path / 'invalid.py')
+    assert (done.exit_code, done.stderr.splitlines()[0]) == (1, f'{frame}1'.replace('broken', 'invalid'))
+    assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: No such file: {tmp_path}/gone.py\n'
 
 
 def test_version_and_help():

@@ -31,7 +31,8 @@ def run(monkeypatch, tmp_path):
     monkeypatch.setattr(console, 'err', Console(file=logged))
 
     def run(*arguments, out='out'):
-        done = CliRunner().invoke(app, ['explain', *map(str, arguments), '--out', str(tmp_path / out)])
+        named = [] if '--model' in arguments else ['--model', 'sknet_atto.shapes']
+        done = CliRunner().invoke(app, ['explain', *map(str, arguments), *named, '--out', str(tmp_path / out)])
         return done.exit_code, done.stdout, logged.getvalue()
 
     return run
@@ -200,7 +201,7 @@ def test_model_without_selection(run, monkeypatch):
     plain = timm.create_model('resnet10t').eval()
     monkeypatch.setattr(cli_explain, 'ready_model', lambda name, device: plain)
     error = 'timm-sk: ResNet has no unit that selects: use a selective-kernel model with attention.\n'
-    assert run('--model', 'resnet10t') == (1, '', error)
+    assert run('--model', 'resnet10t', EXAMPLES[0]) == (1, '', error)
 
 
 def test_folder_that_is_not_empty(run, tmp_path, monkeypatch):

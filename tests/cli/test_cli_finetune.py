@@ -27,6 +27,7 @@ from timm_sk.finetune import extract
 from timm_sk.finetune.run_checkpoint import LAST
 from timm_sk.finetune.train_state import TrainState
 
+MODEL = ['--model', 'sknet_atto.digits']
 QUICK = ['--epochs', '1', '--workers', '0', '--device', 'cpu', '--batch-size', '8']
 
 
@@ -36,7 +37,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
-    (tmp_path / 'mine.yaml').write_text('lr: 2e-3\nsmoothing: 0.2\ndecay_milestones: [3, 5]\nsynthetic: 32\n')
+    (tmp_path / 'mine.yaml').write_text(
+        'lr: 2e-3\nsmoothing: 0.2\nmodel: sknet_atto\ndecay_milestones: [3, 5]\nsynthetic: 32\n'
+    )
     arguments = ['finetune', '--config', str(tmp_path / 'mine.yaml'), '--output', str(tmp_path / 'run'), *QUICK]
     result = CliRunner().invoke(app, [*arguments, '--smoothing', '0', '--scale', '0.5', '1'])
     assert result.exit_code == 0, result.output
@@ -49,11 +52,17 @@ def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['--lr', '-1'], 'lr must be above 0'),
-        (['--config', 'sknet51'], 'sknet51: neither a file nor a recipe. There are: digits, finetune,'),
-        (['--resume', 'last.pt', '--synthetic', '32'], 'resume must be "auto"'),
-        (['--sync-bn', '--synthetic', '32'], '--sync-bn needs CUDA'),
-        (['nowhere'], 'nowhere: no such folder or tar'),
+        ([], 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'),
+        ([*MODEL, '--lr', '-1'], 'lr must be above 0'),
+        ([*MODEL, '--config', 'sknet51'], 'sknet51: neither a file nor a recipe. There are: digits, finetune,'),
+        ([*MODEL, '--resume', 'last.pt', '--synthetic', '32'], 'resume must be "auto"'),
+        ([*MODEL, '--sync-bn', '--synthetic', '32'], '--sync-bn needs CUDA'),
+        (['--model', 'skresnet43'], 'There is no model "skresnet43". Nearest: skresnet34, '),
+        ([*MODEL, '--synthetic', '32', '--opt', 'adamm'], 'Nearest: adam, '),
+        ([*MODEL, '--synthetic', '32', '--sched', 'cosin'], "Unknown scheduler 'cosin'. Nearest: cosine."),
+        ([*MODEL, '--synthetic', '32', '--initial-checkpoint', 'gone.pt'], 'gone.pt: no such file'),
+        ([*MODEL, 'https://a.b/c'], 'https://a.b/c: addresses are not supported. Download the file, and name it.'),
+        ([*MODEL, 'nowhere'], 'nowhere: no such folder or tar'),
     ],
 )
 def test_errors_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -62,6 +71,12 @@ def test_errors_in_one_line(arguments: list[str], message: str, tmp_path: Path) 
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1
     assert message in lines[0]
+    assert not (tmp_path / 'run').exists()
+
+
+def test_option_against_no_aug() -> None:
+    helped = CliRunner().invoke(app, ['finetune', '--help'], env={'COLUMNS': '200'}).output
+    assert ('--no-aug' in helped, '--no-no-' in helped) == (True, False)
 
 
 @pytest.mark.deep
@@ -88,7 +103,7 @@ def test_ctrl_c(tmp_path: Path, data: Path) -> None:
 
 @pytest.mark.deep
 def test_synthetic(tmp_path: Path) -> None:
-    arguments = ['-m', 'timm_sk', 'finetune', '--synthetic', '64', '--output', 'run', *QUICK]
+    arguments = ['-m', 'timm_sk', 'finetune', '--synthetic', '64', '--output', 'run', *MODEL, *QUICK]
     done = run_python(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout == 'run/export\n'

@@ -54,7 +54,9 @@ def test_invalid_yaml(tmp_path, content, message):
 
 
 def test_unknown_keys():
-    with pytest.raises(ValueError, match=r'^run\.yaml: unknown setting weigth_decay; did you mean weight_decay\?$'):
+    with pytest.raises(
+        ValueError, match=r'^run\.yaml: unknown setting weigth_decay\. Nearest: weight_decay, layer_decay\.$'
+    ):
         checked({'weigth_decay': 0.1}, 'run.yaml')
     with pytest.raises(ValueError, match=r'^run\.yaml: unknown setting 12\.$'):
         checked({12: 1}, 'run.yaml')

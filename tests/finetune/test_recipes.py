@@ -16,6 +16,7 @@ from timm_sk.finetune.config import AUGMENTATION, MODEL, TRAINING, Config, read_
 from timm_sk.finetune.recipes import find_recipe, recipe_names
 from timm_sk.finetune.train_state import resolve_lr
 
+UNNAMED = ('finetune', 'model')  # the user names it
 # Settings whose None in timm's script means the same as here.
 SAME_ANYWAY = {'num_classes', 'eval_metric'}
 OF_ONE_SCHEDULE = {'decay_epochs': 'step', 'decay_milestones': 'multistep'}
@@ -72,8 +73,9 @@ def test_settings(name):
     settings = read_settings(name)
     config = Config(**settings)
     assert {key: config.as_dict()[key] for key in raw(name)} == raw(name)
-    assert timm.is_model(settings['model'])
-    assert not settings['pretrained'] or '.' in settings['model']
+    assert ('model' in settings) == (name != UNNAMED[0])
+    assert timm.is_model(settings.get('model', 'skresnet34'))
+    assert not settings['pretrained'] or '.' in settings.get('model', 'given.here')
 
 
 @every_recipe
@@ -95,7 +97,7 @@ def test_different_defaults_are_set(name):
         is_same = default == flags[item.name].default or (not default and not flags[item.name].default)
         is_unused = recipe['sched'] != OF_ONE_SCHEDULE.get(item.name, recipe['sched'])
         is_set = item.name in recipe or (item.name == 'lr_base' and 'lr' in recipe)
-        assert is_same or is_unused or is_set or item.name in SAME_ANYWAY, item.name
+        assert is_same or is_unused or is_set or item.name in SAME_ANYWAY or (name, item.name) == UNNAMED, item.name
 
 
 @every_recipe

@@ -18,6 +18,7 @@ from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.cli import app
 from timm_sk.cli import weights as cli_weights
 from timm_sk.pretrained import bundled_folder
+from timm_sk.pretrained.lookup import find_row, find_rows
 from timm_sk.publishing.hub_folder import GOLDEN
 from timm_sk.publishing.local import state_of
 
@@ -61,13 +62,47 @@ def test_show():
 @pytest.mark.parametrize(
     ('name', 'message'),
     [
-        ('sknet99', 'Unknown checkpoint "sknet99": `timm-sk weights list` shows all.'),
-        ('sknet_atto', '"sknet_atto" is ambiguous: choose one of sknet_atto.digits, sknet_atto.shapes.'),
+        ('sknet_ato.digits', 'Unknown checkpoint "sknet_ato.digits". Nearest: sknet_atto.digits, sknet_atto, '),
+        ('sknet_atto.*', '"sknet_atto.*" matches 2 checkpoints: name one of them.'),
         ('skresnet50', 'skresnet50.untrained is an untrained model: it has no weights.'),
     ],
 )
 def test_unknown_names(name, message):
-    assert weights_command('show', name) == (1, f'timm-sk: {message}')
+    code, text = weights_command('show', name)
+    assert (code, text[: len(message) + 9]) == (1, f'timm-sk: {message}')
+
+
+@pytest.mark.parametrize('arch', {row.arch for row in CHECKPOINTS.values() if row.sources})
+@pytest.mark.all_cases
+def test_bare_name_is_timms_default(arch):
+    default = timm.get_pretrained_cfg(arch)
+    assert [row.name for row in find_rows([arch])] == [find_row(arch).name] == [f'{arch}.{default.tag}']
+    assert [row.name for row in find_rows([f'{arch}.*'])] == [
+        row.name for row in CHECKPOINTS.values() if row.arch == arch and row.sources
+    ]
+
+
+def test_bare_name_in_every_command(tmp_path):
+    for arguments in (['show'], ['card'], ['verify'], ['pull'], ['convert', FOLDER / 'model.safetensors', '--to']):
+        code, text = weights_command(*arguments, 'sknet_atto')
+        assert (code, NAME in text, 'sknet_atto.shapes' in text) == (0, True, False), text
+    assert weights_command('pull', 'skresnet50')[0] == weights_command('verify', 'skresnet50')[0] == 1  # untrained
+
+
+def test_json(store):
+    rows = [row for row in CHECKPOINTS.values() if row.sources]
+    documents = json.loads(CliRunner().invoke(app, ['weights', 'list', '--json']).stdout)
+    assert [(one['name'], one['state'], one['top1']) for one in documents] == [
+        (row.name, state_of(row, store), row.top1) for row in rows
+    ]
+    shown = json.loads(CliRunner().invoke(app, ['weights', 'show', NAME, '--json']).stdout)
+    assert (shown['checkpoint'], shown['state']) == (NAME, 'bundled')
+
+
+def test_list_off_a_terminal():
+    printed = CliRunner().invoke(app, ['weights', 'list'], env={'COLUMNS': '40'}).stdout.splitlines()
+    for row in (row for row in CHECKPOINTS.values() if row.sources):
+        assert any(line.split()[:1] == [row.name] and line.rstrip().endswith(row.origin or '') for line in printed)
 
 
 def test_manual_source(store, tmp_path):
@@ -95,7 +130,9 @@ def test_convert_another_file(tmp_path, store):
     code, text = weights_command('convert', tmp_path / 'other.pth', '--to', 'skresnet50_insight.insight_in1k')
     assert code == 1
     assert 'The checkpoint is not of this model. Keys missing: conv1.weight' in text
-    assert 'No such file' in weights_command('convert', tmp_path / 'none', '--to', 'sknet50')[1]
+    text = weights_command('convert', tmp_path / 'none', '--to', 'sknet50')[1]
+    assert text == f'timm-sk: {tmp_path / "none"}: no such file or directory.'
+    assert 'addresses are not supported' in weights_command('convert', 'https://a.b/c', '--to', 'sknet50')[1]
     assert not store.folder('skresnet50_insight.insight_in1k').exists()
 
 

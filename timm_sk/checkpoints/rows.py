@@ -68,6 +68,7 @@ class Checkpoint:
         pool_size: (height, width) of the features before pooling, or None.
         first_conv: Path of the first convolution.
         classifier: Path of the classifier.
+        trained_on: Data set of the training, of nets for special data.
         dataset: Data set of the evaluation.
         top1, top5: Accuracy in percent.
         evaluation: Who reports the accuracy, and details of the evaluation beyond the fields above.
@@ -89,6 +90,7 @@ class Checkpoint:
     pool_size: tuple[int, int] | None = (7, 7)
     first_conv: str = 'conv1'
     classifier: str = 'fc'
+    trained_on: str | None = None
     dataset: str | None = None
     top1: float | None = None
     top5: float | None = None

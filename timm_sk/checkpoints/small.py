@@ -3,7 +3,9 @@
 from .rows import Checkpoint, Source, untrained
 
 
-def _atto(name: str, sha256: str, size: int, *, label_names: tuple[str, ...], dataset: str, top1: float) -> Checkpoint:
+def _atto(
+    name: str, sha256: str, size: int, *, label_names: tuple[str, ...], trained_on: str, dataset: str, top1: float
+) -> Checkpoint:
     """A row of the bundled net for images of 32x32."""
     return Checkpoint(
         name=name,
@@ -20,6 +22,7 @@ def _atto(name: str, sha256: str, size: int, *, label_names: tuple[str, ...], da
         num_classes=len(label_names),
         label_names=label_names,
         first_conv='conv1.0',
+        trained_on=trained_on,
         dataset=dataset,
         top1=top1,
         evaluation='timm_sk, weights/train.py',
@@ -33,6 +36,7 @@ SMALL_ROWS = (
         '6fca5d04bbf3da55fccc6f8e9a69b4f635c29cb202ec1ec52c4f701b08c80077',
         837896,
         label_names=tuple('0123456789'),
+        trained_on='handwritten digits (scikit-learn)',
         dataset='360 held-out images of scikit-learn digits',
         top1=100.00,
     ),
@@ -41,6 +45,7 @@ SMALL_ROWS = (
         'd0de89550d2594ea481c73d6e95ff4a04d1bc051ab3b6c3b976b185578eb523f',
         836096,
         label_names=('circle', 'crescent', 'cross', 'hourglass', 'ring', 'square', 'star', 'triangle'),
+        trained_on='synthetic shapes (timm_sk.shapes)',
         dataset='2,000 held-out images of timm_sk.shapes',
         top1=99.25,
     ),

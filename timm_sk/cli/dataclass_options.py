@@ -33,7 +33,8 @@ def with_options(config_class: type) -> Callable[[F], F]:
 def _parameter(field: 'dataclasses.Field[Any]', kind: Any) -> inspect.Parameter:
     """A field as a parameter that typer reads."""
     text, group = field.metadata['help'], field.metadata.get('group')
-    option = typer.Option(help=text, rich_help_panel=group)
+    flags = [f'--no-{field.name[3:]}/--{field.name[3:]}'] if field.name.startswith('no_') else []  # not --no-no-…
+    option = typer.Option(*flags, help=text, rich_help_panel=group)
     default: Any = inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
     if kind == tuple[int, ...]:  # which typer does not know
         kind, default = list[int], [*default]

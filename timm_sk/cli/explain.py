@@ -9,7 +9,7 @@ from rich.table import Column
 
 from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
-from ..data.images import find_images, read_image
+from ..data.images import read_image
 from ..data.shapes import CLASS_NAMES
 from ..evaluation.validation_config import ValidationConfig
 from ..evaluation.validation_data import open_validation_data
@@ -18,10 +18,11 @@ from ..explain.batches import data_batches, shape_batches
 from ..explain.report import PAGE, explanation_table, study_table, write_explanation, write_study
 from ..explain.units import choose_units, unit_names
 from ..factory import ready_model
-from ..inference.prediction import class_names, example_images
+from ..inference.prediction import class_names
 from ..optional_packages import require_package
+from .chosen_images import NO_MODEL, choose_images, trained_on
 
-DEFAULT_MODEL = 'sknet_atto.shapes'  # its examples are as large as its input; those of sknet_atto.digits are 8x8
+MODEL_OF_EXAMPLES = 'sknet_atto.shapes'  # its examples are as large as its input; those of sknet_atto.digits are 8x8
 DEFAULT_FOLDER = Path('explain')
 MAX_IMAGES = 100
 
@@ -31,7 +32,15 @@ def explain_selection(
         list[str] | None,
         typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
     ] = None,
-    model_name: Annotated[str, typer.Option('--model', help='Architecture or arch.tag.')] = DEFAULT_MODEL,
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            '--model',
+            help='Architecture, arch.tag or exported folder; must be named for images and --data. '
+            f'Without: {MODEL_OF_EXAMPLES}.',
+            show_default=False,
+        ),
+    ] = None,
     folder: Annotated[Path, typer.Option('--out', metavar='DIR', help='Output folder, new or empty.')] = DEFAULT_FOLDER,
     scales: Annotated[str, typer.Option(help='Zoom factors, at least 1.')] = '1,1.5,2',
     units: Annotated[str | None, typer.Option(help='Units for channels and classes, such as SK_2_3,SK_5_3.')] = None,
@@ -52,10 +61,16 @@ def explain_selection(
     with one_line_errors():
         if sum(map(bool, (images, data, shapes))) > 1:
             raise ValueError('Pass only one of images, --data and --shapes.')
+        if (images or data) and not model_name:
+            raise ValueError(NO_MODEL)
+        model_name = model_name or MODEL_OF_EXAMPLES
         if by_class and not (data or shapes):
             raise ValueError('--by-class needs a data set: pass --data or --shapes.')
         require_package('matplotlib', 'explain')
         require_empty_dir(folder)
+        paths = [] if data or shapes else choose_images(images, model_name)
+        if len(paths) > MAX_IMAGES:
+            raise ValueError(f'Too many images: {len(paths)}. Pass at most {MAX_IMAGES}, or a data set with --data.')
         model = ready_model(model_name, device=device)
         zoom = Zoom(model, _numbers(scales))
         wanted = None if units is None else [name.strip() for name in units.split(',')]
@@ -77,19 +92,12 @@ def explain_selection(
             caption = f'Mean attention difference, {found.counts.sum()} images; {found.confidence:.0%} intervals.'
             _print(model_name, *study_table(found), caption)
         else:
-            _explain(model, zoom, images, wanted, folder, model_name)
+            _explain(model, zoom, paths, wanted, folder, model_name)
     print(folder / PAGE)
 
 
-def _explain(
-    model: Any, zoom: Zoom, arguments: list[str] | None, units: list[str] | None, folder: Path, model_name: str
-) -> None:
+def _explain(model: Any, zoom: Zoom, paths: list[Path], units: list[str] | None, folder: Path, model_name: str) -> None:
     """Explain single images."""
-    paths = list(find_images(arguments)) if arguments else example_images(model_name)
-    if not paths:
-        raise ValueError(f'{model_name} has no example images: pass images.')
-    if len(paths) > MAX_IMAGES:
-        raise ValueError(f'Too many images: {len(paths)}. Pass at most {MAX_IMAGES}, or a data set with --data.')
     images = [read_image(path) for path in paths]
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
         found = explain_images(
@@ -100,7 +108,7 @@ def _explain(
         names = [str(path) for path in paths]
     write_explanation(folder, found, images, names, model_name=model_name)
     mean = f'Mean over {len(images)} images. ' if len(images) > 1 else ''
-    caption = f'{mean}Field: side of the effective receptive field, pixels of the input.'
+    caption = f'{mean}Field: side of the effective receptive field, pixels of the input. {trained_on(model)}'
     _print(model_name, *explanation_table(found), caption)
 
 

@@ -14,6 +14,8 @@ from ..finetune import Config, Stopped, extract, finetune, read_settings
 from ..finetune.loop import OnStep
 from ..finetune.run_report import format_metrics
 from ..finetune.train_state import TrainState
+from ..registry import require_model
+from .chosen_images import NO_MODEL
 from .dataclass_options import with_options
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -35,6 +37,9 @@ def finetune_model(
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
         resolved = Config(**(read_settings(config) if config else {}) | chosen)
+        if not resolved.model:
+            raise ValueError(NO_MODEL)
+        resolved = resolved.changed(model=require_model(resolved.model))
         is_main = os.environ.get('RANK', '0') == '0'
         try:
             if resolved.features:

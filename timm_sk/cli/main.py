@@ -1,26 +1,43 @@
 """The command line `timm-sk`. Commands parse options, call the library and print the results."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
+import typer.core
 from rich.table import Column
 
 from .. import __version__
-from ..console import log_error, one_line_errors, print_table, progress_bar
-from ..data.images import find_images
+from ..console import log, log_error, one_line_errors, print_table, progress_bar
+from ..errors import nearest
 from ..factory import ready_model
-from ..inference.prediction import Prediction, example_images, predict
-from ..models.listing import COLUMNS, cells, markdown
+from ..inference.prediction import Prediction, predict
+from ..models.listing import COLUMNS, cells, describe, markdown
 from ..pretrained.lookup import search_rows
+from ..registry import architectures
 from . import bench, demo, explain, finetune, publish, validate, weights
+from .chosen_images import NO_MODEL, choose_images, trained_on
 
-DEFAULT_MODEL = 'sknet_atto.digits'
+MODEL_OF_EXAMPLES = 'sknet_atto.digits'
+
+
+class _Commands(typer.core.TyperGroup):
+    """The commands. They refuse addresses, which they would take as paths; the arguments of `run` are the script's."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for argument in args if args[0] != 'run' else ():
+            if re.match(r'\w+://', argument):
+                log_error(f'{argument}: addresses are not supported. Download the file, and name it.')
+                raise typer.Exit(1)
+        return super().resolve_command(ctx, args)
+
 
 app = typer.Typer(
+    cls=_Commands,
     help='Selective-kernel networks for timm.',
     no_args_is_help=True,
     add_completion=False,
@@ -54,13 +71,17 @@ def show_version(
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the table of the README.')] = False,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the models: parameters, multiply-adds, where the weights are, accuracy."""
     with one_line_errors():
         rows = search_rows(pattern)
         if not rows:
-            raise ValueError(f'No model matches "{pattern}"; `timm-sk list` shows all.')
-    if as_markdown:
+            near = nearest(pattern, architectures())
+            raise ValueError(f'No model matches "{pattern}".{near} `timm-sk list` shows all.')
+    if as_json:
+        print(json.dumps([*map(describe, rows)], indent=2))
+    elif as_markdown:
         print(markdown(rows))
     else:
         print_table(COLUMNS, map(cells, rows), caption='GMACs: 10^9 multiply-adds at this input. top-1: percent.')
@@ -72,17 +93,27 @@ def predict_images(
         list[str] | None,
         typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
     ] = None,
-    model_name: Annotated[str, typer.Option('--model', help='Model: architecture or arch.tag.')] = DEFAULT_MODEL,
+    model_name: Annotated[
+        str | None,
+        typer.Option(
+            '--model',
+            help=f'Architecture, arch.tag or exported folder; must be named for images. Without: {MODEL_OF_EXAMPLES}.',
+            show_default=False,
+        ),
+    ] = None,
     topk: Annotated[int, typer.Option(min=1, help='Number of classes to print.')] = 5,
     device: Annotated[str | None, typer.Option(help='cpu, cuda, cuda:<index> or mps; the best one by default.')] = None,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """Classify images."""
     with one_line_errors():
-        paths = list(find_images(images)) if images else example_images(model_name)
-        if not paths:
-            raise ValueError(f'{model_name} has no example images: name images to classify.')
+        if images and not model_name:
+            raise ValueError(NO_MODEL)
+        model_name = model_name or MODEL_OF_EXAMPLES
+        paths = choose_images(images, model_name)
         model = ready_model(model_name, device=device)
+        if topk > (num_classes := cast(int, model.num_classes)):
+            log(f'{model_name} has {num_classes} classes: --topk {topk} shows all of them.')
         predictions = []
         with progress_bar('Classifying', len(paths)) as update:
             for prediction in predict(model, paths, topk=topk):
@@ -92,7 +123,7 @@ def predict_images(
     if as_json:
         print(json.dumps(_as_json(predictions, truths), indent=2))
     elif not all(prediction.error for prediction in predictions):
-        _print_predictions(model_name, predictions, truths)
+        _print_predictions(model_name, predictions, truths, trained_on(model))
     failures = [prediction.error for prediction in predictions if prediction.error]
     for failure in failures:
         log_error(failure)
@@ -115,7 +146,7 @@ def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[di
     return documents
 
 
-def _print_predictions(model_name: str, predictions: list[Prediction], truths: list[str] | None) -> None:
+def _print_predictions(model_name: str, predictions: list[Prediction], truths: list[str] | None, caption: str) -> None:
     rows = []
     for index, prediction in enumerate(predictions):
         if prediction.error:
@@ -126,7 +157,7 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
         rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
     names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
     columns = (Column('image', overflow='fold'), *map(Column, names))
-    print_table(columns, rows, title=model_name)
+    print_table(columns, rows, title=model_name, caption=caption)
 
 
 @app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
@@ -145,6 +176,9 @@ def run_script(
     sys.path.insert(0, str(Path(script).resolve().parent))
     try:
         runpy.run_path(script, run_name='__main__')
-    except EOFError as error:  # which typer takes for a user who aborts
-        sys.excepthook(type(error), error, error.__traceback__)
+    except Exception as error:  # report it as Python does: its traceback begins in the script
+        frames = error.__traceback__
+        while frames and frames.tb_frame.f_code.co_filename != script:
+            frames = frames.tb_next
+        sys.excepthook(type(error), error.with_traceback(frames), frames)
         raise SystemExit(1) from error

@@ -56,7 +56,8 @@ def card(
 ) -> None:
     """Print a checkpoint's model card."""
     with one_line_errors():
-        text = card_of(find_row(name), repo_id=f'{org}/{name}', weights=folder / WEIGHTS if folder else None)
+        row = find_row(name)
+        text = card_of(row, repo_id=f'{org}/{row.name}', weights=folder / WEIGHTS if folder else None)
     print(text, end='')
 
 

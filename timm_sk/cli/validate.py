@@ -13,6 +13,7 @@ from rich.table import Column
 
 from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
 from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
+from ..errors import message_of
 from ..evaluation.validation import Validation, validate
 from ..evaluation.validation_config import ValidationConfig
 from ..evaluation.validation_data import ValidationData, open_validation_data
@@ -59,7 +60,7 @@ def _validate_all(
     except _FAILURES as error:
         if is_peer_failure(error):
             raise
-        return [], {'': str(error)}
+        return [], {'': message_of(error)}
     for name in dict.fromkeys(models):
         try:
             total = -(-data.images.total // context.size) or None
@@ -69,7 +70,7 @@ def _validate_all(
         except _FAILURES as error:
             if is_peer_failure(error):
                 raise
-            failures[name] = str(error) or type(error).__name__
+            failures[name] = message_of(error)
     return sorted(found, key=lambda result: result.evaluation.top1, reverse=True), failures
 
 
@@ -97,7 +98,7 @@ def _report(
                 writer.writeheader()
                 writer.writerows(rows)
         except OSError as error:
-            return {str(results_file): f'The results were not written: {error}'}
+            return {str(results_file): f'The results were not written: {message_of(error)}'}
     return {}
 
 

@@ -1,5 +1,6 @@
 """`timm-sk weights list | show | pull | verify | convert`: checkpoints, and where their weights are."""
 
+import json
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ from rich.table import Column
 
 from ..checkpoints import CHECKPOINTS, descriptions
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
-from ..errors import TimmSkError
+from ..errors import TimmSkError, message_of, nearest
 from ..models._builder import shapes_of
 from ..pretrained import Store, fetch, lookup, store_file
 from ..publishing import local
@@ -25,6 +26,7 @@ def list_checkpoints(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
     state: Annotated[str | None, typer.Option(help=f'Only those that are {", ".join(local.STATES)}.')] = None,
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the checkpoints and where their weights are."""
     rows = [row for row in lookup.search_rows(pattern) if row.sources]
@@ -38,7 +40,13 @@ def list_checkpoints(
             raise ValueError(f'Invalid state "{state}": expected one of {", ".join(local.STATES)}.')
         shown = [row for row in rows if state in (None, states[row.name])]
         if not shown:
-            raise ValueError(f'No checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.')
+            near = '' if rows else nearest(pattern, CHECKPOINTS)
+            raise ValueError(f'No checkpoint matches "{pattern}"{f" in the state {state}" if state else ""}.{near}')
+    if as_json:
+        keys = ('name', 'top1', 'dataset', 'licence', 'origin')
+        documents = [{key: getattr(row, key) for key in keys} | dict(state=states[row.name]) for row in shown]
+        print(json.dumps(documents, indent=2))
+        return
     cells = []
     for row in shown:
         top1, licence = f'{row.top1:.2f}' if row.top1 else '', row.licence or 'none stated'
@@ -51,7 +59,10 @@ def list_checkpoints(
 
 
 @app.command('show')
-def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')]) -> None:
+def show(
+    name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag, or arch for its default.')],
+    as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
+) -> None:
     """Show a checkpoint's sources, licence, accuracy, preprocessing and hashes."""
     with one_line_errors():
         store = Store()
@@ -61,13 +72,19 @@ def show(name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag.')])
     if origin:
         facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
         facts['trust'] = f'{local.TRUST[origin.pinned]}; sha256 of the original {origin.sha256}'
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
     for fact, text in facts.items():
         print_line(f'[bold]{fact:14}[/bold] {escape(text)}')
 
 
 @app.command('pull')
 def pull(
-    names: Annotated[list[str] | None, typer.Argument(metavar='NAME', help='arch.tag, arch or a pattern.')] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar='NAME', help='arch.tag, arch for its default, or a pattern such as "resnest50d.*".'),
+    ] = None,
     everything: Annotated[
         Path | None, typer.Option('--all', metavar='DIR', help='Download all checkpoints into DIR, for other machines.')
     ] = None,
@@ -88,7 +105,7 @@ def pull(
                 path = fetch(row, partial(shapes_of, row), store=store, store_all=True, progress=show)
         except (TimmSkError, OSError) as error:
             failed = True
-            log_error(f'{row.name}: {error}')
+            log_error(f'{row.name}: {message_of(error)}')
         else:
             print_line(escape(f'{row.name}: {path.parent}'))
     if everything:

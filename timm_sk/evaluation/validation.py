@@ -156,7 +156,7 @@ def validate(
 
 def _create_model(name: str, config: ValidationConfig, device: torch.device) -> nn.Module:
     """The model with its weights, in eval mode on the device."""
-    require_model(name)
+    name = require_model(name)
     weights = read_checkpoint(config.checkpoint, use_ema=config.use_ema) if config.checkpoint else None
     arguments: dict[str, Any] = {} if config.num_classes is None else dict(num_classes=config.num_classes)
     cfg = None if ':' in name else timm.models.get_pretrained_cfg(name)

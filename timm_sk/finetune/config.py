@@ -4,7 +4,6 @@ Names are those of timm's `train.py` where it has the setting, so that a recipe 
 """
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..errors import nearest
 from .recipes import find_recipe
 
 DATA, MODEL, MACHINE, RUN = 'Data', 'Model', 'Machine', 'Run'
@@ -37,7 +37,7 @@ class Config:
     synthetic: int = _of(0, DATA, 'Train on N synthetic images (smoke test).')
     max_bad_images: int = _of(0, DATA, 'Number of unreadable images to skip before the run stops.')
 
-    model: str = _of('sknet_atto.digits', MODEL, 'Architecture or arch.tag.')
+    model: str = _of('', MODEL, 'Architecture, arch.tag or exported folder; must be named.')
     pretrained: bool = _of(True, MODEL, 'Start from pretrained weights.')
     initial_checkpoint: str | None = _of(None, MODEL, 'Start from the weights in this file.')
     num_classes: int | None = _of(None, MODEL, "Number of classes; the data set's by default.")
@@ -171,8 +171,7 @@ def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
     for key, value in settings.items():
         name = str(key).replace('-', '_')
         if name not in fields:
-            near = difflib.get_close_matches(name, fields, n=1)
-            raise ValueError(f'{where}: unknown setting {key}' + (f'; did you mean {near[0]}?' if near else '.'))
+            raise ValueError(f'{where}: unknown setting {key}.{nearest(name, fields)}')
         annotation = fields[name].type
         kind = annotation.__name__ if annotation in (bool, int, float, str) else str(annotation)
         found[name] = _converted(name, kind, value, where)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import timm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ..factory import create_model
 from ..pretrained import load_checked, read_checkpoint, to_our_layout
 from .config import Config
 
@@ -33,14 +33,12 @@ def build_model(config: Config, num_classes: int, *, initial_weights: bool = Tru
     weights = to_our_layout(read_checkpoint(file, use_ema=True)) if file else None
     pretrained = initial_weights and config.pretrained and weights is None
     try:
-        model = timm.create_model(config.model, pretrained=pretrained, num_classes=num_classes, **options)
+        model = create_model(config.model, pretrained, num_classes=num_classes, **options)
         if weights is not None:
             classifier: Any = model.pretrained_cfg['classifier']
             names = () if num_classes else (classifier,) if isinstance(classifier, str) else classifier
             load_checked(model, weights, dropped=[f'{name}.{leaf}' for name in names for leaf in ('weight', 'bias')])
         return model
-    except RuntimeError as error:  # timm's, for unknown names
-        raise ValueError(f'Cannot build {config.model}: {" ".join(str(error).split())}') from error
     except TypeError as error:
         raise ValueError(f'{config.model} does not support these settings: {error}') from error
 

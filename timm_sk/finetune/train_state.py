@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
-from timm.optim import create_optimizer_v2, optimizer_kwargs
+from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import PlateauLRScheduler, create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..distributed import DistributedContext
+from ..errors import nearest
 from .config import Config
 from .model import freeze
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 DEFAULT_LR = 1e-3  # AdamW's, which is the default optimizer
+_SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'plateau', 'poly', 'constant', 'wsd', 'rsqrt', 'none')
 _SQRT_SCALED = ('ada', 'lamb')  # parts of the names of optimizers, as in timm's train.py
 
 
@@ -208,12 +210,17 @@ def build_train_state(
         sched_on_updates=config.sched_on_updates and config.sched != 'plateau',
     )
     try:
+        if config.sched not in _SCHEDULES:  # older versions of timm train without a schedule then
+            raise ValueError(f'Unknown scheduler {config.sched!r}.')
         optimizer = create_optimizer_v2(model, **optimizer_kwargs(resolved))
         scheduler, epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(resolved), updates_per_epoch=updates_per_epoch
         )
     except (ValueError, AssertionError, TypeError) as error:
-        raise ValueError(f'Cannot build opt {config.opt} with sched {config.sched}: {error}') from error
+        names = ((config.opt, list_optimizers()), (config.sched, _SCHEDULES))
+        hint = ''.join(nearest(name, known) for name, known in names if name not in known)
+        reason = str(error).rstrip('.')
+        raise ValueError(f'Cannot build opt {config.opt} with sched {config.sched}: {reason}.{hint}') from error
     net: nn.Module = torch.compile(model) if config.compile else model  # type: ignore[assignment]
     if context.size > 1:
         device_ids = [context.device.index] if context.device.type == 'cuda' else None

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ..data import create_transform, normalizer
 from ..data.images import read_image
-from ..errors import UnreadableImageError
+from ..errors import TimmSkError, UnreadableImageError
 from ..models.inputs import preprocessing
 from ..pretrained import bundled_folder
-from ..registry import pretrained_cfg
+from ..registry import pretrained_cfg, require_model
 
 BATCH_SIZE = 32
 
@@ -65,7 +65,7 @@ def predict(model: Any, paths: Iterable[Path], *, topk: int = 5) -> Iterator[Pre
     """
     names = class_names(model)
     if not names:
-        raise ValueError('The model has no classifier: create it with num_classes above 0.')
+        raise TimmSkError('The model has no classifier.', in_python='Create it with num_classes above 0.')
     inputs = preprocessing(model, any_channels=True)
     transform, channels, parameter = create_transform(**inputs), inputs['input_size'][0], next(model.parameters())
     prepare = normalizer(inputs['mean'], inputs['std'], parameter.device)
@@ -91,12 +91,12 @@ def example_images(name: str) -> list[Path]:
     """The example images that ship with a checkpoint, if any, each named after its true label.
 
     Args:
-        name: Architecture, for its default checkpoint, or `arch.tag`.
+        name: Architecture, for its default checkpoint, or `arch.tag`; a folder or repository has none.
 
     Raises:
         UnknownModelError: If timm's registry has no such name.
     """
-    if ':' in name:
+    if ':' in require_model(name):
         return []
     cfg = pretrained_cfg(name)
     name = f'{cfg.architecture}.{cfg.tag}'

@@ -7,6 +7,8 @@ import torch.fx
 from timm.layers import LayerType, get_norm_layer
 from torch import Tensor, nn
 
+from ..errors import TimmSkError
+
 
 def make_pooled_norm(norm_layer: LayerType, channels: int, **factory: Any) -> nn.Module:
     """Make a norm for [B, channels, 1, 1].
@@ -40,8 +42,8 @@ def require_batch(fused: Tensor, norm: nn.Module) -> None:
     if isinstance(fused, torch.fx.Proxy) or torch.jit.is_tracing():
         return
     if norm.training and isinstance(norm, nn.BatchNorm2d) and fused.shape[0] == 1:
-        raise ValueError(
-            'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger '
-            'batch, call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
-            'train on several devices with SyncBatchNorm.'
+        raise TimmSkError(
+            'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger batch.',
+            in_python='Or call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '
+            'train on several devices with SyncBatchNorm.',
         )

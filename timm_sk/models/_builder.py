@@ -78,10 +78,10 @@ def _find_row(cfg: timm.models.PretrainedCfg, variant: str) -> Checkpoint | None
     if cfg.has_weights or cfg.state_dict:
         return None
     others = [row.name for row in of_arch(variant) if row.sources]
-    instead = f' or one of its checkpoints: {", ".join(others)}' if others else ''
+    instead = f'it has {", ".join(others)}' if others else '`timm-sk weights list` shows those that exist'
     raise NoWeightsError(
-        f'There are no pretrained weights of {variant}{"." + cfg.tag if cfg.tag else ""}. '
-        f'Use `pretrained=False` for random weights{instead}.'
+        f'There are no pretrained weights of {variant}{"." + cfg.tag if cfg.tag else ""}: {instead}.',
+        in_python='Use `pretrained=False` for random weights.',
     )
 
 

@@ -1,6 +1,7 @@
 """The checkpoints with size, cost and accuracy, as rows of a table."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..checkpoints import Checkpoint
 from .costs import cost
@@ -24,6 +25,21 @@ def cells(row: Checkpoint) -> tuple[str, ...]:
         'x'.join(map(str, row.input_size)),
         weights_from(row),
         '' if row.top1 is None else f'{row.top1:.2f}',
+    )
+
+
+def describe(row: Checkpoint) -> dict[str, Any]:
+    """A checkpoint's name, cost, input size, source of the weights and accuracy, for JSON."""
+    params, macs = cost(row)
+    return dict(
+        name=row.name,
+        arch=row.arch,
+        tag=row.tag,
+        params=params,
+        macs=macs,
+        input_size=row.input_size,
+        weights=weights_from(row),
+        top1=row.top1,
     )
 
 

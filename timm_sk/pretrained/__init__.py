@@ -1,7 +1,7 @@
 """From a row of the table of checkpoints to a verified local file. Knows no model."""
 
 from . import convert
-from .hf_hub import hub_file
+from .hf_hub import hub_file, require_hub
 from .import_checkpoint import store_file, to_our_layout
 from .readers import read_checkpoint, read_contents, read_training_checkpoint
 from .resolve import fetch
@@ -24,6 +24,7 @@ __all__ = [
     'read_checkpoint',
     'read_contents',
     'read_training_checkpoint',
+    'require_hub',
     'save_safetensors',
     'sha256_of',
     'store_file',

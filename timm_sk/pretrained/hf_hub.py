@@ -77,6 +77,25 @@ def hub_file(
     return path, sha256
 
 
+def require_hub(repository: str, *filenames: str, cache_dir: str | os.PathLike[str] | None = None) -> None:
+    """Check that a file of a repository is cached, or that the Hub answers, for clients that try a dozen times.
+
+    Args:
+        repository: Its id, or `id@revision`.
+        *filenames: Files of which one has to be in the client's cache if the Hub does not answer.
+        cache_dir: The client's cache; None for the one of its environment variables.
+
+    Raises:
+        UnreachableHubError: If neither is so.
+    """
+    location, _, revision = repository.partition('@')
+    cache = os.fspath(cache_dir or constants.HF_HUB_CACHE)
+    for filename in filenames:
+        if isinstance(try_to_load_from_cache(location, filename, cache, revision or None), str):
+            return
+    _require_answer(Source(kind='hub', location=location, filename=filenames[0], revision=revision or None), cache)
+
+
 def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_download: bool = False) -> Path:
     if not only_cached:
         _require_answer(source, cache)

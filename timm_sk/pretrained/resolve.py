@@ -85,7 +85,7 @@ def fetch(
     hub_is_unreachable = False
     for source in checkpoint.sources:
         if needs_classifier and not source.has_classifier:
-            failures.append(f'{_describe(source)}: it has no classifier; `num_classes=0` does without.')
+            failures.append(f'{_describe(source)}: its file has no classifier.')
             continue
         try:
             if source.kind == 'hub':

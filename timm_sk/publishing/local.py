@@ -11,7 +11,7 @@ import timm
 from torch import nn
 
 from ..checkpoints import CHECKPOINTS, Checkpoint, Source
-from ..errors import CorruptCheckpointError, MismatchedCheckpointError, TimmSkError, UnloadableModelError
+from ..errors import CorruptCheckpointError, MismatchedCheckpointError, TimmSkError, UnloadableModelError, message_of
 from ..models._builder import shapes_of
 from ..pretrained import (
     ORIGIN_NAME,
@@ -89,8 +89,7 @@ def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verificatio
         yield _checked(target, partial(_verify_file, path, to))
     else:
         for row in find_rows([target]):
-            if row.sources:
-                yield _checked(row.name, partial(_verify_row, row))
+            yield _checked(row.name, partial(_verify_row, row))
 
 
 def _checked(target: str, check: Callable[[list[str]], None]) -> Verification:
@@ -98,7 +97,7 @@ def _checked(target: str, check: Callable[[list[str]], None]) -> Verification:
     try:
         check(verification.passed)
     except (TimmSkError, OSError) as error:
-        verification.problem = str(error)
+        verification.problem = message_of(error)
     return verification
 
 

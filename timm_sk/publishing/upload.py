@@ -130,7 +130,7 @@ class Publisher:
 
     def _release(self, name: str, folder: Path, *, tag: str | None) -> Outcome:
         repo_id = f'{self.org}/{name}'
-        with _hub_errors(repo_id):
+        with _hub_errors(repo_id, can_continue=not self.dry_run):
             plan = self._plan(repo_id, folder, tag=tag)
             self.show(plan)
             to_send = f'{len(plan.to_send)} files'
@@ -229,14 +229,12 @@ def _change(path: Path, published: RepoFile | None) -> str:
 
 
 @contextmanager
-def _hub_errors(repo_id: str) -> Iterator[None]:
+def _hub_errors(repo_id: str, *, can_continue: bool) -> Iterator[None]:
     """Turn the errors of the Hub's client, which are of many classes, into one that names the repository."""
     try:
         yield
     except TimmSkError:
         raise
     except Exception as error:
-        raise ReleaseError(
-            f'{repo_id}: {type(error).__name__}: {" ".join(str(error).split())}. '
-            'Publishing again continues where this stopped.'
-        ) from error
+        advice = ' Publishing again continues where this stopped.' if can_continue else ''
+        raise ReleaseError(f'{repo_id}: {type(error).__name__}: {" ".join(str(error).split())}.{advice}') from error

@@ -1,0 +1,31 @@
+"""The model and the images of a command that answers for single images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..checkpoints import CHECKPOINTS
+from ..data.images import find_images
+from ..inference.prediction import example_images
+
+NO_MODEL = 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'
+
+
+def choose_images(arguments: Sequence[str] | None, model_name: str) -> list[Path]:
+    """The image files that a command names, or without arguments the model's examples.
+
+    Raises:
+        ValueError: If the model has no examples.
+        UnknownModelError: If examples are wanted, and there is no such model.
+    """
+    paths = [*find_images(arguments)] if arguments else example_images(model_name)
+    if not paths:
+        raise ValueError(f'{model_name} has no example images: name images.')
+    return paths
+
+
+def trained_on(model: Any) -> str:
+    """A sentence on the data set that a model's weights were trained on; empty if the table does not name it."""
+    cfg = model.pretrained_cfg
+    row = CHECKPOINTS.get(f'{cfg["architecture"]}.{cfg["tag"]}')
+    return f'{row.name} was trained on {row.trained_on}.' if row and row.trained_on else ''
