@@ -134,7 +134,9 @@ def test_internal_error(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(analysis, 'analyse', lambda *arguments: 1 / 0)
         assert 'Internal error' in respond(ModelCache(), str(RING), SHAPES, 1)
-    assert 'ring 92' in text_of(respond(ModelCache(), str(RING), SHAPES, 1))
+    answer = text_of(respond(ModelCache(), str(RING), SHAPES, 1))
+    assert 'ring 92' in answer
+    assert 'sknet_atto.shapes was trained on synthetic shapes' in answer
 
 
 @pytest.mark.parametrize(

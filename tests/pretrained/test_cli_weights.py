@@ -174,6 +174,8 @@ def test_verify_errors(tmp_path):
     save_file(broken, tmp_path / 'nan.safetensors')
     save_file({**tensors, 'fc.gain': torch.ones(1)}, tmp_path / 'more.safetensors')
     (tmp_path / 'noise.safetensors').write_bytes(b'\x80' * 100)
+    (tmp_path / 'empty').mkdir()
+    assert weights_command('verify', tmp_path / 'empty')[1].endswith('empty/config.json: no such file or directory.')
     for file, message in (
         ('nan.safetensors', "'fc.bias' has NaN or infinite values"),
         ('more.safetensors', 'Keys unexpected: fc.gain'),

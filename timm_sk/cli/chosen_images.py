@@ -2,9 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from ..checkpoints import CHECKPOINTS
 from ..data.images import find_images
 from ..inference.prediction import example_images
 
@@ -22,10 +20,3 @@ def choose_images(arguments: Sequence[str] | None, model_name: str) -> list[Path
     if not paths:
         raise ValueError(f'{model_name} has no example images: name images.')
     return paths
-
-
-def trained_on(model: Any) -> str:
-    """A sentence on the data set that a model's weights were trained on; empty if the table does not name it."""
-    cfg = model.pretrained_cfg
-    row = CHECKPOINTS.get(f'{cfg["architecture"]}.{cfg["tag"]}')
-    return f'{row.name} was trained on {row.trained_on}.' if row and row.trained_on else ''

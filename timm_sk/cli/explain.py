@@ -18,9 +18,9 @@ from ..explain.batches import data_batches, shape_batches
 from ..explain.report import PAGE, explanation_table, study_table, write_explanation, write_study
 from ..explain.units import choose_units, unit_names
 from ..factory import ready_model
-from ..inference.prediction import class_names
+from ..inference.prediction import class_names, trained_on
 from ..optional_packages import require_package
-from .chosen_images import NO_MODEL, choose_images, trained_on
+from .chosen_images import NO_MODEL, choose_images
 
 MODEL_OF_EXAMPLES = 'sknet_atto.shapes'  # its examples are as large as its input; those of sknet_atto.digits are 8x8
 DEFAULT_FOLDER = Path('explain')

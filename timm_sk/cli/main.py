@@ -15,12 +15,12 @@ from .. import __version__
 from ..console import log, log_error, one_line_errors, print_table, progress_bar
 from ..errors import nearest
 from ..factory import ready_model
-from ..inference.prediction import Prediction, predict
+from ..inference.prediction import Prediction, predict, trained_on
 from ..models.listing import COLUMNS, cells, describe, markdown
 from ..pretrained.lookup import search_rows
 from ..registry import architectures
 from . import bench, demo, explain, finetune, publish, validate, weights
-from .chosen_images import NO_MODEL, choose_images, trained_on
+from .chosen_images import NO_MODEL, choose_images
 
 MODEL_OF_EXAMPLES = 'sknet_atto.digits'
 

@@ -4,6 +4,7 @@ import logging
 from pathlib import Path
 
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
+from ..inference.prediction import trained_on
 from . import analysis
 from .html import answer, message
 from .model_cache import ModelCache
@@ -27,7 +28,8 @@ def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale:
         return message('Choose a model and checkpoint.')
     try:
         image = read_upload(Path(path))
-        return answer(analysis.analyse(models.get(checkpoint), image, scale), checkpoint)
+        chosen = models.get(checkpoint)
+        return answer(analysis.analyse(chosen, image, scale), checkpoint, trained_on(chosen.model))
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
         _logger.warning('%s', error)  # not shown to visitors: it names local folders
         return message(

@@ -18,16 +18,17 @@ def message(text: str) -> str:
     return f'<p class="sk-message" role="alert">{escape(text)}</p>'
 
 
-def answer(analysis: Analysis, name: str) -> str:
+def answer(analysis: Analysis, name: str, note: str = '') -> str:
     """A model's answer.
 
     Args:
         analysis: Classes and attention.
         name: Name of the model.
+        note: Sentence on the model, if any.
     """
     return f"""<section class="sk-answer" aria-label="{escape(name)}">
 <div class="sk-result">{_seen(analysis)}{_predictions(analysis)}</div>
-{_attention(analysis)}
+{_attention(analysis)}{f'<p>{escape(note)}</p>' if note else ''}
 </section>"""
 
 

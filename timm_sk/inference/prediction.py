@@ -10,6 +10,7 @@ import timm.data
 import torch
 from torch import Tensor
 
+from ..checkpoints import CHECKPOINTS
 from ..data import create_transform, normalizer
 from ..data.images import read_image
 from ..errors import TimmSkError, UnreadableImageError
@@ -101,3 +102,10 @@ def example_images(name: str) -> list[Path]:
     cfg = pretrained_cfg(name)
     name = f'{cfg.architecture}.{cfg.tag}'
     return sorted((bundled_folder(name) / 'examples').glob('*.png'))
+
+
+def trained_on(model: Any) -> str:
+    """A sentence on the data set that a model's weights were trained on; empty if the table does not name it."""
+    cfg = model.pretrained_cfg
+    row = CHECKPOINTS.get(f'{cfg.get("architecture")}.{cfg.get("tag")}')
+    return f'{row.name} was trained on {row.trained_on}.' if row and row.trained_on else ''

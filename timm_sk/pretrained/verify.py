@@ -97,7 +97,7 @@ def check_state_dict(
     if complaints:
         raise MismatchedCheckpointError(
             f'The checkpoint is not of this model. Keys {"; ".join(complaints)}. '
-            'Create the architecture that the checkpoint was made for, with the same arguments.'
+            'Choose the architecture and the number of classes that the checkpoint was made for.'
         )
 
 

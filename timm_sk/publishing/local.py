@@ -194,7 +194,9 @@ def read_config(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _MAX_CONFIG_BYTES:
             raise UnloadableModelError(f'{path} is larger than {_MAX_CONFIG_BYTES} bytes: download the folder again.')
         config = json.loads(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise UnloadableModelError(message_of(error)) from error
+    except (ValueError, RecursionError) as error:
         raise UnloadableModelError(f'Could not read {path}: {error}. Download the folder again.') from error
     if not isinstance(config, dict):
         raise UnloadableModelError(f'{path} holds {type(config).__name__} instead of an object.')
