@@ -131,7 +131,7 @@ def test_convert_another_file(tmp_path, store):
     assert code == 1
     assert 'The checkpoint is not of this model. Keys missing: conv1.weight' in text
     text = weights_command('convert', tmp_path / 'none', '--to', 'sknet50')[1]
-    assert text == f'timm-sk: {tmp_path / "none"}: no such file or directory.'
+    assert (str(tmp_path / 'none') in text, 'no such file' in text.lower(), 'Errno' in text) == (True, True, False)
     assert 'addresses are not supported' in weights_command('convert', 'https://a.b/c', '--to', 'sknet50')[1]
     assert not store.folder('skresnet50_insight.insight_in1k').exists()
 

@@ -169,6 +169,13 @@ def test_killed_release_is_resumed(hub, publish, tmp_path, request_line, then):
     assert (len(hub.repos[REPO].commits), hub.repos[REPO].tags) == (2, {TAG: hub.repos[REPO].head})
 
 
+def test_failed_dry_run_does_not_advise_to_publish_again(hub, publish):
+    hub.faults = [Fault(request='GET /api/models/', status=500, times=99)]
+    with pytest.raises(ReleaseError, match='500') as raised:
+        publish(dry_run=True)
+    assert 'again' not in str(raised.value)
+
+
 def test_interrupted_after_commit(hub, publish):
     hub.faults = [Fault(request='POST .*/commit/', cut=0, length=1000)]  # made, but the answer is lost
     with pytest.raises(ReleaseError):
