@@ -90,7 +90,7 @@ def test_wrong_arguments(kwargs, message):
 def test_batch_of_one_in_train_mode():
     layer = SelectiveKernel(16)
     x = make_input((1, 16, 8, 8))
-    with pytest.raises(ValueError, match=r'at least 2 images in train mode, got a batch of 1.*call eval\(\)') as raised:
+    with pytest.raises(ValueError, match=r'at least 2 images in train mode, got a batch of 1.*call eval\(\)'):
         layer(x)
     layer.attn.bn.eval()
     assert layer(x).isfinite().all()
