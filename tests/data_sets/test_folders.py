@@ -124,7 +124,8 @@ def test_split(names, split, found, packed, tmp_path):
         (in_splits('train'), 'validation', 'name one of train'),
         (in_splits('Train', 'Test'), 'train', 'name one of Test, Train'),
         (in_splits('test'), 'validation', 'name one of test'),
-        (SPLIT, 'test', 'it has a folder for each class, and no splits'),
+        (SPLIT, 'test', 'it has no splits, but the folders cat, dog'),
+        (in_splits('part1', 'part2'), 'part3', 'it has no splits, but the folders part1, part2'),
     ],
 )
 def test_unknown_split(names, split, advice, tmp_path):

@@ -335,7 +335,10 @@ def test_corrupt_images(tmp_path):
         (['hollow'], 'hollow/7: the class has no images'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (['parts', '--split', 'tset'], 'parts has no split tset: name one of train, validation.'),
-        (['ten', '--split', 'test'], 'ten has no split test: it has a folder for each class, and no splits.'),
+        (
+            ['ten', '--split', 'test'],
+            'ten has no split test: it has no splits, but the folders 0, 1, 2, 3, 4 and 5 more.',
+        ),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
         (['ten', '--labels', 'r3'], "labels must be one of real, v2, a, r, got 'r3'"),
         (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),

@@ -210,14 +210,16 @@ def has_validation_split(root: Path, split: str) -> bool:
 
 def _folder_of_split(files: '_Folder | _Tar', split: str, *, may_be_missing: bool = False) -> str:
     """The folder of a split, or '' for the whole. A split has folders in it: a class may be named as a split."""
-    names = [name for name in files.folders(files.base) if files.folders(_join(files.base, name))]
+    tops = files.folders(files.base)
+    names = [name for name in tops if files.folders(_join(files.base, name))]
     synonyms = next((synonyms for synonyms in (TRAIN_NAMES, VAL_NAMES) if split in synonyms), ())
     found = next((name for name in (split, *synonyms) if name in names), '')
     others = synonyms if may_be_missing else _SPLIT_NAMES
     is_divided = any(name.lower() in others for name in names)
     if found or (synonyms and not is_divided):
         return found
-    known = f'name one of {_listed(names)}' if names else 'it has a folder for each class, and no splits'
+    has_splits = any(name.lower() in _SPLIT_NAMES for name in names)
+    known = f'name one of {_listed(names)}' if has_splits else f'it has no splits, but the folders {_listed(tops)}'
     raise DataFolderError(f'{files.root} has no split {split}: {known}.')
 
 
