@@ -55,7 +55,7 @@ def small(data: Path, output: Path, **settings: Any) -> Config:
 
 def read_last(folder: Path) -> dict[str, Any]:
     """The last checkpoint of a run."""
-    return read(folder / LAST, torch.device('cpu'))
+    return read(folder / LAST)
 
 
 def state_of(folder: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,16 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, name: str = '*') -> list[Path]:
+    """Files that `atomic_write` left in a folder when its process was killed.
+
+    Args:
+        folder: The folder.
+        name: Name of the file that was written; of any by default.
+    """
+    return [path for path in folder.glob(f'{name}.*.partial') if re.search(r'\.\d+\.\d+\.partial$', path.name)]
 
 
 @contextmanager

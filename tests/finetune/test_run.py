@@ -68,7 +68,7 @@ def test_outputs(finished: Path) -> None:
 
 def test_exported_weights_are_the_best(finished: Path) -> None:
     model = timm.create_model(f'local-dir:{finished / "export"}', pretrained=True)
-    best = read(finished / 'best.pt', torch.device('cpu'))['state_dict']
+    best = read(finished / 'best.pt')['state_dict']
     assert all(torch.equal(tensor, best[name]) for name, tensor in model.state_dict().items())
     assert model.pretrained_cfg['label_names'] == [*shapes.CLASS_NAMES]
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..atomic_io import atomic_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.descriptions import NOT_ESTABLISHED
-from ..publishing.hub_folder import CONFIG, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_folder
+from ..publishing.hub_folder import CONFIG, EXPORTED, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_folder
 from .config import Config
 
 # Settings of the machine of the run, which are not published.
@@ -139,6 +139,11 @@ def _require_replaceable(folder: Path, arch: str, tag: str) -> None:
         ours = False
     if not ours:
         raise ValueError(f'{folder} exists and is not an export of {arch}.{tag}: nothing was written. Move it away.')
+    if others := sorted({path.name for path in folder.iterdir()} - {*EXPORTED}):
+        raise ValueError(
+            f'{folder} holds {others[0]}, which is not of an export, and would be replaced: nothing was written. '
+            'Move it away.'
+        )
 
 
 def _story(parent: _Parent | None, licence: str | None) -> str:

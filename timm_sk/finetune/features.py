@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ..atomic_io import atomic_write, read_json, write_json
+from ..atomic_io import atomic_write, leftovers, read_json, write_json
 from ..data import Batch, ImageDataset, eval_loader, fingerprint, normalizer, with_channels
 from ..data.images import blank_image, require_few_bad
 from ..data.loading import Transform
@@ -226,11 +226,8 @@ def _identity(
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
     """Claim a folder, and remove what a killed process left incomplete."""
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob('*.partial'):
-        leftover.unlink()
-    if not any(folder.iterdir()):
+    if {*folder.iterdir()} <= {*leftovers(folder, SOURCE)}:
         write_json(folder / SOURCE, identity, version=VERSION)
-        return
     try:
         found = read_json(folder / SOURCE, version=VERSION)
     except (OSError, ValueError) as error:
@@ -242,3 +239,5 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     ]
     if other:
         raise ValueError(f'{folder} holds other features: {"; ".join(other)}. Name a new folder.')
+    for leftover in leftovers(folder):
+        leftover.unlink()

@@ -20,7 +20,7 @@ from .export import export_run
 from .loop import OnStep, Run, fit
 from .model import build_model
 from .preprocessing import batch_transform, build_transforms, resolve_preprocessing
-from .run_checkpoint import BEST, claim_folder, read, restore
+from .run_checkpoint import claim_folder, load_best, restore
 from .run_report import open_events
 from .signals import stop_requests
 from .train_state import build_train_state, images_per_step, resolve_lr
@@ -124,7 +124,7 @@ def finish(run: Run, splits: Splits, preprocessing: dict[str, Any]) -> Finished:
     """Evaluate the best weights again, and write the plots and the exported folder."""
     config, context, folder = run.config, run.context, run.folder
     best = build_model(config, splits.num_classes, initial_weights=False)
-    best.load_state_dict(read(folder / BEST, context.device)['state_dict'])
+    load_best(folder, best)
     best.to(context.device)
     found = run.evaluate(best)
     metrics = run.state.progress.best or {}

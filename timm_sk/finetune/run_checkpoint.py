@@ -3,25 +3,28 @@
 import dataclasses
 import io
 import os
-import pickle
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..atomic_io import FORMAT_VERSION, atomic_write
+from ..atomic_io import FORMAT_VERSION, atomic_write, leftovers
 from ..distributed import DistributedContext
-from ..errors import TimmSkError
-from .config import MACHINE, RUN, Config
+from ..errors import TimmSkError, UnreadableCheckpointError
+from ..pretrained.readers import read_contents
+from .config import MACHINE, RUN, Config, checked
+from .saved_values import describe, first_not_finite, require_like
 from .train_state import TrainState
 
 LAST, BEST, CONFIG = 'last.pt', 'best.pt', 'config.yaml'
 CLAIM = '.run'  # marks the folder of a run; holds the id of the torchrun that started it
 VERSION = 1  # of the checkpoints' format
 WHAT_TO_TRY = 'Try a lower --lr, --clip-grad 1, more --warmup-epochs or no --amp, with another --output.'
+_START_AGAIN = 'Remove it to start again, or choose another --output.'
 _MAY_CHANGE = {'early_stopping', 'max_bad_images'}  # in addition to the groups RUN and MACHINE
 _MAY_NOT_CHANGE = {'seed', 'amp', 'amp_dtype', 'sync_bn'}  # settings of these groups that change what is computed
 
@@ -49,7 +52,7 @@ def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
     if exists and not folder.is_dir():
         raise ValueError(f'{folder} is a file: name a folder with --output.')
     launch, claim = os.environ.get('TORCHELASTIC_RUN_ID', ''), folder / CLAIM
-    names = {path.name for path in folder.iterdir()} if exists else set()
+    names = {path.name for path in {*folder.iterdir()} - {*leftovers(folder, CLAIM)}} if exists else set()
     if names and CLAIM not in names:
         raise ValueError(f'{folder} is not empty and holds no run: choose another --output.')
     resumes = config.resume == 'auto' or (restarted and bool(names) and claim.read_text() == launch)
@@ -57,7 +60,7 @@ def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
         raise ValueError(f'{folder} is not empty: resume the run in it with --resume auto, or choose --output.')
     folder.mkdir(parents=True, exist_ok=True)
     _write(claim, launch.encode())
-    for leftover in folder.glob('*.partial'):  # of a process that was killed while writing
+    for leftover in leftovers(folder):
         leftover.unlink()
     if resumes and (folder / LAST).exists():
         return True
@@ -97,26 +100,44 @@ def restore(folder: Path, state: TrainState, config: Config, context: Distribute
     Raises:
         ResumeError: If the checkpoint cannot be read, or has other settings or data.
     """
-    content = read(folder / LAST, torch.device('cpu'))  # from where each part is copied to its device
+    content = read(folder / LAST)
     try:
-        _require_same_settings(content['config'], config)
-        if content['data'] != data:
-            raise ResumeError(f'{folder} was trained on other data ({content["data"]}; this is {data}).')
+        _require_same_settings(content.get('config'), config)
+        if content.get('data') != data:
+            raise ResumeError(f'{folder} was trained on other data ({content.get("data")}; this is {data}).')
         state.load_state_dict(content, context)
-    except (KeyError, TypeError, RuntimeError) as error:
-        raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {error}.') from error
+    except ResumeError:
+        raise
+    except ValueError as error:
+        reason = ' '.join(str(error).split()).rstrip('.')
+        raise ResumeError(f'{folder / LAST} is not a checkpoint of this run: {reason}. {_START_AGAIN}') from error
 
 
-def read(path: Path, device: torch.device) -> dict[str, Any]:
-    """Read a checkpoint.
+def load_best(folder: Path, model: nn.Module) -> None:
+    """Load the best weights of a run.
+
+    Raises:
+        ResumeError: If the checkpoint cannot be read, or is of another model.
+    """
+    weights = read(folder / BEST).get('state_dict')
+    try:
+        require_like(weights, model.state_dict(), 'state_dict')
+    except ValueError as error:
+        raise ResumeError(f'{folder / BEST} is not a checkpoint of this run: {error}. {_START_AGAIN}') from error
+    model.load_state_dict(weights)  # type: ignore[arg-type]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; nothing in it is executed, and only its format version is checked.
 
     Raises:
         ResumeError: If it cannot be read, or its format is unknown.
     """
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, pickle.UnpicklingError) as error:
-        raise ResumeError(f'{path} cannot be read: {str(error).splitlines()[0]}') from error
+        content = read_contents(path)
+    except (OSError, UnreadableCheckpointError) as error:
+        reason = getattr(error, 'strerror', None) or getattr(error.__cause__, 'reason', error)
+        raise ResumeError(f'{path} cannot be read: {reason}. {_START_AGAIN}') from error
     found = content.get(FORMAT_VERSION) if isinstance(content, dict) else None
     if found != VERSION:
         raise ResumeError(f'{path} has format version {found}, expected {VERSION}: choose another --output.')
@@ -129,18 +150,19 @@ def require_finite(state_dict: dict[str, Tensor], step: int) -> None:
     Raises:
         ValueError: If one is NaN or infinite.
     """
-    for name, tensor in state_dict.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f'{name} is not finite after step {step}: nothing was saved. {WHAT_TO_TRY}')
+    if name := first_not_finite(state_dict):
+        raise ValueError(f'{name} is not finite after step {step}: nothing was saved. {WHAT_TO_TRY}')
 
 
-def _require_same_settings(before: dict[str, Any], config: Config) -> None:
-    now = config.as_dict()
+def _require_same_settings(saved: Any, config: Config) -> None:
+    if not isinstance(saved, Mapping):
+        raise ValueError(f'config is {describe(saved)}, expected a mapping')
+    before, now = Config(**checked(saved, 'config')).as_dict(), config.as_dict()
     free = {item.name for item in dataclasses.fields(Config) if item.metadata['group'] in (RUN, MACHINE)}
     binding = (set(now) - free - _MAY_CHANGE) | _MAY_NOT_CHANGE
-    changed = sorted(name for name in binding if before.get(name) != now[name])
+    changed = sorted(name for name in binding if before[name] != now[name])
     if changed:
-        listed = ', '.join(f'{name} was {before.get(name)!r} and is {now[name]!r}' for name in changed[:3])
+        listed = ', '.join(f'{name} was {before[name]!r} and is {now[name]!r}' for name in changed[:3])
         raise ResumeError(f'The run has other settings: {listed}. Resume with those, or choose another --output.')
 
 

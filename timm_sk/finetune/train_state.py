@@ -20,10 +20,16 @@ from ..distributed import DistributedContext
 from ..errors import nearest
 from .config import Config
 from .model import freeze
+from .saved_values import first_not_finite, require_like
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 DEFAULT_LR = 1e-3  # AdamW's, which is the default optimizer
 _SCHEDULES = ('cosine', 'tanh', 'step', 'multistep', 'plateau', 'poly', 'constant', 'wsd', 'rsqrt', 'none')
+# Metrics of a finished epoch, in the history of a run.
+_EPOCH_METRICS = (
+    *('epoch', 'train_loss', 'train_top1', 'images_per_s', 'wait_share', 'seconds'),
+    *('val_loss', 'val_top1', 'val_top5', 'lr'),
+)
 _SQRT_SCALED = ('ada', 'lamb')  # parts of the names of optimizers, as in timm's train.py
 
 
@@ -91,6 +97,24 @@ class Progress:
         seconds, waiting = totals[3:].tolist()
         return asdict(self) | dict(sums=totals[:3], seconds=seconds, waiting=waiting, bad=bad)
 
+    @classmethod
+    def from_dict(cls, saved: Any) -> 'Progress':
+        """The progress that `state_dict` gave, as read from a file; nothing in it is trusted.
+
+        Raises:
+            ValueError: If an entry is missing or invalid.
+        """
+        entries = saved if isinstance(saved, dict) else {}
+        lengths = {key: len(value) for key, value in entries.items() if isinstance(value, list)}
+        texts: dict[str, Any] = {key: [''] * lengths.get(key, 0) for key in ('bad', 'reported')}
+        row: dict[str, float] = dict.fromkeys(_EPOCH_METRICS, 0.0) | dict(epoch=0)
+        epochs = lengths.get('history', 0)
+        require_like(saved, asdict(cls(history=[row] * epochs, best=row if epochs else None, **texts)), 'progress')
+        if saved['epoch'] != epochs or min(saved['images'], saved['updates']) < 0:
+            counts = ', '.join(f'{key} {saved[key]}' for key in ('epoch', 'images', 'updates'))
+            raise ValueError(f'progress has {counts} and {epochs} epochs in its history')
+        return cls(**saved)
+
     def _totals(self, context: DistributedContext) -> Tensor:
         own = [*self.sums.tolist(), self.seconds, self.waiting]
         return context.all_reduce(torch.tensor(own, dtype=torch.float64))
@@ -152,30 +176,49 @@ class TrainState:
         )
         if self.ema is not None:
             state['state_dict_ema'] = self.ema.module.state_dict()
-        if self.scheduler is not None:
-            state['scheduler'] = self.scheduler.state_dict()
-        if isinstance(self.scheduler, PlateauLRScheduler):  # timm's state leaves out how long it has waited
-            state['scheduler'] |= dict(plateau=self.scheduler.lr_scheduler.state_dict())
+        if isinstance(self.scheduler, PlateauLRScheduler):  # the others depend on the epoch and the step only
+            state['plateau'] = self.scheduler.lr_scheduler.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any], context: DistributedContext) -> None:
         """Restore what `state_dict` gave.
 
+        Args:
+            state: The state, as read from a file; nothing in it is trusted.
+            context: Processes and device.
+
         Raises:
-            KeyError, TypeError, RuntimeError: If the state is of another run.
+            ValueError: If an entry is missing, or is not what a run of this model and these settings saves.
         """
+        self._fill_optimizer()
+        expected = self.state_dict(context) | dict(progress=state.get('progress'))
+        groups = expected['optimizer']['state']
+        saved = state['optimizer'].get('state') if isinstance(state.get('optimizer'), dict) else None
+        for index in set(groups) - set(saved or ()):  # a parameter without a gradient has no state
+            del groups[index]
+        require_like({key: state.get(key) for key in expected}, expected)
+        for weights in ('state_dict', 'state_dict_ema'):
+            if key := first_not_finite(state.get(weights, {})):
+                raise ValueError(f'{weights}.{key} has NaN or infinite values')
+        progress = Progress.from_dict(state['progress'])
         self.model.load_state_dict(state['state_dict'])
         if self.ema is not None:
             self.ema.module.load_state_dict(state['state_dict_ema'])
         self.optimizer.load_state_dict(state['optimizer'])
-        if self.scheduler is not None:
-            self.scheduler.load_state_dict(state['scheduler'])
         if isinstance(self.scheduler, PlateauLRScheduler):
-            self.scheduler.lr_scheduler.load_state_dict(state['scheduler']['plateau'])
+            self.scheduler.lr_scheduler.load_state_dict(state['plateau'])
         self.scaler.load_state_dict(state['scaler'])
-        self.progress = Progress(**state['progress'])
+        self.progress = progress
         if not context.is_main:  # the saved sums are those of all processes
             self.progress.reset_sums()
+
+    def _fill_optimizer(self) -> None:
+        """Let the optimizer create its state, by a step that changes nothing that is kept."""
+        for group in self.optimizer.param_groups:
+            for parameter in group['params']:
+                parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def build_train_state(

@@ -1,0 +1,49 @@
+"""Checks of values that were read from a file, before anything uses them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def require_like(found: Any, expected: Any, name: str = '') -> None:
+    """Check that a value has the types, keys, lengths, shapes and dtypes of another; numbers and strings may differ.
+
+    Args:
+        found: The value. None and an `int` in place of a `float` are as in JSON: the first is another type, the second
+            is not.
+        expected: A value of the right structure.
+        name: Name of the value, for errors.
+
+    Raises:
+        ValueError: If it has another structure; names the first entry that differs.
+    """
+    if isinstance(expected, float) and type(found) is int:
+        return
+    if describe(found) != describe(expected):
+        raise ValueError(f'{name or "the content"} is {describe(found)}, expected {describe(expected)}')
+    if isinstance(expected, Mapping):
+        if others := sorted(map(repr, found.keys() ^ expected.keys())):
+            raise ValueError(f'{name or "the content"} has other entries than expected: {", ".join(others[:3])}')
+        for key, value in expected.items():
+            require_like(found[key], value, f'{name}.{key}' if name else str(key))
+    elif isinstance(expected, list | tuple):
+        for index, (item, value) in enumerate(zip(found, expected, strict=True)):
+            require_like(item, value, f'{name}[{index}]')
+
+
+def describe(value: Any) -> str:
+    """What `require_like` compares of a value, without its entries."""
+    if isinstance(value, Tensor):
+        return f'a tensor {list(value.shape)} of {value.dtype}'
+    if isinstance(value, Mapping):
+        return 'a mapping'
+    kind = f'of type {type(value).__name__}'
+    return f'{kind} and length {len(value)}' if isinstance(value, list | tuple) else kind
+
+
+def first_not_finite(state_dict: Mapping[str, Tensor]) -> str | None:
+    """The key of the first tensor that has NaN or infinite values."""
+    tensors = ((key, tensor) for key, tensor in state_dict.items() if tensor.is_floating_point())
+    return next((key for key, tensor in tensors if not torch.isfinite(tensor).all()), None)
