@@ -20,6 +20,8 @@ import httpx
 
 from timm_sk.demo.app import DEFAULT_MODEL
 
+SPACE = dict(SPACE_HOST='someone-something.hf.space')
+
 
 @pytest.mark.deep
 def test_space_serves_until_sigterm(tmp_path):
@@ -30,7 +32,7 @@ def test_space_serves_until_sigterm(tmp_path):
     server = subprocess.Popen(
         [sys.executable, str(ROOT / 'space' / 'app.py')],
         cwd=tmp_path / 'cwd',
-        env={**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_SERVER_PORT': str(port), **folders},
+        env={**os.environ, 'PYTHONPATH': str(ROOT), 'GRADIO_SERVER_PORT': str(port), **SPACE, **folders},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -39,6 +41,8 @@ def test_space_serves_until_sigterm(tmp_path):
         line = server.stdout.readline()  # the address, or nothing if it has ended
         assert f'http://127.0.0.1:{port}' in line
         assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}').text
+        for host, status in ((SPACE['SPACE_HOST'], 200), ('attacker.example', 421)):
+            assert httpx.get(f'http://127.0.0.1:{port}', headers=dict(host=host)).status_code == status
         (folder,) = (tmp_path / 'temporary').glob('timm_sk_demo_*')
         assert list(folder.rglob('*.png'))
         server.send_signal(signal.SIGTERM)
@@ -54,11 +58,14 @@ def test_space_serves_until_sigterm(tmp_path):
 def test_demo_options(monkeypatch):
     calls = []
     monkeypatch.setattr('timm_sk.demo.serve', lambda model, **options: calls.append((model, options)))
-    for arguments in ([], ['--model', 'sknet_atto.digits', '--host', '0.0.0.0', '--port', '8000']):
+    for arguments in (
+        [],
+        ['--model', 'sknet_atto.digits', '--host', '0.0.0.0', '--port', '8000', '--allowed-host', 'a.b'],
+    ):
         assert CliRunner().invoke(app, ['demo', *arguments]).exit_code == 0
     assert calls == [
-        (DEFAULT_MODEL, dict(host='127.0.0.1', port=None)),
-        ('sknet_atto.digits', dict(host='0.0.0.0', port=8000)),
+        (DEFAULT_MODEL, dict(host='127.0.0.1', port=None, allowed_hosts=())),
+        ('sknet_atto.digits', dict(host='0.0.0.0', port=8000, allowed_hosts=['a.b'])),
     ]
 
 

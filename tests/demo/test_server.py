@@ -157,6 +157,37 @@ def test_loading_one_model_does_not_block_others(client, monkeypatch):
     assert all('Could not download or load' in job.result(timeout=30) for job in waiting)
 
 
+def test_one_visitor_does_not_block_others(address, client, monkeypatch):
+    loaded = threading.Event()
+
+    def slow(name):
+        loaded.wait(60)
+        raise UnobtainableCheckpointError(name)
+
+    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
+    path = upload(address, 'ring.png', RING.read_bytes()).json()[0]
+    image = dict(path=path, meta={'_type': 'gradio.FileData'})
+    body, url = dict(data=[image, 'skresnet18.ra_in1k', 1]), f'{address}/gradio_api/call/analyse'
+    with httpx.Client(transport=httpx.HTTPTransport(local_address='127.0.0.2'), timeout=60) as other:
+        jobs = [other.post(url, json=body).json()['event_id'] for _ in range(300)]
+        try:
+            assert 'ring' in analyse(client, RING)
+            assert 'event: error' in other.get(f'{url}/{jobs[-1]}').text
+        finally:
+            loaded.set()
+        assert 'Could not download or load' in other.get(f'{url}/{jobs[0]}').text
+
+
+def test_other_names_are_refused(address):
+    port = urlsplit(address).port
+    for host, status in ((f'localhost:{port}', 200), (f'attacker.example:{port}', 421)):
+        assert httpx.get(address, headers=dict(host=host)).status_code == status
+    answer = httpx.post(
+        f'{address}/gradio_api/upload', files={'files': RING.read_bytes()}, headers=dict(host='a.example')
+    )
+    assert answer.status_code == 421
+
+
 def test_fifty_parallel_requests(client):
     sent = handle_file(str(RING))
     scales = [1 + index / 25 for index in range(50)]

@@ -149,7 +149,6 @@ def test_architecture_of_timm(tmp_path):
 def test_replace_older_export(tmp_path, monkeypatch):
     folder = export(tmp_path / 'x')
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    (folder / 'extra').touch()
 
     def fail(there):
         raise UnpublishableError('another model')
@@ -158,7 +157,7 @@ def test_replace_older_export(tmp_path, monkeypatch):
         patch.setattr(hub_folder, 'require_same_logits', fail)
         with pytest.raises(UnpublishableError):
             export(folder, fill_model(trained(), seed=5))
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == {**before, 'extra': b''}
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert list(tmp_path.iterdir()) == [folder]
     export(folder, fill_model(trained(), seed=5))
     after = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -175,6 +174,10 @@ def test_invalid_exports(tmp_path):
     folder = export(tmp_path / 'x')
     with pytest.raises(ValueError, match=r'x exists and is not an export of sknet_atto\.birds'):
         export(folder, config=Config(tag='birds'))
+    (folder / 'LICENSE').write_text('mine')
+    with pytest.raises(ValueError, match='x holds LICENSE, which is not of an export, and would be replaced: nothing'):
+        export(folder)
+    assert (folder / 'LICENSE').read_text() == 'mine'
     with pytest.raises(ValueError, match='2 label names for 3 classes'):
         export(tmp_path / 'y', class_names=['a', 'b'])
     with pytest.raises(ValueError, match='Invalid tag'):

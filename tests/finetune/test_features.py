@@ -176,9 +176,17 @@ def test_folder_with_other_content(model, images, tmp_path):
     with pytest.raises(ValueError, match='no features to continue: it has format version 2'):
         write(model, images, folder)
     (tmp_path / 'own').mkdir()
-    (tmp_path / 'own' / 'letter.txt').write_text('mine')
+    own = {'letter.txt': b'mine', 'movie.partial': b'half', 'source.json.12.partial': b'mine too'}
+    for name, content in own.items():
+        (tmp_path / 'own' / name).write_bytes(content)
     with pytest.raises(ValueError, match='is not empty and holds no features'):
         write(model, images, tmp_path / 'own')
+    assert contents(tmp_path / 'own') == own
+    write(model, images, folder.with_name('new'))
+    (tmp_path / 'new' / 'movie.partial').write_text('half')
+    (tmp_path / 'new' / 'features-00000.safetensors.1.2.partial').write_text('half')
+    write(model, images, tmp_path / 'new')
+    assert {path.name for path in (tmp_path / 'new').glob('*.partial')} == {'movie.partial'}
 
 
 @pytest.mark.parametrize('form', FORMS)

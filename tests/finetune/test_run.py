@@ -249,6 +249,7 @@ def test_unusable_output(data: Path, tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine' / 'config.yaml').write_text('mine')
+    (tmp_path / 'mine' / 'movie.1.2.partial').write_text('half')
     for output, settings, message in (
         ('file', {}, 'is a file: name a folder'),
         ('file/run', {}, 'Not a directory'),
@@ -258,6 +259,7 @@ def test_unusable_output(data: Path, tmp_path: Path) -> None:
         with pytest.raises((ValueError, OSError), match=message):
             finetune(small(data, tmp_path / output, **settings))
     assert (tmp_path / 'mine' / 'config.yaml').read_text() == 'mine'
+    assert (tmp_path / 'mine' / 'movie.1.2.partial').read_text() == 'half'
 
 
 @pytest.mark.deep

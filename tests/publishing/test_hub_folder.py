@@ -4,6 +4,7 @@ import json
 import re
 from argparse import Namespace
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -23,6 +24,7 @@ from timm_sk.errors import (
     UnloadableModelError,
     UnreadableCheckpointError,
 )
+from timm_sk.finetune import Config
 from timm_sk.pretrained import bundled_folder, save_safetensors
 from timm_sk.publishing.hub_folder import (
     check_golden,
@@ -32,6 +34,7 @@ from timm_sk.publishing.hub_folder import (
     write_golden,
     write_model,
 )
+from timm_sk.publishing.licences import is_licence
 from timm_sk.publishing.model_card import eval_results, render_card
 from timm_sk.publishing.package import export_checkpoint
 from timm_sk.publishing.release import card_of
@@ -294,6 +297,32 @@ def test_export_of_invalid_options(tmp_path, trained, options):
     torch.save(content, tmp_path / 'last.pth')
     with pytest.raises(UnloadableModelError, match=rf'last\.pth has an invalid option {next(iter(options))}: '):
         export_checkpoint(tmp_path / 'last.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+
+
+def test_card_shows_texts_as_they_are(trained):
+    hostile = '<script>x</script> [a](javascript:b) ![](http://c) `d` *e* &lt; |'
+    names = (hostile, 'dog', 'eel')
+    facts = dict(origin=hostile, dataset=hostile, evaluation=hostile, label_names=names, num_classes=3)
+    row = replace(CHECKPOINTS['sknet_atto.digits'], **facts)
+    settings = dict(opt=hostile, lr=hostile)
+    card = render_card(row, repo_id='me/x', settings=settings, trained_on=hostile)
+    shown = r'&lt;script&gt;x&lt;/script&gt; \[a\](javascript:b) !\[\](http://c) \`d\` \*e\* &amp;lt; \|'
+    body = card.split('\n---\n', 1)[1]
+    assert body.count(shown) == 8
+    assert not re.search(r'<script|\]\(javascript(?<!\\\]\(javascript)', body.replace(shown, ''))
+
+
+def test_licences():
+    refused = (' ', '', 'none', 'NONE', 'unknown', 'other', 'UNLICENSED', 'proprietary - do not redistribute')
+    refused += ('LicenseRef-mine', 'MIT OR Apache-2.0', 'mit\n', 'NOASSERTION')
+    assert not [licence for licence in refused if is_licence(licence)]
+    accepted = ('mit', 'MIT', 'apache-2.0', 'cc-by-nc-4.0', 'Unlicense', 'openrail', 'gpl-3.0', 'eupl-1.2')
+    accepted += tuple(row.licence for row in CHECKPOINTS.values() if row.licence)
+    assert all(map(is_licence, accepted))
+    with pytest.raises(ValueError, match=r"licence must be an SPDX identifier, .*, got 'unknown'"):
+        Config(licence='unknown')
+    with pytest.raises(ValueError, match="Invalid licence ' ': expected an SPDX identifier"):
+        export_checkpoint(Path('gone'), arch='sknet_atto', tag='x', licence=' ')
 
 
 class Trap:

@@ -103,6 +103,32 @@ def with_config(folder, **changes):
     (folder / 'config.json').write_text(json.dumps({**config, **changes}))
 
 
+def with_cfg(folder, **changes):
+    config = json.loads((folder / 'config.json').read_text())
+    with_config(folder, pretrained_cfg={**config['pretrained_cfg'], **changes})
+
+
+def with_licence(folder, licence):
+    card = (folder / 'README.md').read_text()
+    (folder / 'README.md').write_text(card.replace('license: mit', f'license: {json.dumps(licence)}'))
+    with_cfg(folder, license=licence)
+
+
+def with_link(folder, name):
+    """A file that is not of the export, by way of a link with the name of one that is."""
+    (folder.parent / 'token').write_bytes((folder / name).read_bytes() if (folder / name).exists() else b'hf_secret')
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(folder.parent / 'token')
+
+
+def with_text(folder, name, text):
+    (folder / name).write_text(text)
+
+
+def with_metadata(folder, **metadata):
+    save_file(load_file(folder / 'model.safetensors'), folder / 'model.safetensors', metadata=metadata)
+
+
 def with_other_weights(folder):
     tensors = load_file(folder / 'model.safetensors')
     tensors['fc.bias'] += torch.tensor([0, 5.0, 0])
@@ -118,15 +144,44 @@ def with_torn(folder, name):
     [
         (partial(export, licence=None), r'states no licence: write the one of its weights as "license"'),
         (with_other_licence_in_card, 'states two licences'),
-        (partial(with_config, pretrained_cfg={}), r'config\.json or README\.md is not of an export'),
+        (partial(with_config, pretrained_cfg={}), r'export is not of an export: KeyError'),
         (
             partial(with_config, pretrained_cfg=dict(tag='../else', license='mit')),
             r'Invalid name "sknet_atto\.\.\./else"',
         ),
+        *(
+            (partial(with_link, name=name), rf'export.{name} is a link or not a regular file')
+            for name in ('recipe.json', 'model.safetensors')
+        ),
+        (lambda folder: (folder / 'recipe.json').mkdir(), 'is a link or not a regular file'),
+        (
+            partial(with_config, auto_map={'AutoModel': 'x.Y'}),
+            r"config\.json has the field 'auto_map'",
+        ),
+        (partial(with_config, model_args=[1]), 'model_args holds list instead of an object'),
+        (partial(with_config, model_args=dict(features_only=True)), "model_args has the field 'features_only'"),
+        (partial(with_config, num_classes='3'), r"config\.json has an invalid num_classes: '3'"),
+        (partial(with_config, pretrained_cfg=[]), 'pretrained_cfg holds list instead of an object'),
+        (partial(with_cfg, url='http://x'), "pretrained_cfg has the field 'url'"),
+        (partial(with_cfg, custom_load=True), 'pretrained_cfg has an invalid custom_load: True'),
+        (partial(with_cfg, mean=['0', 0, 0]), 'pretrained_cfg has an invalid mean: '),
+        (partial(with_text, name='config.json', text='[' * 10**5), 'export is not of an export: '),
+        (partial(with_text, name='recipe.json', text='{"format_version": 1, "token": "x"}'), "recipe.json .* 'token'"),
+        (
+            partial(with_text, name='config.yaml', text='data: /home/me\n'),
+            'config.yaml has data, a setting',
+        ),
+        (partial(with_text, name='config.yaml', text='token: x\n'), r'config\.yaml: unknown setting token'),
+        (partial(with_text, name='config.yaml', text='- {'), r'README\.md or config\.yaml is not YAML'),
+        (partial(with_metadata, format='pt', note='x'), "metadata of model.safetensors has the field 'note'"),
+        *(
+            (partial(with_licence, licence=licence), rf'states the licence {licence!r}: expected an SPDX identifier')
+            for licence in (' ', 'none', 'unknown', 'UNLICENSED', 'proprietary - do not redistribute')
+        ),
         (partial(with_config, architecture='skresnet18'), r'Keys missing: conv1\.weight'),
         (partial(export, tag='digits'), r'sknet_atto\.digits is a checkpoint of the table: export .* another tag'),
         (with_other_weights, 'loads as another model than it was written from'),
-        (partial(with_torn, name='model.safetensors'), 'Could not load .*: SafetensorError'),
+        (partial(with_torn, name='model.safetensors'), 'is not of an export: SafetensorError'),
         (partial(with_torn, name='golden.safetensors'), r'golden\.safetensors cannot be read'),
         *(
             (lambda folder, name=name: (folder / name).unlink(), f'has no {name}: expected a complete')

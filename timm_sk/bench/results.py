@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ..csv_files import csv_text
+
 
 @dataclass(kw_only=True)
 class Measurement:
@@ -89,10 +91,8 @@ def require_appendable(path: Path, columns: Sequence[str] = COLUMNS) -> None:
 def append(path: Path, rows: Sequence[Measurement]) -> None:
     """Add rows of one kind to a file, with a header if it is new or empty."""
     with path.open('a', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        if not file.tell():
-            writer.writerows(row.columns() for row in rows[:1])
-        writer.writerows(row.cells() for row in rows)
+        header = [] if file.tell() else [row.columns() for row in rows[:1]]
+        file.write(csv_text([*header, *(row.cells() for row in rows)]))
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -16,10 +16,13 @@ def demo(
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help='Port; the first free one from 7860 by default.')
     ] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(metavar='NAME', help='Name of this server in its address; may be repeated.')
+    ] = None,
 ) -> None:
     """Serve a web page that classifies images and shows the attention of every unit."""
     with one_line_errors():
         require_package('gradio', 'demo')
         from ..demo import serve
 
-        serve(model, host=host, port=port)
+        serve(model, host=host, port=port, allowed_hosts=allowed_host or ())

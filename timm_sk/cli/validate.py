@@ -1,6 +1,5 @@
 """`timm-sk validate`: its options are the fields of `ValidationConfig`; docs/validate.md describes them."""
 
-import csv
 import json
 import os
 from collections.abc import Sequence
@@ -12,6 +11,7 @@ import typer
 from rich.table import Column
 
 from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
+from ..csv_files import write_csv
 from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
 from ..errors import message_of
 from ..evaluation.validation import Validation, validate
@@ -93,10 +93,7 @@ def _report(
     if results_file and found:
         try:
             rows = [result.row() for result in found]
-            with results_file.open('w', newline='', encoding='utf-8') as file:
-                writer = csv.DictWriter(file, [*rows[0]])
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(results_file, [[*rows[0]], *(row.values() for row in rows)])
         except OSError as error:
             return {str(results_file): f'The results were not written: {message_of(error)}'}
     return {}

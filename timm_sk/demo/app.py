@@ -11,6 +11,7 @@ from . import checkpoint_table, examples
 from .analysis import MAX_SCALE, MIN_SCALE
 from .handlers import respond
 from .model_cache import ModelCache, offered
+from .visitors import BusyError, Turns, visitor_of
 
 DEFAULT_MODEL = 'sknet_atto.shapes'
 DEFAULT_OTHER = 'sknet_atto.digits'
@@ -31,22 +32,22 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.
     """
-    models = ModelCache()
+    models, turns = ModelCache(), Turns()
     models.get(model)
     names = offered(model)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs(elem_classes='sk-tabs'):
             with gr.Tab('One model', elem_id='one-model'):
-                _one_model(models, names)
+                _one_model(models, names, turns)
             with gr.Tab('Two models', elem_id='two-models'):
-                _two_models(models, names)
+                _two_models(models, names, turns)
             with gr.Tab('Checkpoints', elem_id='checkpoints'):
                 _checkpoints()
     return app
 
 
-def _one_model(models: ModelCache, names: list[str]) -> None:
+def _one_model(models: ModelCache, names: list[str], turns: Turns) -> None:
     first = str(examples.first(names[0]))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -56,10 +57,10 @@ def _one_model(models: ModelCache, names: list[str]) -> None:
             scale = _scale_input()
             shown = _html(respond(models, first, names[0], MIN_SCALE))
     chosen.change(examples.buttons, chosen, buttons, api_visibility='private', queue=False)
-    _answer_on_change(partial(respond, models), [image, chosen, scale], shown, 'analyse')
+    _answer_on_change(turns, partial(respond, models), [image, chosen, scale], shown, 'analyse')
 
 
-def _two_models(models: ModelCache, names: list[str]) -> None:
+def _two_models(models: ModelCache, names: list[str], turns: Turns) -> None:
     other = next(name for name in names[1:] if name in (DEFAULT_MODEL, DEFAULT_OTHER))
     first = str(examples.first(names[0]))
     chosen, shown = [], []
@@ -77,7 +78,7 @@ def _two_models(models: ModelCache, names: list[str]) -> None:
     def compare(path: str | None, first: str | None, second: str | None, scale: float) -> list[str]:
         return [respond(models, path, name, scale) for name in (first, second)]
 
-    _answer_on_change(compare, [image, *chosen, scale], shown, 'compare')
+    _answer_on_change(turns, compare, [image, *chosen, scale], shown, 'compare')
 
 
 def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
@@ -137,17 +138,23 @@ def _html(value: str, kind: str | None = None) -> gr.HTML:
     return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_classes=kind)
 
 
-def _answer_on_change(answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
+def _answer_on_change(turns: Turns, answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
     """Answer when an input changes. All inputs share one event, so that no older answer can arrive last."""
+
+    async def answer_in_turn(request: gr.Request, *values: Any) -> Any:
+        try:
+            return await turns.run(visitor_of(request.client), answer, *values)
+        except BusyError as error:
+            raise gr.Error('Too many requests at a time from your address: try again later.') from error
+
     gr.on(
         [component.change for component in inputs],
-        answer,
+        answer_in_turn,
         inputs,
         outputs,
         api_name=api_name,
         show_progress='minimal',
         trigger_mode='always_last',
-        concurrency_id='answers',
     )
 
 

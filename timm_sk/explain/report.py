@@ -1,6 +1,5 @@
 """The output folder of an explanation or a study: figures, a CSV of every number, one HTML page."""
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -8,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from ..atomic_io import atomic_dir, require_empty_dir
+from ..csv_files import write_csv
 from . import figures
 from .explanations import Explanation
 from .page import Figure, Section, Table, render_page
@@ -154,8 +154,7 @@ def _file_name(name: str) -> str:
 def _write(folder: Path, title: str, sections: Sequence[Section], numbers: Sequence[Row]) -> None:
     require_empty_dir(folder)
     with atomic_dir(folder) as new:
-        with (new / NUMBERS).open('w', newline='', encoding='utf-8') as file:
-            csv.writer(file, lineterminator='\n').writerows(numbers)
+        write_csv(new / NUMBERS, numbers)
         for figure in (figure for section in sections for figure in section.figures):
             (new / figure.name).write_bytes(figure.png)
         (new / PAGE).write_bytes(render_page(title, sections))

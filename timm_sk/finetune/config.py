@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from ..errors import nearest
+from ..publishing.licences import LICENCE_RULE, is_licence
 from .recipes import find_recipe
 
 DATA, MODEL, MACHINE, RUN = 'Data', 'Model', 'Machine', 'Run'
@@ -216,5 +217,6 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('norm, value or agc', ('norm', 'value', 'agc').__contains__, ('clip_mode',)),
     ('const, rand or pixel', ('const', 'rand', 'pixel').__contains__, ('remode',)),
     ('safetensors or npy', ('safetensors', 'npy').__contains__, ('features_format',)),
+    (LICENCE_RULE, is_licence, ('licence',)),
     ('linear, sqrt or empty', ('linear', 'sqrt', '').__contains__, ('lr_base_scale',)),
 )

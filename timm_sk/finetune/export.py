@@ -13,8 +13,17 @@ from torch import nn
 from ..atomic_io import atomic_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..checkpoints.descriptions import NOT_ESTABLISHED
-from ..publishing.hub_folder import CONFIG, EXPORTED, SETTINGS, fine_tuned_row, recipe_settings, require_tag, write_folder
-from .config import Config
+from ..publishing.hub_folder import (
+    CONFIG,
+    EXPORTED,
+    SETTINGS,
+    fine_tuned_row,
+    recipe_settings,
+    require_tag,
+    write_folder,
+)
+from ..publishing.model_card import as_markdown
+from .config import Config, checked
 
 # Settings of the machine of the run, which are not published.
 _PRIVATE = ('data', 'data_dir', 'class_map', 'output', 'resume', 'features', 'features_format', 'device')
@@ -97,6 +106,20 @@ def export_run(
     return folder
 
 
+def require_shareable(settings: Any, where: str) -> None:
+    """Check that the settings of an export, as read from YAML, are those that `export_run` writes.
+
+    Raises:
+        ValueError: If one is unknown, of this machine, or invalid.
+    """
+    if not isinstance(settings, Mapping):
+        raise ValueError(f'{where} holds {type(settings).__name__} instead of settings')
+    found = checked(settings, where)
+    if private := sorted({*found} & {*_PRIVATE}):
+        raise ValueError(f'{where} has {private[0]}, a setting of your machine: remove it')
+    Config(**found)
+
+
 def _shareable(config: Config) -> dict[str, Any]:
     settings = {name: value for name, value in config.as_dict().items() if name not in _PRIVATE}
     if config.initial_checkpoint:
@@ -119,13 +142,13 @@ def _start(cfg: Mapping[str, Any], name: str) -> Checkpoint:
 
 def _parent(cfg: Mapping[str, Any], config: Config, row: Checkpoint) -> _Parent | None:
     if config.initial_checkpoint:
-        return _Parent(name=f'the file {Path(config.initial_checkpoint).name}')
+        return _Parent(name=f'the file {as_markdown(Path(config.initial_checkpoint).name)}')
     if not config.pretrained:
         return None
     if ':' not in config.model and row.name in CHECKPOINTS:
         return _Parent(name=f'`{row.name}`', licence=row.licence, hub_id=row.hub_id)
     hub_id = config.model.removeprefix('hf-hub:') if config.model.startswith('hf-hub:') else cfg.get('hf_hub_id')
-    own = '.'.join(filter(None, (cfg['architecture'], cfg.get('tag'))))
+    own = '.'.join(filter(None, (cfg['architecture'], cfg.get('tag')))).replace('`', '')
     return _Parent(name=f'`{own}`', licence=cfg.get('license'), hub_id=None if ':' in (hub_id or '') else hub_id)
 
 
@@ -151,7 +174,7 @@ def _story(parent: _Parent | None, licence: str | None) -> str:
     own = f'The licence of these weights is {licence or NOT_ESTABLISHED}.'
     if parent is None:
         return f'Trained by `timm-sk finetune` from random weights. {own}'
-    theirs = f'whose licence is {parent.licence or NOT_ESTABLISHED}'
+    theirs = f'whose licence is {as_markdown(str(parent.licence or NOT_ESTABLISHED))}'
     return f'Fine-tuned by `timm-sk finetune` from {parent.name}, {theirs}. {own}'
 
 
@@ -171,7 +194,7 @@ def _notes(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:
 
 
 def _table(head: str, facts: Mapping[str, Any]) -> str:
-    cells = {name: ' '.join(str(value).replace('|', r'\|').split()) for name, value in facts.items()}
+    cells = {name: as_markdown(str(value)) for name, value in facts.items()}
     return '\n'.join([f'| {head} | value |', '|---|---|', *(f'| {name} | {cell} |' for name, cell in cells.items())])
 
 

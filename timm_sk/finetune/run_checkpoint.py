@@ -136,7 +136,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = read_contents(path)
     except (OSError, UnreadableCheckpointError) as error:
-        reason = getattr(error, 'strerror', None) or getattr(error.__cause__, 'reason', error)
+        missing = 'no such file' if isinstance(error, FileNotFoundError) else None
+        reason = missing or getattr(error, 'strerror', None) or getattr(error.__cause__, 'reason', error)
         raise ResumeError(f'{path} cannot be read: {reason}. {_START_AGAIN}') from error
     found = content.get(FORMAT_VERSION) if isinstance(content, dict) else None
     if found != VERSION:

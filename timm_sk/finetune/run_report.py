@@ -1,13 +1,11 @@
 """The metrics of a run: lines of text, metrics.csv and TensorBoard events."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..atomic_io import atomic_write
+from ..csv_files import write_csv
 
 METRICS, EVENTS = 'metrics.csv', 'tensorboard'
 
@@ -35,13 +33,10 @@ def format_metrics(metrics: Mapping[str, float]) -> str:
 def write_metrics(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     """Write metrics.csv into the folder of a run, with a row for each epoch."""
     columns = list(dict.fromkeys(name for row in history for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator='\n')
-    writer.writeheader()
-    for row in history:
-        writer.writerow({name: f'{value:.6g}' if isinstance(value, float) else value for name, value in row.items()})
-    with atomic_write(folder / METRICS) as file:
-        file.write(text.getvalue().encode())
+    cells = [
+        [f'{value:.6g}' if isinstance(value, float) else value for value in map(row.get, columns)] for row in history
+    ]
+    write_csv(folder / METRICS, [columns, *cells])
 
 
 @contextmanager

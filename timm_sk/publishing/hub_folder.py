@@ -36,6 +36,7 @@ _TECHNIQUES = (
     *('reprob', 'drop', 'drop_path', 'model_ema', 'bce_loss', 'clip_grad', 'seed'),
     *('layer_decay', 'freeze', 'freeze_bn', 'linear_probe', 'no_aug'),
 )
+RECIPE_KEYS = (*MAIN_SETTINGS, *_TECHNIQUES)
 
 
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:

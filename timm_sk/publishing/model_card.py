@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
@@ -61,15 +62,17 @@ def render_card(
         arch=row.arch,
         library='timm_sk' if of_arch(row.arch) else 'timm',
         repo=repo_id,
-        summary=f'`{row.arch}`, an image classifier; weights by {row.origin}.' if row.origin else f'`{row.arch}`.',
+        summary=f'`{row.arch}`, an image classifier; weights by {_known(row.origin)}.'
+        if row.origin
+        else f'`{row.arch}`.',
         parameters=f'{params:,}',
         flops=f'{macs / 1e9:.4g} G multiply-adds at {size}',
         file_size=f'{weights.stat().st_size:,} bytes' if weights else NOT_ESTABLISHED,
         sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
         licence=_known(row.licence),
         origin=_known(row.origin),
-        training_data=_cell(trained_on or _training_data(row)),
-        techniques=techniques or NOT_ESTABLISHED,
+        training_data=as_markdown(trained_on or _training_data(row)),
+        techniques=as_markdown(techniques) or NOT_ESTABLISHED,
         **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
         recipe=f'`{row.recipe}`' if row.recipe else NOT_ESTABLISHED,
         input_size=size,
@@ -144,7 +147,8 @@ def _accuracy(row: Checkpoint) -> str:
     if row.dataset is None or row.top1 is None:
         return f'{NOT_ESTABLISHED.capitalize()}.'
     top5 = f', top-5 {row.top5:.2f} %' if row.top5 is not None else ''
-    return f'Top-1 {row.top1:.2f} %{top5} on {row.dataset}, reported by: {row.evaluation or NOT_ESTABLISHED}.'
+    dataset, evaluation = as_markdown(row.dataset), _known(row.evaluation)
+    return f'Top-1 {row.top1:.2f} %{top5} on {dataset}, reported by: {evaluation}.'
 
 
 def _sources(row: Checkpoint) -> str:
@@ -187,18 +191,18 @@ def _conversion(row: Checkpoint, origin: Origin | None) -> str:
 def _known(fact: object) -> str:
     if fact is None:
         return NOT_ESTABLISHED
-    return _cell(', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact))
+    return as_markdown(', '.join(map(str, fact)) if isinstance(fact, tuple) else str(fact))
 
 
 def _class_names(row: Checkpoint) -> str:
     names = row.label_names or ()
     more = f' and {len(names) - _MAX_CLASS_NAMES} more' if len(names) > _MAX_CLASS_NAMES else ''
-    return f': {_cell(", ".join(names[:_MAX_CLASS_NAMES]))}{more}' if names else ''
+    return f': {as_markdown(", ".join(names[:_MAX_CLASS_NAMES]))}{more}' if names else ''
 
 
-def _cell(text: str) -> str:
-    """A text without characters that end a table's cell or line."""
-    return ' '.join(text.replace('|', r'\|').split())
+def as_markdown(text: str) -> str:
+    """A text as Markdown that shows it as it is, in a cell of a table or a line."""
+    return ' '.join(re.sub(r'([\\`*\[\]|])', r'\\\1', escape(text, quote=False)).split())
 
 
 def _deeper(notes: str) -> str:

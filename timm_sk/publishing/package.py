@@ -13,6 +13,7 @@ from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
 from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
 from ..pretrained import load_checked, read_training_checkpoint
 from .hub_folder import MAX_SIDE, fine_tuned_row, recipe_settings, require_tag, write_folder
+from .licences import require_licence
 
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
@@ -48,9 +49,11 @@ def export_checkpoint(
         UnknownModelError: If there is no such architecture, or no such row of it.
         UnreadableCheckpointError, UnloadableModelError: If the file cannot be read, or has invalid options.
         MismatchedCheckpointError: If its keys or shapes are not the architecture's.
-        ValueError: If the tag is invalid, the folder is not empty, or the number of label names is wrong.
+        ValueError: If tag or licence are invalid, the folder is not empty, or the number of label names is wrong.
     """
     require_tag(tag)
+    if licence is not None:
+        require_licence(licence)
     folder = out or Path(f'{arch}.{tag}')
     require_empty_dir(folder)
     state_dict, options = read_training_checkpoint(file, use_ema=True)

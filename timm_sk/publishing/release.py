@@ -1,22 +1,17 @@
-"""Which rows and exported folders may be published, and the files of their repositories."""
+"""Which rows may be published, and the files of their repositories."""
 
-import json
-import re
 import shutil
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import timm
-from huggingface_hub import ModelCard
-from safetensors import SafetensorError
-from yaml import YAMLError
 
-from ..checkpoints import CHECKPOINTS, Checkpoint
+from ..checkpoints import Checkpoint
 from ..errors import UnpublishableError
 from ..models._builder import shapes_of
 from ..pretrained import Origin, Store, bundled_folder, fetch
-from .hub_folder import CARD, CONFIG, GOLDEN, WEIGHTS, read_recipe, require_same_logits, write_folder
+from .hub_folder import CARD, WEIGHTS, read_recipe, require_same_logits, write_folder
 from .model_card import eval_results, render_card
 
 
@@ -83,37 +78,3 @@ def card_of(row: Checkpoint, *, repo_id: str, weights: Path | None = None) -> st
     bundled = bundled_folder(row.name)
     notes, settings = (bundled / CARD).read_text(encoding='utf-8'), read_recipe(bundled)
     return render_card(row, repo_id=repo_id, weights=weights or bundled / WEIGHTS, settings=settings, notes=notes)
-
-
-def require_exported(folder: Path) -> str:
-    """Check that a folder is a complete export, and return its `arch.tag`.
-
-    Raises:
-        UnpublishableError: If a file or the licence is missing, the name is in the table, or the folder does not load
-            as the model that its golden file is of.
-    """
-    for name in (WEIGHTS, CONFIG, GOLDEN, CARD):
-        if not (folder / name).is_file():
-            raise UnpublishableError(f'{folder} has no {name}: expected a complete exported folder.')
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-        cfg = config['pretrained_cfg']
-        name, licence = f'{config["architecture"]}.{cfg["tag"]}', cfg.get('license')
-        card_licence = ModelCard.load(folder / CARD).data.license
-    except (ValueError, KeyError, TypeError, AttributeError, YAMLError) as error:
-        raise UnpublishableError(f'{folder}: {CONFIG} or {CARD} is not of an export: {error!r}.') from error
-    if not re.fullmatch(r'\w+\.[A-Za-z0-9][\w.-]*', name):
-        raise UnpublishableError(f'Invalid name "{name}" in {folder / CONFIG}: expected an architecture and a tag.')
-    if name in CHECKPOINTS:
-        raise UnpublishableError(f'{name} is a checkpoint of the table: export {folder} under another tag.')
-    if not licence or card_licence != licence:
-        raise UnpublishableError(
-            f'{folder} states {"no" if not licence else "two"} licence{"s" * bool(licence)}: write the one of its '
-            f'weights as "license" into pretrained_cfg of {CONFIG} and at the head of {CARD}.'
-        )
-    try:
-        require_same_logits(folder)
-    except (OSError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = ' '.join(f'{type(error).__name__}: {error}'.split())
-        raise UnpublishableError(f'Could not load {folder}: {reason}') from error
-    return name

@@ -26,8 +26,9 @@ from ..errors import ReleaseError, TimmSkError, UnpublishableError
 from ..pretrained import sha256_of
 from ..pretrained.lookup import find_row
 from ..pretrained.verify import git_blob_sha1_of
-from .hub_folder import CARD, EXPORTED, GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
-from .release import build_folder, reason_not_to_publish, require_exported
+from .exported import copy_exported, require_exported
+from .hub_folder import CARD, GOLDEN, GOLDEN_TOLERANCE, WEIGHTS, read_golden
+from .release import build_folder, reason_not_to_publish
 
 TAG = f'v{__version__}'
 
@@ -100,19 +101,22 @@ class Publisher:
     def publish_folder(self, exported: Path) -> Outcome:
         """Check an exported folder, and publish it as `org/arch.tag`.
 
-        Only the files of an export are sent, with the name of the repository in the card.
+        Only the files of an export are sent, with the name of the repository in the card; no link is followed.
 
         Args:
             exported: Folder that `timm-sk finetune` or `timm-sk weights export` wrote.
 
         Raises:
-            UnpublishableError: If the folder is incomplete, states no licence, or does not load as the same model.
+            UnpublishableError: If the folder is incomplete, has a link or other fields than an export, states no valid
+                licence, or does not load as the same model.
         """
-        name = require_exported(exported)
         with TemporaryDirectory(prefix='timm_sk-') as scratch:
             folder = Path(scratch)
-            for file in filter(Path.is_file, (exported / path for path in EXPORTED)):
-                shutil.copyfile(file, folder / file.name)
+            copy_exported(exported, folder)  # which nobody changes between the checks and the upload
+            try:
+                name = require_exported(folder)
+            except TimmSkError as error:
+                raise type(error)(str(error).replace(str(folder), str(exported))) from error
             card = (folder / CARD).read_text(encoding='utf-8')
             (folder / CARD).write_text(card.replace(f'ORG/{name}', f'{self.org}/{name}'), encoding='utf-8')
             return self._release(name, folder, tag=None)

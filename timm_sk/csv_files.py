@@ -1,0 +1,34 @@
+"""CSV files with cells that no spreadsheet takes for formulas."""
+
+import csv
+import io
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from .atomic_io import atomic_write
+
+_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n')  # what begins a formula in a spreadsheet
+
+
+def csv_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Rows as CSV; an apostrophe is put before a text that a spreadsheet would execute."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator='\n').writerows([_cell(value) for value in row] for row in rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows atomically; the first one has the names of the columns."""
+    with atomic_write(path) as file:
+        file.write(csv_text(rows).encode())
+
+
+def _cell(value: Any) -> Any:
+    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+        return value
+    with suppress(ValueError):
+        float(value)
+        return value
+    return f"'{value}"

@@ -1,0 +1,127 @@
+"""Reading images of strangers: in a process of its own, with limits of pixels, memory and time."""
+
+import multiprocessing
+import struct
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from threading import Timer
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from ..errors import UnreadableImageError
+from .images import read_image
+
+_HEAD = struct.Struct('<II')  # width and height; zeros before a message
+# A server that has imported this module, whose forks start within milliseconds.
+_has_server = 'forkserver' in multiprocessing.get_all_start_methods()
+_PROCESSES: Any = multiprocessing.get_context('forkserver' if _has_server else 'spawn')
+if _has_server:
+    _PROCESSES.set_forkserver_preload(['__main__', __name__])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What reading one image may take.
+
+    Attributes:
+        pixels: Number of pixels, also of an image inside another, as in an ICO.
+        aspect: Ratio of the longer to the shorter side.
+        side: Side in pixels that a larger image is reduced to.
+        megabytes: Memory, beyond what an idle process has; where the platform can limit it.
+        seconds: Time.
+        formats: Formats of Pillow.
+    """
+
+    pixels: int
+    aspect: float
+    side: int
+    megabytes: int
+    seconds: float
+    formats: tuple[str, ...]
+
+
+def read_image_limited(path: Path, limits: Limits) -> Image.Image:
+    """Read an image as `read_image`, in a child process; a larger one is reduced.
+
+    Raises:
+        UnreadableImageError: As `read_image`, or if it exceeds a limit.
+    """
+    receiver, sender = _PROCESSES.Pipe(duplex=False)
+    child = _PROCESSES.Process(target=_send_image, args=(path, limits, sender), daemon=True)
+    child.start()
+    sender.close()
+    timer = Timer(limits.seconds, child.kill)
+    timer.start()
+    try:
+        answer = receiver.recv_bytes(_HEAD.size + 3 * limits.side**2)
+    except (EOFError, OSError):  # the child was killed
+        answer = b''
+    finally:
+        timer.cancel()
+        child.kill()
+        child.join()
+        receiver.close()
+    if len(answer) < _HEAD.size:
+        raise UnreadableImageError(f'{path} {_too_costly(limits)}')
+    size, content = _HEAD.unpack_from(answer), answer[_HEAD.size :]
+    if size == (0, 0):
+        raise UnreadableImageError(content.decode())
+    return Image.frombytes('RGB', size, content)
+
+
+def _send_image(path: Path, limits: Limits, sender: Connection) -> None:
+    """Read an image, and send its pixels or a message."""
+    _limit_memory(limits.megabytes << 20)
+    warnings.simplefilter('ignore', Image.DecompressionBombWarning)
+    try:
+        _check_header(path, limits)
+        Image.MAX_IMAGE_PIXELS = limits.pixels // 2  # Pillow warns of more, and refuses twice as many
+        image = read_image(path)
+        image.thumbnail((limits.side, limits.side))
+        answer = _HEAD.pack(*image.size) + image.tobytes()
+    except UnreadableImageError as error:
+        answer = _HEAD.pack(0, 0) + str(error).encode()
+    except MemoryError:
+        answer = _HEAD.pack(0, 0) + f'{path} {_too_costly(limits)}'.encode()
+    sender.send_bytes(answer)
+
+
+def _check_header(path: Path, limits: Limits) -> None:
+    try:
+        with Image.open(path, formats=limits.formats) as image:  # reads the header alone
+            width, height = image.size
+    except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            return  # read_image reports an empty file
+        raise UnreadableImageError(f'{path}: not an image that can be read.') from error
+    except Image.DecompressionBombError as error:
+        raise UnreadableImageError(f'{path} has too many pixels: {_most(limits)}') from error
+    except (OSError, SyntaxError, ValueError):
+        return  # read_image reports the error
+    if width * height > limits.pixels:
+        raise UnreadableImageError(f'{path} has {width} x {height} pixels: {_most(limits)}')
+    if max(width, height) > limits.aspect * min(width, height):
+        raise UnreadableImageError(
+            f'{path} has {width} x {height} pixels: the aspect ratio may be {limits.aspect:g} at most. Crop it.'
+        )
+
+
+def _most(limits: Limits) -> str:
+    return f'{limits.pixels // 10**6} million at most. Reduce it first.'
+
+
+def _too_costly(limits: Limits) -> str:
+    return f'takes more than {limits.megabytes} MB or {limits.seconds:g} seconds to decode. Reduce it first.'
+
+
+def _limit_memory(size: int) -> None:
+    """Limit the memory of this process to so many bytes more than it has."""
+    with suppress(ImportError, OSError, ValueError):  # not Linux
+        import resource
+
+        used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + size, used + size))
