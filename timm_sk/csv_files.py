@@ -9,7 +9,7 @@ from typing import Any
 
 from .atomic_io import atomic_write
 
-_FORMULAS = ('=', '+', '-', '@', '\t', '\r', '\n')  # what begins a formula in a spreadsheet
+_FORMULAS = ('=', '+', '-', '@', '\t', '\n')  # what begins a formula in a spreadsheet
 
 
 def csv_text(rows: Iterable[Iterable[Any]]) -> str:
@@ -26,6 +26,8 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
+    if isinstance(value, str):
+        value = value.replace('\r', ' ')  # which would end the line unquoted
     if not isinstance(value, str) or not value.startswith(_FORMULAS):
         return value
     with suppress(ValueError):

@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import IO, Any, cast
 
 from .stream import FormatError, Stream, quote
-from .torch_tensors import NOT_EXECUTED, STORAGE_DTYPES, TensorTable, exactly
+from .torch_tensors import NAMED_DTYPES, NOT_EXECUTED, STORAGE_DTYPES, TensorTable, exactly
 
 _MAX_INSTRUCTIONS = 500_000  # resnest269e with AdamW's state needs 203,799
 _LARGEST_KEY = 1 << 60
@@ -69,7 +69,7 @@ class _Unpickler(_PythonUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         """The function or the storage type that a name stands for."""
         full_name = f'{module}.{name}'
-        found = self.functions.get(full_name) or STORAGE_DTYPES.get(full_name)
+        found = self.functions.get(full_name) or (STORAGE_DTYPES | NAMED_DTYPES).get(full_name)
         if found is None:
             raise FormatError(
                 f'its pickle names {quote(full_name)}, which no state dict needs and which could run code', NOT_EXECUTED

@@ -23,6 +23,8 @@ STORAGE_DTYPES = {
     'torch.ByteStorage': torch.uint8,
     'torch.BoolStorage': torch.bool,
 }
+# Of optimizers whose settings name a dtype, such as `adafactorbv`.
+NAMED_DTYPES = {str(dtype): dtype for dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)}
 
 
 class Storage(NamedTuple):
