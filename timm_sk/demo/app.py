@@ -1,17 +1,25 @@
 """The layout of the page: three tabs, their inputs, and the events that update the answers."""
 
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ..errors import UnreadableImageError
 from . import checkpoint_table, examples
 from .analysis import MAX_SCALE, MIN_SCALE
 from .handlers import respond
+from .html import message
 from .model_cache import ModelCache, offered
+from .uploads import read_upload
 from .visitors import BusyError, Turns, visitor_of
+
+_MAX_THREADS = 32  # most of them wait for a model to be loaded: `analysis` limits what computes
+_MAX_ANSWERS = 8  # of a visitor at a time
 
 DEFAULT_MODEL = 'sknet_atto.shapes'
 DEFAULT_OTHER = 'sknet_atto.digits'
@@ -32,22 +40,22 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.
     """
-    models, turns = ModelCache(), Turns()
+    models, answers = ModelCache(), Answers()
     models.get(model)
     names = offered(model)
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as app:
         gr.Markdown(INTRODUCTION)
         with gr.Tabs(elem_classes='sk-tabs'):
             with gr.Tab('One model', elem_id='one-model'):
-                _one_model(models, names, turns)
+                _one_model(models, names, answers)
             with gr.Tab('Two models', elem_id='two-models'):
-                _two_models(models, names, turns)
+                _two_models(models, names, answers)
             with gr.Tab('Checkpoints', elem_id='checkpoints'):
                 _checkpoints()
     return app
 
 
-def _one_model(models: ModelCache, names: list[str], turns: Turns) -> None:
+def _one_model(models: ModelCache, names: list[str], answers: 'Answers') -> None:
     first = str(examples.first(names[0]))
     with gr.Row():
         with gr.Column(scale=2, min_width=300):
@@ -57,10 +65,10 @@ def _one_model(models: ModelCache, names: list[str], turns: Turns) -> None:
             scale = _scale_input()
             shown = _html(respond(models, first, names[0], MIN_SCALE))
     chosen.change(examples.buttons, chosen, buttons, api_visibility='private', queue=False)
-    _answer_on_change(turns, partial(respond, models), [image, chosen, scale], shown, 'analyse')
+    _answer_on_change(answers, partial(respond, models), [image, chosen, scale], [shown], 'analyse')
 
 
-def _two_models(models: ModelCache, names: list[str], turns: Turns) -> None:
+def _two_models(models: ModelCache, names: list[str], answers: 'Answers') -> None:
     other = next(name for name in names[1:] if name in (DEFAULT_MODEL, DEFAULT_OTHER))
     first = str(examples.first(names[0]))
     chosen, shown = [], []
@@ -78,7 +86,7 @@ def _two_models(models: ModelCache, names: list[str], turns: Turns) -> None:
     def compare(path: str | None, first: str | None, second: str | None, scale: float) -> list[str]:
         return [respond(models, path, name, scale) for name in (first, second)]
 
-    _answer_on_change(turns, compare, [image, *chosen, scale], shown, 'compare')
+    _answer_on_change(answers, compare, [image, *chosen, scale], shown, 'compare')
 
 
 def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
@@ -138,14 +146,36 @@ def _html(value: str, kind: str | None = None) -> gr.HTML:
     return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_classes=kind)
 
 
-def _answer_on_change(turns: Turns, answer: Callable[..., Any], inputs: list[Any], outputs: Any, api_name: str) -> None:
+class Answers:
+    """Answers to visitors in threads: each visitor has a few at a time, and one image that is decoded."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix='timm_sk_demo')
+        self._decoding, self._answering = Turns(1), Turns(_MAX_ANSWERS)
+
+    async def ask(self, visitor: str, answer: Callable[..., Any], path: str | None, *values: Any) -> Any:
+        """An answer, or an error message."""
+        run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        try:
+            async with self._answering.turn(visitor):
+                if path:  # which the answer then finds in the cache
+                    async with self._decoding.turn(visitor):
+                        await run(read_upload, Path(path))
+                return await run(answer, path, *values)
+        except UnreadableImageError as error:
+            return message(str(error))
+        except BusyError:
+            return message('Too many requests at a time from your address: try again later.')
+
+
+def _answer_on_change(
+    answers: Answers, answer: Callable[..., Any], inputs: list[Any], outputs: list[Any], api_name: str
+) -> None:
     """Answer when an input changes. All inputs share one event, so that no older answer can arrive last."""
 
     async def answer_in_turn(request: gr.Request, *values: Any) -> Any:
-        try:
-            return await turns.run(visitor_of(request.client), answer, *values)
-        except BusyError as error:
-            raise gr.Error('Too many requests at a time from your address: try again later.') from error
+        answered = await answers.ask(visitor_of(request.client), answer, *values)
+        return [answered] * len(outputs) if isinstance(answered, str) and len(outputs) > 1 else answered
 
     gr.on(
         [component.change for component in inputs],

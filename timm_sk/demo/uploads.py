@@ -19,7 +19,7 @@ LIMITS = Limits(
     formats=('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'JPEG2000', 'ICO', 'PPM'),  # no programs, as EPS is
 )
 
-# One visitor has fewer requests at a time, so that nobody waits for the images of one other.
+# The page decodes one image of a visitor at a time, so that nobody waits for the images of one other.
 _processes = BoundedSemaphore(3)
 
 

@@ -3,10 +3,8 @@
 import asyncio
 import ipaddress
 from collections import Counter
-from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from functools import partial
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,8 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_THREADS = 32  # most of them wait for a model to be loaded: `analysis` limits what computes
-MAX_RUNNING, MAX_WAITING = 2, 64  # requests of a visitor
+MAX_WAITING = 64  # requests of a visitor
 MAX_UPLOADS = 4  # of a visitor at a time
 
 
@@ -26,15 +23,20 @@ class BusyError(Exception):
 
 
 class Turns:
-    """Runs functions in threads, a few at a time for each visitor: nobody waits for the requests of another."""
+    """Turns to do something, a few at a time for each visitor: nobody waits for the requests of another.
 
-    def __init__(self) -> None:
-        self._threads = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix='timm_sk_demo')
+    Args:
+        at_a_time: Number of turns that a visitor may have at a time; further requests wait.
+    """
+
+    def __init__(self, at_a_time: int) -> None:
+        self._at_a_time = at_a_time
         self._turns: dict[str, asyncio.Semaphore] = {}
         self._requests: Counter[str] = Counter()
 
-    async def run(self, visitor: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function when it is the visitor's turn.
+    @asynccontextmanager
+    async def turn(self, visitor: str) -> AsyncIterator[None]:
+        """Wait for a turn of a visitor, and hold it while the context lasts.
 
         Raises:
             BusyError: If too many requests of the visitor wait already.
@@ -43,8 +45,8 @@ class Turns:
             raise BusyError
         self._requests[visitor] += 1
         try:
-            async with self._turns.setdefault(visitor, asyncio.Semaphore(MAX_RUNNING)):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, partial(function, *arguments))
+            async with self._turns.setdefault(visitor, asyncio.Semaphore(self._at_a_time)):
+                yield
         finally:
             self._requests[visitor] -= 1
             if not self._requests[visitor]:
@@ -131,23 +133,27 @@ class UploadQuota:
     def __init__(self, app: ASGIApp, folder: Path, quota: int, largest: int) -> None:
         self._app, self._folder, self._quota, self._largest = app, folder, quota, largest
         self._kept = {*_files(folder)}
-        self._uploads: Counter[str] = Counter()  # that are being received, by visitor
+        self._turns, self._receiving = Turns(MAX_UPLOADS), 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] != 'http' or scope['method'] != 'POST' or not scope['path'].rstrip('/').endswith('/upload'):
             return await self._app(scope, receive, send)
-        visitor = visitor_of(scope.get('client'))
-        reserved = self._largest * (self._uploads.total() + 1)
-        if self._uploads[visitor] >= MAX_UPLOADS or reserved > self._quota:
-            text = 'Too many uploads at a time: wait until the others have ended.'
-            return await PlainTextResponse(text, 429)(scope, receive, send)
-        self._uploads[visitor] += 1
+        try:
+            async with self._turns.turn(visitor_of(scope.get('client'))):
+                await self._upload(scope, receive, send)
+        except BusyError:
+            await PlainTextResponse('Too many uploads at a time from your address.', 429)(scope, receive, send)
+
+    async def _upload(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reserved = self._largest * (self._receiving + 1)
+        if reserved > self._quota:
+            return await PlainTextResponse('Too many uploads at a time: try again.', 429)(scope, receive, send)
+        self._receiving += 1
         try:
             await asyncio.to_thread(self._make_room, self._quota - reserved)
             await self._app(scope, receive, send)
         finally:
-            self._uploads[visitor] -= 1
-            self._uploads += Counter()  # drops visitors without uploads
+            self._receiving -= 1
 
     def _make_room(self, allowed: int) -> None:
         """Delete the oldest uploads until so many bytes are left at most; small files count as 64 kB."""
