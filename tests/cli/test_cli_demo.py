@@ -46,7 +46,7 @@ def test_space_serves_until_sigterm(tmp_path):
         (folder,) = (tmp_path / 'temporary').glob('timm_sk_demo_*')
         assert list(folder.rglob('*.png'))
         server.send_signal(signal.SIGTERM)
-        assert server.wait(timeout=20) == 128 + signal.SIGTERM
+        assert server.wait(timeout=60) == 128 + signal.SIGTERM
     finally:
         server.kill()
         _, errors = server.communicate()

@@ -172,7 +172,7 @@ def test_one_visitor_does_not_block_others(address, client, monkeypatch):
         jobs = [other.post(url, json=body).json()['event_id'] for _ in range(300)]
         try:
             assert 'ring' in analyse(client, RING)
-            assert 'event: error' in other.get(f'{url}/{jobs[-1]}').text
+            assert 'Too many requests at a time' in other.get(f'{url}/{jobs[-1]}').text
         finally:
             loaded.set()
         assert 'Could not download or load' in other.get(f'{url}/{jobs[0]}').text

@@ -163,7 +163,7 @@ def with_torn(folder, name):
         (partial(with_config, num_classes='3'), r"config\.json has an invalid num_classes: '3'"),
         (partial(with_config, pretrained_cfg=[]), 'pretrained_cfg holds list instead of an object'),
         (partial(with_cfg, url='http://x'), "pretrained_cfg has the field 'url'"),
-        (partial(with_cfg, custom_load=True), 'pretrained_cfg has an invalid custom_load: True'),
+        (partial(with_cfg, custom_load=True), r'config\.json has custom_load'),
         (partial(with_cfg, mean=['0', 0, 0]), 'pretrained_cfg has an invalid mean: '),
         (partial(with_text, name='config.json', text='[' * 10**5), 'export is not of an export: '),
         (partial(with_text, name='recipe.json', text='{"format_version": 1, "token": "x"}'), "recipe.json .* 'token'"),

@@ -83,10 +83,9 @@ def _send_image(path: Path, limits: Limits, sender: Connection) -> None:
         image = read_image(path)
         image.thumbnail((limits.side, limits.side))
         answer = _HEAD.pack(*image.size) + image.tobytes()
-    except UnreadableImageError as error:
-        answer = _HEAD.pack(0, 0) + str(error).encode()
-    except MemoryError:
-        answer = _HEAD.pack(0, 0) + f'{path} {_too_costly(limits)}'.encode()
+    except (UnreadableImageError, MemoryError) as error:
+        out_of_memory = isinstance(error.__cause__ or error, MemoryError)
+        answer = _HEAD.pack(0, 0) + (f'{path} {_too_costly(limits)}' if out_of_memory else str(error)).encode()
     sender.send_bytes(answer)
 
 

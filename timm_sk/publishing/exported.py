@@ -5,8 +5,7 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +61,18 @@ def require_exported(folder: Path) -> str:
             raise UnpublishableError(f'{folder} has no {name}: expected a complete exported folder.')
     try:
         config = json.loads((folder / CONFIG).read_text(encoding='utf-8'))
-        _require_fields(config, _MODEL_FIELDS, CONFIG)
+        _require_fields(config, _CONFIG, CONFIG)
         cfg = config['pretrained_cfg']
+        if cfg.get('custom_load'):
+            raise UnpublishableError(f'{CONFIG} has custom_load, which lets timm run code of the model: remove it.')
         name, licence = f'{config["architecture"]}.{cfg["tag"]}', cfg.get('license')
         card_licence = ModelCard.load(folder / CARD).data.license
         if (folder / RECIPE).exists():
-            _require_fields(read_recipe(folder), dict.fromkeys(RECIPE_KEYS, _is_plain), RECIPE)
+            _require_fields(read_recipe(folder), dict.fromkeys(RECIPE_KEYS, str | int | float), RECIPE)
         if (folder / SETTINGS).exists():
             _require_settings(folder / SETTINGS)
         with safe_open(folder / WEIGHTS, 'pt') as file:
-            _require_fields(file.metadata() or {}, dict.fromkeys(_METADATA, _is_text), f'the metadata of {WEIGHTS}')
+            _require_fields(file.metadata() or {}, dict.fromkeys(_METADATA, str), f'the metadata of {WEIGHTS}')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         reason = ' '.join((str(error) if isinstance(error, TimmSkError) else repr(error)).split())
         raise UnpublishableError(f'{folder} is not of an export: {reason}') from error
@@ -104,65 +105,42 @@ def _require_settings(path: Path) -> None:
     require_shareable(yaml.safe_load(path.read_text(encoding='utf-8')), path.name)
 
 
-def _require_fields(found: Any, fields: Mapping[str, Callable[[Any], bool]], where: str) -> None:
+def _require_fields(found: Any, kinds: Mapping[str, Any], where: str) -> None:
+    """Check fields by the type of each, or a list of one type, or the kinds of an object's fields."""
     if not isinstance(found, Mapping):
         raise UnpublishableError(f'{where} holds {type(found).__name__} instead of an object.')
     for key, value in found.items():
-        if key not in fields:
+        if key not in kinds:
             raise UnpublishableError(f'{where} has the field {key!r}, which an export does not have: remove it.')
-        if not fields[key](value):
+        kind = kinds[key]
+        if isinstance(kind, Mapping):
+            _require_fields(value, kind, key)
+        elif not (_are(kind, value) if isinstance(kind, list) else isinstance(value, kind)):
             raise UnpublishableError(f'{where} has an invalid {key}: {value!r:.80}.')
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str)
+def _are(kind: list[Any], values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, kind[0]) for value in values)
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str | int | float)
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 < value < 1_000_000
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _are(is_one: Callable[[Any], bool], value: Any, *, or_one: bool = False) -> bool:
-    return (isinstance(value, list) and all(map(is_one, value))) or (or_one and is_one(value))
-
-
-def _is_object(fields: Mapping[str, Callable[[Any], bool]], name: str, value: Any) -> bool:
-    _require_fields(value, fields, name)
-    return True
-
-
-# The fields of config.json, and what is valid in each; `config_of` writes them.
-_PRETRAINED_FIELDS: dict[str, Callable[[Any], bool]] = dict(
-    tag=_is_text,
-    license=_is_text,
-    custom_load=False.__eq__,
-    fixed_input_size=lambda value: isinstance(value, bool),
-    crop_mode=_is_text,
-    input_size=partial(_are, _is_count),
-    pool_size=partial(_are, _is_count),
-    mean=partial(_are, _is_number),
-    std=partial(_are, _is_number),
-    interpolation=_is_text,
-    crop_pct=_is_number,
-    num_classes=_is_count,
-    label_names=partial(_are, _is_text),
-    first_conv=partial(_are, _is_text, or_one=True),
-    classifier=partial(_are, _is_text, or_one=True),
+# The fields of config.json, as `config_of` writes them.
+_PRETRAINED_CFG = dict(
+    **dict.fromkeys(('tag', 'license', 'crop_mode', 'interpolation', 'first_conv', 'classifier'), str),
+    mean=[int | float],
+    std=[int | float],
+    input_size=[int],
+    pool_size=[int],
+    **dict.fromkeys(('custom_load', 'fixed_input_size'), bool),
+    crop_pct=int | float,
+    num_classes=int,
+    label_names=[str],
 )
-_MODEL_FIELDS: dict[str, Callable[[Any], bool]] = dict(
-    architecture=_is_text,
-    num_classes=_is_count,
-    num_features=_is_count,
-    global_pool=_is_text,
-    label_names=partial(_are, _is_text),
-    model_args=partial(_is_object, dict(global_pool=_is_text, in_chans=_is_count), 'model_args'),
-    pretrained_cfg=partial(_is_object, _PRETRAINED_FIELDS, 'pretrained_cfg'),
+_CONFIG = dict(
+    architecture=str,
+    num_classes=int,
+    num_features=int,
+    global_pool=str,
+    label_names=[str],
+    model_args=dict(global_pool=str, in_chans=int),
+    pretrained_cfg=_PRETRAINED_CFG,
 )
