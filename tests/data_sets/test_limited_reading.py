@@ -34,7 +34,7 @@ def icon(content):
 @pytest.mark.parametrize(
     ('content', 'limits', 'message'),
     [
-        (icon(png(13300, 13300)), {}, 'has too many pixels: 50 million at most. Reduce it first.'),
+        (icon(png(13300, 13300)), {}, 'has 13300 x 13300 pixels: 50 million at most. Reduce it first.'),
         (png(7000, 7000), dict(megabytes=100), 'takes more than 100 MB or 60 seconds to decode. Reduce it first.'),
         (RING.read_bytes(), dict(formats=('JPEG',)), ': not an image that can be read.'),
         (None, dict(seconds=0.5), 'takes more than 500 MB or 0.5 seconds to decode. Reduce it first.'),
