@@ -60,7 +60,7 @@ def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
         (['--model', 'skresnet43'], 'There is no model "skresnet43". Nearest: skresnet34, '),
         ([*MODEL, '--synthetic', '32', '--opt', 'adamm'], 'Nearest: adam, '),
         ([*MODEL, '--synthetic', '32', '--sched', 'cosin'], "Unknown scheduler 'cosin'. Nearest: cosine."),
-        ([*MODEL, '--synthetic', '32', '--initial-checkpoint', 'gone.pt'], 'gone.pt: no such file'),
+        ([*MODEL, '--synthetic', '32', '--initial-checkpoint', 'gone.pt'], 'No such file: gone.pt.'),
         ([*MODEL, 'https://a.b/c'], 'https://a.b/c: addresses are not supported. Download the file, and name it.'),
         ([*MODEL, 'nowhere'], 'nowhere: no such folder or tar'),
     ],
