@@ -264,6 +264,7 @@ def test_export_command(tmp_path, trained, monkeypatch):
         ({'conv1.0.weight': 3}, {}, UnreadableCheckpointError, r"'conv1\.0\.weight' \(a int\)"),
         ({}, dict(label_names=('a', 'b')), ValueError, '2 label names for 3 classes'),
         ({}, dict(arch='resnet18'), UnknownModelError, 'no architecture "resnet18"'),
+        ({}, dict(arch='sknet51'), UnknownModelError, r'no architecture "sknet51"\. Nearest: sknet50, '),
         (
             {},
             dict(base='sknet_atto.gone'),

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
-from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError
+from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError, nearest
 from ..pretrained import load_checked, read_training_checkpoint
 from .hub_folder import MAX_SIDE, fine_tuned_row, recipe_settings, require_tag, write_folder
 from .licences import require_licence
@@ -102,7 +102,8 @@ def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:
         return row
     rows = of_arch(arch)
     if not rows:
-        raise UnknownModelError(f'timm_sk has no architecture "{arch}"; `timm-sk list` shows all.')
+        near = nearest(arch, (row.arch for row in CHECKPOINTS.values()))
+        raise UnknownModelError(f'timm_sk has no architecture "{arch}".{near} `timm-sk list` shows all.')
     if required:
         names = ', '.join(row.name for row in rows)
         raise UnknownModelError(f'Unknown checkpoint "{name}" of {arch}: expected one of {names}.')
