@@ -196,6 +196,10 @@ class TrainState:
         saved = state['optimizer'].get('state') if isinstance(state.get('optimizer'), dict) else None
         for index in set(groups) - set(saved or ()):  # a parameter without a gradient has no state
             del groups[index]
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']]
+        for index, entries in groups.items():  # some optimizers, such as lookahead, add averages of weights later
+            later = {*saved[index]} - {*entries} if saved and isinstance(saved[index], dict) else ()
+            groups[index] = entries | dict.fromkeys(later, parameters[index])
         require_like({key: state.get(key) for key in expected}, expected)
         for weights in ('state_dict', 'state_dict_ema'):
             if key := first_not_finite(state.get(weights, {})):
