@@ -72,7 +72,7 @@ def test_unknown_names(name, message):
     assert (code, text[: len(message) + 9]) == (1, f'timm-sk: {message}')
 
 
-@pytest.mark.parametrize('arch', {row.arch for row in CHECKPOINTS.values() if row.sources})
+@pytest.mark.parametrize('arch', sorted({row.arch for row in CHECKPOINTS.values() if row.sources}))
 @pytest.mark.all_cases
 def test_bare_name_is_timms_default(arch):
     default = timm.get_pretrained_cfg(arch)
