@@ -73,7 +73,6 @@ def test_unknown_names(name, message):
 
 
 @pytest.mark.parametrize('arch', sorted({row.arch for row in CHECKPOINTS.values() if row.sources}))
-@pytest.mark.all_cases
 def test_bare_name_is_timms_default(arch):
     default = timm.get_pretrained_cfg(arch)
     assert [row.name for row in find_rows([arch])] == [find_row(arch).name] == [f'{arch}.{default.tag}']
