@@ -1,6 +1,8 @@
 """Models that are ready to call: created, loaded, moved and in eval mode."""
 
 from collections.abc import Callable
+from json import JSONDecodeError
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -16,6 +18,11 @@ from .errors import DownloadError, UnloadableModelError, message_of
 from .inference.warmup import warm_up
 from .models.inputs import image_size
 from .pretrained import require_hub
+
+_LOAD_ERRORS = (  # of timm, on a folder or file of others
+    *(OSError, RuntimeError, KeyError, TypeError, AttributeError),
+    *(JSONDecodeError, UnpicklingError, SafetensorError, DownloadError),
+)
 
 
 def ready_model(
@@ -70,9 +77,11 @@ def create_model(name: str, pretrained: bool, **kwargs: Any) -> Any:
             files = [weights or 'model.safetensors', 'pytorch_model.bin'] if pretrained else ['config.json']
             require_hub(repository, *files, cache_dir=kwargs.get('cache_dir'))
         return timm.create_model(found, pretrained=pretrained, **kwargs)
-    except (OSError, RuntimeError, KeyError, SafetensorError, DownloadError) as error:
+    except _LOAD_ERRORS as error:
         kind = '' if isinstance(error, OSError | DownloadError) else f'{type(error).__name__}: '
-        raise UnloadableModelError(f'{name} cannot be loaded: {kind}{message_of(error)}') from error
+        is_unsafe = 'weights_only' in str(error)  # advice to execute what the file holds
+        reason = 'a file of weights is damaged, or holds more than tensors.' if is_unsafe else kind + message_of(error)
+        raise UnloadableModelError(f'{name} cannot be loaded: {reason}') from error
 
 
 def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:

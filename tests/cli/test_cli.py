@@ -88,6 +88,19 @@ def test_model_of_a_folder(tmp_path, monkeypatch):
     assert 'has no example images' in invoke('predict', '--model', 'runs/export').stderr
 
 
+@pytest.mark.parametrize('config', ['[1]', '{', '{"model_args": [1], "architecture": "sknet_atto"}', None])
+def test_damaged_folder_of_a_model(tmp_path, config):
+    if config is None:
+        shutil.copy(bundled_folder('sknet_atto.digits') / 'config.json', tmp_path)
+        (tmp_path / 'pytorch_model.bin').write_bytes(b'no')
+    else:
+        (tmp_path / 'config.json').write_text(config)
+    done = invoke('predict', EXAMPLES[7], '--model', tmp_path)
+    assert (done.exit_code, done.stderr.count('\n')) == (1, 1)
+    assert done.stderr.startswith(f'timm-sk: {tmp_path} cannot be loaded: ')
+    assert 'weights_only' not in done.stderr
+
+
 def test_predict_json():
     done = invoke('predict', *MODEL, '--json', '--topk', 3, EXAMPLES[7], '--device', 'cpu')
     (document,) = json.loads(done.stdout)

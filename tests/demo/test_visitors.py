@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
-from timm_sk.demo.visitors import MAX_UPLOADS, MAX_WAITING, BusyError, HostCheck, Turns, UploadQuota
+from timm_sk.demo.visitors import MAX_UPLOADS, MAX_WAITING, BusyError, HostCheck, Turns, UploadQuota, visitor_of
 
 MB = 1_000_000
 
@@ -44,6 +44,11 @@ def test_hosts(host, status):
     answers = asyncio.run(ask())
     assert [answer.status_code for answer in answers] == [status, status]
     assert ('--allowed-host' in answers[0].text) == (status == 421)
+
+
+def test_visitor_of():
+    assert visitor_of(('1.2.3.4', 5)) == '1.2.3.4' != visitor_of(None)
+    assert visitor_of(('2001:db8::1', 5)) == visitor_of(('2001:db8::ffff:1', 6)) != visitor_of(('2001:db8:0:1::1', 5))
 
 
 def uploads_of(folder, *, hold=None):

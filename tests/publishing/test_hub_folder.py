@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_sk.checkpoints import CHECKPOINTS, Checkpoint
-from timm_sk.cli import publish as cli_publish
+from timm_sk.cli import app
 from timm_sk.errors import (
     CorruptCheckpointError,
     MismatchedCheckpointError,
@@ -242,15 +242,26 @@ def test_export_command(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_safetensors(trained.state_dict(), tmp_path / 'mine.safetensors')
     (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
-    arguments = ['export', 'mine.safetensors', '--arch', 'sknet_atto', '--tag', 'pets', '--label-names', 'labels.txt']
-    done = CliRunner().invoke(cli_publish.app, arguments)
+    arguments = [
+        'weights',
+        'export',
+        'mine.safetensors',
+        '--arch',
+        'sknet_atto',
+        '--tag',
+        'pets',
+        '--label-names',
+        'labels.txt',
+    ]
+    arguments += ['--origin', 'https://example.org/me']
+    done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert 'hf upload ORG/sknet_atto.pets sknet_atto.pets' in done.output
     model = timm.create_model('local-dir:sknet_atto.pets', pretrained=True)
     assert check_golden(model, tmp_path / 'sknet_atto.pets' / 'golden.safetensors') == 0
     assert tuple(model.pretrained_cfg['label_names']) == ('cat', 'dog', 'eel|ray')
     assert r'| Classes | 3: cat, dog, eel\|ray |' in (tmp_path / 'sknet_atto.pets' / 'README.md').read_text()
-    again = CliRunner().invoke(cli_publish.app, arguments)
+    again = CliRunner().invoke(app, arguments)
     assert (again.exit_code, 'is not empty' in again.output) == (1, True)
 
 

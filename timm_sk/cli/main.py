@@ -4,6 +4,7 @@ import json
 import re
 import runpy
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -29,8 +30,8 @@ class _Commands(typer.core.TyperGroup):
     """The commands. They refuse addresses, which they would take as paths; the arguments of `run` are the script's."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        for argument in args if args[0] != 'run' else ():
-            if re.match(r'\w+://', argument):
+        for before, argument in pairwise(args) if args[0] != 'run' else ():
+            if re.match(r'\w+://', argument) and before != '--origin':
                 log_error(f'{argument}: addresses are not supported. Download the file, and name it.')
                 raise typer.Exit(1)
         return super().resolve_command(ctx, args)
@@ -180,5 +181,7 @@ def run_script(
         frames = error.__traceback__
         while frames and frames.tb_frame.f_code.co_filename != script:
             frames = frames.tb_next
+        if frames is None and not isinstance(error, SyntaxError):  # such as in a zip
+            frames = error.__traceback__
         sys.excepthook(type(error), error.with_traceback(frames), frames)
         raise SystemExit(1) from error

@@ -15,7 +15,7 @@ from .analysis import MAX_SCALE, MIN_SCALE
 from .handlers import respond
 from .html import message
 from .model_cache import ModelCache, offered
-from .uploads import read_upload
+from .uploads import MAX_DECODED, read_upload
 from .visitors import BusyError, Turns, visitor_of
 
 _MAX_THREADS = 32  # most of them wait for a model to be loaded: `analysis` limits what computes
@@ -151,17 +151,18 @@ class Answers:
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix='timm_sk_demo')
+        self._decoders = ThreadPoolExecutor(MAX_DECODED, thread_name_prefix='timm_sk_decode')
         self._decoding, self._answering = Turns(1), Turns(_MAX_ANSWERS)
 
     async def ask(self, visitor: str, answer: Callable[..., Any], path: str | None, *values: Any) -> Any:
         """An answer, or an error message."""
-        run = partial(asyncio.get_running_loop().run_in_executor, self._threads)
+        run = asyncio.get_running_loop().run_in_executor
         try:
             async with self._answering.turn(visitor):
                 if path:  # which the answer then finds in the cache
                     async with self._decoding.turn(visitor):
-                        await run(read_upload, Path(path))
-                return await run(answer, path, *values)
+                        await run(self._decoders, read_upload, Path(path))
+                return await run(self._threads, answer, path, *values)
         except UnreadableImageError as error:
             return message(str(error))
         except BusyError:

@@ -66,7 +66,7 @@ def serving(
         OSError: If the port is taken.
     """
     here = Path(__file__).parent
-    names = [*allowed_hosts, *filter(None, (host, os.environ.get('SPACE_HOST')))]
+    names = [*allowed_hosts, *filter(None, (host, *map(os.environ.get, ('GRADIO_SERVER_NAME', 'SPACE_HOST'))))]
     with _gradio_settings() as uploads:
         app = build_app(model)
         app.queue(max_size=MAX_QUEUED, default_concurrency_limit=None)

@@ -19,8 +19,8 @@ LIMITS = Limits(
     formats=('PNG', 'JPEG', 'WEBP', 'GIF', 'BMP', 'TIFF', 'AVIF', 'JPEG2000', 'ICO', 'PPM'),  # no programs, as EPS is
 )
 
-# The page decodes one image of a visitor at a time, so that nobody waits for the images of one other.
-_processes = BoundedSemaphore(3)
+MAX_DECODED = 3  # images at a time; the page decodes one of a visitor at a time
+_processes = BoundedSemaphore(MAX_DECODED)
 
 
 def read_upload(path: Path) -> Image.Image:

@@ -174,5 +174,8 @@ def _files(folder: Path) -> list[Path]:
 
 
 def visitor_of(client: Any) -> str:
-    """Identifies a visitor: the host of a client, which is (host, port) or None."""
-    return client[0] if client else ''
+    """Identifies a visitor: the host of a client, which is (host, port) or None; of an IPv6 address its network."""
+    host = client[0] if client else ''
+    with suppress(ValueError):
+        return str(ipaddress.IPv6Network((host, 64), strict=False))
+    return host
