@@ -57,6 +57,24 @@ def test_every_ending(kind, tmp_path, caplog):
     assert not caplog.messages
 
 
+def test_classes_outside_class_map(tmp_path, caplog):
+    data = write(tmp_path / 'data', ['cat/1.png', 'dog/1.png', 'cover.png'])
+    assert len(open_dataset(data, split='train', class_map=dict(cat=0))) == 1
+    assert caplog.messages == [
+        f'{data}: 1 file left out (not images in the folder of a class): cover.png',
+        f'{data}: 1 file left out (of classes that the class map leaves out): dog/1.png',
+    ]
+
+
+def test_link_to_folder_that_it_is_in(tmp_path):
+    data = write(tmp_path / 'data', ['cat/deep/1.png', 'dog/1.png'])
+    for link, target in (('self', '.'), ('cat/up', '..'), ('dog/cat', '../cat/deep'), ('cat/deep/dog', '../../dog')):
+        (tmp_path / 'data' / link).symlink_to(target, target_is_directory=True)
+    images = open_dataset(data, split='train')
+    assert images.class_names() == ['cat', 'dog']
+    assert names_of(images, data) == ['cat/deep/1.png', 'cat/deep/dog/1.png', 'dog/1.png', 'dog/cat/1.png']
+
+
 def test_order_of_classes(tmp_path):
     """As in timm and, by its name, as in torchvision: class indices are those of weights trained with them."""
     data = write(tmp_path / 'data', ['class10/x.png', 'class9/x.png', 'Class1/x.png'])
@@ -90,6 +108,30 @@ def test_tar_of_tars_and_links(tmp_path):
         assert [image.tobytes() for image, _ in found] == [members[index].tobytes() for index in (0, 1, 1)]
 
 
+def test_links_of_tar(tmp_path, caplog):
+    """Before and after their targets, to each other, to hidden files, and to nothing."""
+    links = [
+        *(('a/first.png', tarfile.LNKTYPE, '/b/x.png'), ('a/soft.png', tarfile.SYMTYPE, '../b/x.png')),
+        *(('b/chain.png', tarfile.SYMTYPE, '../a/soft.png'), ('b/store.png', tarfile.SYMTYPE, '../.store/x')),
+        *(('a/none.png', tarfile.SYMTYPE, 'gone.png'), ('b/loop.png', tarfile.SYMTYPE, 'loop.png')),
+    ]
+    with tarfile.open(tmp_path / 'x.tar', 'w') as archive:
+        for name, kind, target in links:
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+        for name in ('b/x.png', '.store/x'):
+            member = tarfile.TarInfo(name)
+            member.size = len(encoded(GREY, 'PNG'))
+            archive.addfile(member, io.BytesIO(encoded(GREY, 'PNG')))
+    images = open_dataset(str(tmp_path / 'x.tar'), split='train')
+    found = ['a/first.png', 'a/soft.png', 'b/chain.png', 'b/store.png', 'b/x.png']
+    assert [images.name(index) for index in range(len(images))] == found
+    assert {images.read(index)[0].getpixel((0, 0)) for index in range(len(images))} == {(7, 7, 7)}
+    line = '2 files left out (neither files nor links to files in the tar): a/none.png; b/loop.png'
+    assert caplog.messages == [f'{tmp_path}/x.tar: {line}']
+
+
 SPLIT = ['cat/1.png', 'dog/1.png']
 
 
@@ -116,6 +158,14 @@ def test_split(names, split, found, packed, tmp_path):
     assert len(images.class_names()) == len({name.removeprefix(found).split('/')[0] for name in names_of(images, data)})
 
 
+@pytest.mark.parametrize('packed', [False, True])
+def test_class_beside_splits(packed, tmp_path, caplog):
+    names = [*in_splits('train', 'holdout'), 'car/1.png', 'notes/x.txt']
+    data = write(tmp_path / 'data', names, packed=packed)
+    assert len(open_dataset(data, split='train')) == 2
+    assert caplog.messages == [f'{data}: 1 folder left out (beside the splits): car']
+
+
 @pytest.mark.all_cases
 @pytest.mark.parametrize(
     ('names', 'split', 'advice'),
@@ -133,6 +183,35 @@ def test_unknown_split(names, split, advice, tmp_path):
         data = write(tmp_path / 'data', names, packed=packed)
         with pytest.raises(ValueError, match=f'^{data} has no split {split}: {advice}\\.$'):
             open_dataset(data, split=split)
+        if packed or split == 'tset':
+            with pytest.raises(ValueError, match=f'^{data} has no split {split}: {advice}\\.$'):
+                open_dataset(data, split=split, timm_reader=True)
+
+
+@pytest.mark.all_cases
+@pytest.mark.parametrize(
+    ('names', 'split', 'count'),
+    [
+        (in_splits('train', 'val'), 'validation', 2),
+        (in_splits('train', 'holdout'), 'holdout[:1]', 2),
+        (in_splits('train', 'val'), 'train/cat', 1),
+        (['train/1.png', *in_splits('val')], 'train', 1),
+        (SPLIT, 'validation', 2),
+    ],
+)
+def test_splits_of_timm(names, split, count, tmp_path):
+    data = write(tmp_path / 'data', names)
+    assert len(open_dataset(data, split=split, timm_reader=True)) == count
+
+
+def test_split_of_tar_for_timm(tmp_path):
+    """timm reads all of a tar."""
+    data = write(tmp_path / 'data', in_splits('train', 'val'), packed=True)
+    with pytest.raises(ValueError, match=f'^{data}: timm reads all of a tar, not its split val: unpack it, or read'):
+        open_dataset(data, split='val', timm_reader=True)
+    for names in (SPLIT, in_splits('val')):
+        data = write(tmp_path / f'data{len(names[0])}', names, packed=True)
+        assert len(open_dataset(data, split='val', timm_reader=True)) == 2
 
 
 def test_unknown_split_of_torchvision(tmp_path):

@@ -140,6 +140,7 @@ def test_find_images(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / 'none').mkdir()
+    (tmp_path / 'deep' / 'self').symlink_to('.', target_is_directory=True)
 
     def found(*arguments):
         return [p.relative_to(tmp_path).as_posix() for p in find_images(str(tmp_path / a) for a in arguments)]
@@ -148,8 +149,9 @@ def test_find_images(tmp_path, caplog):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text('not an image')
     assert found('') == ['a.JPG', 'b.png', 'deep/[1].png', 'deep/er/c.webp']
+    (tmp_path / 'deep' / 'self').unlink()
     (line,) = caplog.messages
-    assert line.endswith('3 files left out (not images in the folder of a class): film.mpg; notes.txt; paper.pdf')
+    assert line.endswith('3 files left out (not images): film.mpg; notes.txt; paper.pdf')
     assert found('.cache/x.png') == ['.cache/x.png']
     assert found('*.png', 'notes.txt') == ['b.png', 'notes.txt']
     assert found('**/*.webp') == ['deep/er/c.webp']
@@ -201,9 +203,9 @@ def test_channels(ending, channels, dtype, tmp_path):
 
 
 def test_arrays_as_rgb_and_grey(tmp_path):
-    for pixels in (GREY, GREY[..., None], RGB, RGB.astype(np.uint16) * 257):
+    for pixels in (GREY, GREY[..., None], GREY[None], RGB, RGB.astype(np.uint16) * 257):
         np.save(tmp_path / 'x.npy', pixels)
-        expected = Image.fromarray(RGB if pixels.shape[2:] == (3,) else GREY).convert('RGB')
+        expected = Image.fromarray(RGB if pixels.shape[-1] == 3 else GREY).convert('RGB')
         assert np.array_equal(read_image(tmp_path / 'x.npy'), expected)
         assert np.array_equal(read_image(tmp_path / 'x.npy', 1), expected.convert('L'))
 

@@ -1,7 +1,9 @@
-"""Images of strangers are read in child processes, which end at their limits."""
+"""Untrusted images are read in child processes, which end at their limits."""
 
 import os
 import struct
+import subprocess
+import sys
 import time
 from dataclasses import replace
 
@@ -52,3 +54,21 @@ def test_limits(tmp_path, content, limits, message):
         read_image_limited(path, replace(LIMITS, **limits))
     assert str(error.value) in (f'{path} {message}', f'{path}{message}')
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='limits of memory')
+def test_warning_if_memory_has_no_limit(tmp_path):
+    """Once for all images, where a lower limit that is there already refuses ours."""
+    (tmp_path / 'read.py').write_text(f"""
+import resource, sys
+from pathlib import Path
+from timm_sk.data.limited_reading import Limits, read_image_limited
+if __name__ == '__main__':
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+    for _ in range(2):
+        print(read_image_limited(Path(sys.argv[1]), {replace(LIMITS, megabytes=1 << 21)}).size)
+""")
+    command = [sys.executable, str(tmp_path / 'read.py'), str(RING)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120, env=os.environ | {'PYTHONPATH': '.'})
+    assert len(found.stdout.splitlines()) == 2, found.stderr
+    assert found.stderr.count('The memory for reading images is not limited: ') == 1, found.stderr

@@ -19,7 +19,7 @@ from timm.data import IterableImageDataset
 
 from ..distributed import DistributedContext
 from . import shapes
-from .folders import TRAIN_NAMES, VAL_NAMES, ClassFolders, DataFolderError
+from .folders import TRAIN_NAMES, VAL_NAMES, ClassFolders, DataFolderError, require_split_for_timm
 from .images import (
     IMAGE_ENDINGS,
     UnreadableSampleError,
@@ -131,9 +131,9 @@ class ImageDataset:
 
     def subset(self, indices: Sequence[int]) -> 'ImageDataset':
         """Some of the images, in the given order."""
-        few = copy.copy(self)
-        few.indices = [self.indices[index] for index in indices]
-        return few
+        part = copy.copy(self)
+        part.indices = [self.indices[index] for index in indices]
+        return part
 
 
 class SyntheticImages(ImageDataset):
@@ -269,10 +269,11 @@ def open_dataset(
     folder, prefix = folder_of(data, data_dir), _prefix(data)
     if folder is not None:
         _require_images(folder)
-        if not timm_reader:
-            with _library_errors(data, split):
+        with _library_errors(data, split):
+            if not timm_reader:
                 folders = ClassFolders(folder, split, class_map=class_map, natural_order=not prefix)
-            return ImageDataset(folders)
+                return ImageDataset(folders)
+            require_split_for_timm(folder, split)
     root, name = data_dir, data
     options: dict[str, Any] = dict(class_map=class_map or None, num_samples=num_samples)
     if not prefix:

@@ -5,7 +5,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -45,12 +45,14 @@ def _images_of(path: Path) -> list[Path]:
     if not os.path.isdir(path):
         return [path]
     names = [*walk(path)]
-    log_left_out(path, [name for name in names if not is_image(name)])
+    log_left_out(path, [name for name in names if not is_image(name)], 'not images')
     return sorted(path / name for name in names if is_image(name)) or [path]
 
 
 def walk(folder: Path) -> Iterator[str]:
     """The names of all files in a folder, relative to it, except hidden ones and those in hidden folders.
+
+    Links to folders are followed, except to those that they are in.
 
     Raises:
         OSError: If a folder in it cannot be read.
@@ -60,9 +62,17 @@ def walk(folder: Path) -> Iterator[str]:
         raise error
 
     for at, folders, files in os.walk(folder, followlinks=True, onerror=fail):
-        folders[:] = [name for name in folders if not is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name) and not repeats(Path(at, name), folder)]
         prefix = '' if at == str(folder) else f'{os.path.relpath(at, folder)}/'.replace(os.sep, '/')
         yield from (prefix + name for name in files if not is_hidden(name))
+
+
+def repeats(path: Path, root: Path) -> bool:
+    """Whether a path below a root is a link to a folder that it is in."""
+    if not path.is_symlink():
+        return False
+    target = path.resolve()
+    return any(parent.resolve().is_relative_to(target) for parent in path.parents if parent.is_relative_to(root))
 
 
 def is_hidden(name: str) -> bool:
@@ -75,12 +85,12 @@ def is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_ENDINGS
 
 
-def log_left_out(root: Path, names: list[str]) -> None:
-    """Log how many files of a folder are left out, with the first names; under torchrun in the main process."""
+def log_left_out(root: Path, names: list[str], why: str, *, kind: str = 'file') -> None:
+    """Log how many files of a folder are left out, why, and the first names; under torchrun in the main process."""
     if names and os.environ.get('RANK', '0') == '0':
-        count = f'{len(names)} file{"s" * (len(names) != 1)}'
+        count = f'{len(names)} {kind}{"s" * (len(names) != 1)}'
         first = few([printable(name) for name in sorted(names)])
-        _logger.warning('%s: %s left out (not images in the folder of a class): %s', root, count, first)
+        _logger.warning('%s: %s left out (%s): %s', root, count, why, first)
 
 
 def printable(name: str) -> str:
@@ -189,8 +199,10 @@ def _from_array(array: NDArray[Any], channels: int, orientation: int = 1) -> Any
     """The image of an array [H, W], [H, W, C] or [C, H, W] with EXIF's orientation, as `read_image` returns it."""
     wanted = 3 if channels == 1 else channels
     pixels = array[..., None] if array.ndim == 2 else array
-    if pixels.ndim == 3 and pixels.shape[0] == wanted != pixels.shape[2]:
-        pixels = np.moveaxis(pixels, 0, 2)
+    if pixels.ndim == 3:
+        first, _, last = pixels.shape
+        if first == wanted != last or (first == 1 and last not in (1, wanted)):
+            pixels = np.moveaxis(pixels, 0, 2)
     if wanted == 3 and pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = np.repeat(pixels, 3, axis=2)
     if pixels.ndim != 3 or pixels.shape[2] != wanted or not pixels.size:
@@ -238,6 +250,6 @@ def require_few_bad(bad: list[str], limit: int | None) -> None:
         )
 
 
-def few(lines: list[str]) -> str:
-    """The first three lines, and how many more there are."""
-    return '; '.join(lines[:3]) + (f' and {len(lines) - 3} more' if len(lines) > 3 else '')
+def few(lines: Sequence[str], count: int = 3, separator: str = '; ') -> str:
+    """The first lines or names, and how many more there are."""
+    return separator.join(lines[:count]) + (f' and {len(lines) - count} more' if len(lines) > count else '')

@@ -1,10 +1,12 @@
-"""Reading images of strangers: in a process of its own, with limits of pixels, memory and time."""
+"""Reading untrusted images: in a process of its own, with limits of pixels, memory and time."""
 
+import logging
 import multiprocessing
 import struct
+import sys
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing.connection import Connection
 from pathlib import Path
 from threading import Timer
@@ -15,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ..errors import UnreadableImageError
 from .images import read_image
 
+_logger = logging.getLogger(__name__)
 _HEAD = struct.Struct('<II')  # width and height; zeros before a message
 # A server that has imported this module, whose forks start within milliseconds.
 _has_server = 'forkserver' in multiprocessing.get_all_start_methods()
@@ -57,6 +60,8 @@ def read_image_limited(path: Path, limits: Limits) -> Image.Image:
     timer = Timer(limits.seconds, child.kill)
     timer.start()
     try:
+        if failure := receiver.recv_bytes().decode():
+            _warn_of_memory(failure)
         answer = receiver.recv_bytes(_HEAD.size + 3 * limits.side**2)
     except (EOFError, OSError):  # the child was killed
         answer = b''
@@ -66,7 +71,7 @@ def read_image_limited(path: Path, limits: Limits) -> Image.Image:
         child.join()
         receiver.close()
     if len(answer) < _HEAD.size:
-        raise UnreadableImageError(f'{path} {_too_costly(limits)}')
+        raise UnreadableImageError(f'{path} {_cost_message(limits)}')
     size, content = _HEAD.unpack_from(answer), answer[_HEAD.size :]
     if size == (0, 0):
         raise UnreadableImageError(content.decode())
@@ -74,8 +79,8 @@ def read_image_limited(path: Path, limits: Limits) -> Image.Image:
 
 
 def _send_image(path: Path, limits: Limits, sender: Connection) -> None:
-    """Read an image, and send its pixels or a message."""
-    _limit_memory(limits.megabytes << 20)
+    """Send why memory has no limit, if so; then read an image, and send its pixels or a message."""
+    sender.send_bytes(_limit_memory(limits.megabytes << 20).encode())
     warnings.simplefilter('ignore', Image.DecompressionBombWarning)
     try:
         _check_header(path, limits)
@@ -85,7 +90,7 @@ def _send_image(path: Path, limits: Limits, sender: Connection) -> None:
         answer = _HEAD.pack(*image.size) + image.tobytes()
     except (UnreadableImageError, MemoryError) as error:
         out_of_memory = isinstance(error.__cause__ or error, MemoryError)
-        answer = _HEAD.pack(0, 0) + (f'{path} {_too_costly(limits)}' if out_of_memory else str(error)).encode()
+        answer = _HEAD.pack(0, 0) + (f'{path} {_cost_message(limits)}' if out_of_memory else str(error)).encode()
     sender.send_bytes(answer)
 
 
@@ -98,29 +103,37 @@ def _check_header(path: Path, limits: Limits) -> None:
             return  # read_image reports an empty file
         raise UnreadableImageError(f'{path}: not an image that can be read.') from error
     except Image.DecompressionBombError as error:
-        raise UnreadableImageError(f'{path} has too many pixels: {_most(limits)}') from error
+        raise UnreadableImageError(f'{path} has too many pixels: {_pixels_message(limits)}') from error
     except (OSError, SyntaxError, ValueError):
         return  # read_image reports the error
     if width * height > limits.pixels:
-        raise UnreadableImageError(f'{path} has {width} x {height} pixels: {_most(limits)}')
+        raise UnreadableImageError(f'{path} has {width} x {height} pixels: {_pixels_message(limits)}')
     if max(width, height) > limits.aspect * min(width, height):
         raise UnreadableImageError(
             f'{path} has {width} x {height} pixels: the aspect ratio may be {limits.aspect:g} at most. Crop it.'
         )
 
 
-def _most(limits: Limits) -> str:
+def _pixels_message(limits: Limits) -> str:
     return f'{limits.pixels // 10**6} million at most. Reduce it first.'
 
 
-def _too_costly(limits: Limits) -> str:
+def _cost_message(limits: Limits) -> str:
     return f'takes more than {limits.megabytes} MB or {limits.seconds:g} seconds to decode. Reduce it first.'
 
 
-def _limit_memory(size: int) -> None:
-    """Limit the memory of this process to so many bytes more than it has."""
-    with suppress(ImportError, OSError, ValueError):  # not Linux
+def _limit_memory(size: int) -> str:
+    """Limit the memory of this process to so many bytes more than it has; returns why it failed on Linux."""
+    try:
         import resource
 
         used = int(Path('/proc/self/statm').read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + size, used + size))
+    except (ImportError, OSError, ValueError) as error:
+        return str(error) if sys.platform == 'linux' else ''
+    return ''
+
+
+@cache
+def _warn_of_memory(failure: str) -> None:
+    _logger.warning('The memory for reading images is not limited: %s.', failure)

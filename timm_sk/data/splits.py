@@ -9,6 +9,7 @@ import numpy as np
 
 from .datasets import ImageDataset, ImageStream, folder_of, open_dataset, with_channels
 from .folders import TRAIN_NAMES, VAL_NAMES, has_validation_split
+from .images import few
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,7 +147,5 @@ def _difference(train: list[str], val: list[str]) -> str:
     only = []
     for part, names in (('training', {*train} - {*val}), ('validation', {*val} - {*train})):
         if names:
-            listed = sorted(names)
-            more = f' and {len(listed) - 5} more' if len(listed) > 5 else ''
-            only.append(f'only in {part}: {", ".join(listed[:5])}{more}')
+            only.append(f'only in {part}: {few(sorted(names), 5, ", ")}')
     return f'The classes of the two splits differ, {"; ".join(only) or "in their order"}: use the same folders.'
