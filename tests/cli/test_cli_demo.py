@@ -40,9 +40,10 @@ def test_space_serves_until_sigterm(tmp_path):
     try:
         line = server.stdout.readline()  # the address, or nothing if it has ended
         assert f'http://127.0.0.1:{port}' in line
-        assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}').text
+        assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}', timeout=60).text
         for host, status in ((SPACE['SPACE_HOST'], 200), ('attacker.example', 421)):
-            assert httpx.get(f'http://127.0.0.1:{port}', headers=dict(host=host)).status_code == status
+            answer = httpx.get(f'http://127.0.0.1:{port}', headers=dict(host=host), timeout=60)
+            assert answer.status_code == status
         (folder,) = (tmp_path / 'temporary').glob('timm_sk_demo_*')
         assert list(folder.rglob('*.png'))
         server.send_signal(signal.SIGTERM)
