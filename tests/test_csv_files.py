@@ -1,6 +1,7 @@
 """CSV files: texts stay texts in a spreadsheet, numbers stay numbers."""
 
 import csv
+from pathlib import Path
 
 from subprocesses import ROOT
 
@@ -9,7 +10,8 @@ from timm_sk.csv_files import csv_text, write_csv
 
 def test_formulas_become_texts(tmp_path):
     texts = ['=HYPERLINK("http://x","y")', '+1+cmd', '-a.jpg', '@SUM(1)', '\t=1', '\n=1']
-    kept = ['a=b', 'cat', '-0.5', '+3', '-inf', '', -1.5, 2, None]
+    texts.append(Path('=x'))
+    kept = [Path('a'), 'a=b', 'cat', '-0.5', '+3', '-inf', '', -1.5, 2, None]
     write_csv(tmp_path / 'x.csv', [['name'], *([value] for value in texts + kept)])
     with (tmp_path / 'x.csv').open(newline='') as file:
         _, *rows = csv.reader(file)

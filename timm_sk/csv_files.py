@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterable
 from contextlib import suppress
+from numbers import Number
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,10 @@ def write_csv(path: Path, rows: Iterable[Iterable[Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    if isinstance(value, str):
-        value = value.replace('\r', ' ')  # which would end the line unquoted
-    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+    if value is None or isinstance(value, Number):
         return value
+    text = str(value).replace('\r', ' ')  # which would end the line unquoted
     with suppress(ValueError):
-        float(value)
-        return value
-    return f"'{value}"
+        float(text)
+        return text
+    return f"'{text}" if text.startswith(_FORMULAS) else text

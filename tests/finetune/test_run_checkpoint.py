@@ -60,9 +60,20 @@ def with_entry(content: Any, path: str, value: Any) -> Any:
         (
             'state_dict_ema/fc.bias',
             torch.full((CLASSES,), math.nan),
-            'state_dict_ema.fc.bias has NaN or infinite values',
+            'state_dict_ema.fc.bias has NaN, infinite or too large values',
         ),
         ('optimizer', 1, 'optimizer is of type int, expected a mapping'),
+        ('optimizer/state', 5, 'optimizer.state is of type int, expected a mapping'),
+        ('optimizer/state', True, 'optimizer.state is of type bool, expected a mapping'),
+        ('optimizer/state', [5], 'optimizer.state is of type list and length 1, expected a mapping'),
+        ('optimizer/state', [[1]], 'optimizer.state is of type list and length 1, expected a mapping'),
+        ('optimizer/state', torch.ones(2), 'optimizer.state is a tensor [2] of torch.float32, expected a mapping'),
+        ('optimizer/state/0', 5, 'optimizer.state.0 is of type int, expected a mapping'),
+        ('optimizer/state/0/lookahead_slow_buff', 1, 'optimizer.state.0 has other entries than expected'),
+        ('optimizer/state/0/step', torch.tensor(math.nan), 'optimizer.state.0.step has NaN, infinite or too large'),
+        ('optimizer/param_groups/0/lr', math.inf, 'optimizer.param_groups[0].lr has NaN, infinite or too large'),
+        ('optimizer/param_groups/0/lr', 10**400, 'optimizer.param_groups[0].lr has NaN, infinite or too large'),
+        ('optimizer/param_groups/0/params/1', 0, 'optimizer.param_groups has other params than expected'),
         ('optimizer/state/0/exp_avg', torch.zeros(1), 'optimizer.state.0.exp_avg is a tensor [1] of torch.float32'),
         ('optimizer/state/0/step', 'x', 'optimizer.state.0.step is of type str, expected a tensor []'),
         ('optimizer/state/0/exp_avg_sq', ..., "optimizer.state.0 has other entries than expected: 'exp_avg_sq'"),
@@ -72,7 +83,12 @@ def with_entry(content: Any, path: str, value: Any) -> Any:
         ('scaler', None, 'scaler is of type NoneType, expected a mapping'),
         ('progress', [], 'progress is of type list and length 0, expected a mapping'),
         ('progress/epoch', 'x', 'progress.epoch is of type str, expected of type int'),
-        ('progress/epoch', 7, 'progress has epoch 7, images 0, updates 6 and 1 epochs in its history'),
+        ('progress/epoch', 7, 'progress has epoch 7, images 0, updates 6 and 1 epochs of 48 images in its history'),
+        ('progress/updates', 49, 'progress has epoch 1, images 0, updates 49'),
+        ('progress/updates', 10**30, 'progress.updates has NaN, infinite or too large values'),
+        ('progress/images', 48, 'progress has epoch 1, images 48'),
+        ('progress/seconds', math.nan, 'progress.seconds has NaN, infinite or too large values'),
+        ('progress/history/0/lr', math.inf, 'progress.history[0].lr has NaN, infinite or too large values'),
         ('progress/updates', -1, 'progress has epoch 1, images 0, updates -1'),
         ('progress/sums', torch.zeros(3), 'progress.sums is a tensor [3] of torch.float32'),
         ('progress/history/0/val_top1', 'x', 'progress.history[0].val_top1 is of type str'),
@@ -86,7 +102,7 @@ def test_invalid_entries(saved: Any, tmp_path: Path, path: str, value: Any, mess
     state = new_state(config)
     torch.save(with_entry(content, path, value), tmp_path / LAST)
     with pytest.raises(ResumeError) as error:
-        restore(tmp_path, state, config, ONE, data=content['data'])
+        restore(tmp_path, state, config, ONE, data=content['data'], images_per_epoch=48)
     assert str(error.value).startswith(f'{tmp_path / LAST} is not a checkpoint of this run: {message}')
     assert str(error.value).endswith('. Remove it to start again, or choose another --output.')
     assert '\n' not in str(error.value)
@@ -147,6 +163,6 @@ def test_every_optimizer(name: str, tmp_path: Path) -> None:
             pytest.skip(str(error))
     save(tmp_path, state, config, ONE, data='some')
     restored = new_state(config)
-    restore(tmp_path, restored, config, ONE, data='some')
+    restore(tmp_path, restored, config, ONE, data='some', images_per_epoch=48)
     found, expected = (dict(flat(each.optimizer.state_dict(), '')) for each in (restored, state))
     assert found == expected

@@ -171,6 +171,14 @@ def with_torn(folder, name):
             partial(with_text, name='config.yaml', text='data: /home/me\n'),
             'config.yaml has data, a setting',
         ),
+        *(
+            (partial(with_text, name='config.yaml', text=f'{key}: {path}\n'), f'path of your machine in {key}: write ')
+            for key, path in (
+                ('model', '/home/me/own'),
+                ('model', 'local-dir:/home/me/own'),
+                ('initial_checkpoint', '/home/me/own'),
+            )
+        ),
         (partial(with_text, name='config.yaml', text='token: x\n'), r'config\.yaml: unknown setting token'),
         (partial(with_text, name='config.yaml', text='- {'), r'README\.md or config\.yaml is not YAML'),
         (partial(with_metadata, format='pt', note='x'), "metadata of model.safetensors has the field 'note'"),

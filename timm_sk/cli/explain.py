@@ -9,7 +9,7 @@ from rich.table import Column
 
 from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
-from ..data.images import read_image
+from ..data.images import printable, read_image
 from ..data.shapes import CLASS_NAMES
 from ..evaluation.validation_config import ValidationConfig
 from ..evaluation.validation_data import open_validation_data
@@ -83,7 +83,7 @@ def explain_selection(
             else:
                 config = ValidationConfig(data=str(data), split=split, data_dir=data_dir, batch_size=batch_size)
                 opened = open_validation_data(config)
-                names, title = opened.class_names or class_names(model), Path(str(data)).name
+                names, title = opened.class_names or class_names(model), printable(Path(str(data)).name)
                 skip, total = _log_skipped(max_bad_images), len(opened.images)
                 batches = data_batches(opened.images, zoom, workers=workers, on_bad=skip, **where)
             with progress_bar(model_name, total) as update:
@@ -93,7 +93,7 @@ def explain_selection(
             _print(model_name, *study_table(found), caption)
         else:
             _explain(model, zoom, paths, wanted, folder, model_name)
-    print(folder / PAGE)
+    print(printable(str(folder / PAGE)))
 
 
 def _explain(model: Any, zoom: Zoom, paths: list[Path], units: list[str] | None, folder: Path, model_name: str) -> None:
@@ -101,11 +101,16 @@ def _explain(model: Any, zoom: Zoom, paths: list[Path], units: list[str] | None,
     images = [read_image(path) for path in paths]
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
         found = explain_images(
-            model, images, scales=zoom.scales, units=units, names=[str(path) for path in paths], on_batch=update
+            model,
+            images,
+            scales=zoom.scales,
+            units=units,
+            names=[printable(str(path)) for path in paths],
+            on_batch=update,
         )
-    names = [path.name for path in paths]
+    names = [printable(path.name) for path in paths]
     if len(set(names)) < len(names):
-        names = [str(path) for path in paths]
+        names = [printable(str(path)) for path in paths]
     write_explanation(folder, found, images, names, model_name=model_name)
     mean = f'Mean over {len(images)} images. ' if len(images) > 1 else ''
     caption = f'{mean}Field: side of the effective receptive field, pixels of the input. {trained_on(model)}'

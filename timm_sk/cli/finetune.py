@@ -14,7 +14,6 @@ from ..finetune import Config, Stopped, extract, finetune, read_settings
 from ..finetune.loop import OnStep
 from ..finetune.run_report import format_metrics
 from ..finetune.train_state import TrainState
-from ..registry import require_model
 from .chosen_images import NO_MODEL
 from .dataclass_options import with_options
 
@@ -39,7 +38,6 @@ def finetune_model(
         resolved = Config(**(read_settings(config) if config else {}) | chosen)
         if not resolved.model:
             raise ValueError(NO_MODEL)
-        resolved = resolved.changed(model=require_model(resolved.model))
         is_main = os.environ.get('RANK', '0') == '0'
         try:
             if resolved.features:

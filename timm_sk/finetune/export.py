@@ -117,16 +117,19 @@ def require_shareable(settings: Any, where: str) -> None:
     found = checked(settings, where)
     if private := sorted({*found} & {*_PRIVATE}):
         raise ValueError(f'{where} has {private[0]}, a setting of your machine: remove it')
-    Config(**found)
+    config = Config(**found)
+    settings, shareable = config.as_dict(), _shareable(config)
+    if paths := [name for name in shareable if settings[name] != shareable[name]]:
+        raise ValueError(f'{where} has a path of your machine in {paths[0]}: write {shareable[paths[0]]!r} instead')
 
 
 def _shareable(config: Config) -> dict[str, Any]:
     settings = {name: value for name, value in config.as_dict().items() if name not in _PRIVATE}
     if config.initial_checkpoint:
         settings['initial_checkpoint'] = Path(config.initial_checkpoint).name
-    source, _, path = config.model.partition(':')
-    if source == 'local-dir':
-        settings['model'] = f'{source}:{Path(path).name}'
+    *source, path = config.model.split(':', 1)
+    if source not in (['hf-hub'], ['hf_hub']):
+        settings['model'] = ':'.join([*source, Path(path).name])
     return settings
 
 

@@ -19,6 +19,7 @@ from ..data.images import blank_image, require_few_bad
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
 from ..pretrained import save_safetensors
+from ..registry import require_model
 from .config import Config
 from .dataset import open_parts
 from .model import build_model
@@ -45,6 +46,7 @@ def extract(config: Config) -> Path:
         ValueError: If the data or the model do not fit, or the folder holds other embeddings.
         OSError: If a file cannot be written.
     """
+    config = config.changed(model=require_model(config.model))
     root = Path(config.features or '')
     with init_distributed(config.device) as context:
         open_data = partial(open_parts, config)

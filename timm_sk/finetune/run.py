@@ -13,6 +13,7 @@ from ..distributed import init_distributed
 from ..evaluation.metrics import evaluate
 from ..optional_packages import require_package
 from ..publishing.hub_folder import require_tag
+from ..registry import require_model
 from .config import Config
 from .curves import plot_confusion, plot_curves
 from .dataset import open_splits
@@ -66,6 +67,7 @@ def finetune(
         OSError: If a file cannot be written.
         Stopped: If SIGINT or SIGTERM asked for it; the run is saved.
     """
+    config = config.changed(model=require_model(config.model))
     require_tag(config.tag)
     for package in ('torchmetrics', 'matplotlib'):
         require_package(package, 'finetune')
@@ -99,7 +101,7 @@ def finetune(
         )
         data = context.run_in_main(partial(fingerprint, splits.train, splits.val))
         if claim_folder(folder, config, context):
-            restore(folder, state, config, context, data=data)
+            restore(folder, state, config, context, data=data, images_per_epoch=len(splits.train))
         with open_events(folder, enabled=config.tensorboard and context.is_main) as events:
             run = Run(
                 config=config,

@@ -94,7 +94,9 @@ def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str
     _write(folder / BEST, _serialized(content, config, arch=config.model))
 
 
-def restore(folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str) -> None:
+def restore(
+    folder: Path, state: TrainState, config: Config, context: DistributedContext, *, data: str, images_per_epoch: int
+) -> None:
     """Load the last checkpoint of a run into the state of a new one.
 
     Raises:
@@ -105,7 +107,7 @@ def restore(folder: Path, state: TrainState, config: Config, context: Distribute
         _require_same_settings(content.get('config'), config)
         if content.get('data') != data:
             raise ResumeError(f'{folder} was trained on other data ({content.get("data")}; this is {data}).')
-        state.load_state_dict(content, context)
+        state.load_state_dict(content, context, images_per_epoch)
     except ResumeError:
         raise
     except ValueError as error:

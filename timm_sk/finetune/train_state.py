@@ -1,6 +1,7 @@
 """The state of a run: model, loss, optimizer, schedule, averaged weights, and how far it is."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from timm.loss import BinaryCrossEntropy
-from timm.optim import create_optimizer_v2, list_optimizers, optimizer_kwargs
+from timm.optim import Lookahead, create_optimizer_v2, list_optimizers, optimizer_kwargs
 from timm.scheduler import PlateauLRScheduler, create_scheduler_v2, scheduler_kwargs
 from timm.scheduler.scheduler import Scheduler
 from timm.utils import ModelEmaV3
@@ -20,7 +21,7 @@ from ..distributed import DistributedContext
 from ..errors import nearest
 from .config import Config
 from .model import freeze
-from .saved_values import first_not_finite, require_like
+from .saved_values import require_like
 
 Autocast = Callable[[], AbstractContextManager[Any]]
 DEFAULT_LR = 1e-3  # AdamW's, which is the default optimizer
@@ -30,6 +31,7 @@ _EPOCH_METRICS = (
     *('epoch', 'train_loss', 'train_top1', 'images_per_s', 'wait_share', 'seconds'),
     *('val_loss', 'val_top1', 'val_top5', 'lr'),
 )
+_LOOKAHEAD = 'lookahead_slow_buff'  # averaged weights, which timm's Lookahead adds to the state after some steps
 _SQRT_SCALED = ('ada', 'lamb')  # parts of the names of optimizers, as in timm's train.py
 
 
@@ -98,8 +100,10 @@ class Progress:
         return asdict(self) | dict(sums=totals[:3], seconds=seconds, waiting=waiting, bad=bad)
 
     @classmethod
-    def from_dict(cls, saved: Any) -> 'Progress':
+    def from_dict(cls, saved: Any, images_per_epoch: int) -> 'Progress':
         """The progress that `state_dict` gave, as read from a file; nothing in it is trusted.
+
+        A step takes at least one image, however many processes the run had.
 
         Raises:
             ValueError: If an entry is missing or invalid.
@@ -107,12 +111,14 @@ class Progress:
         entries = saved if isinstance(saved, dict) else {}
         lengths = {key: len(value) for key, value in entries.items() if isinstance(value, list)}
         texts: dict[str, Any] = {key: [''] * lengths.get(key, 0) for key in ('bad', 'reported')}
-        row: dict[str, float] = dict.fromkeys(_EPOCH_METRICS, 0.0) | dict(epoch=0)
+        row: dict[str, float] = dict.fromkeys(_EPOCH_METRICS, 0.0) | dict(epoch=0, val_loss=math.nan)
         epochs = lengths.get('history', 0)
         require_like(saved, asdict(cls(history=[row] * epochs, best=row if epochs else None, **texts)), 'progress')
-        if saved['epoch'] != epochs or min(saved['images'], saved['updates']) < 0:
+        images, updates = saved['images'], saved['updates']
+        is_possible = 0 <= images < images_per_epoch and 0 <= updates <= epochs * images_per_epoch + images
+        if saved['epoch'] != epochs or not is_possible:
             counts = ', '.join(f'{key} {saved[key]}' for key in ('epoch', 'images', 'updates'))
-            raise ValueError(f'progress has {counts} and {epochs} epochs in its history')
+            raise ValueError(f'progress has {counts} and {epochs} epochs of {images_per_epoch} images in its history')
         return cls(**saved)
 
     def _totals(self, context: DistributedContext) -> Tensor:
@@ -180,31 +186,33 @@ class TrainState:
             state['plateau'] = self.scheduler.lr_scheduler.state_dict()
         return state
 
-    def load_state_dict(self, state: dict[str, Any], context: DistributedContext) -> None:
+    def load_state_dict(self, state: dict[str, Any], context: DistributedContext, images_per_epoch: int) -> None:
         """Restore what `state_dict` gave.
 
         Args:
             state: The state, as read from a file; nothing in it is trusted.
             context: Processes and device.
+            images_per_epoch: Number of training images.
 
         Raises:
-            ValueError: If an entry is missing, or is not what a run of this model and these settings saves.
+            ValueError: If an entry is missing or not finite, or is not what a run of this model and these settings
+                saves.
         """
         self._fill_optimizer()
         expected = self.state_dict(context) | dict(progress=state.get('progress'))
+        saved = _mapping(_mapping(state.get('optimizer')).get('state'))
         groups = expected['optimizer']['state']
-        saved = state['optimizer'].get('state') if isinstance(state.get('optimizer'), dict) else None
-        for index in set(groups) - set(saved or ()):  # a parameter without a gradient has no state
+        for index in groups.keys() - saved.keys():  # a parameter without a gradient has no state
             del groups[index]
         parameters = [parameter for group in self.optimizer.param_groups for parameter in group['params']]
-        for index, entries in groups.items():  # some optimizers, such as lookahead, add averages of weights later
-            later = {*saved[index]} - {*entries} if saved and isinstance(saved[index], dict) else ()
-            groups[index] = entries | dict.fromkeys(later, parameters[index])
+        for index in groups if isinstance(self.optimizer, Lookahead) else ():
+            if _LOOKAHEAD in _mapping(saved[index]):
+                groups[index] = groups[index] | {_LOOKAHEAD: parameters[index]}
         require_like({key: state.get(key) for key in expected}, expected)
-        for weights in ('state_dict', 'state_dict_ema'):
-            if key := first_not_finite(state.get(weights, {})):
-                raise ValueError(f'{weights}.{key} has NaN or infinite values')
-        progress = Progress.from_dict(state['progress'])
+        found, wanted = ([group['params'] for group in each['optimizer']['param_groups']] for each in (state, expected))
+        if found != wanted:
+            raise ValueError('optimizer.param_groups has other params than expected')
+        progress = Progress.from_dict(state['progress'], images_per_epoch)
         self.model.load_state_dict(state['state_dict'])
         if self.ema is not None:
             self.ema.module.load_state_dict(state['state_dict_ema'])
@@ -298,6 +306,11 @@ def build_autocast(config: Config, device: torch.device) -> Autocast:
     if config.amp_dtype == 'float16' and device.type != 'cuda':
         raise ValueError('amp_dtype float16 needs CUDA: use bfloat16.')
     return partial(torch.autocast, device.type, getattr(torch, config.amp_dtype))
+
+
+def _mapping(value: Any) -> Mapping[Any, Any]:
+    """The value, or an empty mapping in place of anything else."""
+    return value if isinstance(value, dict) else {}
 
 
 def _build_loss(config: Config) -> Callable[[Tensor, Tensor], Tensor]:
