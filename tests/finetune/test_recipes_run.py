@@ -18,7 +18,7 @@ TRY = dict(synthetic=64, epochs=1, warmup_epochs=0, batch_size=16, workers=0, de
 def test_recipe_runs(name, tmp_path):
     from timm_sk.finetune import finetune
 
-    settings = read_settings(name)
+    settings = dict(model='sknet_atto.shapes') | read_settings(name)  # the recipe for any net names none
     if not settings['pretrained']:
         settings |= STAND_IN
     finetune(Config(**settings | TRY | dict(output=str(tmp_path / 'run'))))

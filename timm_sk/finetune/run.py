@@ -8,7 +8,7 @@ from typing import Any
 
 from timm.utils import random_seed
 
-from ..data import Splits, eval_loader, fingerprint, normalizer, seed_of, train_loader
+from ..data import ImageStream, Splits, eval_loader, fingerprint, normalizer, seed_of, train_loader
 from ..distributed import init_distributed
 from ..evaluation.metrics import evaluate
 from ..optional_packages import require_package
@@ -101,7 +101,9 @@ def finetune(
         )
         data = context.run_in_main(partial(fingerprint, splits.train, splits.val))
         if claim_folder(folder, config, context):
-            restore(folder, state, config, context, data=data, images_per_epoch=len(splits.train))
+            is_stream = isinstance(splits.train, ImageStream)  # which may count the images of one process
+            images = splits.train.total * (context.size if is_stream else 1)
+            restore(folder, state, config, context, data=data, images_per_epoch=images)
         with open_events(folder, enabled=config.tensorboard and context.is_main) as events:
             run = Run(
                 config=config,
