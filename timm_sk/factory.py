@@ -78,6 +78,8 @@ def create_model(name: str, pretrained: bool, **kwargs: Any) -> Any:
             require_hub(repository, *files, cache_dir=kwargs.get('cache_dir'))
         return timm.create_model(found, pretrained=pretrained, **kwargs)
     except _LOAD_ERRORS as error:
+        if isinstance(error, TypeError | AttributeError) and not source:
+            raise  # of the caller's arguments
         kind = '' if isinstance(error, OSError | DownloadError) else f'{type(error).__name__}: '
         is_unsafe = 'weights_only' in str(error)  # advice to execute what the file holds
         reason = 'a file of weights is damaged, or holds more than tensors.' if is_unsafe else kind + message_of(error)
