@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,12 @@ SPACE = dict(SPACE_HOST='someone-something.hf.space')
 
 
 @pytest.mark.deep
-def test_space_serves_until_sigterm(tmp_path):
+def test_space_serves_until_sigterm():
+    with tempfile.TemporaryDirectory() as folder:  # short, as it has a socket in it
+        serve_until_sigterm(Path(folder))
+
+
+def serve_until_sigterm(tmp_path):
     port = free_port()
     folders = dict(TMPDIR=str(tmp_path / 'temporary'), HOME=str(tmp_path / 'home'))
     for folder in (*folders.values(), tmp_path / 'cwd'):

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import struct
 import sys
+import tempfile
 import warnings
 from dataclasses import dataclass
 from functools import cache
@@ -19,8 +20,9 @@ from .images import read_image
 
 _logger = logging.getLogger(__name__)
 _HEAD = struct.Struct('<II')  # width and height; zeros before a message
-# A server that has imported this module, whose forks start within milliseconds.
-_has_server = 'forkserver' in multiprocessing.get_all_start_methods()
+# A server that has imported this module, whose forks start within milliseconds. Its socket is in the folder for
+# temporary files, and the path of a socket has about 100 bytes at most.
+_has_server = 'forkserver' in multiprocessing.get_all_start_methods() and len(tempfile.gettempdir()) <= 70
 _PROCESSES: Any = multiprocessing.get_context('forkserver' if _has_server else 'spawn')
 if _has_server:
     _PROCESSES.set_forkserver_preload(['__main__', __name__])
