@@ -9,7 +9,6 @@ import pytest
 import timm
 import torch
 from finetune_runs import draw_folder, flat, read_last, small
-from timm.optim import list_optimizers
 
 from timm_sk import shapes
 from timm_sk.distributed import DistributedContext
@@ -146,9 +145,13 @@ def test_hostile_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert 'executed' not in capsys.readouterr().out
 
 
+# Each keeps a state of another kind.
+OPTIMIZERS = ('sgd', 'adamw', 'adafactor', 'adafactorbv', 'lamb', 'lion', 'muon', 'rmsproptf', 'lookahead_adamw')
+
+
 @pytest.mark.deep
-@pytest.mark.parametrize('name', [*list_optimizers(), 'lookahead_adamw'])
-def test_every_optimizer(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize('name', OPTIMIZERS)
+def test_optimizers(name: str, tmp_path: Path) -> None:
     config = small(tmp_path, tmp_path, opt=name, model_ema=False)
     try:
         state = new_state(config)
