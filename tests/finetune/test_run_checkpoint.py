@@ -153,17 +153,11 @@ OPTIMIZERS = ('sgd', 'adamw', 'adafactor', 'adafactorbv', 'lamb', 'lion', 'muon'
 @pytest.mark.parametrize('name', OPTIMIZERS)
 def test_optimizers(name: str, tmp_path: Path) -> None:
     config = small(tmp_path, tmp_path, opt=name, model_ema=False)
-    try:
-        state = new_state(config)
-    except ValueError as error:
-        pytest.skip(str(error))
+    state = new_state(config)
     for _ in range(8):
         for parameter in state.model.parameters():
             parameter.grad = 0.01 * torch.randn_like(parameter)
-        try:
-            state.optimizer.step()
-        except (RuntimeError, TypeError) as error:  # it needs more than gradients
-            pytest.skip(str(error))
+        state.optimizer.step()
     save(tmp_path, state, config, ONE, data='some')
     restored = new_state(config)
     restore(tmp_path, restored, config, ONE, data='some', images_per_epoch=48)
