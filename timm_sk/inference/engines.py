@@ -1,0 +1,215 @@
+"""Models that ONNX Runtime or OpenVINO executes on a CPU, with the interface of a deployed model."""
+
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}  # package -> extra of timm_sk that installs it
+MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
+
+Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+
+
+def installed_engines() -> list[str]:
+    """Names of the inference engines that are installed, beside torch."""
+    return [name for name in ENGINES if importlib.util.find_spec(name) is not None]
+
+
+def require_engine(name: str) -> None:
+    """Check that an engine is known and installed.
+
+    Raises:
+        ValueError: If not, with the way to install it.
+    """
+    if name not in ENGINES:
+        raise ValueError(f'Unknown engine "{name}": expected torch, {", ".join(ENGINES)} or auto.')
+    if name not in installed_engines():
+        raise ValueError(f"{name} is not installed: pip install 'timm_sk[{ENGINES[name]}]'.")
+
+
+class FrozenModel(nn.Module):
+    """An exported network: it infers on the CPU, and its weights are constants.
+
+    Input [B, C, H, W] of any floating-point type, output in float32: a tensor, or a list of feature maps.
+
+    Args:
+        engine: What runs it, for messages.
+        metadata: What `timm_sk.export` wrote into the model: architecture, input size, preprocessing, label names.
+
+    Attributes:
+        engine: As given.
+        metadata: As given.
+        num_classes: Number of classes, or None if that is not known.
+        pretrained_cfg: Preprocessing and label names, as timm names them.
+    """
+
+    def __init__(self, engine: str, metadata: dict[str, Any]) -> None:
+        super().__init__()
+        self.engine = engine
+        self.metadata = metadata
+        self.num_classes = metadata.get('num_classes')
+        self.pretrained_cfg = metadata | metadata.get('preprocessing', {})
+        self.device, self.dtype = torch.device('cpu'), torch.float32
+        super().train(False)
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        """The outputs for a contiguous float32 batch."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Any:
+        if x.dim() != 4:
+            raise ValueError(f'The input must be a batch of images [B, C, H, W], got {list(x.shape)}.')
+        image_type = torch.uint8 if self.metadata.get('uint8_input') else torch.float32
+        outputs = self.run(x.detach().to('cpu', image_type).contiguous())
+        return outputs if self.metadata.get('features_only') else outputs[0]
+
+    def forward_features(self, x: Tensor) -> Any:
+        """Refused.
+
+        Raises:
+            ValueError: Always: the network is one graph.
+        """
+        raise ValueError(f'{self.engine} runs the whole network: export a features_only model, or use engine="torch".')
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
+        """Refused, as `forward_features`."""
+        return self.forward_features(x)
+
+    def train(self, mode: bool = True) -> 'FrozenModel':
+        """Do nothing in eval mode.
+
+        Raises:
+            ValueError: If `mode` is True.
+        """
+        if mode:
+            raise ValueError(f'A model in {self.engine} cannot be trained: train the original model.')
+        return self
+
+    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
+        raise ValueError(f'A model in {self.engine} runs on the CPU in float32: use engine="torch" for others.')
+
+    def to(self, *args: Any, **kwargs: Any) -> 'FrozenModel':
+        """Do nothing for the CPU and float32.
+
+        Raises:
+            ValueError: For another device or dtype.
+        """
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        if dtype not in (None, self.dtype) or device not in (None, self.device):
+            self._apply()
+        return self
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f'A model in {self.engine} has constant weights: load them into the original, and deploy it.')
+
+
+class EngineModel(FrozenModel):
+    """A network in ONNX format or OpenVINO's IR, executed by an inference engine.
+
+    Each shape of input is compiled when it is first seen, for `torch.get_num_threads()` threads.
+
+    Args:
+        graph: A serialized ONNX model, or the path of an ONNX model or of an IR's `.xml`.
+        engine: 'onnxruntime' or 'openvino'.
+
+    Attributes:
+        graph: As given.
+
+    Raises:
+        ValueError: If the engine is unknown or not installed, or cannot read the model.
+    """
+
+    def __init__(self, graph: bytes | Path, engine: str) -> None:
+        require_engine(engine)
+        super().__init__(engine, read_metadata(graph))
+        self.graph = graph
+        self._compiled: dict[tuple[int, ...], Run] = {}
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        key = (*x.shape, torch.get_num_threads())
+        if key not in self._compiled:
+            if len(self._compiled) >= MAX_COMPILED:
+                del self._compiled[next(iter(self._compiled))]
+            compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
+            self._compiled[key] = _translate(compile_graph, self.graph, list(x.shape), torch.get_num_threads())
+        return [torch.from_numpy(output) for output in _translate(self._compiled[key], x.numpy())]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'_compiled': {}}
+
+
+def _translate(call: Callable[..., Any], *args: Any) -> Any:
+    """Call an engine, whose exceptions are of classes of its own."""
+    try:
+        return call(*args)
+    except Exception as error:
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ValueError(f'The engine cannot run this model on this input: {reason[:300]}') from error
+
+
+def read_metadata(graph: bytes | Path) -> dict[str, Any]:
+    """The metadata that `timm_sk.export` wrote into a model; empty for a model of another origin.
+
+    Raises:
+        ValueError: If this is not a readable model, or the metadata is damaged.
+    """
+    try:
+        if isinstance(graph, Path) and graph.suffix == '.xml':
+            import openvino
+
+            model = openvino.Core().read_model(graph)
+            text = model.get_rt_info(['timm_sk']).astype(str) if model.has_rt_info(['timm_sk']) else '{}'
+        else:
+            import onnx
+
+            loaded = onnx.load_model_from_string(graph) if isinstance(graph, bytes) else onnx.load(graph, load_external_data=False)
+            text = next((entry.value for entry in loaded.metadata_props if entry.key == 'timm_sk'), '{}')
+        return dict(json.loads(text))
+    except Exception as error:  # of protobuf, json, OpenVINO
+        raise ValueError(f'Not a readable model: {type(error).__name__}: {str(error)[:200]}') from error
+
+
+def _onnxruntime(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle threads would slow other models
+    for name, size in zip(('batch', 'height', 'width'), (shape[0], *shape[2:]), strict=True):
+        options.add_free_dimension_override_by_name(name, size)
+    source = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+    name = session.get_inputs()[0].name
+    return lambda x: session.run(None, {name: x})
+
+
+def _openvino(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    if isinstance(graph, bytes):
+        model = core.read_model(graph, openvino.Tensor(np.empty(0, np.uint8)))
+    else:
+        model = core.read_model(graph)
+    model.reshape(list(shape))
+    settings = {'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
+    request = core.compile_model(model, 'CPU', settings).create_infer_request()
+
+    def run(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        results = request.infer(x, share_inputs=True)
+        return [results[index] for index in range(len(results))]  # copies, which later calls do not overwrite
+
+    return run

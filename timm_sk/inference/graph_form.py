@@ -1,0 +1,122 @@
+"""Units rewritten for inference engines: the same values from graphs with fewer nodes than timm's.
+
+With two branches the softmax is a sigmoid of the difference of the logits, and the selection an interpolation:
+`softmax([p, q]) = [w, 1 - w]` with `w = sigmoid(p - q)`, so `a w + b (1 - w) = b + (a - b) w`. The difference of the
+logits is one smaller layer, whose weight is the difference of the two halves of the last layer's. Neither a gather nor
+a stack of the branches is left in the graph.
+"""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ..layers.bypass import can_bypass
+from ..layers.selective_kernel import SelectiveKernel, SelectiveKernelAttn
+from ..layers.split_attention import SplitAttention
+from .fold import fold_model
+
+
+def graph_form(model: nn.Module) -> nn.Module:
+    """Copy a model in the form in which it is exported: norms folded, units rewritten.
+
+    Args:
+        model: A model in eval mode, plain or folded; it is not changed.
+
+    Returns:
+        A model with the same outputs up to rounding, in float32, without gradients.
+
+    Raises:
+        ValueError: If a part of the model is in train mode.
+    """
+    graph = copy.deepcopy(model).requires_grad_(False).float().cpu()
+    fold_model(graph)
+    for module in list(graph.modules()):
+        for name, child in module.named_children():
+            if _can_rewrite_selective_kernel(child):
+                setattr(module, name, _InterpolatedSelectiveKernel(child).eval())
+            elif type(child) is SplitAttention and can_bypass(child, parts=False):
+                rewritten = _InterpolatedSplitAttention if child.radix == 2 else _StackedSplitAttention
+                setattr(module, name, rewritten(child).eval())
+    return graph
+
+
+def _can_rewrite_selective_kernel(module: nn.Module) -> bool:
+    return (
+        isinstance(module, SelectiveKernel)
+        and type(module).forward is SelectiveKernel.forward
+        and can_bypass(module, parts=False)
+        and type(module.attn) is SelectiveKernelAttn
+        and module.num_paths == 2
+    )
+
+
+def _difference(expand: nn.Conv2d) -> nn.Conv2d:
+    """The 1x1 convolution to the difference of two branches' logits, which lie side by side in each group."""
+    groups, width = expand.groups, expand.out_channels // 2
+    conv = nn.Conv2d(expand.in_channels, width, 1, groups=groups, bias=expand.bias is not None)
+    first, second = expand.weight.view(groups, 2, width // groups, -1).unbind(1)
+    conv.weight.copy_((first - second).view(conv.weight.shape))
+    if expand.bias is not None and conv.bias is not None:
+        first, second = expand.bias.view(groups, 2, -1).unbind(1)
+        conv.bias.copy_((first - second).flatten())
+    return conv
+
+
+def _pool(x: Tensor) -> Tensor:
+    return x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
+
+
+class _InterpolatedSelectiveKernel(nn.Module):
+    """A selective-kernel unit of two branches: [B, in_channels, H, W] -> [B, C, H', W']."""
+
+    def __init__(self, unit: nn.Module) -> None:
+        super().__init__()
+        self.unit = unit
+        attn = unit.get_submodule('attn')
+        self.hidden = nn.Sequential(*(attn.get_submodule(name) for name in ('fc_reduce', 'bn', 'act')))
+        with torch.no_grad():
+            self.difference = _difference(attn.get_submodule('fc_select'))  # type: ignore[arg-type]
+        unit.attn = None  # its layers are here
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.unit.split(x)  # [B, C, H', W'] each
+        weight = self.difference(self.hidden(_pool(first + second))).sigmoid()  # [B, C, 1, 1]
+        return second + (first - second) * weight
+
+
+class _InterpolatedSplitAttention(nn.Module):
+    """Split attention of radix 2: [B, in_channels, H, W] -> [B, C, H', W']."""
+
+    def __init__(self, unit: SplitAttention) -> None:
+        super().__init__()
+        self.convolution = nn.Sequential(unit.conv, unit.bn0, unit.drop, unit.act0)
+        self.hidden = nn.Sequential(unit.fc1, unit.bn1, unit.act1)
+        with torch.no_grad():
+            self.difference = _difference(unit.fc2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.convolution(x).chunk(2, dim=1)  # [B, C, H', W'] each
+        weight = self.difference(self.hidden(_pool(first + second))).sigmoid()  # [B, C, 1, 1]
+        return second + (first - second) * weight
+
+
+class _StackedSplitAttention(nn.Module):
+    """Split attention of another radix, as timm computes it: one convolution leaves the branches stacked."""
+
+    def __init__(self, unit: SplitAttention) -> None:
+        super().__init__()
+        self.convolution = nn.Sequential(unit.conv, unit.bn0, unit.drop, unit.act0)
+        self.hidden = nn.Sequential(unit.fc1, unit.bn1, unit.act1)
+        self.expand = unit.fc2
+        self.radix, self.cardinality = unit.radix, unit.cardinality
+
+    def forward(self, x: Tensor) -> Tensor:
+        stacked = self.convolution(x)  # [B, R * C, H', W']
+        if self.radix == 1:
+            return stacked * self.expand(self.hidden(_pool(stacked))).sigmoid()
+        branches = stacked.unflatten(1, (self.radix, -1))  # [B, R, C, H', W']
+        logits = self.expand(self.hidden(_pool(branches.sum(dim=1))))  # [B, K * R * C / K, 1, 1]
+        weights = logits.view(-1, self.cardinality, self.radix, logits.shape[1] // self.cardinality // self.radix)
+        weights = weights.transpose(1, 2).softmax(dim=1)  # [B, R, K, C / K]
+        return (branches * weights.reshape(-1, self.radix, branches.shape[2], 1, 1)).sum(dim=1)

@@ -1,0 +1,155 @@
+"""Programs of torch in files: `torch.export`'s and AOTInductor's packages, which hold code.
+
+`torch.export.load` unpickles, and an AOTInductor package is a shared library: loading runs what the file says. So a
+file is loaded only if the caller trusts it, and only after the header beside it (`PATH.json`) has been checked, before
+torch sees the file.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .autotune import device_name, processor
+from .engines import FrozenModel
+
+FORMAT_VERSION = 1
+_KIND = 'timm_sk program'
+
+
+class ProgramModel(FrozenModel):
+    """A program of torch that was loaded from a file.
+
+    Args:
+        path: The file.
+        call: Runs the program.
+        metadata: As of `FrozenModel`.
+    """
+
+    def __init__(self, path: Path, call: Any, metadata: dict[str, Any]) -> None:
+        super().__init__('a torch program', metadata)
+        self.path = path
+        self.call = call
+
+    def run(self, x: Tensor) -> list[Tensor]:
+        with torch.no_grad():
+            outputs = self.call(x)
+        return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
+
+    def __reduce__(self) -> Any:
+        return load_program, (self.path, True)
+
+
+def header_path(path: Path) -> Path:
+    """The header of a program."""
+    return path.with_name(f'{path.name}.json')
+
+
+def save_program(
+    graph: nn.Module, x: Tensor, path: Path, *, aoti: bool, dynamic_size: bool, metadata: dict[str, Any]
+) -> None:
+    """Write a model as a program of torch with a dynamic batch, and its header.
+
+    Args:
+        graph: A model in eval mode.
+        x: An example input of at least two images.
+        path: The file to write.
+        aoti: Compile it for this processor with AOTInductor; this needs a C++ compiler.
+        dynamic_size: Make height and width dynamic too.
+        metadata: Written into the header.
+
+    Raises:
+        ValueError: If torch cannot export or compile the model.
+    """
+    axes = range(len(x.shape)) if dynamic_size else [0]
+    channel_axis = 3 if x.dtype == torch.uint8 else 1
+    dims = {axis: torch.export.Dim.AUTO if axis else torch.export.Dim('batch', min=1) for axis in axes if axis != channel_axis}
+    try:
+        program = torch.export.export(graph, (x,), dynamic_shapes=(dims,))
+        if aoti:
+            from torch._inductor import aoti_compile_and_package  # public in torch's documents, not in its names
+
+            aoti_compile_and_package(program, package_path=str(path), inductor_configs={'freezing': True})
+        else:
+            torch.export.save(program, path)
+    except Exception as error:  # of Dynamo, Inductor, the compiler
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'torch cannot export this model ({type(error).__name__}): {reason[:300]}') from error
+    header = {
+        'kind': _KIND,
+        'format_version': FORMAT_VERSION,
+        'sha256': _sha256(path),
+        'aoti': aoti,
+        'torch': torch.__version__,
+        'processor': device_name(torch.device('cpu')) if aoti else None,
+        'instructions': _instructions() if aoti else [],
+        'metadata': metadata,
+    }
+    header_path(path).write_text(json.dumps(header, indent=2) + '\n')
+
+
+def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
+    """Load a program that `timm_sk.export` wrote.
+
+    Args:
+        path: The file; its header lies beside it.
+        trusted: Confirm that the file comes from a source that you trust: loading runs code that it holds.
+
+    Raises:
+        ValueError: If it is not trusted, missing, damaged, without a header, or made for another version of torch or
+            processor.
+    """
+    path = Path(path)
+    if not trusted:
+        raise ValueError(f'{path} holds code, which loading runs: pass trusted=True if you trust its source, or use ONNX.')
+    header = _read_header(path)
+    if header['sha256'] != _sha256(path):
+        raise ValueError(f'{path} is damaged or was replaced: its sha256 is not the one in {header_path(path).name}.')
+    if header['torch'] != torch.__version__:
+        raise ValueError(f'{path} was made by torch {header["torch"]}, this is {torch.__version__}: export it again.')
+    missing = sorted(set(header['instructions']) - set(_instructions()))
+    if missing:
+        raise ValueError(f'{path} was compiled for {header["processor"]}; this processor lacks {", ".join(missing)}.')
+    if header['aoti']:
+        from torch._inductor import aoti_load_package
+
+        call = aoti_load_package(str(path))
+    else:
+        call = torch.export.load(path).module()
+    return ProgramModel(path, call, header['metadata'])
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file.')
+    try:
+        header = json.loads(header_path(path).read_text())
+        fields = dict(sha256=str, torch=str, aoti=bool, instructions=list, metadata=dict)
+        known = header['kind'] == _KIND and header['format_version'] == FORMAT_VERSION
+        if not known or not all(isinstance(header[name], kind) for name, kind in fields.items()):
+            raise ValueError(f'format version {header["format_version"]}')
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{header_path(path)} is not a header of this version of timm_sk ({type(error).__name__}: {error}): '
+            'export the model again.'
+        ) from error
+    return dict(header)
+
+
+def _instructions() -> list[str]:
+    return sorted(flag for flag in processor()[1] if flag.startswith(('avx', 'amx', 'fma', 'asimd', 'sve')))
+
+
+def _sha256(path: Path) -> str:
+    with path.open('rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _digest(file)
+
+
+def _digest(file: Any) -> str:
+    digest = hashlib.sha256()
+    while block := file.read(1 << 20):
+        digest.update(block)
+    return digest.hexdigest()
