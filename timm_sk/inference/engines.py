@@ -174,7 +174,11 @@ def read_metadata(graph: bytes | Path) -> dict[str, Any]:
         else:
             import onnx
 
-            loaded = onnx.load_model_from_string(graph) if isinstance(graph, bytes) else onnx.load(graph, load_external_data=False)
+            loaded = (
+                onnx.load_model_from_string(graph)
+                if isinstance(graph, bytes)
+                else onnx.load(graph, load_external_data=False)
+            )
             text = next((entry.value for entry in loaded.metadata_props if entry.key == 'timm_sk'), '{}')
         return dict(json.loads(text))
     except Exception as error:  # of protobuf, json, OpenVINO

@@ -40,6 +40,8 @@ class WithPreprocessing(nn.Module):
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
+        self.scale: Tensor
+        self.shift: Tensor
         self.register_buffer('scale', 1 / (255 * torch.tensor(std))[:, None, None])
         self.register_buffer('shift', -(torch.tensor(mean) / torch.tensor(std))[:, None, None])
         self.train(model.training)
@@ -232,8 +234,8 @@ def _embed_preprocessing(
     metadata['uint8_input'] = True
     drawn, _ = draw(CHECK_IMAGES, seed=0, size=max(shape[2:]))
     images = torch.from_numpy(drawn)[:, : shape[2], : shape[3], : shape[1]].contiguous()
-    wrapped = (WithPreprocessing(part, config['mean'], config['std']) for part in (model, graph))
-    return *wrapped, images
+    mean, std = config['mean'], config['std']
+    return WithPreprocessing(model, mean, std), WithPreprocessing(graph, mean, std), images
 
 
 def _check(exported: FrozenModel, model: nn.Module, images: Tensor) -> None:

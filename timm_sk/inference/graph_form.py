@@ -7,6 +7,7 @@ a stack of the branches is left in the graph.
 """
 
 import copy
+from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -41,7 +42,7 @@ def graph_form(model: nn.Module) -> nn.Module:
     return graph
 
 
-def _can_rewrite_selective_kernel(module: nn.Module) -> bool:
+def _can_rewrite_selective_kernel(module: nn.Module) -> TypeGuard[SelectiveKernel]:
     return (
         isinstance(module, SelectiveKernel)
         and type(module).forward is SelectiveKernel.forward
@@ -70,7 +71,7 @@ def _pool(x: Tensor) -> Tensor:
 class _InterpolatedSelectiveKernel(nn.Module):
     """A selective-kernel unit of two branches: [B, in_channels, H, W] -> [B, C, H', W']."""
 
-    def __init__(self, unit: nn.Module) -> None:
+    def __init__(self, unit: SelectiveKernel) -> None:
         super().__init__()
         self.unit = unit
         attn = unit.get_submodule('attn')

@@ -5,21 +5,27 @@ scale per tensor, from their ranges on the calibration images. OpenVINO and ONNX
 convolutions.
 """
 
+import json
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm.data
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..models.inputs import image_shape
+from ..data.images import read_image
+from ..models.inputs import image_shape, preprocessing
+from .deployment import Deployed
 from .engines import EngineModel, installed_engines, require_engine
-from .graph_export import describe, to_onnx
+from .graph_export import describe, write_onnx
+from .graph_form import graph_form
 
 MIN_IMAGES = 16
+CALIBRATION_IMAGES = 256  # that are used of a folder
 BATCH_SIZE = 8
 AGREEMENT = 0.99  # of the calibration images, whose top-1 must not change
 
@@ -64,23 +70,44 @@ def quantize(
     require_engine(engine)
     if model.training:
         raise ValueError('A model is quantized in eval mode, got train mode: call eval().')
+    model = model.model if isinstance(model, Deployed) else model
     shape = image_shape(model, BATCH_SIZE, input_size)
     calibration = _collect(images, shape)
-    program = to_onnx(model, shape)
-    expected = EngineModel(program.model_proto.SerializeToString(), engine)(calibration)
-    best: EngineModel | None = None
-    for kept, names in _CHOICES.items():
-        graph = _quantized(program, calibration, names)
-        found = EngineModel(graph, engine)
-        accuracy = _compare(found, calibration, expected)
-        metadata = describe(model, shape) | {'int8': dict(accuracy, float32_layers=kept)}
-        candidate = EngineModel(_with_metadata(graph, metadata), engine)
-        if best is None or accuracy['agreement'] > best.metadata['int8']['agreement']:
-            best = candidate
-        if accuracy['agreement'] >= AGREEMENT:
-            break
-    assert best is not None
-    return best
+    candidates: list[EngineModel] = []
+    with tempfile.TemporaryDirectory() as folder:
+        float32 = write_onnx(graph_form(model), calibration[:2], Path(folder, 'float32.onnx'))
+        expected = _outputs(EngineModel(float32, engine), calibration)
+        for kept, names in _CHOICES.items():
+            graph = _quantize(float32, calibration, names)
+            found = _compare(_outputs(EngineModel(graph, engine), calibration), expected)
+            metadata = describe(model, shape) | {'int8': found | {'float32_layers': kept}}
+            candidates.append(EngineModel(_with_metadata(graph, metadata), engine))
+            if found['agreement'] >= AGREEMENT:
+                break
+    return max(candidates, key=lambda candidate: candidate.metadata['int8']['agreement'])
+
+
+def load_calibration(model: nn.Module, paths: Iterable[Path], input_size: Sequence[int] | None = None) -> Tensor:
+    """Read calibration images, preprocessed for a model: [N, C, H, W].
+
+    Args:
+        model: A model of timm.
+        paths: Image files; of more than `CALIBRATION_IMAGES`, as many are taken at equal distances.
+        input_size: Channels, height and width; None for those of the model's checkpoint.
+
+    Raises:
+        ValueError: If there are fewer than 16 images, or one cannot be read.
+    """
+    files = list(paths)
+    step = max(1, len(files) / CALIBRATION_IMAGES)
+    files = [files[int(index * step)] for index in range(min(len(files), CALIBRATION_IMAGES))]
+    if len(files) < MIN_IMAGES:
+        raise ValueError(f'Calibration takes at least {MIN_IMAGES} images, got {len(files)}.')
+    wanted: dict[str, Any] = {} if input_size is None else {'input_size': tuple(input_size)}
+    config = preprocessing(model, **wanted)
+    transform = timm.data.create_transform(**config)
+    mode = 'L' if config['input_size'][0] == 1 else 'RGB'
+    return torch.stack([transform(read_image(file).convert(mode)) for file in files])
 
 
 def _collect(images: Iterable[Any], shape: Sequence[int]) -> Tensor:
@@ -100,8 +127,8 @@ def _collect(images: Iterable[Any], shape: Sequence[int]) -> Tensor:
     return torch.cat(batches)
 
 
-def _quantized(program: Any, calibration: Tensor, kept: Sequence[str]) -> bytes:
-    """The ONNX model with QDQ nodes, but for the layers whose weights' names contain one of the given parts."""
+def _quantize(float32: Path, calibration: Tensor, kept: Sequence[str]) -> bytes:
+    """Add QDQ nodes to an ONNX model, except at layers whose weights' names contain one of the given parts."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -114,9 +141,8 @@ def _quantized(program: Any, calibration: Tensor, kept: Sequence[str]) -> bytes:
             return None if batch is None else {'images': batch.numpy()}
 
     with tempfile.TemporaryDirectory() as folder:
-        plain, prepared, quantized = (Path(folder, f'{name}.onnx') for name in ('plain', 'prepared', 'quantized'))
-        program.save(plain)
-        quant_pre_process(plain, prepared, skip_symbolic_shape=True)
+        prepared, quantized = (Path(folder, f'{name}.onnx') for name in ('prepared', 'quantized'))
+        quant_pre_process(float32, prepared, skip_symbolic_shape=True)
         quantize_static(
             prepared,
             quantized,
@@ -141,21 +167,19 @@ def _nodes_of_weights(path: Path, parts: Sequence[str]) -> list[str]:
     ]
 
 
-def _compare(model: EngineModel, calibration: Tensor, expected: Any) -> dict[str, float]:
-    found = torch.cat([_first(model(batch)) for batch in calibration.split(BATCH_SIZE)])
-    reference = _first(expected)
-    agreement = (found.argmax(1) == reference.argmax(1)).float().mean().item() if reference.dim() == 2 else 1.0
-    difference = ((found - reference).abs().max() / reference.abs().max()).item()
-    return dict(agreement=agreement, difference=difference, images=len(calibration))
+def _outputs(model: EngineModel, images: Tensor) -> Tensor:
+    """Logits, or the last feature map, of all images."""
+    outputs = [model(batch) for batch in images.split(BATCH_SIZE)]
+    return torch.cat([output if isinstance(output, Tensor) else output[-1] for output in outputs])
 
 
-def _first(output: Any) -> Tensor:
-    return output if isinstance(output, Tensor) else output[-1]
+def _compare(found: Tensor, expected: Tensor) -> dict[str, float]:
+    same = found.flatten(1).argmax(1) == expected.flatten(1).argmax(1)
+    difference = (found - expected).abs().max() / expected.abs().max()
+    return dict(agreement=same.float().mean().item(), difference=difference.item(), images=len(found))
 
 
 def _with_metadata(graph: bytes, metadata: dict[str, Any]) -> bytes:
-    import json
-
     import onnx
 
     model = onnx.load_model_from_string(graph)

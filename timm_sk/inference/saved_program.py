@@ -66,7 +66,11 @@ def save_program(
     """
     axes = range(len(x.shape)) if dynamic_size else [0]
     channel_axis = 3 if x.dtype == torch.uint8 else 1
-    dims = {axis: torch.export.Dim.AUTO if axis else torch.export.Dim('batch', min=1) for axis in axes if axis != channel_axis}
+    dims = {
+        axis: torch.export.Dim.AUTO if axis else torch.export.Dim('batch', min=1)
+        for axis in axes
+        if axis != channel_axis
+    }
     try:
         program = torch.export.export(graph, (x,), dynamic_shapes=(dims,))
         if aoti:
@@ -104,7 +108,9 @@ def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
     """
     path = Path(path)
     if not trusted:
-        raise ValueError(f'{path} holds code, which loading runs: pass trusted=True if you trust its source, or use ONNX.')
+        raise ValueError(
+            f'{path} holds code, which loading runs: pass trusted=True if you trust its source, or use ONNX.'
+        )
     header = _read_header(path)
     if header['sha256'] != _sha256(path):
         raise ValueError(f'{path} is damaged or was replaced: its sha256 is not the one in {header_path(path).name}.')
@@ -116,7 +122,7 @@ def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
     if header['aoti']:
         from torch._inductor import aoti_load_package
 
-        call = aoti_load_package(str(path))
+        call: Any = aoti_load_package(str(path))
     else:
         call = torch.export.load(path).module()
     return ProgramModel(path, call, header['metadata'])

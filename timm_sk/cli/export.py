@@ -1,0 +1,65 @@
+"""`timm-sk export`: models for inference engines, in float32 or int8."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from ..console import one_line_errors, print_line
+from ..data.images import find_images
+from ..factory import ready_model
+from ..inference.graph_export import SUFFIXES, export
+from ..inference.int8 import CALIBRATION_IMAGES, load_calibration, quantize
+
+
+def export_model(
+    model_name: Annotated[
+        str, typer.Argument(metavar='MODEL', help='Model: architecture, arch.tag or local-dir:FOLDER.')
+    ],
+    path: Annotated[Path, typer.Argument(metavar='OUT', help='File to write: .onnx, .xml (OpenVINO) or .pt2 (torch).')],
+    format: Annotated[
+        str | None, typer.Option(help=f'{", ".join(SUFFIXES)}; by the ending of OUT if not given.')
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Height and width; the checkpoint's if not given.")] = None,
+    dynamic_size: Annotated[bool, typer.Option('--dynamic-size', help='Accept other heights and widths too.')] = False,
+    embed_preprocessing: Annotated[
+        bool, typer.Option('--embed-preprocessing', help='Take uint8 images, return probabilities.')
+    ] = False,
+    features_only: Annotated[
+        bool, typer.Option('--features-only', help='Return the feature maps of all stages.')
+    ] = False,
+    embeddings: Annotated[bool, typer.Option('--embeddings', help='Return pooled features instead of logits.')] = False,
+    int8: Annotated[bool, typer.Option('--int8', help='Quantize to int8; needs --calibrate.')] = False,
+    calibrate: Annotated[
+        Path | None, typer.Option(metavar='FOLDER', help=f'Calibration images; at most {CALIBRATION_IMAGES} are used.')
+    ] = None,
+    overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an existing file.')] = False,
+) -> None:
+    """Export a model to ONNX, OpenVINO or a torch program. It is checked before the file appears."""
+    with one_line_errors():
+        if int8 != (calibrate is not None):
+            raise ValueError('--int8 and --calibrate FOLDER go together.')
+        if features_only and embeddings:
+            raise ValueError('--features-only and --embeddings exclude each other.')
+        options = dict(features_only=True) if features_only else dict(num_classes=0) if embeddings else {}
+        model = ready_model(model_name, device='cpu', **options)
+        channels = getattr(model, 'in_chans', 3)
+        input_size = None if size is None else (channels, size, size)
+        note = ''
+        if calibrate is not None:
+            images = load_calibration(model, find_images([str(calibrate)]), input_size)
+            model = quantize(model, [images], input_size=input_size)
+            note = ', int8: {agreement:.1%} of {images} calibration images with unchanged top-1'.format(
+                **model.metadata['int8']
+            )
+        written = export(
+            model,
+            path,
+            format=format,
+            input_size=input_size,
+            dynamic_size=dynamic_size,
+            embed_preprocessing=embed_preprocessing,
+            overwrite=overwrite,
+        )
+    print_line(escape(f'{written}: {written.stat().st_size / 1e6:.1f} MB{note}'))
