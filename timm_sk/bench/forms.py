@@ -19,7 +19,7 @@ from .steps import Inference, Step, Training
 # peak memory is that of its steps.
 MAX_AUTOTUNE = 'max-autotune-no-cudagraphs'
 
-_DEPLOY_ARGUMENTS: dict[str, dict[str, bool]] = {
+_DEPLOY_ARGUMENTS: dict[str, dict[str, Any]] = {
     'folded': dict(merge_groups=False, join_branches=False),
     'folded_merged': dict(join_branches=False),
     'folded_joined': dict(merge_groups=False),

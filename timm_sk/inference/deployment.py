@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from ..layers.folded_conv import FoldedConv
 from ..models.inputs import image_shape
 from .conv_inputs import conv_inputs
 from .cuda_graph import Forward, GraphedForward, Recording
+from .engines import EngineModel
 from .fold import fold_model, wrap_convolutions
 from .tune_branches import replace_where_faster
 from .tune_groups import merge_where_faster
@@ -36,7 +38,8 @@ def deploy(
     merge_groups: bool = True,
     join_branches: bool = True,
     remember: bool = True,
-) -> 'Deployed':
+    engine: str = 'torch',
+) -> 'Deployed | EngineModel':
     """Optimize a trained model for inference on the device that it is on.
 
     Norms, also those of the stem, are folded into the convolutions; weights are laid out for the device; where it is
@@ -57,9 +60,11 @@ def deploy(
         join_branches: Measure for which SK units with two branches one kernel for both is faster; on CUDA with Triton,
             for `channels_last` only.
         remember: Keep what is measured in the local store, and use what was measured before.
+        engine: 'torch'; 'onnxruntime' or 'openvino', for float32 on the CPU; or 'auto' for the fastest of those that
+            are installed, measured for this shape of input.
 
     Returns:
-        The deployed model, warmed up.
+        The deployed model, warmed up: a `Deployed`, or an `EngineModel` for another engine than torch.
 
     Raises:
         ValueError: If the model is in train mode, on an unsupported device or on several, or already deployed, scripted
@@ -75,6 +80,20 @@ def deploy(
         raise ValueError(f'dtype must be one of {known}, got {dtype} on {device}: convert to one of them.')
     if cuda_graph and device.type != 'cuda':
         raise ValueError(f'CUDA graphs need a model on cuda, got one on {device}: pass cuda_graph=False.')
+    if engine == 'auto' and (device.type != 'cpu' or dtype != torch.float32):
+        engine = 'torch'  # the only one for these
+    if engine != 'torch':
+        from .engine_choice import deploy_for_engine, pick_engine  # which imports this module
+
+        if device.type != 'cpu' or dtype != torch.float32:
+            raise ValueError(f'{engine} runs on the CPU in float32, got {dtype} on {device}: pass engine="torch".')
+        options: dict[str, Any] = dict(channels_last=channels_last, compile=compile, merge_groups=merge_groups)
+        in_torch = partial(deploy, model, input_size=shape[1:], batch_size=batch_size, remember=remember, **options)
+        return (
+            pick_engine(model, shape, in_torch, remember=remember)
+            if engine == 'auto'
+            else deploy_for_engine(model, shape, engine)
+        )
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     folded = copy.deepcopy(model).requires_grad_(False)
     fold_model(folded)
