@@ -20,7 +20,7 @@ from ..inference.prediction import Prediction, predict, trained_on
 from ..models.listing import COLUMNS, cells, describe, markdown
 from ..pretrained.lookup import search_rows
 from ..registry import architectures
-from . import bench, demo, explain, finetune, publish, validate, weights
+from . import bench, demo, explain, export, finetune, publish, validate, weights
 from .chosen_images import NO_MODEL, choose_images
 
 MODEL_OF_EXAMPLES = 'sknet_atto.digits'
@@ -49,6 +49,7 @@ app.add_typer(weights.app, name='weights')
 app.command('bench')(bench.bench)
 app.command('demo')(demo.demo)
 app.command('explain')(explain.explain_selection)
+app.command('export')(export.export_model)
 app.command('finetune')(finetune.finetune_model)
 app.command('validate')(validate.validate_models)
 

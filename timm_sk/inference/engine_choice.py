@@ -43,9 +43,7 @@ def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> En
     return found
 
 
-def pick_engine(
-    model: nn.Module, shape: Sequence[int], deploy_torch: Callable[[], Any], *, remember: bool
-) -> Any:
+def pick_engine(model: nn.Module, shape: Sequence[int], deploy_torch: Callable[[], Any], *, remember: bool) -> Any:
     """Deploy a model in the fastest of torch and the installed engines, measured for one shape of input.
 
     Args:

@@ -34,6 +34,12 @@ def require_engine(name: str) -> None:
         raise ValueError(f"{name} is not installed: pip install 'timm_sk[{ENGINES[name]}]'.")
 
 
+def default_engine(path: Path | None = None) -> str:
+    """OpenVINO for its own format and where it is installed, otherwise ONNX Runtime."""
+    is_ir = path is not None and path.suffix == '.xml'
+    return 'openvino' if is_ir or 'openvino' in installed_engines() else 'onnxruntime'
+
+
 class FrozenModel(nn.Module):
     """An exported network: it infers on the CPU, and its weights are constants.
 

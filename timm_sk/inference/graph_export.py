@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data.shapes import draw
 from ..models.inputs import image_shape, preprocessing
 from .deployment import Deployed
-from .engines import EngineModel, FrozenModel, require_engine
+from .engines import EngineModel, FrozenModel, default_engine, require_engine
 from .graph_form import graph_form
 from .saved_program import load_program, save_program
 
@@ -115,6 +115,26 @@ def export(
         compare(exported, copy.deepcopy(model).cpu().float(), images)
         _move(Path(folder), path)
     return path
+
+
+def load_deployed(path: str | Path, *, engine: str | None = None, trusted: bool = False) -> FrozenModel:
+    """Load a model that `timm_sk.export` wrote; nothing is compiled again but by the engine.
+
+    Args:
+        path: An ONNX model, the `.xml` of an IR, or a program of torch (`.pt2`).
+        engine: 'onnxruntime' or 'openvino' for an ONNX model; None for the latter if it is installed.
+        trusted: Confirm that a `.pt2` file comes from a source that you trust: loading runs code that it holds.
+
+    Raises:
+        ValueError: If the file is missing or damaged, was made for another processor or version of torch, or is a
+            program that is not trusted.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file.')
+    if _resolve_format(path, None) == 'torch':
+        return load_program(path, trusted)
+    return EngineModel(path, engine or default_engine(path))
 
 
 def describe(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..data.images import read_image
 from ..models.inputs import image_shape, preprocessing
 from .deployment import Deployed
-from .engines import EngineModel, installed_engines, require_engine
+from .engines import EngineModel, default_engine, require_engine
 from .graph_export import describe, write_onnx
 from .graph_form import graph_form
 
@@ -66,7 +66,7 @@ def quantize(
         ValueError: If there are too few images or of another size, the model is in train mode, a package is missing, or
             an operation cannot be exported.
     """
-    engine = engine or ('openvino' if 'openvino' in installed_engines() else 'onnxruntime')
+    engine = engine or default_engine()
     require_engine(engine)
     if model.training:
         raise ValueError('A model is quantized in eval mode, got train mode: call eval().')

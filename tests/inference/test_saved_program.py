@@ -1,0 +1,79 @@
+"""Programs of torch in files: what is checked before torch sees the file."""
+
+import json
+import os
+
+import pytest
+import torch
+from timm_pair import images, pair
+
+import timm_sk
+from timm_sk.inference.saved_program import header_path, load_program
+
+
+@pytest.fixture(scope='module')
+def exported(tmp_path_factory):
+    model = pair('skresnext50_32x4d')[0].float()
+    path = tmp_path_factory.mktemp('programs') / 'net.pt2'
+    assert timm_sk.export(model, path, input_size=(3, 32, 32)) == path
+    return model, path
+
+
+@torch.no_grad()
+def test_exported_program(exported):
+    model, path = exported
+    program = load_program(path, trusted=True)
+    for count in (1, 5):
+        x = images(count).float()
+        assert (program(x) - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
+    with pytest.raises(ValueError, match='cannot be trained'):
+        program.train()
+
+
+def test_program_must_be_trusted(exported, monkeypatch):
+    monkeypatch.setattr(torch.export, 'load', lambda *args: pytest.fail('loaded'))
+    with pytest.raises(ValueError, match=r'holds code.*trusted=True'):
+        load_program(exported[1])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(torch='2.0.0'), r'made by torch 2\.0\.0.*export it again'),
+        (dict(instructions=['avx9000'], processor='Z80'), 'compiled for Z80; this processor lacks avx9000'),
+        (dict(format_version=2), 'is not a header of this version'),
+        (dict(sha256='0' * 64), 'damaged or was replaced'),
+        (dict(metadata=None), 'is not a header'),
+    ],
+)
+def test_header_is_checked_first(exported, tmp_path, monkeypatch, change, message):
+    path = tmp_path / 'net.pt2'
+    os.link(exported[1], path)
+    header_path(path).write_text(json.dumps(json.loads(header_path(exported[1]).read_text()) | change))
+    monkeypatch.setattr(torch.export, 'load', lambda *args: pytest.fail('loaded'))
+    with pytest.raises(ValueError, match=message):
+        load_program(path, trusted=True)
+
+
+def test_truncated_program_and_missing_header(exported, tmp_path):
+    path = tmp_path / 'net.pt2'
+    path.write_bytes(exported[1].read_bytes()[:-1])
+    with pytest.raises(ValueError, match='is not a header'):
+        load_program(path, trusted=True)
+    header_path(path).write_text(header_path(exported[1]).read_text())
+    with pytest.raises(ValueError, match='damaged'):
+        load_program(path, trusted=True)
+    with pytest.raises(ValueError, match='no such file'):
+        load_program(tmp_path / 'none.pt2', trusted=True)
+
+
+@pytest.mark.deep
+@pytest.mark.skipif(os.name != 'posix', reason='needs a C++ compiler')
+def test_compiled_package(tmp_path):
+    model = pair('skresnext50_32x4d')[0].float()
+    path = timm_sk.export(model, tmp_path / 'net.pt2', format='aoti', input_size=(3, 32, 32))
+    program = load_program(path, trusted=True)
+    for count in (1, 5):
+        x = images(count).float()
+        with torch.no_grad():
+            assert (program(x) - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
