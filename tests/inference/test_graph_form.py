@@ -9,7 +9,7 @@ from timm_pair import NETS, SMALL, images, pair
 from timm_sk.inference.graph_form import graph_form
 
 OTHERS = {
-    'resnest50d_4s2x40d': SMALL | dict(channels=(32, 32, 32, 32), base_width=64, stem_width=8),  # radix 4, cardinality 2
+    'resnest50d_4s2x40d': SMALL | dict(channels=(32, 32, 32, 32), base_width=64, stem_width=8),  # radix 4
     'resnest50d_1s4x24d': SMALL | dict(channels=(32, 32, 32, 32), base_width=64, stem_width=8),  # radix 1: a sigmoid
     'sknet50_3path': SMALL | dict(channels=(32, 32, 32, 32)),  # three branches
     'sk_shufflenetv2_x0_5': {},

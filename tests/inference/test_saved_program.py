@@ -5,7 +5,8 @@ import os
 
 import pytest
 import torch
-from timm_pair import images, pair
+from subprocesses import run_python
+from timm_pair import assert_same, images, pair
 
 import timm_sk
 from timm_sk.inference.saved_program import header_path, load_program
@@ -25,7 +26,7 @@ def test_exported_program(exported):
     program = load_program(path, trusted=True)
     for count in (1, 5):
         x = images(count).float()
-        assert (program(x) - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
+        assert_same(program(x), model(x), 1e-5)
     with pytest.raises(ValueError, match='cannot be trained'):
         program.train()
 
@@ -67,13 +68,30 @@ def test_truncated_program_and_missing_header(exported, tmp_path):
         load_program(tmp_path / 'none.pt2', trusted=True)
 
 
+@torch.no_grad()
+def test_save_deployed(tmp_path):
+    model = pair('skresnet18')[0].float()
+    deployed = timm_sk.deploy(model, input_size=(3, 32, 32), batch_size=2, compile=False)
+    program = timm_sk.load_deployed(deployed.save(tmp_path / 'net.pt2'), trusted=True)
+    assert_same(program(images(3).float()), model(images(3).float()), 1e-5)
+
+
+LOADED = """
+import sys, torch, timm_sk
+torch.set_num_threads(1)
+program = timm_sk.load_deployed(sys.argv[1], trusted=True)
+for x, expected in torch.load(sys.argv[2], weights_only=True):
+    assert (program(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+"""
+
+
 @pytest.mark.deep
 @pytest.mark.skipif(os.name != 'posix', reason='needs a C++ compiler')
-def test_compiled_package(tmp_path):
+@torch.no_grad()
+def test_compiled_model_in_another_process(tmp_path):
     model = pair('skresnext50_32x4d')[0].float()
-    path = timm_sk.export(model, tmp_path / 'net.pt2', format='aoti', input_size=(3, 32, 32))
-    program = load_program(path, trusted=True)
-    for count in (1, 5):
-        x = images(count).float()
-        with torch.no_grad():
-            assert (program(x) - model(x)).abs().max() <= 1e-5 * model(x).abs().max()
+    path = timm_sk.deploy(model, input_size=(3, 32, 32), batch_size=2).save(tmp_path / 'net.pt2')
+    assert json.loads(header_path(path).read_text())['aoti']
+    torch.save([(x, model(x)) for x in (images(1).float(), images(5).float())], tmp_path / 'outputs.pt')
+    done = run_python('-c', LOADED, str(path), str(tmp_path / 'outputs.pt'), CXX='/bin/false', CC='/bin/false')
+    assert done.returncode == 0, done.stderr

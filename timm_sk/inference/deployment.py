@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,6 +214,19 @@ class Deployed(nn.Module):
             return
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             yield
+
+    def save(self, path: str | Path) -> Path:
+        """Write the model as a program of torch, which `timm_sk.load_deployed` loads without compiling it.
+
+        Args:
+            path: A file that ends in `.pt2`. A compiled model becomes a package of machine code for this processor.
+
+        Raises:
+            ValueError: As `timm_sk.export`.
+        """
+        from .graph_export import export  # which imports this module
+
+        return export(self, path, format='torch' if self._compiled is None else 'aoti', input_size=self.input_shape[1:])
 
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""

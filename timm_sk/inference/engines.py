@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 
 ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}  # package -> extra of timm_sk that installs it
 MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
+
+_COMPILING = threading.Lock()  # threads that ask for the same shape wait for one compilation
 
 Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
 
@@ -124,7 +127,8 @@ class FrozenModel(nn.Module):
 class EngineModel(FrozenModel):
     """A network in ONNX format or OpenVINO's IR, executed by an inference engine.
 
-    Each shape of input is compiled when it is first seen, for `torch.get_num_threads()` threads.
+    Each shape of input is compiled when it is first seen, for `torch.get_num_threads()` threads. Any thread may call;
+    OpenVINO computes one call at a time.
 
     Args:
         graph: A serialized ONNX model, or the path of an ONNX model or of an IR's `.xml`.
@@ -145,12 +149,15 @@ class EngineModel(FrozenModel):
 
     def run(self, x: Tensor) -> list[Tensor]:
         key = (*x.shape, torch.get_num_threads())
-        if key not in self._compiled:
-            if len(self._compiled) >= MAX_COMPILED:
-                del self._compiled[next(iter(self._compiled))]
-            compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
-            self._compiled[key] = _translate(compile_graph, self.graph, list(x.shape), torch.get_num_threads())
-        return [torch.from_numpy(output) for output in _translate(self._compiled[key], x.numpy())]
+        with _COMPILING:
+            compiled = self._compiled.get(key)
+            if compiled is None:
+                while len(self._compiled) >= MAX_COMPILED:
+                    del self._compiled[next(iter(self._compiled))]
+                compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
+                compiled = _translate(compile_graph, self.graph, list(x.shape), torch.get_num_threads())
+                self._compiled[key] = compiled
+        return [torch.from_numpy(output) for output in _translate(compiled, x.numpy())]
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_compiled': {}}
@@ -217,9 +224,11 @@ def _openvino(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
     model.reshape(list(shape))
     settings = {'INFERENCE_NUM_THREADS': threads, 'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_PRECISION_HINT': 'f32'}
     request = core.compile_model(model, 'CPU', settings).create_infer_request()
+    lock = threading.Lock()  # a request takes one call at a time
 
     def run(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-        results = request.infer(x, share_inputs=True)
-        return [results[index] for index in range(len(results))]  # copies, which later calls do not overwrite
+        with lock:
+            results = request.infer(x, share_inputs=True)
+            return [results[index] for index in range(len(results))]  # copies, which later calls do not overwrite
 
     return run
