@@ -30,7 +30,7 @@ def graph_form(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: If a part of the model is in train mode.
     """
-    graph = copy.deepcopy(model).requires_grad_(False).float().cpu()
+    graph = copy.deepcopy(model).requires_grad_(False).float().cpu().to(memory_format=torch.contiguous_format)
     fold_model(graph)
     for module in list(graph.modules()):
         for name, child in module.named_children():
