@@ -138,6 +138,7 @@ def test_refused_exports(tmp_path, shapes_model):
         (tmp_path / 'net.onnx', dict(format='openvino'), r'ends in \.xml'),
         (tmp_path / 'net.onnx', dict(format='tflite'), 'Unknown format'),
         (tmp_path / 'none' / 'net.onnx', {}, 'is not a folder'),
+        (tmp_path / 'net.onnx', dict(half=True), 'in format openvino'),
     ):
         with pytest.raises(ValueError, match=message):
             timm_sk.export(shapes_model, path, **options)
@@ -165,7 +166,7 @@ def test_quantize(tmp_path, engine, shapes_model):
     accuracies = [(model(x).argmax(1) == labels).float().mean().item() for model in (shapes_model, quantized)]
     assert abs(accuracies[0] - accuracies[1]) <= 0.005
     assert quantized(x[:3]).shape == (3, 8)
-    path = timm_sk.export(quantized, tmp_path / 'int8.onnx')
+    path = quantized.save(tmp_path / 'int8.onnx')
     weights = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
     assert onnx.TensorProto.INT8 in weights
     assert torch.equal(EngineModel(path, engine)(x[:3]), quantized(x[:3]))

@@ -90,7 +90,7 @@ def test_lightning_in_mixed_precision(folder):
     assert accuracy > MIN_ACCURACY
     assert {tensor.dtype for tensor in load_file(weights).values()} == {torch.float32, torch.int64}
     arguments = ['--arch', 'sknet_atto', '--tag', 'mixed', '--base', 'sknet_atto.shapes', '--out', str(exported)]
-    done = CliRunner().invoke(app, ['weights', 'export', str(weights), *arguments])
+    done = CliRunner().invoke(app, ['weights', 'package', str(weights), *arguments])
     assert done.exit_code == 0, done.output
     model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
     assert accuracy_of(model, folder) == pytest.approx(accuracy, abs=0.02)  # evaluated in float32, not in bfloat16

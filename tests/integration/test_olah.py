@@ -17,7 +17,7 @@ from random_weights import fill_model
 from subprocesses import free_port, run_python
 
 from timm_sk.checkpoints import CHECKPOINTS
-from timm_sk.publishing.package import export_checkpoint
+from timm_sk.publishing.package import package_checkpoint
 from timm_sk.publishing.release import build_folder
 
 pytestmark = pytest.mark.integration
@@ -93,7 +93,7 @@ def test_load_from_mirror(tmp_path, monkeypatch):
     build_folder(CHECKPOINTS['sknet_atto.digits'], ours, repo_id='timm-sk/sknet_atto.digits')
     tuned = fill_model(timm.create_model('skresnet18', num_classes=2)).eval()
     torch.save(dict(state_dict=tuned.state_dict()), tmp_path / 'last.pth')
-    export_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='pets', out=mirror / 'skresnet18.pets')
+    package_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='pets', out=mirror / 'skresnet18.pets')
     weights = {folder.name: File((folder / 'model.safetensors').read_bytes()) for folder in mirror.iterdir()}
     as_git_repository(ours, lfs=False)
     as_git_repository(mirror / 'skresnet18.pets', lfs=True)

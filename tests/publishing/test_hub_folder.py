@@ -36,7 +36,7 @@ from timm_sk.publishing.hub_folder import (
 )
 from timm_sk.publishing.licences import is_licence
 from timm_sk.publishing.model_card import eval_results, render_card
-from timm_sk.publishing.package import export_checkpoint
+from timm_sk.publishing.package import package_checkpoint
 from timm_sk.publishing.release import card_of
 
 BUNDLED = [name for name, row in CHECKPOINTS.items() if row.bundled]
@@ -196,7 +196,7 @@ def test_eval_results():
     assert eval_results(CHECKPOINTS['sknet_atto.digits']) == {}
 
 
-def test_export_checkpoint_of_train_py(tmp_path, trained):
+def test_package_checkpoint_of_train_py(tmp_path, trained):
     options = Namespace(
         model='sknet_atto.shapes', pretrained=True, lr=0.02, epochs=7, batch_size=16, weight_decay=0.0, opt='sgd',
         mean=[0.4, 0.5, 0.6], std=None, crop_pct=0.9, img_size=48, smoothing=0.1, mixup=0.0,
@@ -207,7 +207,7 @@ def test_export_checkpoint_of_train_py(tmp_path, trained):
         epoch=7, arch='sknet_atto', state_dict=untrained.state_dict(), state_dict_ema=averaged, args=options
     )
     torch.save(checkpoint, tmp_path / 'last.pth.tar')
-    folder = export_checkpoint(
+    folder = package_checkpoint(
         tmp_path / 'last.pth.tar', arch='sknet_atto', tag='pets', out=tmp_path / 'new' / 'pets', label_names=NAMES,
         licence='mit', origin='a test',
     )  # fmt: skip
@@ -231,7 +231,7 @@ def test_export_names_base_model(tmp_path):
     model = timm.create_model('skresnet18', num_classes=2, in_chans=1)
     options = Namespace(model='skresnet18.ra_in1k', pretrained=True)
     torch.save(dict(state_dict=model.state_dict(), args=options), tmp_path / 'last.pth')
-    folder = export_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='xray', out=tmp_path / 'xray')
+    folder = package_checkpoint(tmp_path / 'last.pth', arch='skresnet18', tag='xray', out=tmp_path / 'xray')
     card = (folder / 'README.md').read_text()
     assert front_matter(card)['base_model'] == 'timm/skresnet18.ra_in1k'
     assert table_of(card)['Licence'] == 'not established'
@@ -292,7 +292,7 @@ def test_export_errors(tmp_path, trained, changes, options, error, message):
     (tmp_path / 'torn.safetensors').write_bytes(b'torn')
     arguments = {**dict(name='file.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x'), **options}
     with pytest.raises(error, match=message):
-        export_checkpoint(tmp_path / arguments.pop('name'), **arguments)
+        package_checkpoint(tmp_path / arguments.pop('name'), **arguments)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file.pth', 'torn.safetensors']
 
 
@@ -308,7 +308,7 @@ def test_export_of_invalid_options(tmp_path, trained, options):
     content = dict(state_dict=trained.state_dict(), args=Namespace(model=torch.ones(2), pretrained=[{}], **options))
     torch.save(content, tmp_path / 'last.pth')
     with pytest.raises(UnloadableModelError, match=rf'last\.pth has an invalid option {next(iter(options))}: '):
-        export_checkpoint(tmp_path / 'last.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+        package_checkpoint(tmp_path / 'last.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
 
 
 def test_card_shows_texts_as_they_are(trained):
@@ -334,7 +334,7 @@ def test_licences():
     with pytest.raises(ValueError, match=r"licence must be an SPDX identifier, .*, got 'unknown'"):
         Config(licence='unknown')
     with pytest.raises(ValueError, match="Invalid licence ' ': expected an SPDX identifier"):
-        export_checkpoint(Path('gone'), arch='sknet_atto', tag='x', licence=' ')
+        package_checkpoint(Path('gone'), arch='sknet_atto', tag='x', licence=' ')
 
 
 class Trap:
@@ -350,5 +350,5 @@ class Trap:
 def test_export_executes_nothing(tmp_path, trained):
     torch.save(dict(state_dict=trained.state_dict(), args=Trap(tmp_path / 'sprung')), tmp_path / 'evil.pth')
     with pytest.raises(UnreadableCheckpointError, match=r'evil\.pth .* names .*open.*Nothing of it was executed'):
-        export_checkpoint(tmp_path / 'evil.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
+        package_checkpoint(tmp_path / 'evil.pth', arch='sknet_atto', tag='x', out=tmp_path / 'x')
     assert not (tmp_path / 'sprung').exists()

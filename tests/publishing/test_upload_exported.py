@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import publish as cli_publish
 from timm_sk.pretrained import save_safetensors
-from timm_sk.publishing.package import export_checkpoint
+from timm_sk.publishing.package import package_checkpoint
 from timm_sk.publishing.upload import Publisher
 
 pytestmark = pytest.mark.deep
@@ -30,7 +30,7 @@ def export(folder, seed=0, **options):
     model = fill_model(timm.create_model('sknet_atto', num_classes=3), seed=seed)
     save_safetensors(model.state_dict(), folder.with_suffix('.safetensors'))
     facts = dict(arch='sknet_atto', tag='pets', out=folder, label_names=('cat', 'dog', 'eel'), licence='mit')
-    return export_checkpoint(folder.with_suffix('.safetensors'), **{**facts, **options})
+    return package_checkpoint(folder.with_suffix('.safetensors'), **{**facts, **options})
 
 
 @pytest.fixture
@@ -154,6 +154,7 @@ def with_torn(folder, name):
             for name in ('recipe.json', 'model.safetensors')
         ),
         (lambda folder: (folder / 'recipe.json').mkdir(), 'is a link or not a regular file'),
+        (partial(with_text, name='net.pt2', text=''), r'net\.pt2 holds code, which loading runs: remove it'),
         (
             partial(with_config, auto_map={'AutoModel': 'x.Y'}),
             r"config\.json has the field 'auto_map'",

@@ -30,6 +30,7 @@ def export_model(
         bool, typer.Option('--features-only', help='Return the feature maps of all stages.')
     ] = False,
     embeddings: Annotated[bool, typer.Option('--embeddings', help='Return pooled features instead of logits.')] = False,
+    half: Annotated[bool, typer.Option('--half', help='Store the weights of an IR (.xml) as float16.')] = False,
     int8: Annotated[bool, typer.Option('--int8', help='Quantize to int8; needs --calibrate.')] = False,
     calibrate: Annotated[
         Path | None, typer.Option(metavar='FOLDER', help=f'Calibration images; at most {CALIBRATION_IMAGES} are used.')
@@ -60,6 +61,7 @@ def export_model(
             input_size=input_size,
             dynamic_size=dynamic_size,
             embed_preprocessing=embed_preprocessing,
+            half=half,
             overwrite=overwrite,
         )
     print_line(escape(f'{written}: {written.stat().st_size / 1e6:.1f} MB{note}'))

@@ -1,4 +1,4 @@
-"""`timm-sk weights export | card | publish`: from a checkpoint to the Hub."""
+"""`timm-sk weights package | card | publish`: from a checkpoint to the Hub."""
 
 import re
 from pathlib import Path
@@ -11,15 +11,15 @@ from ..checkpoints import CHECKPOINTS
 from ..console import log_error, one_line_errors, print_line, print_table
 from ..pretrained.lookup import find_row
 from ..publishing.hub_folder import WEIGHTS
-from ..publishing.package import export_checkpoint
+from ..publishing.package import package_checkpoint
 from ..publishing.release import card_of
 from ..publishing.upload import Plan, Publisher
 
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.command('export')
-def export(
+@app.command('package')
+def package(
     checkpoint: Annotated[
         Path, typer.Argument(metavar='CHECKPOINT', help="Checkpoint of timm's train.py, or a state dict.")
     ],
@@ -39,7 +39,7 @@ def export(
     with one_line_errors():
         lines = label_names.read_text(encoding='utf-8').splitlines() if label_names else []
         names = tuple(line.strip() for line in lines if line.strip()) if label_names else None
-        folder = export_checkpoint(
+        folder = package_checkpoint(
             checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
         )
     print(f'Load it with timm.create_model("local-dir:{folder}", pretrained=True).')

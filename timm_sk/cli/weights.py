@@ -18,7 +18,7 @@ from ..models._builder import shapes_of
 from ..pretrained import Store, fetch, lookup, store_file
 from ..publishing import local
 
-app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, export and publish checkpoints.')
+app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, package and publish checkpoints.')
 
 
 @app.command('list')

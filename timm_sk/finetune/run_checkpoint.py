@@ -82,7 +82,7 @@ def save(folder: Path, state: TrainState, config: Config, context: DistributedCo
 
 
 def save_best(folder: Path, state: TrainState, config: Config, metrics: dict[str, float]) -> None:
-    """Write the best weights so far, in the layout that timm and `timm-sk weights export` read.
+    """Write the best weights so far, in the layout that timm and `timm-sk weights package` read.
 
     Raises:
         ValueError: If a weight is not finite.

@@ -159,6 +159,16 @@ class EngineModel(FrozenModel):
                 self._compiled[key] = compiled
         return [torch.from_numpy(output) for output in _translate(compiled, x.numpy())]
 
+    def save(self, path: str | Path) -> Path:
+        """Write the model as ONNX (`.onnx`) or OpenVINO's IR (`.xml`), which `timm_sk.load_deployed` loads.
+
+        Raises:
+            ValueError: As `timm_sk.export`.
+        """
+        from .graph_export import export  # which imports this module
+
+        return export(self, path)
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_compiled': {}}
 

@@ -10,6 +10,7 @@ import copy
 from typing import TypeGuard
 
 import torch
+from timm.layers.split_attn import RadixSoftmax, SplitAttn
 from torch import Tensor, nn
 
 from ..layers.bypass import can_bypass
@@ -107,17 +108,8 @@ class _StackedSplitAttention(nn.Module):
 
     def __init__(self, unit: SplitAttention) -> None:
         super().__init__()
-        self.convolution = nn.Sequential(unit.conv, unit.bn0, unit.drop, unit.act0)
-        self.hidden = nn.Sequential(unit.fc1, unit.bn1, unit.act1)
-        self.expand = unit.fc2
-        self.radix, self.cardinality = unit.radix, unit.cardinality
+        self.unit = unit
+        unit.rsoftmax = RadixSoftmax(unit.radix, unit.cardinality)  # the only part that timm's layer has and ours lacks
 
     def forward(self, x: Tensor) -> Tensor:
-        stacked = self.convolution(x)  # [B, R * C, H', W']
-        if self.radix == 1:
-            return stacked * self.expand(self.hidden(_pool(stacked))).sigmoid()
-        branches = stacked.unflatten(1, (self.radix, -1))  # [B, R, C, H', W']
-        logits = self.expand(self.hidden(_pool(branches.sum(dim=1))))  # [B, K * R * C / K, 1, 1]
-        weights = logits.view(-1, self.cardinality, self.radix, logits.shape[1] // self.cardinality // self.radix)
-        weights = weights.transpose(1, 2).softmax(dim=1)  # [B, R, K, C / K]
-        return (branches * weights.reshape(-1, self.radix, branches.shape[2], 1, 1)).sum(dim=1)
+        return SplitAttn.forward(self.unit, x)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm.data
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..data import create_transform, normalizer
 from ..data.images import read_image
 from ..models.inputs import image_shape, preprocessing
 from .deployment import Deployed
@@ -104,10 +104,10 @@ def load_calibration(model: nn.Module, paths: Iterable[Path], input_size: Sequen
     if len(files) < MIN_IMAGES:
         raise ValueError(f'Calibration takes at least {MIN_IMAGES} images, got {len(files)}.')
     wanted: dict[str, Any] = {} if input_size is None else {'input_size': tuple(input_size)}
-    config = preprocessing(model, **wanted)
-    transform = timm.data.create_transform(**config)
-    mode = 'L' if config['input_size'][0] == 1 else 'RGB'
-    return torch.stack([transform(read_image(file).convert(mode)) for file in files])
+    config = preprocessing(model, any_channels=True, **wanted)
+    transform, channels = create_transform(**config), config['input_size'][0]
+    prepare = normalizer(config['mean'], config['std'], torch.device('cpu'))
+    return prepare(torch.stack([torch.as_tensor(transform(read_image(file, channels))) for file in files]))
 
 
 def _collect(images: Iterable[Any], shape: Sequence[int]) -> Tensor:

@@ -5,19 +5,19 @@ file is loaded only if the caller trusts it, and only after the header beside it
 torch sees the file.
 """
 
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..atomic_io import read_json, write_json
+from ..pretrained.verify import sha256_of
 from .autotune import device_name, processor
 from .engines import FrozenModel
 
 FORMAT_VERSION = 1
-_KIND = 'timm_sk program'
+_FIELDS = dict(sha256=str, torch=str, aoti=bool, processor=str, instructions=list, metadata=dict)  # of the header
 
 
 class ProgramModel(FrozenModel):
@@ -83,16 +83,14 @@ def save_program(
         reason = ' '.join(str(error).split())
         raise ValueError(f'torch cannot export this model ({type(error).__name__}): {reason[:300]}') from error
     header = {
-        'kind': _KIND,
-        'format_version': FORMAT_VERSION,
-        'sha256': _sha256(path),
+        'sha256': sha256_of(path),
         'aoti': aoti,
         'torch': torch.__version__,
-        'processor': device_name(torch.device('cpu')) if aoti else None,
+        'processor': device_name(torch.device('cpu')) if aoti else 'any',
         'instructions': _instructions() if aoti else [],
         'metadata': metadata,
     }
-    header_path(path).write_text(json.dumps(header, indent=2) + '\n')
+    write_json(header_path(path), header, version=FORMAT_VERSION)
 
 
 def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
@@ -112,7 +110,7 @@ def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
             f'{path} holds code, which loading runs: pass trusted=True if you trust its source, or use ONNX.'
         )
     header = _read_header(path)
-    if header['sha256'] != _sha256(path):
+    if header['sha256'] != sha256_of(path):
         raise ValueError(f'{path} is damaged or was replaced: its sha256 is not the one in {header_path(path).name}.')
     if header['torch'] != torch.__version__:
         raise ValueError(f'{path} was made by torch {header["torch"]}, this is {torch.__version__}: export it again.')
@@ -132,30 +130,15 @@ def _read_header(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f'{path}: no such file.')
     try:
-        header = json.loads(header_path(path).read_text())
-        fields = dict(sha256=str, torch=str, aoti=bool, instructions=list, metadata=dict)
-        known = header['kind'] == _KIND and header['format_version'] == FORMAT_VERSION
-        if not known or not all(isinstance(header[name], kind) for name, kind in fields.items()):
-            raise ValueError(f'format version {header["format_version"]}')
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        header = read_json(header_path(path), version=FORMAT_VERSION)
+        if any(not isinstance(header.get(name), kind) for name, kind in _FIELDS.items()):
+            raise ValueError('it lacks fields')
+    except (OSError, ValueError) as error:
         raise ValueError(
-            f'{header_path(path)} is not a header of this version of timm_sk ({type(error).__name__}: {error}): '
-            'export the model again.'
+            f'{header_path(path)} is not a header of this version of timm_sk ({error}): export the model again.'
         ) from error
-    return dict(header)
+    return header
 
 
 def _instructions() -> list[str]:
     return sorted(flag for flag in processor()[1] if flag.startswith(('avx', 'amx', 'fma', 'asimd', 'sve')))
-
-
-def _sha256(path: Path) -> str:
-    with path.open('rb') as file:
-        return hashlib.file_digest(file, 'sha256').hexdigest() if hasattr(hashlib, 'file_digest') else _digest(file)
-
-
-def _digest(file: Any) -> str:
-    digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
-    return digest.hexdigest()

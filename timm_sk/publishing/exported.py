@@ -37,8 +37,10 @@ def copy_exported(exported: Path, folder: Path) -> None:
     """Copy the files of an export; others are left out, and no link is followed.
 
     Raises:
-        UnpublishableError: If one of them is a link, or not a regular file.
+        UnpublishableError: If one of them is a link, or not a regular file, or the folder has programs of torch.
     """
+    if programs := sorted(exported.glob('*.pt2')):
+        raise UnpublishableError(f'{programs[0]} holds code, which loading runs: remove it, and publish the weights.')
     for name in EXPORTED:
         path = exported / name
         if not os.path.lexists(path):

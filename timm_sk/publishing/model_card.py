@@ -179,7 +179,7 @@ def _hash(source: Source) -> str:
 
 def _conversion(row: Checkpoint, origin: Origin | None) -> str:
     if not row.sources:
-        return f'Exported by `timm-sk weights export` from a training checkpoint of `{row.arch}`.'
+        return f'Packaged by `timm-sk weights package` from a training checkpoint of `{row.arch}`.'
     if row.bundled:
         return 'The file is the one that ships with timm_sk, unchanged.'
     command = f'`timm-sk weights convert FILE --to {row.name}` converts a file above that has a classifier.'

@@ -18,7 +18,7 @@ from .licences import require_licence
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
 
 
-def export_checkpoint(
+def package_checkpoint(
     file: Path,
     *,
     arch: str,

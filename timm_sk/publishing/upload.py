@@ -104,7 +104,7 @@ class Publisher:
         Only the files of an export are sent, with the name of the repository in the card; no link is followed.
 
         Args:
-            exported: Folder that `timm-sk finetune` or `timm-sk weights export` wrote.
+            exported: Folder that `timm-sk finetune` or `timm-sk weights package` wrote.
 
         Raises:
             UnpublishableError: If the folder is incomplete, has a link or other fields than an export, states no valid
