@@ -2,12 +2,17 @@
 
 `python benchmarks/engines.py skresnet34 --out benchmarks/engines.csv` needs the extra `openvino`. All forms run in one
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
-of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it.
+of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
+largest resident memory of a process that runs only this form, while it infers. `--other-quantizers` adds NNCF and
+torchao's PT2E, each with its defaults.
 """
 
 import argparse
 import copy
 import csv
+import re
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
@@ -21,15 +26,18 @@ import timm_sk
 from timm_sk.bench.counterparts import build
 from timm_sk.bench.machine import describe
 from timm_sk.bench.random_weights import fill
+from timm_sk.inference.engine_choice import pick_engine
 from timm_sk.inference.engines import EngineModel
 from timm_sk.inference.graph_export import write_onnx
 from timm_sk.inference.timing import interleave, ratios, summarize
 
 COLUMNS = (
     *('net', 'form', 'batch', 'size', 'rounds', 'difference', 'min_ms', 'median_ms', 'max_ms'),
-    *('ratio_min', 'ratio_median', 'ratio_max', 'file_bytes', 'nodes', 'processor', 'threads', 'versions', 'date'),
+    *('ratio_min', 'ratio_median', 'ratio_max', 'peak_bytes', 'file_bytes', 'nodes'),
+    *('processor', 'threads', 'versions', 'date'),
 )
 BASELINE = 'ours deploy'
+AUTO = 'ours auto'
 TOLERANCE = {'float32': 1e-4, 'int8': 0.2}  # of the largest output; int8 with random weights is only a sanity check
 
 
@@ -40,8 +48,14 @@ def main() -> None:
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--rounds', type=int, default=11)
-    parser.add_argument('--out', type=Path, required=True)
+    parser.add_argument('--other-quantizers', action='store_true')
+    parser.add_argument('--out', type=Path)
+    parser.add_argument('--peak', help=argparse.SUPPRESS)  # the form that this process, a child, runs
+    parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.peak:
+        print(peak(_Models(arguments.nets[0], arguments.size, arguments.folder), arguments.peak, arguments.batches[0]))
+        return
     is_new = not arguments.out.exists()
     with arguments.out.open('a', newline='') as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
@@ -50,6 +64,7 @@ def main() -> None:
         for net in arguments.nets:
             with tempfile.TemporaryDirectory() as folder:
                 models = _Models(net, arguments.size, Path(folder))
+                models.export(arguments.other_quantizers)
                 for batch in arguments.batches:
                     for row in measure(models, batch, arguments.rounds):
                         writer.writerow(row)
@@ -62,29 +77,85 @@ class _Models:
 
     def __init__(self, net: str, size: int, folder: Path) -> None:
         self.net, self.size = net, size
-        calibration = torch.randn(64, 3, size, size, generator=torch.Generator().manual_seed(1))
-        self.ours: Any = fill(build('ours', net), calibration[:8]).eval()
+        self.calibration = torch.randn(64, 3, size, size, generator=torch.Generator().manual_seed(1))
+        self.ours: Any = fill(build('ours', net), self.calibration[:8]).eval()
         self.timm: Any = build('timm', net).eval()
         self.timm.load_state_dict(self.ours.state_dict())
-        shape = (3, size, size)
-        x = calibration[:2]
-        self.files = {
-            'timm': write_onnx(copy.deepcopy(self.timm), x, folder / 'timm.onnx'),
-            'ours': timm_sk.export(self.ours, folder / 'ours.onnx', input_size=shape),
+        self.folder, self.shape = folder, (3, size, size)
+        self.builders: dict[str, Callable[[int], Any]] = {
+            'timm eager': lambda batch: self.timm,
+            'timm compiled': lambda batch: torch.compile(copy.deepcopy(self.timm)),
+            BASELINE: lambda batch: timm_sk.deploy(self.ours, batch_size=batch, input_size=self.shape),
         }
-        quantized = timm_sk.quantize(self.ours, calibration.split(8), input_size=shape, engine='onnxruntime')
-        self.files['ours int8'] = timm_sk.export(quantized, folder / 'int8.onnx')
+        for path in sorted(folder.glob('*.onnx')):
+            self._add_file(path)
 
-    def forms(self, batch: int) -> dict[str, Callable[[Tensor], Any]]:
-        shape = (3, self.size, self.size)
-        found: dict[str, Callable[[Tensor], Any]] = {
-            'timm eager': self.timm,
-            'timm compiled': torch.compile(copy.deepcopy(self.timm)),
-            BASELINE: timm_sk.deploy(self.ours, batch_size=batch, input_size=shape),
-        }
+    def _add_file(self, path: Path) -> None:
         for engine in ('onnxruntime', 'openvino'):
-            found |= {f'{name} {engine}': EngineModel(path, engine) for name, path in self.files.items()}
-        return found
+            self.builders[f'{path.stem} {engine}'] = lambda batch, engine=engine: EngineModel(path, engine)
+
+    def export(self, other_quantizers: bool) -> None:
+        """Write the ONNX models that the engines run."""
+        x, batches = self.calibration[:2], self.calibration.split(8)
+        self._add_file(write_onnx(copy.deepcopy(self.timm), x, self.folder / 'timm.onnx'))
+        self._add_file(timm_sk.export(self.ours, self.folder / 'ours.onnx', input_size=self.shape))
+        quantized = timm_sk.quantize(self.ours, batches, input_size=self.shape, engine='onnxruntime')
+        self._add_file(timm_sk.export(quantized, self.folder / 'ours int8.onnx'))
+        if other_quantizers:
+            import nncf
+            import onnx
+
+            dataset = nncf.Dataset([batch.numpy() for batch in batches], lambda batch: {'images': batch})
+            found = nncf.quantize(onnx.load(self.folder / 'ours.onnx'), dataset, subset_size=len(batches))
+            onnx.save(found, self.folder / 'nncf int8.onnx')
+            self._add_file(self.folder / 'nncf int8.onnx')
+            self.builders['pt2e int8'] = self._pt2e
+
+    def _pt2e(self, batch: int) -> Any:
+        import torchao.quantization.pt2e.quantizer.x86_inductor_quantizer as x86
+        from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+        quantizer = x86.X86InductorQuantizer()
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+        program = torch.export.export(copy.deepcopy(self.timm), (self.calibration[:batch],)).module()
+        prepared = prepare_pt2e(program, quantizer)
+        for images in self.calibration.split(batch)[:8]:
+            prepared(images)
+        with torch._inductor.config.patch(freezing=True):
+            compiled = torch.compile(convert_pt2e(prepared))
+            compiled(self.calibration[:batch])
+        return compiled
+
+
+def peak(models: '_Models', form: str, batch: int) -> int:
+    """Largest resident bytes of this process while a form infers."""
+    x = models.calibration[:batch].clone()
+    with torch.no_grad():
+        call = models.builders[form](batch)
+        call(x)
+        Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
+        for _ in range(3):
+            call(x)
+    (kib,) = re.findall(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())
+    return 1024 * int(kib)
+
+
+def _peak_in_child(models: '_Models', form: str, batch: int) -> int:
+    command = [
+        sys.executable,
+        __file__,
+        models.net,
+        '--peak',
+        form,
+        '--batches',
+        str(batch),
+        '--size',
+        str(models.size),
+    ]
+    done = subprocess.run(
+        [*command, '--size', str(models.size), '--folder', models.folder], check=True, capture_output=True, text=True
+    )
+    return int(done.stdout.splitlines()[-1])
 
 
 def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
@@ -92,7 +163,9 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
     x = torch.randn(batch, 3, models.size, models.size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         expected = models.timm(x)
-        forms = models.forms(batch)
+        forms = {name: build(batch) for name, build in models.builders.items()}
+        deployed = forms[BASELINE]
+        forms[AUTO] = pick_engine(models.ours, [batch, *models.shape], lambda: deployed, remember=False)
         differences = {}
         for name, form in forms.items():
             differences[name] = ((form(x) - expected).abs().max() / expected.abs().max()).item()
@@ -118,9 +191,13 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
         row |= dict(zip(('min_ms', 'median_ms', 'max_ms'), map(_text, summarize(taken)), strict=True))
         spread = summarize(ratios(taken, times[BASELINE]))
         row |= dict(zip(('ratio_min', 'ratio_median', 'ratio_max'), map(_text, spread), strict=True))
-        path = models.files.get(name.rpartition(' ')[0])
-        if path is not None:
+        path = models.folder / f'{name.rpartition(" ")[0]}.onnx'
+        if path.exists():
             row |= dict(file_bytes=path.stat().st_size, nodes=_nodes(path))
+        if name == AUTO:
+            row['form'] = f'{AUTO}: {getattr(forms[AUTO], "engine", "torch")}'
+        elif name in (BASELINE, 'timm eager') or path.exists():
+            row['peak_bytes'] = _peak_in_child(models, name, batch)
         rows.append(row)
     return rows
 

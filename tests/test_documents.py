@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -32,6 +32,8 @@ NOT_RUN = {
     r'pip install|python3 -m pip download': 'installs or downloads packages: tests/test_packaging.py',
     r'printf .*\.git/info': 'changes the clone',
     r'torchrun|TORCH_DISABLE': 'several processes: tests/finetune/test_torchrun.py',
+    r'// classify\.cpp|cmake': 'C++: tests/integration/test_deploy_examples.py',
+    r'MODEL=|curl': 'serves until it is stopped: tests/integration/test_deploy_examples.py',
     r'timm-sk demo': 'serves until it is stopped: tests/cli/test_cli_demo.py',
     r'timm-sk bench (?!--smoke)': 'measures for minutes to hours, or on a GPU: tests/cli/test_cli_bench.py',
     r'timm-sk finetune (photos|DATA)': 'trains for an hour on a CPU: tests/finetune/test_recipes_run.py',
@@ -84,6 +86,12 @@ PYTHON = [block for block in code_blocks() if block.language == 'python' and not
 SHELL = [block for block in code_blocks() if any(not reason_not_to_run(line) for line in shell_lines(block))]
 
 
+def cases(blocks: list[Block]) -> list[Any]:
+    """Parameters of a test; deploy.md needs the inference engines."""
+    tier = {True: pytest.mark.integration, False: pytest.mark.deep}
+    return [pytest.param(block, id=block.place, marks=tier[block.document.name == 'deploy.md']) for block in blocks]
+
+
 @pytest.fixture(scope='session')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what the documents assume: the clone's folders, images, files of a training, downloaded weights."""
@@ -92,7 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (place / name).symlink_to(ROOT / name)
     (place / 'path' / 'to').mkdir(parents=True)
     (place / 'path' / 'to' / 'timm_sk').symlink_to(ROOT)
-    write_folder(place / 'photos', drawn(1, size=256))
+    write_folder(place / 'photos', drawn(6, size=256))  # 18, enough to calibrate int8
     next(iter(drawn(1, size=256).values()))[0].save(place / 'cat.jpg')
     shutil.copytree(bundled_folder('sknet_atto.digits'), place / 'runs' / 'skresnet34-photos' / 'export')
     (place / 'labels.txt').write_text('cat\ndog\n')
@@ -137,15 +145,13 @@ def test_options_exist() -> None:
         command.make_context(line, arguments)
 
 
-@pytest.mark.deep
 @pytest.mark.usefixtures('here')
-@pytest.mark.parametrize('block', PYTHON, ids=[block.place for block in PYTHON])
+@pytest.mark.parametrize('block', cases(PYTHON))
 def test_python(block: Block) -> None:
     exec(compile(block.text, block.place, 'exec'), {'__name__': '__main__'})
 
 
-@pytest.mark.deep
-@pytest.mark.parametrize('block', SHELL, ids=[block.place for block in SHELL])
+@pytest.mark.parametrize('block', cases(SHELL))
 def test_shell(block: Block, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('PATH', str(Path(sys.executable).parent), prepend=':')
     monkeypatch.setenv('PYTHONPATH', str(ROOT))

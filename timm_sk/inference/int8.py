@@ -87,20 +87,27 @@ def quantize(
     return max(candidates, key=lambda candidate: candidate.metadata['int8']['agreement'])
 
 
-def load_calibration(model: nn.Module, paths: Iterable[Path], input_size: Sequence[int] | None = None) -> Tensor:
+def load_calibration(
+    model: nn.Module,
+    paths: Iterable[Path],
+    input_size: Sequence[int] | None = None,
+    *,
+    limit: int = CALIBRATION_IMAGES,
+) -> Tensor:
     """Read calibration images, preprocessed for a model: [N, C, H, W].
 
     Args:
         model: A model of timm.
-        paths: Image files; of more than `CALIBRATION_IMAGES`, as many are taken at equal distances.
+        paths: Image files; of more than `limit`, as many are taken at equal distances.
         input_size: Channels, height and width; None for those of the model's checkpoint.
+        limit: Largest number of images.
 
     Raises:
         ValueError: If there are fewer than 16 images, or one cannot be read.
     """
     files = list(paths)
-    step = max(1, len(files) / CALIBRATION_IMAGES)
-    files = [files[int(index * step)] for index in range(min(len(files), CALIBRATION_IMAGES))]
+    step = max(1, len(files) / limit)
+    files = [files[int(index * step)] for index in range(min(len(files), limit))]
     if len(files) < MIN_IMAGES:
         raise ValueError(f'Calibration takes at least {MIN_IMAGES} images, got {len(files)}.')
     wanted: dict[str, Any] = {} if input_size is None else {'input_size': tuple(input_size)}
