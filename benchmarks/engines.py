@@ -3,7 +3,7 @@
 `python benchmarks/engines.py skresnet34 --out benchmarks/engines.csv` needs the extra `openvino`. All forms run in one
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
 of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
-largest resident memory of a process that runs only this form, while it infers. `--other-quantizers` adds NNCF and
+resident memory that the form adds to a process, at its peak while it infers; both nets' float32 weights are loaded before. `--other-quantizers` adds NNCF and
 torchao's PT2E, each with its defaults.
 """
 
@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from timm_sk.bench.counterparts import build
 from timm_sk.bench.machine import describe
 from timm_sk.bench.random_weights import fill
 from timm_sk.inference.engine_choice import pick_engine
-from timm_sk.inference.engines import EngineModel
+from timm_sk.inference.engines import ENGINES, EngineModel
 from timm_sk.inference.graph_export import write_onnx
 from timm_sk.inference.timing import interleave, ratios, summarize
 
@@ -77,10 +78,6 @@ class _Models:
 
     def __init__(self, net: str, size: int, folder: Path) -> None:
         self.net, self.size = net, size
-        self.calibration = torch.randn(64, 3, size, size, generator=torch.Generator().manual_seed(1))
-        self.ours: Any = fill(build('ours', net), self.calibration[:8]).eval()
-        self.timm: Any = build('timm', net).eval()
-        self.timm.load_state_dict(self.ours.state_dict())
         self.folder, self.shape = folder, (3, size, size)
         self.builders: dict[str, Callable[[int], Any]] = {
             'timm eager': lambda batch: self.timm,
@@ -90,8 +87,22 @@ class _Models:
         for path in sorted(folder.glob('*.onnx')):
             self._add_file(path)
 
+    @cached_property
+    def calibration(self) -> Tensor:
+        return torch.randn(64, *self.shape, generator=torch.Generator().manual_seed(1))
+
+    @cached_property
+    def ours(self) -> Any:
+        return fill(build('ours', self.net), self.calibration[:8]).eval()
+
+    @cached_property
+    def timm(self) -> Any:
+        model = build('timm', self.net).eval()
+        model.load_state_dict(self.ours.state_dict())
+        return model
+
     def _add_file(self, path: Path) -> None:
-        for engine in ('onnxruntime', 'openvino'):
+        for engine in ENGINES:
             self.builders[f'{path.stem} {engine}'] = lambda batch, engine=engine: EngineModel(path, engine)
 
     def export(self, other_quantizers: bool) -> None:
@@ -128,15 +139,22 @@ class _Models:
 
 
 def peak(models: '_Models', form: str, batch: int) -> int:
-    """Largest resident bytes of this process while a form infers."""
-    x = models.calibration[:batch].clone()
+    """Resident bytes that a form adds to this process: the largest while it infers, less those before it is loaded."""
+    models.ours, models.timm = (
+        build(side, models.net).eval() for side in ('ours', 'timm')
+    )  # the weights do not matter
+    before, x = _resident('VmRSS'), torch.zeros(batch, *models.shape)
     with torch.no_grad():
         call = models.builders[form](batch)
         call(x)
         Path('/proc/self/clear_refs').write_text('5')  # the peak begins anew
         for _ in range(3):
             call(x)
-    (kib,) = re.findall(r'VmHWM:\s+(\d+) kB', Path('/proc/self/status').read_text())
+    return _resident('VmHWM') - before
+
+
+def _resident(kind: str) -> int:
+    (kib,) = re.findall(rf'{kind}:\s+(\d+) kB', Path('/proc/self/status').read_text())
     return 1024 * int(kib)
 
 
@@ -191,12 +209,14 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
         row |= dict(zip(('min_ms', 'median_ms', 'max_ms'), map(_text, summarize(taken)), strict=True))
         spread = summarize(ratios(taken, times[BASELINE]))
         row |= dict(zip(('ratio_min', 'ratio_median', 'ratio_max'), map(_text, spread), strict=True))
-        path = models.folder / f'{name.rpartition(" ")[0]}.onnx'
-        if path.exists():
+        stem, _, engine = name.rpartition(' ')
+        path = models.folder / f'{stem}.onnx'
+        is_file = engine in ENGINES
+        if is_file:
             row |= dict(file_bytes=path.stat().st_size, nodes=_nodes(path))
         if name == AUTO:
             row['form'] = f'{AUTO}: {getattr(forms[AUTO], "engine", "torch")}'
-        elif name in (BASELINE, 'timm eager') or path.exists():
+        elif name in (BASELINE, 'timm eager') or is_file:
             row['peak_bytes'] = _peak_in_child(models, name, batch)
         rows.append(row)
     return rows
