@@ -3,8 +3,8 @@
 `python benchmarks/engines.py skresnet34 --out benchmarks/engines.csv` needs the extra `openvino`. All forms run in one
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
 of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
-resident memory that the form adds to a process, at its peak while it infers; both nets' float32 weights are loaded before. `--other-quantizers` adds NNCF and
-torchao's PT2E, each with its defaults.
+resident memory that the form, its weights and its libraries add to a process that has imported torch and timm, at its
+peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E, each with its defaults.
 """
 
 import argparse
@@ -55,7 +55,8 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
-        print(peak(_Models(arguments.nets[0], arguments.size, arguments.folder), arguments.peak, arguments.batches[0]))
+        models = _Models(arguments.nets[0], arguments.size, arguments.folder, only_memory=True)
+        print(peak(models, arguments.peak, arguments.batches[0]))
         return
     is_new = not arguments.out.exists()
     with arguments.out.open('a', newline='') as file:
@@ -76,8 +77,8 @@ def main() -> None:
 class _Models:
     """One net with random weights, and its exports."""
 
-    def __init__(self, net: str, size: int, folder: Path) -> None:
-        self.net, self.size = net, size
+    def __init__(self, net: str, size: int, folder: Path, *, only_memory: bool = False) -> None:
+        self.net, self.size, self.only_memory = net, size, only_memory
         self.folder, self.shape = folder, (3, size, size)
         self.builders: dict[str, Callable[[int], Any]] = {
             'timm eager': lambda batch: self.timm,
@@ -93,12 +94,14 @@ class _Models:
 
     @cached_property
     def ours(self) -> Any:
-        return fill(build('ours', self.net), self.calibration[:8]).eval()
+        model = build('ours', self.net).eval()
+        return model if self.only_memory else fill(model, self.calibration[:8]).eval()
 
     @cached_property
     def timm(self) -> Any:
         model = build('timm', self.net).eval()
-        model.load_state_dict(self.ours.state_dict())
+        if not self.only_memory:
+            model.load_state_dict(self.ours.state_dict())
         return model
 
     def _add_file(self, path: Path) -> None:
@@ -140,9 +143,6 @@ class _Models:
 
 def peak(models: '_Models', form: str, batch: int) -> int:
     """Resident bytes that a form adds to this process: the largest while it infers, less those before it is loaded."""
-    models.ours, models.timm = (
-        build(side, models.net).eval() for side in ('ours', 'timm')
-    )  # the weights do not matter
     before, x = _resident('VmRSS'), torch.zeros(batch, *models.shape)
     with torch.no_grad():
         call = models.builders[form](batch)
