@@ -46,6 +46,8 @@ def default_engine(path: Path | None = None) -> str:
 class FrozenModel(nn.Module):
     """An exported network: it infers on the CPU, and its weights are constants.
 
+    What needs its parts or its weights (`forward_features`, `forward_head`, `load_state_dict`, `train`, other
+    devices and dtypes) raises a ValueError.
     Input [B, C, H, W] of any floating-point type, output in float32: a tensor, or a list of feature maps.
 
     Args:
@@ -79,17 +81,13 @@ class FrozenModel(nn.Module):
         outputs = self.run(x.detach().to('cpu', image_type).contiguous())
         return outputs if self.metadata.get('features_only') else outputs[0]
 
-    def forward_features(self, x: Tensor) -> Any:
-        """Refused.
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError(
+            f'{self.engine} runs the whole model in float32 on the CPU, with constant weights: use engine="torch", or '
+            'change the original model (features_only=True for feature maps), and deploy or export it again.'
+        )
 
-        Raises:
-            ValueError: Always: the network is one graph.
-        """
-        raise ValueError(f'{self.engine} runs the whole network: export a features_only model, or use engine="torch".')
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
-        """Refused, as `forward_features`."""
-        return self.forward_features(x)
+    forward_features = forward_head = load_state_dict = _apply = _refuse
 
     def train(self, mode: bool = True) -> 'FrozenModel':
         """Do nothing in eval mode.
@@ -97,12 +95,7 @@ class FrozenModel(nn.Module):
         Raises:
             ValueError: If `mode` is True.
         """
-        if mode:
-            raise ValueError(f'A model in {self.engine} cannot be trained: train the original model.')
-        return self
-
-    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        raise ValueError(f'A model in {self.engine} runs on the CPU in float32: use engine="torch" for others.')
+        return self._refuse() if mode else self
 
     def to(self, *args: Any, **kwargs: Any) -> 'FrozenModel':
         """Do nothing for the CPU and float32.
@@ -110,18 +103,8 @@ class FrozenModel(nn.Module):
         Raises:
             ValueError: For another device or dtype.
         """
-        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
-        if dtype not in (None, self.dtype) or device not in (None, self.device):
-            self._apply()
-        return self
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f'A model in {self.engine} has constant weights: load them into the original, and deploy it.')
+        moved = torch.zeros(1, 1, 1, 1).to(*args, **kwargs)
+        return self if (moved.device, moved.dtype) == (self.device, self.dtype) else self._refuse()
 
 
 class EngineModel(FrozenModel):

@@ -4,7 +4,8 @@ import copy
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,9 @@ def export(
     if half and (format != 'openvino' or isinstance(model, FrozenModel)):
         raise ValueError('half is for models in float32 in format openvino: omit it.')
     if isinstance(model, FrozenModel):
-        return _export_again(model, path, format)
+        with _written(path) as target:
+            _write_again(model, target, format)
+        return path
     model = model.model if isinstance(model, Deployed) else model
     shape = image_shape(model, 2, input_size)
     metadata = describe(model, shape)
@@ -105,8 +108,7 @@ def export(
     images = check_images(shape, metadata)
     if embed_preprocessing:
         model, graph, images = _embed_preprocessing(model, graph, shape, metadata)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-        target = Path(folder, path.name)
+    with _written(path) as target:
         options: dict[str, Any] = dict(dynamic_size=dynamic_size, metadata=metadata)
         exported: FrozenModel
         if format in ('torch', 'aoti'):
@@ -120,7 +122,6 @@ def export(
             else:
                 exported = EngineModel(onnx_path, 'onnxruntime')
         compare(exported, copy.deepcopy(model).cpu().float(), images, HALF_TOLERANCE if half else TOLERANCE)
-        _move(Path(folder), path)
     return path
 
 
@@ -290,25 +291,23 @@ def compare(exported: FrozenModel, model: nn.Module, images: Tensor, tolerance: 
         raise ValueError('The exported model predicts other classes than the original.')
 
 
-def _export_again(model: FrozenModel, path: Path, format: str) -> Path:
+def _write_again(model: FrozenModel, path: Path, format: str) -> None:
     """Write a model that is exported already, such as a quantized one, as ONNX or IR."""
     if not isinstance(model, EngineModel) or not isinstance(model.graph, bytes) or format not in ('onnx', 'openvino'):
         raise ValueError(f'A model in {model.engine} cannot be exported as {format}: export the original model.')
+    onnx_path = path.with_suffix('.onnx')
+    onnx_path.write_bytes(model.graph)
+    if format == 'openvino':
+        _write_openvino(onnx_path, path)
+        onnx_path.unlink()
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """Yields a path in an empty folder, whose files are moved beside `path` in the end, the named one last."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
-        target = Path(folder, path.name)
-        onnx_path = target.with_suffix('.onnx')
-        onnx_path.write_bytes(model.graph)
-        if format == 'openvino':
-            _write_openvino(onnx_path, target)
-            onnx_path.unlink()
-        _move(Path(folder), path)
-    return path
-
-
-def _move(folder: Path, path: Path) -> None:
-    """Move what an export wrote into the path's folder, the named file last: it is there only with all others."""
-    files = sorted(folder.iterdir(), key=lambda file: file.name == path.name)
-    for file in files:
-        with file.open('rb+') as opened:
-            os.fsync(opened.fileno())
-        file.replace(path.with_name(file.name))
+        yield Path(folder, path.name)
+        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+            with file.open('rb+') as opened:
+                os.fsync(opened.fileno())
+            file.replace(path.with_name(file.name))

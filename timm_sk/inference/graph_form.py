@@ -7,7 +7,8 @@ a stack of the branches is left in the graph.
 """
 
 import copy
-from typing import TypeGuard
+from collections.abc import Iterable
+from typing import Any, TypeGuard
 
 import torch
 from timm.layers.split_attn import RadixSoftmax, SplitAttn
@@ -69,38 +70,48 @@ def _pool(x: Tensor) -> Tensor:
     return x.mean((2, 3), keepdim=True)  # [B, C, 1, 1]
 
 
-class _InterpolatedSelectiveKernel(nn.Module):
-    """A selective-kernel unit of two branches: [B, in_channels, H, W] -> [B, C, H', W']."""
+class _Interpolation(nn.Module):
+    """A unit of two branches: [B, in_channels, H, W] -> [B, C, H', W'].
 
-    def __init__(self, unit: SelectiveKernel) -> None:
+    Args:
+        hidden: Layers of the attention before its last one.
+        expand: The last one.
+    """
+
+    def __init__(self, hidden: Iterable[nn.Module], expand: nn.Conv2d) -> None:
         super().__init__()
-        self.unit = unit
-        attn = unit.get_submodule('attn')
-        self.hidden = nn.Sequential(*(attn.get_submodule(name) for name in ('fc_reduce', 'bn', 'act')))
+        self.hidden = nn.Sequential(*hidden)
         with torch.no_grad():
-            self.difference = _difference(attn.get_submodule('fc_select'))  # type: ignore[arg-type]
+            self.difference = _difference(expand)
+
+    def split(self, x: Tensor) -> Any:
+        """The branches, [B, C, H', W'] each."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = self.split(x)
+        weight = self.difference(self.hidden(_pool(first + second))).sigmoid()  # [B, C, 1, 1]
+        return second + (first - second) * weight
+
+
+class _InterpolatedSelectiveKernel(_Interpolation):
+    def __init__(self, unit: SelectiveKernel) -> None:
+        attn: Any = unit.attn
+        super().__init__((attn.fc_reduce, attn.bn, attn.act), attn.fc_select)
+        self.unit = unit
         unit.attn = None  # its layers are here
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.unit.split(x)  # [B, C, H', W'] each
-        weight = self.difference(self.hidden(_pool(first + second))).sigmoid()  # [B, C, 1, 1]
-        return second + (first - second) * weight
+    def split(self, x: Tensor) -> Any:
+        return self.unit.split(x)
 
 
-class _InterpolatedSplitAttention(nn.Module):
-    """Split attention of radix 2: [B, in_channels, H, W] -> [B, C, H', W']."""
-
+class _InterpolatedSplitAttention(_Interpolation):
     def __init__(self, unit: SplitAttention) -> None:
-        super().__init__()
+        super().__init__((unit.fc1, unit.bn1, unit.act1), unit.fc2)
         self.convolution = nn.Sequential(unit.conv, unit.bn0, unit.drop, unit.act0)
-        self.hidden = nn.Sequential(unit.fc1, unit.bn1, unit.act1)
-        with torch.no_grad():
-            self.difference = _difference(unit.fc2)
 
-    def forward(self, x: Tensor) -> Tensor:
-        first, second = self.convolution(x).chunk(2, dim=1)  # [B, C, H', W'] each
-        weight = self.difference(self.hidden(_pool(first + second))).sigmoid()  # [B, C, 1, 1]
-        return second + (first - second) * weight
+    def split(self, x: Tensor) -> Any:
+        return self.convolution(x).chunk(2, dim=1)
 
 
 class _StackedSplitAttention(nn.Module):
