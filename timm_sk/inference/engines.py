@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..optional_packages import require_package
+
 ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}  # package -> extra of timm_sk that installs it
 MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
 
@@ -33,8 +35,7 @@ def require_engine(name: str) -> None:
     """
     if name not in ENGINES:
         raise ValueError(f'Unknown engine "{name}": expected torch, {", ".join(ENGINES)} or auto.')
-    if name not in installed_engines():
-        raise ValueError(f"{name} is not installed: pip install 'timm_sk[{ENGINES[name]}]'.")
+    require_package(name, ENGINES[name])
 
 
 def default_engine(path: Path | None = None) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..data.shapes import draw
 from ..models.inputs import image_shape, preprocessing
+from ..optional_packages import require_package
 from .deployment import Deployed
 from .engines import EngineModel, FrozenModel, default_engine, require_engine
 from .graph_form import graph_form
@@ -195,8 +196,9 @@ def write_onnx(
         The path.
 
     Raises:
-        ValueError: If an operation cannot be exported.
+        ValueError: If an operation cannot be exported, or onnxscript is not installed.
     """
+    require_package('onnxscript', 'onnx')
     channels_last = x.dtype == torch.uint8
     sizes = {1: 'height', 2: 'width'} if channels_last else {2: 'height', 3: 'width'}
     dims = {0: 'batch', **(sizes if dynamic_size else {})}
