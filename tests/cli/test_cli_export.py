@@ -36,7 +36,10 @@ def test_refused_in_one_line(tmp_path, photos, monkeypatch):
         ((NAME, new, '--int8'), '--int8 and --calibrate FOLDER go together'),
         ((NAME, new, '--calibrate', photos), '--int8 and --calibrate FOLDER go together'),
         ((NAME, new, '--int8', '--calibrate', few), 'at least 16 images, got 15'),
-        ((NAME, new, '--int8', '--calibrate', tmp_path / 'none'), 'at least 16 images, got 1'),
+        ((NAME, new, '--int8', '--calibrate', tmp_path / 'none'), 'none: no such folder'),
+        ((NAME, taken, '--int8', '--calibrate', photos), 'exists already'),
+        ((NAME, tmp_path / 'net.pt2', '--int8', '--calibrate', photos), '--int8 is for .onnx and .xml'),
+        ((NAME, new, '--int8', '--calibrate', photos, '--embed-preprocessing'), 'omit --embed-preprocessing'),
         ((NAME, new, '--features-only', '--embeddings'), 'exclude each other'),
         ((NAME, tmp_path / 'net.pt2', '--half'), 'half is for models in float32 in format openvino'),
         (('skresnet35', new), 'skresnet35'),
@@ -96,5 +99,5 @@ def test_every_kind_of_output(tmp_path, photos):
     assert 0.45 < sizes[0] / sizes[1] < 0.6
     code, output = timm_sk_export(NAME, tmp_path / 'int8.onnx', '--int8', '--calibrate', photos)
     assert code == 0, output
-    assert 'of 18 calibration images with unchanged top-1' in output
+    assert 'of 18 calibration images keep their top-1' in output
     assert timm_sk.load_deployed(tmp_path / 'int8.onnx').metadata['int8']['images'] == 18

@@ -35,9 +35,20 @@ def test_graph_form_folds_softmax_into_the_last_layer():
     assert all(unit.difference.out_channels == unit.unit.out_channels for unit in units)
 
 
-def test_hooks_keep_a_unit_as_it_is():
+@pytest.mark.parametrize('part', ['', '.attn', '.attn.fc_select'])
+def test_hooks_keep_a_unit_as_it_is(part):
     ours, _ = pair('skresnext50_32x4d')
     seen = []
-    ours.layer1[0].conv2.register_forward_hook(lambda *_: seen.append(1))
+    ours.get_submodule(f'layer1.0.conv2{part}').register_forward_hook(lambda *_: seen.append(1))
     graph_form(ours)(images().float())
     assert seen == [1]
+
+
+@torch.no_grad()
+def test_replaced_layers_keep_a_unit_as_it_is():
+    units = {'skresnext50_32x4d': ('layer1.0.conv2.attn', 'fc_select'), 'resnest14d': ('layer1.0.conv2', 'fc2')}
+    for name, (unit, layer) in units.items():
+        ours, _ = pair(name)
+        replaced = ours.get_submodule(unit)
+        setattr(replaced, layer, torch.nn.Sequential(getattr(replaced, layer)).eval())
+        assert (graph_form(ours)(images().float()) - ours(images())).abs().max() <= 2e-5 * ours(images()).abs().max()

@@ -42,6 +42,7 @@ def test_program_must_be_trusted(exported, monkeypatch):
     [
         (dict(torch='2.0.0'), r'made by torch 2\.0\.0.*export it again'),
         (dict(instructions=['avx9000'], processor='Z80'), 'compiled for Z80; this processor lacks avx9000'),
+        (dict(aoti=True, processor='Plan9 z80: Z80'), 'compiled for Plan9 z80: Z80, this is'),
         (dict(format_version=2), 'is not a header of this version'),
         (dict(sha256='0' * 64), 'damaged or was replaced'),
         (dict(metadata=None), r'is not a header.*it lacks fields'),
@@ -69,11 +70,26 @@ def test_truncated_program_and_missing_header(exported, tmp_path):
 
 
 @torch.no_grad()
+def test_dynamic_size(tmp_path):
+    model = pair('resnest14d')[0].float()
+    path = timm_sk.export(model, tmp_path / 'net.pt2', input_size=(3, 64, 64), dynamic_size=True)
+    x = images(3, 64).float()[:, :, :47, :33]
+    assert_same(timm_sk.load_deployed(path, trusted=True)(x), model(x), 1e-5)
+    with pytest.raises(ValueError, match=r'net\.pt2 does not take this input'):
+        timm_sk.load_deployed(path, trusted=True)(x[:, :2])
+    with pytest.raises(ValueError, match='is for torch only: omit engine'):
+        timm_sk.load_deployed(path, engine='onnxruntime', trusted=True)
+
+
+@torch.no_grad()
 def test_save_deployed(tmp_path):
     model = pair('skresnet18')[0].float()
     deployed = timm_sk.deploy(model, input_size=(3, 32, 32), batch_size=2, compile=False)
     program = timm_sk.load_deployed(deployed.save(tmp_path / 'net.pt2'), trusted=True)
     assert_same(program(images(3).float()), model(images(3).float()), 1e-5)
+    halved = timm_sk.deploy(model.bfloat16(), input_size=(3, 32, 32), compile=False)
+    with pytest.raises(ValueError, match=r'for the CPU in float32, got torch\.bfloat16'):
+        halved.save(tmp_path / 'halved.pt2')
 
 
 LOADED = """

@@ -1,7 +1,7 @@
 """`timm-sk export`: models for inference engines, in float32 or int8."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -9,7 +9,7 @@ from rich.markup import escape
 from ..console import one_line_errors, print_line
 from ..data.images import find_images
 from ..factory import ready_model
-from ..inference.graph_export import SUFFIXES, export
+from ..inference.graph_export import SUFFIXES, export, require_writable
 from ..inference.int8 import CALIBRATION_IMAGES, load_calibration, quantize
 
 
@@ -43,25 +43,28 @@ def export_model(
             raise ValueError('--int8 and --calibrate FOLDER go together.')
         if features_only and embeddings:
             raise ValueError('--features-only and --embeddings exclude each other.')
-        options = dict(features_only=True) if features_only else dict(num_classes=0) if embeddings else {}
-        model = ready_model(model_name, device='cpu', **options)
+        if int8 and (embed_preprocessing or half):
+            raise ValueError(
+                '--int8 takes normalized images and stores int8 weights: omit --embed-preprocessing and --half.'
+            )
+        if calibrate is not None and not calibrate.exists():
+            raise ValueError(f'{calibrate}: no such folder.')
+        if require_writable(path, format, overwrite) in ('torch', 'aoti') and int8:
+            raise ValueError('--int8 is for .onnx and .xml files.')
+        kind = dict(features_only=True) if features_only else dict(num_classes=0) if embeddings else {}
+        model = ready_model(model_name, device='cpu', **kind)
         channels = getattr(model, 'in_chans', 3)
         input_size = None if size is None else (channels, size, size)
-        note = ''
+        note, options = '', dict[str, Any]()
         if calibrate is not None:
             images = load_calibration(model, find_images([str(calibrate)]), input_size)
             model = quantize(model, [images], input_size=input_size)
-            note = ', int8: {agreement:.1%} of {images} calibration images with unchanged top-1'.format(
-                **model.metadata['int8']
-            )
-        written = export(
-            model,
-            path,
-            format=format,
-            input_size=input_size,
-            dynamic_size=dynamic_size,
-            embed_preprocessing=embed_preprocessing,
-            half=half,
-            overwrite=overwrite,
-        )
-    print_line(escape(f'{written}: {written.stat().st_size / 1e6:.1f} MB{note}'))
+            found = model.metadata['int8']
+            note = f', int8: outputs differ by {found["difference"]:.1%} of the largest'
+            if 'agreement' in found:
+                note += f', {found["agreement"]:.1%} of {found["images"]} calibration images keep their top-1'
+        else:
+            options = dict(input_size=input_size, dynamic_size=dynamic_size, embed_preprocessing=embed_preprocessing)
+        export(model, path, format=format, half=half, overwrite=overwrite, **options)
+    files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
+    print_line(escape(f'{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB{note}'))

@@ -14,7 +14,7 @@ from ..layers.folded_conv import FoldedConv
 from ..models.inputs import image_shape
 from .conv_inputs import conv_inputs
 from .cuda_graph import Forward, GraphedForward, Recording
-from .engines import EngineModel
+from .engines import ATTRIBUTES, EngineModel, keeps_device_and_dtype
 from .fold import fold_model, wrap_convolutions
 from .tune_branches import replace_where_faster
 from .tune_groups import merge_where_faster
@@ -24,7 +24,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 DEVICES = ('cpu', 'cuda', 'mps', 'xpu')
 
 _NO_LIMIT = dict(cache_size_limit=1024, accumulated_cache_size_limit=1024)
-_ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
 
 def deploy(
@@ -72,7 +71,7 @@ def deploy(
             or compiled; if an argument is invalid; if the model does not take images of that size; if it cannot be
             compiled or captured.
     """
-    device = _require_deployable(model)
+    device = require_deployable(model)
     shape = image_shape(model, batch_size, input_size)
     own = next((parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()), torch.float32)
     dtype = own if dtype is None else dtype
@@ -91,7 +90,7 @@ def deploy(
         options: dict[str, Any] = dict(channels_last=channels_last, compile=compile, merge_groups=merge_groups)
         in_torch = partial(deploy, model, input_size=shape[1:], batch_size=batch_size, remember=remember, **options)
         return (
-            pick_engine(model, shape, in_torch, remember=remember)
+            pick_engine(model, shape, in_torch, options=options, remember=remember)
             if engine == 'auto'
             else deploy_for_engine(model, shape, engine)
         )
@@ -133,6 +132,7 @@ class Deployed(nn.Module):
 
     Attributes:
         model: Folded model.
+        engine: 'torch'.
         input_shape: As given.
         dtype: Dtype of weights and outputs.
         device: Device of the weights.
@@ -141,12 +141,13 @@ class Deployed(nn.Module):
     def __init__(self, model: nn.Module, input_shape: Sequence[int], *, memory_format: torch.memory_format) -> None:
         super().__init__()
         self.model = model
+        self.engine = 'torch'
         self.input_shape = list(input_shape)
         self.channels_last = memory_format == torch.channels_last  # a memory format cannot be pickled by old protocols
         weights = next(model.parameters(), torch.empty(0))
         self.dtype = weights.dtype
         self.device = weights.device
-        for name in _ATTRIBUTES:
+        for name in ATTRIBUTES:
             if hasattr(model, name):
                 setattr(self, name, getattr(model, name))
         self._compiled: Forward | None = None
@@ -222,8 +223,10 @@ class Deployed(nn.Module):
             path: A file that ends in `.pt2`. A compiled model becomes a package of machine code for this processor.
 
         Raises:
-            ValueError: As `timm_sk.export`.
+            ValueError: If the model is not in float32 on the CPU, or for the reasons of `timm_sk.export`.
         """
+        if self.device.type != 'cpu' or self.dtype != torch.float32:
+            raise ValueError(f'Programs are for the CPU in float32, got {self.dtype} on {self.device}: deploy it so.')
         from .graph_export import export  # which imports this module
 
         return export(self, path, format='torch' if self._compiled is None else 'aoti', input_size=self.input_shape[1:])
@@ -250,8 +253,7 @@ class Deployed(nn.Module):
 
     def to(self, *args: Any, **kwargs: Any) -> 'Deployed':
         """Return the deployed model if it has the device and dtype already, else raise ValueError."""
-        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
-        if dtype not in (None, self.dtype) or device not in (None, self.device, torch.device(self.device.type)):
+        if not keeps_device_and_dtype(self, *args, **kwargs):
             self._apply()
         return self
 
@@ -281,7 +283,7 @@ class Deployed(nn.Module):
         return self.__dict__ | {'_compiled': None, '_graphed': None}
 
 
-def _require_deployable(model: nn.Module) -> torch.device:
+def require_deployable(model: nn.Module) -> torch.device:
     """Check a model, and return its device."""
     if not isinstance(model, nn.Module):
         raise ValueError(f'Expected a torch.nn.Module, got {type(model).__name__}: build the model first.')

@@ -2,20 +2,23 @@
 
 import copy
 import hashlib
-import importlib.metadata
+import importlib
+import logging
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .autotune import AutotuneCache, device_name, measure, pick_fastest
-from .engines import EngineModel, installed_engines, require_engine
-from .graph_export import compare, describe, write_onnx
+from .engines import ATTRIBUTES, EngineModel, installed_engines, require_engine
+from .graph_export import compare, describe, write_onnx_of_any_size
 from .graph_form import graph_form
+
+_logger = logging.getLogger(__name__)
 
 
 def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> EngineModel:
@@ -30,26 +33,34 @@ def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> En
         ValueError: If the engine is not installed or cannot run the model, or its outputs differ.
     """
     require_engine(engine)
-    x = torch.full((max(2, shape[0]), *shape[1:]), 0.5)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, 'model.onnx')
-        try:
-            write_onnx(graph_form(model), x, path, dynamic_size=True, metadata=describe(model, shape))
-        except ValueError:  # an operation that needs a fixed size
-            write_onnx(graph_form(model), x, path, metadata=describe(model, shape))
+        x = torch.full((max(2, shape[0]), *shape[1:]), 0.5)
+        path = write_onnx_of_any_size(graph_form(model), x, Path(folder, 'model.onnx'), describe(model, shape))
         found = EngineModel(path.read_bytes(), engine)
+    found.input_shape = list(shape)
+    for name in ATTRIBUTES:
+        if hasattr(model, name):
+            setattr(found, name, getattr(model, name))
     noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
     compare(found, copy.deepcopy(model).cpu().float(), noise)
     return found
 
 
-def pick_engine(model: nn.Module, shape: Sequence[int], deploy_torch: Callable[[], Any], *, remember: bool) -> Any:
+def pick_engine(
+    model: nn.Module,
+    shape: Sequence[int],
+    deploy_torch: Callable[[], Any],
+    *,
+    options: Mapping[str, Any],
+    remember: bool,
+) -> Any:
     """Deploy a model in the fastest of torch and the installed engines, measured for one shape of input.
 
     Args:
         model: Model in eval mode on the CPU, in float32.
         shape: B, C, H and W of the input.
         deploy_torch: Deploys it in torch.
+        options: Options of `deploy_torch`, on which its time depends.
         remember: Keep the result in the local store, and use an earlier one.
     """
     engines = installed_engines()
@@ -61,26 +72,29 @@ def pick_engine(model: nn.Module, shape: Sequence[int], deploy_torch: Callable[[
         for name, build in builders.items():
             try:
                 built[name] = build()
-            except ValueError:  # this engine cannot run the model
+            except ValueError as error:
                 if name == 'torch':
                     raise
+                _logger.warning('deploy: %s is left out: %s', name, error)
         x = torch.randn(tuple(shape))
-        times = measure({name: _call(deployed, x) for name, deployed in built.items()}, torch.device('cpu'))
+        times = measure({name: partial(deployed, x) for name, deployed in built.items()}, torch.device('cpu'))
         return pick_fastest(times, 'torch')
 
     cache = AutotuneCache(remember=remember)
-    fastest = cache.fastest(_key(model, shape, engines), list(builders), find_fastest)
-    cache.save()
-    return built[fastest] if fastest in built else builders[fastest]()
+    fastest = cache.fastest(_key(model, shape, engines, options), list(builders), find_fastest)
+    if len(built) == len(builders):
+        cache.save()  # an engine that was left out may work after an installation
+    if fastest not in built:
+        try:
+            return builders[fastest]()
+        except ValueError:  # of these weights
+            fastest = find_fastest()
+    return built[fastest]
 
 
-def _call(deployed: nn.Module, x: Tensor) -> Callable[[], Any]:
-    return lambda: deployed(x)
-
-
-def _key(model: nn.Module, shape: Sequence[int], engines: Sequence[str]) -> str:
+def _key(model: nn.Module, shape: Sequence[int], engines: Sequence[str], options: Mapping[str, Any]) -> str:
     """Everything that the fastest engine depends on."""
-    versions = [f'{name} {importlib.metadata.version(name)}' for name in ('torch', *engines)]
+    versions = [f'{name} {importlib.import_module(name).__version__}' for name in ('torch', *engines)]
     structure = hashlib.sha256(repr(model).encode()).hexdigest()[:16]
     processor, threads = device_name(torch.device('cpu')), torch.get_num_threads()
-    return f'engine: {processor}, {", ".join(versions)}, {threads} threads, {list(shape)}, {structure}'
+    return f'engine: {processor}, {", ".join(versions)}, {threads} threads, {list(shape)}, {options}, {structure}'

@@ -2,8 +2,9 @@
 
 import importlib.util
 import json
+import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,10 @@ from ..optional_packages import require_package
 
 ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}  # package -> extra of timm_sk that installs it
 MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
+# what a deployed model has of the original
+ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
-_COMPILING = threading.Lock()  # threads that ask for the same shape wait for one compilation
-
-Run = Callable[[NDArray[np.float32]], list[NDArray[np.float32]]]
+Run = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
 
 
 def installed_engines() -> list[str]:
@@ -44,6 +45,12 @@ def default_engine(path: Path | None = None) -> str:
     return 'openvino' if is_ir or 'openvino' in installed_engines() else 'onnxruntime'
 
 
+def keeps_device_and_dtype(model: Any, *args: Any, **kwargs: Any) -> bool:
+    """Whether `to` with these arguments leaves a model, which has `device` and `dtype`, as it is."""
+    device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)  # what nn.Module.to calls; torch has no public form
+    return dtype in (None, model.dtype) and device in (None, model.device, torch.device(model.device.type))
+
+
 class FrozenModel(nn.Module):
     """An exported network: it infers on the CPU, and its weights are constants.
 
@@ -56,8 +63,9 @@ class FrozenModel(nn.Module):
         metadata: What `timm_sk.export` wrote into the model: architecture, input size, preprocessing, label names.
 
     Attributes:
-        engine: As given.
-        metadata: As given.
+        engine: Name of the engine.
+        metadata: Metadata of the exported model.
+        input_shape: B, C, H and W of the input that it was deployed for; B is 1 for a model from a file.
         num_classes: Number of classes, or None if that is not known.
         pretrained_cfg: Preprocessing and label names, as timm names them.
     """
@@ -65,6 +73,7 @@ class FrozenModel(nn.Module):
     def __init__(self, engine: str, metadata: dict[str, Any]) -> None:
         super().__init__()
         self.engine = engine
+        self.input_shape = [1, *metadata.get('input_size', ())]
         self.metadata = metadata
         self.num_classes = metadata.get('num_classes')
         self.pretrained_cfg = metadata | metadata.get('preprocessing', {})
@@ -78,8 +87,10 @@ class FrozenModel(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if x.dim() != 4:
             raise ValueError(f'The input must be a batch of images [B, C, H, W], got {list(x.shape)}.')
-        image_type = torch.uint8 if self.metadata.get('uint8_input') else torch.float32
-        outputs = self.run(x.detach().to('cpu', image_type).contiguous())
+        is_uint8 = bool(self.metadata.get('uint8_input'))
+        if is_uint8 != (x.dtype == torch.uint8):
+            raise ValueError(f'The input must be {"uint8" if is_uint8 else "floating-point"} images, got {x.dtype}.')
+        outputs = self.run(x.detach().to('cpu', torch.uint8 if is_uint8 else torch.float32).contiguous())
         return outputs if self.metadata.get('features_only') else outputs[0]
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
@@ -104,22 +115,27 @@ class FrozenModel(nn.Module):
         Raises:
             ValueError: For another device or dtype.
         """
-        moved = torch.zeros(1, 1, 1, 1).to(*args, **kwargs)
-        return self if (moved.device, moved.dtype) == (self.device, self.dtype) else self._refuse()
+        return self if keeps_device_and_dtype(self, *args, **kwargs) else self._refuse()
+
+    def cpu(self) -> 'FrozenModel':
+        """Do nothing."""
+        return self
+
+    float = cpu
 
 
 class EngineModel(FrozenModel):
     """A network in ONNX format or OpenVINO's IR, executed by an inference engine.
 
-    Each shape of input is compiled when it is first seen, for `torch.get_num_threads()` threads. Any thread may call;
-    OpenVINO computes one call at a time.
+    Each shape of input is compiled when it is first seen, for `torch.get_num_threads()` threads; the last few stay
+    compiled. Any thread may call; OpenVINO computes one call of a shape at a time.
 
     Args:
         graph: A serialized ONNX model, or the path of an ONNX model or of an IR's `.xml`.
         engine: 'onnxruntime' or 'openvino'.
 
     Attributes:
-        graph: As given.
+        graph: The serialized model, or the absolute path of the file, which must stay.
 
     Raises:
         ValueError: If the engine is unknown or not installed, or cannot read the model.
@@ -128,20 +144,28 @@ class EngineModel(FrozenModel):
     def __init__(self, graph: bytes | Path, engine: str) -> None:
         require_engine(engine)
         super().__init__(engine, read_metadata(graph))
-        self.graph = graph
+        self.graph = graph.resolve() if isinstance(graph, Path) else graph
         self._compiled: dict[tuple[int, ...], Run] = {}
+        self._compiling = threading.Lock()
 
     def run(self, x: Tensor) -> list[Tensor]:
         key = (*x.shape, torch.get_num_threads())
-        with _COMPILING:
-            compiled = self._compiled.get(key)
-            if compiled is None:
+        compiled = self._compiled.get(key)
+        if compiled is None:
+            with self._compiling:  # threads that ask for the same shape wait for one compilation
+                compiled = self._compiled.get(key) or self._compile(x)
                 while len(self._compiled) >= MAX_COMPILED:
-                    del self._compiled[next(iter(self._compiled))]
-                compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
-                compiled = _translate(compile_graph, self.graph, list(x.shape), torch.get_num_threads())
-                self._compiled[key] = compiled
+                    del self._compiled[list(self._compiled)[0]]  # noqa: RUF015, other threads change it meanwhile
+        self._compiled.pop(key, None)
+        self._compiled[key] = compiled  # at the end: the most recently used
         return [torch.from_numpy(output) for output in _translate(compiled, x.numpy())]
+
+    def _compile(self, x: Tensor) -> Run:
+        compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
+        spatial = x.shape[1:3] if x.dtype == torch.uint8 else x.shape[2:]
+        dims = dict(zip(('batch', 'height', 'width'), (len(x), *spatial), strict=True))
+        compiled: Run = _translate(compile_graph, self.graph, list(x.shape), dims, torch.get_num_threads())
+        return compiled
 
     def save(self, path: str | Path) -> Path:
         """Write the model as ONNX (`.onnx`) or OpenVINO's IR (`.xml`), which `timm_sk.load_deployed` loads.
@@ -154,7 +178,11 @@ class EngineModel(FrozenModel):
         return export(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {'_compiled': {}}
+        return self.__dict__ | {'_compiled': {}, '_compiling': None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._compiling = threading.Lock()
 
 
 def _translate(call: Callable[..., Any], *args: Any) -> Any:
@@ -162,8 +190,15 @@ def _translate(call: Callable[..., Any], *args: Any) -> Any:
     try:
         return call(*args)
     except Exception as error:
-        reason = ' '.join(str(error).split()) or type(error).__name__
-        raise ValueError(f'The engine cannot run this model on this input: {reason[:300]}') from error
+        raise ValueError(f'The engine cannot run this model on this input: {root_reason(error)}') from error
+
+
+def root_reason(error: BaseException) -> str:
+    """The message of the error that an error was first raised for, in one line without colours."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = ' '.join(re.sub(r'\x1b\[[\d;]*m', '', str(error)).split())
+    return f'{type(error).__name__}: {text[:300]}' if text else type(error).__name__
 
 
 def read_metadata(graph: bytes | Path) -> dict[str, Any]:
@@ -172,8 +207,10 @@ def read_metadata(graph: bytes | Path) -> dict[str, Any]:
     Raises:
         ValueError: If this is not a readable model, or the metadata is damaged.
     """
+    is_ir = isinstance(graph, Path) and graph.suffix == '.xml'
+    require_package(*(('openvino', 'openvino') if is_ir else ('onnx', 'onnx')))
     try:
-        if isinstance(graph, Path) and graph.suffix == '.xml':
+        if is_ir:
             import openvino
 
             model = openvino.Core().read_model(graph)
@@ -189,17 +226,17 @@ def read_metadata(graph: bytes | Path) -> dict[str, Any]:
             text = next((entry.value for entry in loaded.metadata_props if entry.key == 'timm_sk'), '{}')
         return dict(json.loads(text))
     except Exception as error:  # of protobuf, json, OpenVINO
-        raise ValueError(f'Not a readable model: {type(error).__name__}: {str(error)[:200]}') from error
+        raise ValueError(f'Not a readable model: {root_reason(error)}') from error
 
 
-def _onnxruntime(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
+def _onnxruntime(graph: bytes | Path, shape: Sequence[int], dims: Mapping[str, int], threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')  # idle threads would slow other models
-    for name, size in zip(('batch', 'height', 'width'), (shape[0], *shape[2:]), strict=True):
+    for name, size in dims.items():
         options.add_free_dimension_override_by_name(name, size)
     source = graph if isinstance(graph, bytes) else str(graph)
     session = onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
@@ -207,7 +244,7 @@ def _onnxruntime(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run
     return lambda x: session.run(None, {name: x})
 
 
-def _openvino(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
+def _openvino(graph: bytes | Path, shape: Sequence[int], dims: Mapping[str, int], threads: int) -> Run:
     import openvino
 
     core = openvino.Core()
@@ -220,7 +257,7 @@ def _openvino(graph: bytes | Path, shape: Sequence[int], threads: int) -> Run:
     request = core.compile_model(model, 'CPU', settings).create_infer_request()
     lock = threading.Lock()  # a request takes one call at a time
 
-    def run(x: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def run(x: NDArray[Any]) -> list[NDArray[np.float32]]:
         with lock:
             results = request.infer(x, share_inputs=True)
             return [results[index] for index in range(len(results))]  # copies, which later calls do not overwrite

@@ -9,18 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import timm.models
 import torch
 from torch import Tensor, nn
 
+from ..data import normalizer
 from ..data.shapes import draw
 from ..models.inputs import image_shape, preprocessing
 from ..optional_packages import require_package
-from .deployment import Deployed
-from .engines import EngineModel, FrozenModel, default_engine, require_engine
+from .deployment import Deployed, require_deployable
+from .engines import EngineModel, FrozenModel, default_engine, read_metadata, require_engine, root_reason
 from .graph_form import graph_form
 from .prediction import class_names
-from .saved_program import load_program, save_program
+from .saved_program import dynamic_dims, load_program, save_program
 
 SUFFIXES = {'onnx': '.onnx', 'openvino': '.xml', 'torch': '.pt2', 'aoti': '.pt2'}
 OPSET = 20
@@ -75,7 +75,8 @@ def export(
         format: 'onnx', 'openvino' (IR: `.xml`, and `.bin` beside it), 'torch' (`torch.export`, `.pt2`) or 'aoti' (an
             AOTInductor package, `.pt2`, compiled for this processor); None for the first that has the path's ending.
         input_size: Channels, height and width; None for those of the model's checkpoint.
-        dynamic_size: Accept other heights and widths too. The batch size is always dynamic.
+        dynamic_size: Accept other heights and widths too; those of a program of torch must leave more than one pixel of
+            the last feature map. The batch size is always dynamic.
         embed_preprocessing: Take uint8 images [B, H, W, C] of this size, and return probabilities.
         half: Store the weights of an IR as float16, in half the space; OpenVINO computes in the precision that suits
             the processor.
@@ -90,39 +91,44 @@ def export(
             `half` 1e-2) of the largest.
     """
     path = Path(path)
-    format = _resolve_format(path, format)
-    _require_writable(path, overwrite)
-    if model.training:
-        raise ValueError('A model is exported in eval mode, got train mode: call eval().')
+    format = require_writable(path, format, overwrite)
     if format in ('onnx', 'openvino'):
         require_engine('openvino' if format == 'openvino' else 'onnxruntime')
     if half and (format != 'openvino' or isinstance(model, FrozenModel)):
         raise ValueError('half is for models in float32 in format openvino: omit it.')
     if isinstance(model, FrozenModel):
+        if input_size is not None or dynamic_size or embed_preprocessing:
+            raise ValueError(f'Input size and preprocessing of a model in {model.engine} are fixed: omit the options.')
         with _written(path) as target:
             _write_again(model, target, format)
         return path
     model = model.model if isinstance(model, Deployed) else model
+    require_deployable(model)
     shape = image_shape(model, 2, input_size)
     metadata = describe(model, shape)
-    graph = graph_form(model)
-    images = check_images(shape, metadata)
+    graph, reference = graph_form(model), copy.deepcopy(model).cpu().float()
     if embed_preprocessing:
-        model, graph, images = _embed_preprocessing(model, graph, shape, metadata)
+        graph, reference = _embed_preprocessing(graph, metadata), _embed_preprocessing(reference, metadata)
+        metadata['uint8_input'] = True
+    checked = [check_images(shape[1:], metadata)]
+    if dynamic_size:  # the example too is larger: a last feature map of one pixel would fix the size
+        checked.insert(0, check_images([shape[1], shape[2] + 17, shape[3] + 1], metadata))
+    x = checked[0][:2]
     with _written(path) as target:
         options: dict[str, Any] = dict(dynamic_size=dynamic_size, metadata=metadata)
         exported: FrozenModel
         if format in ('torch', 'aoti'):
-            save_program(graph, images[:2], target, aoti=format == 'aoti', **options)
+            save_program(graph, x, target, aoti=format == 'aoti', **options)
             exported = load_program(target, trusted=True)
         else:
-            onnx_path = write_onnx(graph, images[:2], target.with_suffix('.onnx'), **options)
+            onnx_path = write_onnx(graph, x, target.with_suffix('.onnx'), **options)
             if format == 'openvino':
                 exported = EngineModel(_write_openvino(onnx_path, target, half=half), 'openvino')
                 onnx_path.unlink()
             else:
                 exported = EngineModel(onnx_path, 'onnxruntime')
-        compare(exported, copy.deepcopy(model).cpu().float(), images, HALF_TOLERANCE if half else TOLERANCE)
+        for images in checked:
+            compare(exported, reference, images, HALF_TOLERANCE if half else TOLERANCE)
     return path
 
 
@@ -141,7 +147,10 @@ def load_deployed(path: str | Path, *, engine: str | None = None, trusted: bool 
     path = Path(path)
     if not path.is_file():
         raise ValueError(f'{path}: no such file.')
-    if _resolve_format(path, None) == 'torch':
+    format = _resolve_format(path, None)
+    if engine is not None and (format == 'torch' or (format == 'openvino' and engine == 'onnxruntime')):
+        raise ValueError(f'{path.name} is for {format} only: omit engine.')
+    if format == 'torch':
         return load_program(path, trusted)
     return EngineModel(path, engine or default_engine(path))
 
@@ -158,8 +167,8 @@ def describe(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     found |= {key: cfg[key] for key in ('architecture', 'tag', 'license') if cfg.get(key) is not None}
     if cfg:
         config = preprocessing(model, any_channels=True)
-        found['preprocessing'] = {key: config[key] for key in ('mean', 'std', 'interpolation', 'crop_pct')}
-    if isinstance(model, timm.models.FeatureListNet):
+        found['preprocessing'] = {key: config[key] for key in ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')}
+    if hasattr(model, 'feature_info') and not hasattr(model, 'forward_head'):  # timm's nets of feature maps
         found['features_only'] = True
     elif hasattr(model, 'num_classes'):
         found['num_classes'] = model.num_classes
@@ -167,17 +176,15 @@ def describe(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
     return found
 
 
-def check_images(shape: Sequence[int], metadata: dict[str, Any]) -> Tensor:
-    """Images to compare an exported model on: drawn shapes, normalized, [CHECK_IMAGES, C, H, W]."""
-    channels, height, width = shape[1:]
+def check_images(size: Sequence[int], metadata: dict[str, Any]) -> Tensor:
+    """Images of a size C, H, W to compare an exported model on, as it takes them: CHECK_IMAGES drawn shapes."""
+    channels, height, width = size
     drawn, _ = draw(CHECK_IMAGES, seed=0, size=max(height, width))
-    images = torch.from_numpy(drawn).permute(0, 3, 1, 2)[:, :, :height, :width].float() / 255
-    images = images[:, torch.arange(channels) % 3]
-    config = metadata.get('preprocessing')
-    if config is None:
-        return images * 2 - 1
-    mean, std = (torch.tensor(config[key])[:, None, None] for key in ('mean', 'std'))
-    return (images - mean) / std
+    pixels = torch.from_numpy(drawn)[:, :height, :width, torch.arange(channels) % 3].contiguous()
+    if metadata.get('uint8_input'):
+        return pixels
+    config = metadata.get('preprocessing', dict(mean=[0.5] * channels, std=[0.5] * channels))
+    return normalizer(config['mean'], config['std'], torch.device('cpu'))(pixels.permute(0, 3, 1, 2))
 
 
 def write_onnx(
@@ -199,22 +206,18 @@ def write_onnx(
         ValueError: If an operation cannot be exported, or onnxscript is not installed.
     """
     require_package('onnxscript', 'onnx')
-    channels_last = x.dtype == torch.uint8
-    sizes = {1: 'height', 2: 'width'} if channels_last else {2: 'height', 3: 'width'}
-    dims = {0: 'batch', **(sizes if dynamic_size else {})}
     try:
         program = torch.onnx.export(
             graph,
             (x,),
             dynamo=True,
-            dynamic_shapes=({axis: torch.export.Dim(name, min=1) for axis, name in dims.items()},),
+            dynamic_shapes=(dynamic_dims(x, dynamic_size),),
             opset_version=OPSET,
             input_names=['images'],
             verbose=False,
         )
     except Exception as error:  # the exporter raises classes of many packages
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'The model cannot be exported to ONNX: {reason[:300]}') from error
+        raise ValueError(f'The model cannot be exported to ONNX: {root_reason(error)}') from error
     assert program is not None
     program.model.metadata_props['timm_sk'] = json.dumps(metadata or {}, sort_keys=True)
     weights = sum(tensor.nbytes for tensor in graph.state_dict().values())
@@ -222,11 +225,17 @@ def write_onnx(
     return path
 
 
+def write_onnx_of_any_size(graph: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any] | None = None) -> Path:
+    """As `write_onnx`, with dynamic height and width unless an operation needs fixed ones."""
+    try:
+        return write_onnx(graph, x, path, dynamic_size=True, metadata=metadata)
+    except ValueError:
+        return write_onnx(graph, x, path, metadata=metadata)
+
+
 def _write_openvino(onnx_path: Path, path: Path, *, half: bool = False) -> Path:
     """Convert an ONNX model to OpenVINO's IR."""
     import openvino
-
-    from .engines import read_metadata
 
     core = openvino.Core()
     model = core.read_model(onnx_path)
@@ -247,25 +256,27 @@ def _resolve_format(path: Path, format: str | None) -> str:
     return format
 
 
-def _require_writable(path: Path, overwrite: bool) -> None:
-    if path.exists() and not overwrite:
-        raise ValueError(f'{path} exists already: choose another path, or overwrite it.')
+def require_writable(path: Path, format: str | None, overwrite: bool) -> str:
+    """Check the path of an export, and return the format.
+
+    Raises:
+        ValueError: As `export`.
+    """
+    format = _resolve_format(path, format)
+    second = {'.onnx': f'{path.name}.data', '.xml': f'{path.stem}.bin', '.pt2': f'{path.name}.json'}[path.suffix]
+    for file in (path, path.with_name(second)):
+        if file.exists() and not overwrite:
+            raise ValueError(f'{file} exists already: choose another path, or overwrite it.')
     if not path.parent.is_dir():
         raise ValueError(f'{path.parent} is not a folder: create it first.')
+    return format
 
 
-def _embed_preprocessing(
-    model: nn.Module, graph: nn.Module, shape: Sequence[int], metadata: dict[str, Any]
-) -> tuple[nn.Module, nn.Module, Tensor]:
-    """Model, graph and images with uint8 input; notes it in the metadata."""
+def _embed_preprocessing(model: nn.Module, metadata: dict[str, Any]) -> nn.Module:
     config = metadata.get('preprocessing')
-    if config is None or not metadata.get('num_classes'):
-        raise ValueError('Preprocessing is embedded into classifiers with a pretrained_cfg: export without it.')
-    metadata['uint8_input'] = True
-    drawn, _ = draw(CHECK_IMAGES, seed=0, size=max(shape[2:]))
-    images = torch.from_numpy(drawn)[:, : shape[2], : shape[3], : shape[1]].contiguous()
-    mean, std = config['mean'], config['std']
-    return WithPreprocessing(model, mean, std), WithPreprocessing(graph, mean, std), images
+    if config is None or not metadata.get('num_classes') or metadata['input_size'][0] not in (1, 3):
+        raise ValueError('Preprocessing is for classifiers of grey or RGB images with a pretrained_cfg: omit it.')
+    return WithPreprocessing(model, config['mean'], config['std'])
 
 
 def compare(exported: FrozenModel, model: nn.Module, images: Tensor, tolerance: float = TOLERANCE) -> None:
@@ -294,14 +305,21 @@ def compare(exported: FrozenModel, model: nn.Module, images: Tensor, tolerance: 
 
 
 def _write_again(model: FrozenModel, path: Path, format: str) -> None:
-    """Write a model that is exported already, such as a quantized one, as ONNX or IR."""
-    if not isinstance(model, EngineModel) or not isinstance(model.graph, bytes) or format not in ('onnx', 'openvino'):
+    """Write a model that is exported already, such as a quantized one, as ONNX or IR, and check it."""
+    graph = model.graph if isinstance(model, EngineModel) else None
+    if isinstance(graph, Path):
+        graph = graph.read_bytes() if graph.suffix == '.onnx' else None
+    if graph is None or 'input_size' not in model.metadata or format not in ('onnx', 'openvino'):
         raise ValueError(f'A model in {model.engine} cannot be exported as {format}: export the original model.')
+    engine = 'openvino' if format == 'openvino' else model.engine
+    reference = EngineModel(graph, engine)
+    images = check_images(model.metadata['input_size'], model.metadata)
     onnx_path = path.with_suffix('.onnx')
-    onnx_path.write_bytes(model.graph)
+    onnx_path.write_bytes(graph)
     if format == 'openvino':
         _write_openvino(onnx_path, path)
         onnx_path.unlink()
+    compare(EngineModel(path, engine), reference, images)
 
 
 @contextmanager
@@ -309,7 +327,10 @@ def _written(path: Path) -> Iterator[Path]:
     """Yields a path in an empty folder, whose files are moved beside `path` in the end, the named one last."""
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.') as folder:
         yield Path(folder, path.name)
-        for file in sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name):
+        files = sorted(Path(folder).iterdir(), key=lambda file: file.name == path.name)
+        if len(files) > 1:
+            path.unlink(missing_ok=True)  # an old one must never lie beside a new second file
+        for file in files:
             with file.open('rb+') as opened:
                 os.fsync(opened.fileno())
             file.replace(path.with_name(file.name))

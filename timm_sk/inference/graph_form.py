@@ -15,6 +15,7 @@ from timm.layers.split_attn import RadixSoftmax, SplitAttn
 from torch import Tensor, nn
 
 from ..layers.bypass import can_bypass
+from ..layers.folded_conv import is_plain
 from ..layers.selective_kernel import SelectiveKernel, SelectiveKernelAttn
 from ..layers.split_attention import SplitAttention
 from .fold import fold_model
@@ -38,7 +39,7 @@ def graph_form(model: nn.Module) -> nn.Module:
         for name, child in module.named_children():
             if _can_rewrite_selective_kernel(child):
                 setattr(module, name, _InterpolatedSelectiveKernel(child).eval())
-            elif type(child) is SplitAttention and can_bypass(child, parts=False):
+            elif type(child) is SplitAttention and can_bypass(child, parts=False) and is_plain(child.fc2):
                 rewritten = _InterpolatedSplitAttention if child.radix == 2 else _StackedSplitAttention
                 setattr(module, name, rewritten(child).eval())
     return graph
@@ -50,6 +51,8 @@ def _can_rewrite_selective_kernel(module: nn.Module) -> TypeGuard[SelectiveKerne
         and type(module).forward is SelectiveKernel.forward
         and can_bypass(module, parts=False)
         and type(module.attn) is SelectiveKernelAttn
+        and can_bypass(module.attn, parts=False)
+        and is_plain(module.attn.fc_select)
         and module.num_paths == 2
     )
 

@@ -6,8 +6,9 @@ convolutions.
 """
 
 import json
+import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 from ..data import create_transform, normalizer
 from ..data.images import read_image
 from ..models.inputs import image_shape, preprocessing
-from .deployment import Deployed
+from .deployment import Deployed, require_deployable
 from .engines import EngineModel, default_engine, require_engine
-from .graph_export import describe, write_onnx
+from .graph_export import describe, write_onnx_of_any_size
 from .graph_form import graph_form
 
 MIN_IMAGES = 16
@@ -29,12 +30,14 @@ CALIBRATION_IMAGES = 256  # that are used of a folder
 BATCH_SIZE = 8
 AGREEMENT = 0.99  # of the calibration images, whose top-1 must not change
 
-_ATTENTION = ('.hidden.', '.difference.', '.expand.', '.attn.')
-# Layers that stay in float32, by parts of their weights' names; the fastest choice with enough agreement is taken.
-_CHOICES: dict[str, tuple[str, ...]] = {
-    'none': (),
+MAX_DIFFERENCE = 0.1  # of the largest value, for models without a classifier
+
+_ATTENTION = r'\.(hidden|difference|attn|unit\.fc[12])\.'
+# Layers that stay in float32, by the names of their weights; the first choice that is accurate enough is taken.
+_CHOICES = {
+    'none': None,
     'attention': _ATTENTION,
-    'attention, stem and classifier': (*_ATTENTION, 'conv1.', 'conv_stem', 'fc.', 'classifier'),
+    'attention, stem and classifier': rf'{_ATTENTION}|^(conv1|conv_stem|fc|classifier)\.',
 }
 
 
@@ -48,19 +51,20 @@ def quantize(
     """Quantize a model to int8.
 
     The layers that stay in float32 (none, the attention, or also the stem and the classifier) are chosen on the
-    calibration images: the fastest choice that leaves the top-1 of 99 % of them as it is, otherwise the best one.
+    calibration images: the first choice that leaves the top-1 of 99 % of them as it is, otherwise the best one. Without
+    a classifier, it is the first one whose outputs differ by at most a tenth of the largest.
 
     Args:
         model: A model in eval mode, which is not changed.
-        images: Batches of preprocessed images [B, C, H, W], or of pairs of images and labels, as a loader yields
-            them; at least 16 images, of the kind that the model will see. All are kept in memory.
+        images: Batches of normalized images [B, C, H, W], or of pairs of images and labels, as a loader yields them; at
+            least 16 images, of the kind that the model will see. All are kept in memory.
         input_size: Channels, height and width; None for those of the model's checkpoint.
         engine: 'openvino' or 'onnxruntime'; None for the former where it is installed.
 
     Returns:
         The quantized model. Its `metadata['int8']` has the layers in float32, the share of calibration images with
-        unchanged top-1, and the largest difference of a logit as a share of the largest logit. `timm_sk.export`
-        writes it to a file.
+        unchanged top-1 (if there is a classifier), and the largest difference of an output as a share of the largest
+        output. `timm_sk.export` writes it to a file. It takes other batches and sizes, if the model does.
 
     Raises:
         ValueError: If there are too few images or of another size, the model is in train mode, a package is missing, or
@@ -68,23 +72,28 @@ def quantize(
     """
     engine = engine or default_engine()
     require_engine(engine)
-    if model.training:
-        raise ValueError('A model is quantized in eval mode, got train mode: call eval().')
     model = model.model if isinstance(model, Deployed) else model
+    require_deployable(model)
     shape = image_shape(model, BATCH_SIZE, input_size)
     calibration = _collect(images, shape)
     candidates: list[EngineModel] = []
     with tempfile.TemporaryDirectory() as folder:
-        float32 = write_onnx(graph_form(model), calibration[:2], Path(folder, 'float32.onnx'))
+        metadata = describe(model, shape)
+        float32 = write_onnx_of_any_size(graph_form(model), calibration[:2], Path(folder, 'float32.onnx'), metadata)
         expected = _outputs(EngineModel(float32, engine), calibration)
-        for kept, names in _CHOICES.items():
-            graph = _quantize(float32, calibration, names)
-            found = _compare(_outputs(EngineModel(graph, engine), calibration), expected)
-            metadata = describe(model, shape) | {'int8': found | {'float32_layers': kept}}
-            candidates.append(EngineModel(_with_metadata(graph, metadata), engine))
-            if found['agreement'] >= AGREEMENT:
+        for kept, pattern in _CHOICES.items():
+            graph = _quantize(float32, calibration, pattern)
+            outputs = _outputs(EngineModel(graph, engine), calibration)
+            found = _compare(outputs, expected, bool(metadata.get('num_classes')))
+            notes = metadata | {'int8': found | {'float32_layers': kept}}
+            candidates.append(EngineModel(_with_metadata(graph, notes), engine))
+            if _score(found) >= (AGREEMENT if 'agreement' in found else -MAX_DIFFERENCE):
                 break
-    return max(candidates, key=lambda candidate: candidate.metadata['int8']['agreement'])
+    return max(candidates, key=lambda candidate: _score(candidate.metadata['int8']))
+
+
+def _score(found: Mapping[str, float]) -> float:
+    return found.get('agreement', -found['difference'])
 
 
 def load_calibration(
@@ -127,6 +136,8 @@ def _collect(images: Iterable[Any], shape: Sequence[int]) -> Tensor:
                 f'Calibration images must be batches [B, {", ".join(map(str, shape[1:]))}], got {list(x.shape)}: '
                 'preprocess them for the model, or pass input_size.'
             )
+        if not x.is_floating_point():
+            raise ValueError(f'Calibration images must be normalized floating-point numbers, got {x.dtype}.')
         batches.append(x.detach().float().cpu())
     count = sum(len(batch) for batch in batches)
     if count < MIN_IMAGES:
@@ -134,8 +145,8 @@ def _collect(images: Iterable[Any], shape: Sequence[int]) -> Tensor:
     return torch.cat(batches)
 
 
-def _quantize(float32: Path, calibration: Tensor, kept: Sequence[str]) -> bytes:
-    """Add QDQ nodes to an ONNX model, except at layers whose weights' names contain one of the given parts."""
+def _quantize(float32: Path, calibration: Tensor, kept: str | None) -> bytes:
+    """Add QDQ nodes to an ONNX model, except at layers whose weights' names match a pattern."""
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -158,19 +169,19 @@ def _quantize(float32: Path, calibration: Tensor, kept: Sequence[str]) -> bytes:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
-            nodes_to_exclude=_nodes_of_weights(prepared, kept),
+            nodes_to_exclude=_nodes_of_weights(prepared, kept) if kept else [],
         )
         return quantized.read_bytes()
 
 
-def _nodes_of_weights(path: Path, parts: Sequence[str]) -> list[str]:
+def _nodes_of_weights(path: Path, pattern: str) -> list[str]:
     import onnx
 
     graph = onnx.load(path, load_external_data=False).graph
     return [
         node.name
         for node in graph.node
-        if node.op_type in ('Conv', 'Gemm', 'MatMul') and any(part in node.input[1] for part in parts)
+        if node.op_type in ('Conv', 'Gemm', 'MatMul') and re.search(pattern, node.input[1])
     ]
 
 
@@ -180,10 +191,12 @@ def _outputs(model: EngineModel, images: Tensor) -> Tensor:
     return torch.cat([output if isinstance(output, Tensor) else output[-1] for output in outputs])
 
 
-def _compare(found: Tensor, expected: Tensor) -> dict[str, float]:
-    same = found.flatten(1).argmax(1) == expected.flatten(1).argmax(1)
-    difference = (found - expected).abs().max() / expected.abs().max()
-    return dict(agreement=same.float().mean().item(), difference=difference.item(), images=len(found))
+def _compare(found: Tensor, expected: Tensor, has_classifier: bool) -> dict[str, float]:
+    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    result = dict(difference=difference, images=len(found))
+    if has_classifier:
+        result['agreement'] = (found.argmax(1) == expected.argmax(1)).float().mean().item()
+    return result
 
 
 def _with_metadata(graph: bytes, metadata: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ file is loaded only if the caller trusts it, and only after the header beside it
 torch sees the file.
 """
 
+import platform
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from ..atomic_io import read_json, write_json
 from ..pretrained.verify import sha256_of
 from .autotune import device_name, processor
-from .engines import FrozenModel
+from .engines import FrozenModel, root_reason
 
 FORMAT_VERSION = 1
 _FIELDS = dict(sha256=str, torch=str, aoti=bool, processor=str, instructions=list, metadata=dict)  # of the header
@@ -26,21 +27,31 @@ class ProgramModel(FrozenModel):
     Args:
         path: The file.
         call: Runs the program.
-        metadata: As of `FrozenModel`.
+        metadata: Metadata of the exported model.
     """
 
     def __init__(self, path: Path, call: Any, metadata: dict[str, Any]) -> None:
-        super().__init__('a torch program', metadata)
+        super().__init__('torch program', metadata)
         self.path = path
         self.call = call
 
     def run(self, x: Tensor) -> list[Tensor]:
-        with torch.no_grad():
-            outputs = self.call(x)
+        try:
+            with torch.no_grad():
+                outputs = self.call(x)
+        except Exception as error:  # of the guards of the program
+            raise ValueError(f'{self.path.name} does not take this input: {root_reason(error)}') from error
         return list(outputs) if isinstance(outputs, list | tuple) else [outputs]
 
     def __reduce__(self) -> Any:
         return load_program, (self.path, True)
+
+
+def dynamic_dims(x: Tensor, dynamic_size: bool) -> dict[int, Any]:
+    """The dynamic axes of an input, [B, C, H, W] or uint8 [B, H, W, C], as `torch.export` takes them."""
+    height = 1 if x.dtype == torch.uint8 else 2
+    names = {0: 'batch', height: 'height', height + 1: 'width'} if dynamic_size else {0: 'batch'}
+    return {axis: torch.export.Dim(name, min=1) for axis, name in names.items()}
 
 
 def header_path(path: Path) -> Path:
@@ -64,15 +75,13 @@ def save_program(
     Raises:
         ValueError: If torch cannot export or compile the model.
     """
-    axes = range(len(x.shape)) if dynamic_size else [0]
-    channel_axis = 3 if x.dtype == torch.uint8 else 1
-    dims = {
-        axis: torch.export.Dim.AUTO if axis else torch.export.Dim('batch', min=1)
-        for axis in axes
-        if axis != channel_axis
-    }
     try:
-        program = torch.export.export(graph, (x,), dynamic_shapes=(dims,))
+        program = torch.export.export(
+            graph,
+            (x,),
+            dynamic_shapes=(dynamic_dims(x, dynamic_size),),
+            prefer_deferred_runtime_asserts_over_guards=True,  # otherwise a guard of maps of one pixel is an error
+        )
         if aoti:
             from torch._inductor import aoti_compile_and_package  # public in torch's documents, not in its names
 
@@ -80,13 +89,12 @@ def save_program(
         else:
             torch.export.save(program, path)
     except Exception as error:  # of Dynamo, Inductor, the compiler
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'torch cannot export this model ({type(error).__name__}): {reason[:300]}') from error
+        raise ValueError(f'torch cannot export this model: {root_reason(error)}') from error
     header = {
         'sha256': sha256_of(path),
         'aoti': aoti,
         'torch': torch.__version__,
-        'processor': device_name(torch.device('cpu')) if aoti else 'any',
+        'processor': _processor() if aoti else 'any',
         'instructions': _instructions() if aoti else [],
         'metadata': metadata,
     }
@@ -114,6 +122,8 @@ def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
         raise ValueError(f'{path} is damaged or was replaced: its sha256 is not the one in {header_path(path).name}.')
     if header['torch'] != torch.__version__:
         raise ValueError(f'{path} was made by torch {header["torch"]}, this is {torch.__version__}: export it again.')
+    if header['aoti'] and header['processor'].split(':')[0] != _processor().split(':')[0]:
+        raise ValueError(f'{path} was compiled for {header["processor"]}, this is {_processor()}: export it again.')
     missing = sorted(set(header['instructions']) - set(_instructions()))
     if missing:
         raise ValueError(f'{path} was compiled for {header["processor"]}; this processor lacks {", ".join(missing)}.')
@@ -138,6 +148,10 @@ def _read_header(path: Path) -> dict[str, Any]:
             f'{header_path(path)} is not a header of this version of timm_sk ({error}): export the model again.'
         ) from error
     return header
+
+
+def _processor() -> str:
+    return f'{platform.system()} {platform.machine()}: {device_name(torch.device("cpu"))}'
 
 
 def _instructions() -> list[str]:
