@@ -4,7 +4,7 @@
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
 of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
 resident memory that the form, its weights and its libraries add to a process that has imported torch and timm, at its
-peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E, each with its defaults.
+peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E (`pip install nncf torchao`), with their defaults.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument('--size', type=int, default=224)
     parser.add_argument('--rounds', type=int, default=11)
     parser.add_argument('--other-quantizers', action='store_true')
-    parser.add_argument('--out', type=Path)
+    parser.add_argument('--out', type=Path, default=Path('engines.csv'))
     parser.add_argument('--peak', help=argparse.SUPPRESS)  # the form that this process, a child, runs
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -159,17 +159,7 @@ def _resident(kind: str) -> int:
 
 
 def _peak_in_child(models: '_Models', form: str, batch: int) -> int:
-    command = [
-        sys.executable,
-        __file__,
-        models.net,
-        '--peak',
-        form,
-        '--batches',
-        str(batch),
-        '--size',
-        str(models.size),
-    ]
+    command = [sys.executable, __file__, models.net, '--peak', form, '--batches', str(batch)]
     done = subprocess.run(
         [*command, '--size', str(models.size), '--folder', models.folder], check=True, capture_output=True, text=True
     )
@@ -183,7 +173,7 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
         expected = models.timm(x)
         forms = {name: build(batch) for name, build in models.builders.items()}
         deployed = forms[BASELINE]
-        forms[AUTO] = pick_engine(models.ours, [batch, *models.shape], lambda: deployed, remember=False)
+        forms[AUTO] = pick_engine(models.ours, [batch, *models.shape], lambda: deployed, options={}, remember=False)
         differences = {}
         for name, form in forms.items():
             differences[name] = ((form(x) - expected).abs().max() / expected.abs().max()).item()
