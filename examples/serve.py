@@ -1,7 +1,8 @@
 """A web service that classifies photographs with an exported model.
 
 `timm-sk export sknet_atto.shapes net.onnx --dynamic-size && MODEL=net.onnx uvicorn --app-dir examples serve:app`, then
-`curl -H 'Content-Type: application/octet-stream' --data-binary @photo.png http://127.0.0.1:8000/predict`. Needs `pip install '.[openvino]' fastapi uvicorn`.
+`curl -H 'Content-Type: application/octet-stream' --data-binary @photo.png http://127.0.0.1:8000/predict`.
+Needs `pip install '.[openvino]' fastapi uvicorn`.
 """
 
 import io
