@@ -11,9 +11,14 @@ from subprocesses import ROOT
 
 tomllib = pytest.importorskip('tomllib', reason='Python 3.11')
 
-DISTRIBUTIONS = {'PIL': 'pillow', 'yaml': 'pyyaml', 'huggingface-hub': 'huggingface_hub'}
+DISTRIBUTIONS = {
+    'PIL': 'pillow',
+    'yaml': 'pyyaml',
+    'google_crc32c': 'google-crc32c',
+    'huggingface-hub': 'huggingface_hub',
+}
 # Extras of the commands; the others are for whoever works on the project.
-EXTRAS = ('bench', 'explain', 'finetune', 'data', 'tensorboard', 'demo')
+EXTRAS = ('convert', 'bench', 'explain', 'finetune', 'data', 'tensorboard', 'demo')
 BROUGHT = {
     'triton',  # by torch, where it has one
     'starlette',  # by gradio

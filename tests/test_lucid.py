@@ -264,3 +264,20 @@ def test_deep_stem():
     assert not torch.equal(pooled, F.max_pool2d(stem, 3, stride=2, padding=1))
     expected = model.fc(model.layer4(model.layer3(model.layer2(model.layer1(pooled)))).mean((2, 3)))
     torch.testing.assert_close(model(x), expected)
+
+
+@torch.inference_mode()
+def test_avg_down():
+    """Lucid 2 pools over 3x3 pixels before the convolution of every shortcut, also where the stride is 1."""
+    model = fill_model(small_net(avg_down=True, channels=(32, 16, 16, 32))).eval()
+    x = make_input((2, 64, 17, 15))
+    for stage, stride in ((model.layer1, 1), (model.layer2, 2)):
+        pool, conv, norm = stage[0].downsample
+        pooled = F.avg_pool2d(F.pad(x, (1, 1, 1, 1)), 3, stride)  # zeros are counted
+        torch.testing.assert_close(norm(conv(pool(x))), norm(conv(pooled)))
+        x = stage(x)
+    bottlenecks = lucid.sk_resnet_50(5, avg_down=True, device='meta')
+    pools = [stage[0].downsample[0] for stage in bottlenecks.layers]
+    assert [(pool.kernel_size, pool.stride, pool.padding) for pool in pools] == [(3, 1, 1), *[(3, 2, 1)] * 3]
+    resnest = lucid.resnest_14(5, avg_down=True, device='meta')
+    assert [stage[0].downsample[0].kernel_size for stage in resnest.layers] == [3] * 4

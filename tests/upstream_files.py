@@ -19,6 +19,7 @@ from pretrained.readers.checkpoint_files import (
     torch_bytes,
     zip_bytes,
 )
+from pretrained.readers.tensor_bundle_files import write_bundle
 from random_weights import fill
 from safetensors.torch import save_file
 from torch import Tensor
@@ -56,10 +57,13 @@ def _layout_of(row: Checkpoint, source: Source) -> str | None:
     family = 'ResNeSt' if row.arch.startswith('resnest') else 'SK-ResNet'
     by_format = {'caffe': 'Caffe SKNet', 'mindspore': f'MindCV {family}'}
     by_format |= {'mxnet in zip': 'Gluon ResNeSt', 'pytorch in zip': 'pytorchcv ResNeSt'}
+    by_format |= {'tensorflow': 'TensorFlow SimCLRv2'}
     if source.format in by_format:
         return by_format[source.format]
     if 'lucid-dl' in source.location:
         return f'Lucid 3 {family}'
+    if 'lightly-ai' in (source.location or ''):
+        return 'PyTorch SimCLRv2'
     if 'insight' in row.arch:
         return 'PytorchInsight SK-ResNet'
     return 'Holocron SKNet' if 'holocron' in row.arch else None
@@ -73,6 +77,10 @@ def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path:
     elif source.format == 'pytorch' and 'insight' in row.arch:
         wrapped = {f'module.{key}': tensor for key, tensor in theirs.items()}
         path.write_bytes(torch_bytes(dict(epoch=100, state_dict=wrapped, best_acc=77.5, optimizer=dict(state={}))))
+    elif source.format == 'tensorflow':
+        write_bundle(path.with_suffix(''), sorted(theirs.items()))
+    elif 'lightly-ai' in (source.location or ''):
+        path.write_bytes(torch_bytes(dict(resnet=theirs, head={'layers.3.weight': torch.ones(1)})))
     elif source.format == 'pytorch':
         path.write_bytes(torch_bytes(theirs, legacy='zhanghang1989' in source.location))
     elif source.format == 'pytorch in zip':
@@ -106,7 +114,7 @@ def rehearse(row: Checkpoint, source: Source, folder: Path) -> Path:
     The hashes of the table are the real files', so this begins after their check.
     """
     weights = filled_weights(row)
-    original = folder / 'original'
+    original = folder / 'original.index'
     write_original(weights, row, source, original)
     store = Store(folder / 'store')
     path = store_converted(original, row, shapes_of(row), source=source, sha256=source.sha256 or '0' * 64, store=store)

@@ -12,7 +12,7 @@ from timm_sk.checkpoints import CHECKPOINTS
 
 ARCHITECTURES = list(timm_sk.registry.architectures())
 RESNEST_FAMILIES = ('resnest', 'resnest_upstreams')
-RESNET_FAMILIES = ('sknet', 'sknet_upstreams', 'sknet_lucid', *RESNEST_FAMILIES)  # on timm's ResNet trunk
+RESNET_FAMILIES = ('sknet', 'sknet_simclr', 'sknet_upstreams', 'sknet_lucid', *RESNEST_FAMILIES)  # on timm's trunk
 RESNETS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNET_FAMILIES))
 RESNESTS = list(dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family in RESNEST_FAMILIES))
 TIMM_SKNETS = ['skresnet18', 'skresnet34', 'skresnet50', 'skresnet50d', 'skresnext50_32x4d']
@@ -28,6 +28,8 @@ TIMM_RESNESTS = [
 ]
 TIMM_NAMES = TIMM_SKNETS + TIMM_RESNESTS
 LUCID_NAMES = ['sk_resnet_18', 'sk_resnet_34', 'sk_resnet_50', 'sk_resnext_50_32x4d']
+SIMCLR_NAMES = [name for name in ARCHITECTURES if name.endswith('_simclr')]
+SIMCLR_PROJ_NAMES = [name for name in ARCHITECTURES if name.endswith('_simclr_proj')]
 # SK in a basic block and a bottleneck, a bare kernel; ResNeSt with a softmax, with a sigmoid and in a basic block
 ONE_PER_BLOCK = ['skresnet18', 'sknet_atto', 'sk_resnet_18', 'resnest50d_4s2x40d', 'resnest50d_1s4x24d', 'resnest18']
 # Nets that differ from another one in depth alone: shallow, both are the same net.
@@ -46,8 +48,10 @@ DEEPER = {
     'resnest200e': 'resnest101e',
     'resnest269e': 'resnest101e',
     'resnest152e': 'resnest101e',
+    **dict.fromkeys(SIMCLR_NAMES[1:], SIMCLR_NAMES[0]),  # or with other widths, which `shallow` makes equal
+    **dict.fromkeys(SIMCLR_PROJ_NAMES[1:], SIMCLR_PROJ_NAMES[0]),
 }
-KINDS = [name for name in RESNETS if name not in DEEPER]
+KINDS = [name for name in RESNETS if name not in DEEPER and name not in SIMCLR_PROJ_NAMES]  # which have another head
 CIFAR, SHUFFLE, MOBILE = 'sknet29_16x32d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'
 TRUNKS = [*KINDS, CIFAR, SHUFFLE, MOBILE]
 
@@ -64,6 +68,8 @@ def shallow(name: str, **kwargs: object) -> nn.Module:
         few = dict(layers=[1, 1, 1], base_width=8)
     elif few and name != 'sknet_atto':  # which is narrow
         few['channels'] = (32, 64, 64, 128)
+    if name in SIMCLR_NAMES + SIMCLR_PROJ_NAMES:
+        few |= dict(stem_width=16, sk_kwargs=dict(rd_channels=32))
     return timm.create_model(name, **{**few, **kwargs})
 
 

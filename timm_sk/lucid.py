@@ -17,6 +17,7 @@ from torch import nn
 
 from .models.lucid_units import BareSelectiveKernel, RadixMajorSplitAttention
 from .models.resnest_blocks import SplitAttentionBottleneck
+from .models.resnet import replace_shortcut_pools
 from .models.sknet_lucid import SKBasicBlock, SKBottleneck
 
 __all__ = [
@@ -79,6 +80,10 @@ class SelectiveKernel(BareSelectiveKernel):
 class _LucidResNet(ResNet):
     """What Lucid's nets add to timm's trunk: the deep stem, and the stages as `layers`."""
 
+    def _pool_shortcuts(self) -> None:
+        """With `avg_down`, pool over 3x3 pixels before every shortcut's convolution, at stride 1 too."""
+        replace_shortcut_pools(self, lambda stride: nn.AvgPool2d(3, stride, padding=1))
+
     def _bare_deep_stem(self) -> None:
         """Remove the norm and the activation after the stem's last convolution, which Lucid does not have.
 
@@ -140,6 +145,7 @@ class SKNet(_LucidResNet):
             block_args=block_args,
             **{'zero_init_last': False, **resnet_args},
         )
+        self._pool_shortcuts()
         self.kernel_sizes = list(kernel_sizes)
         self.base_width = base_width
         self.cardinality = cardinality
@@ -211,6 +217,7 @@ class ResNeSt(_LucidResNet):
             block_args=block_args,
             **{'zero_init_last': False, **resnet_args},
         )
+        self._pool_shortcuts()
         self.base_width = base_width
         self.stem_width = stem_width
         self.cardinality = cardinality

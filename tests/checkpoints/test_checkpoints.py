@@ -27,6 +27,7 @@ TAGS = {
     'implus/PytorchInsight': {'insight_in1k'},
     'implus/SKNet': {'implus_in1k'},
     'frgfm/Holocron': {'imagenette', 'v013_imagenette'},
+    'google-research/simclr (SimCLRv2)': {'ft_in1k', 'linear_in1k', 'sup_in1k', 'ft10_in1k', 'ft1_in1k'},
 }
 RETRAINED = ('timm', 'ChanLumerico/lucid 3.x', 'segmentation_models.pytorch')  # whose metrics are timm's
 
@@ -45,7 +46,7 @@ def sources_of(public: dict) -> list[tuple[Checkpoint, Source]]:
 
 
 def test_number_of_public_checkpoints():
-    assert len(PUBLIC) == 63
+    assert len(PUBLIC) == 98
     assert {public['source'] for public in PUBLIC} == set(TAGS)
 
 
@@ -93,7 +94,7 @@ def test_hub_owners():
     owners = {
         source.location.partition('/')[0] for row in WITH_WEIGHTS for source in row.sources if source.kind == 'hub'
     }
-    assert owners == {'timm', 'smp-hub', 'lucid-dl'}
+    assert owners == {'timm', 'smp-hub', 'lucid-dl', 'lightly-ai'}
 
 
 @pytest.mark.parametrize('row', CHECKPOINTS.values(), ids=lambda row: row.name)

@@ -39,6 +39,7 @@ SOURCES = dict(
     skresnet18_imagenet=Source(8, 256, {0: 0.1, 29: 0.1, 30: 0.01, 60: 1e-3, 90: 1e-4}, 4e-5),
     skresnext50_ra=Source(2, 384, {0: 1e-5, 5: 0.18 * 0.998930, 120: 0.09, 239: 0.0}, 1e-4),
     resnest50_imagenet=Source(64, 8192, {0: 0.0, 5: 3.2 * 0.999154, 135: 1.6, 269: 0.0}, 1e-4, True),
+    simclr_imagenet=Source(16, 1024, {0: 0.064, 15: 0.032, 29: 0.064 * 0.002739}, 1e-6),
     finetune=Source(1, 64, {0: 1e-5, 10: 5e-4}),
     digits=Source(1, 64, {0: 3e-5, 12: 1.5e-3}),
 )

@@ -27,6 +27,8 @@ deep = pytest.mark.deep
         ('pytorchcv_resnestabc14', 'resnest14d', 3e-5),
         pytest.param('pytorchcv_resnesta18', 'resnest18', 3e-5, marks=deep),
         ('mindcv_resnest50', 'resnest50_mindcv', 1e-4),
+        ('simclr_tf_r50_1x_sk1', 'skresnet50x1_simclr', 1e-5),
+        pytest.param('simclr_tf_r50_2x_sk1', 'skresnet50x2_simclr', 1e-5, marks=deep),
     ],
 )
 def test_oracle(name, arch, tolerance, record_property):

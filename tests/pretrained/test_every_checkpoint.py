@@ -28,6 +28,8 @@ COMPLETE = [
     'resnest50d_1s1x64d.in1k-0',
     'resnest50d_1s1x64d.gluon_in1k-0',
     'resnest18.imgclsmob_in1k-0',
+    'skresnet50x1_simclr.linear_in1k-0',
+    'skresnet50x1_simclr_proj.ft1_in1k-0',
 ]
 
 

@@ -5,13 +5,14 @@ same weights from another place are another source. Fields that are not establis
 """
 
 from .imagenet_resnest import RESNEST_ROWS
+from .imagenet_simclr import SIMCLR_ROWS
 from .imagenet_sknet import SKNET_ROWS
 from .rows import Checkpoint, Source
 from .small import SMALL_ROWS
 
 __all__ = ['CHECKPOINTS', 'Checkpoint', 'Source', 'of_arch', 'of_family']
 
-CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*SKNET_ROWS, *SMALL_ROWS, *RESNEST_ROWS)}
+CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*SKNET_ROWS, *SIMCLR_ROWS, *SMALL_ROWS, *RESNEST_ROWS)}
 
 
 def of_family(family: str) -> list[Checkpoint]:

@@ -17,12 +17,15 @@ class Source:
         location: Id of the hub repository, or URL; empty for 'bundled'.
         revision: Pinned commit of the hub repository, if any.
         filename: Path of the file in a hub repository.
-        format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe' or 'mindspore'.
+        format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe', 'mindspore' or 'tensorflow' (the
+            location is that of the index).
         sha256: Hex digest of the file, if established; always for a bundled file.
         sha256_prefix: First digits of the digest, if its makers publish no more.
         content_sha1: Hex sha1 of the one file inside a zip.
         size: Bytes of the file.
         has_classifier: Whether the file includes the classifier's weights; if not, it loads only without classifier.
+        shards: Sources of a TensorFlow checkpoint's shards, if their hashes are established. Without them, only the
+            tensors that are used are downloaded, and verified by the checksums in the index.
     """
 
     kind: str
@@ -35,6 +38,7 @@ class Source:
     content_sha1: str | None = None
     size: int | None = None
     has_classifier: bool = True
+    shards: tuple['Source', ...] = ()
 
     @property
     def published_hash(self) -> tuple[str, str] | None:
@@ -48,7 +52,8 @@ class Source:
     @property
     def is_pinned(self) -> bool:
         """Whether a full hash was published, so that a file is known to be the published one."""
-        return bool(self.sha256) or len(self.content_sha1 or '') == 40
+        has_hash = bool(self.sha256) or len(self.content_sha1 or '') == 40
+        return has_hash and (self.format != 'tensorflow' or bool(self.shards))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,9 +117,9 @@ class Checkpoint:
 
     @property
     def hub_id(self) -> str | None:
-        """The first Hugging Face repository among the sources, in timm's layout."""
+        """The first Hugging Face repository among the sources, if it is in timm's layout."""
         source = self.first('hub')
-        return source.location if source else None
+        return source.location if source and source.format == 'safetensors' else None
 
     @property
     def url(self) -> str | None:

@@ -41,7 +41,7 @@ def require_batch(fused: Tensor, norm: nn.Module) -> None:
     """
     if isinstance(fused, torch.fx.Proxy) or torch.jit.is_tracing():
         return
-    if norm.training and isinstance(norm, nn.BatchNorm2d) and fused.shape[0] == 1:
+    if norm.training and isinstance(norm, nn.BatchNorm1d | nn.BatchNorm2d) and fused.shape[0] == 1:
         raise TimmSkError(
             'BatchNorm on pooled features needs at least 2 images in train mode, got a batch of 1: use a larger batch.',
             in_python='Or call eval() on the model or on its norms, pass norm_layer="layernorm2d" or "groupnorm1", or '

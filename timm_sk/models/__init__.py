@@ -1,5 +1,14 @@
 """The architectures, a file per family. Importing this package registers them."""
 
-from . import resnest, resnest_upstreams, sk_mobile, sknet, sknet_cifar, sknet_lucid, sknet_upstreams
+from . import resnest, resnest_upstreams, sk_mobile, sknet, sknet_cifar, sknet_lucid, sknet_simclr, sknet_upstreams
 
-__all__ = ['resnest', 'resnest_upstreams', 'sk_mobile', 'sknet', 'sknet_cifar', 'sknet_lucid', 'sknet_upstreams']
+__all__ = [
+    'resnest',
+    'resnest_upstreams',
+    'sk_mobile',
+    'sknet',
+    'sknet_cifar',
+    'sknet_lucid',
+    'sknet_simclr',
+    'sknet_upstreams',
+]

@@ -27,6 +27,20 @@ class StemPoolResNet(ResNet):
             self.maxpool = stem_pool()
 
 
+def replace_shortcut_pools(model: ResNet, make_pool: Callable[[int], nn.Module]) -> None:
+    """Replace the average pool before the convolution of every shortcut; timm has none at stride 1.
+
+    Args:
+        model: A trunk; without `avg_down`, it has no such pools and stays as it is.
+        make_pool: Makes the pool of a stride, 1 or 2.
+    """
+    for name, module in model.named_modules():
+        pool = module[0] if name.endswith('.downsample') and isinstance(module, nn.Sequential) else None
+        if isinstance(pool, (nn.AvgPool2d, nn.Identity)):
+            reduces = isinstance(pool, nn.AvgPool2d) and pool.stride in (2, (2, 2))
+            module[0] = make_pool(2 if reduces else 1)
+
+
 def build_resnet(
     variant: str,
     pretrained: bool,

@@ -17,7 +17,7 @@ from ..errors import DownloadError
 from .http_client import MAX_HEADER_BYTES, TransientError, send
 
 ATTEMPTS = 4
-MAX_BYTES = 4 << 30  # ten times the largest of these nets
+MAX_BYTES = 4 << 30  # the largest of these nets has 3.1 GiB
 _MAX_WAIT = 60.0  # seconds
 _CHUNK_BYTES = 1 << 18
 _TRANSIENT = (408, 429, 500, 502, 503, 504)  # HTTP status
@@ -30,6 +30,7 @@ def download(
     path: Path,
     *,
     size: int | None = None,
+    extent: tuple[int, int] | None = None,
     resume: bool = False,
     timeout: float = 10.0,
     progress: Progress | None = None,
@@ -43,6 +44,7 @@ def download(
         url: URL of the file.
         path: Path to write; its folder is created.
         size: Size of the file in bytes, if known.
+        extent: First byte and end of the part to download; None for the whole file.
         resume: Resume even if the server gives no ETag; for files whose hash the caller checks.
         timeout: Seconds without an answer or another byte after which an attempt has failed, as it has after three
             times as many seconds with less than 1,000 bytes each.
@@ -55,9 +57,11 @@ def download(
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = _PartialFile(path)
+    if extent:
+        size = extent[1] - extent[0]
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _attempt(url, partial, size=size, resume=resume, timeout=timeout, progress=progress)
+            _attempt(url, partial, size=size, extent=extent, resume=resume, timeout=timeout, progress=progress)
             break
         except TransientError as failure:
             if attempt == ATTEMPTS:
@@ -111,13 +115,21 @@ class _PartialFile:
 
 
 def _attempt(
-    url: str, partial: _PartialFile, *, size: int | None, resume: bool, timeout: float, progress: Progress | None
+    url: str,
+    partial: _PartialFile,
+    *,
+    size: int | None,
+    extent: tuple[int, int] | None,
+    resume: bool,
+    timeout: float,
+    progress: Progress | None,
 ) -> None:
     etag = partial.etag
     start = partial.size if resume or etag else 0
     request = urllib.request.Request(url, headers={'User-Agent': 'timm_sk', 'Accept-Encoding': 'identity'})
-    if start:
-        request.add_header('Range', f'bytes={start}-')
+    first, last = (extent[0], extent[1] - 1) if extent else (0, '')
+    if start or extent:
+        request.add_header('Range', f'bytes={first + start}-{last}')
         if etag:
             request.add_header('If-Range', etag)
     try:
@@ -136,12 +148,16 @@ def _attempt(
         raise TransientError(reason, _retry_after(error.headers), final=DownloadError) from error
     with response:
         if response.status == 206:
-            end, total = _content_range(response, start)
+            end, total = _content_range(response, first + start)
             is_same = not etag or response.headers.get('ETag') == etag  # servers may ignore `If-Range`
             if total is None or not is_same:
                 partial.discard()
                 reason = 'has another file than before' if total else f'does not send the file from byte {start} on'
                 raise TransientError(f'the server {reason}', final=DownloadError)
+            if extent and end:
+                end, total = min(end, extent[1]) - first, size
+        elif response.status == 200 and extent:
+            raise DownloadError('the server does not send parts of a file.')
         elif response.status == 200:
             start = 0
             partial.path.unlink(missing_ok=True)  # before the new ETag is written

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .convert import recognize
+from .convert import is_simclr_weight, recognize
 from .readers import read_checkpoint
 from .store import Store
 from .verify import check_against_table, check_state_dict, sha256_of
@@ -36,9 +36,12 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
     if arch and not re.fullmatch(layout.archs, arch):
         raise MismatchedCheckpointError(
             f"The checkpoint is not of {arch}: the nets of its layout, {layout.name}, have other pools. Caffe's are "
-            "`sknet50` and `sknet101`, MindCV's the architectures that end with `_mindcv`."
+            "`sknet50` and `sknet101`, MindCV's end with `_mindcv`, SimCLRv2's with `_simclr` or `_simclr_proj`."
         )
-    return layout.to_ours(state_dict)
+    converted = layout.to_ours(state_dict)
+    if arch and arch.endswith('_simclr'):  # whose files have the projection head too
+        return {key: tensor for key, tensor in converted.items() if not key.startswith('proj.')}
+    return converted
 
 
 def check_fit(
@@ -84,10 +87,29 @@ def store_converted(
         MismatchedCheckpointError: If it belongs to another architecture.
         UnwritableStoreError: If it cannot be stored.
     """
-    converted = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
+    state_dict = read_checkpoint(path, wanted=is_wanted)
+    _check_step(state_dict, checkpoint)
+    converted = to_our_layout(state_dict, arch=checkpoint.arch)
     check_fit(converted, checkpoint, shapes, source)
     ordered = {key: converted[key] for key in shapes if key in converted}
     return store.put(checkpoint, ordered, source, sha256=sha256)
+
+
+def is_wanted(name: str) -> bool:
+    """Whether a tensor of a TensorFlow checkpoint is read."""
+    return is_simclr_weight(name) or name == 'global_step'
+
+
+def _check_step(state_dict: StateDict, checkpoint: Checkpoint) -> None:
+    """Check a TensorFlow checkpoint's training step: the net that its weights are for shows in nothing else."""
+    locations = [source.location for source in checkpoint.sources if source.format == 'tensorflow']
+    published = [int(step) for location in locations for step in re.findall(r'-(\d+)\.index$', location)]
+    step = state_dict.get('global_step', torch.empty(0))
+    if published and step.numel() == 1 and step.item() not in published:
+        raise MismatchedCheckpointError(
+            f'The checkpoint is of training step {step.item()}, {checkpoint.name} of step {published[0]}: '
+            f'it is another checkpoint. Use {locations[0]} and its shards.'
+        )
 
 
 def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, store: Store | None = None) -> Path:
@@ -106,7 +128,7 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
     """
     source, sha256 = _source_of(path, checkpoint), sha256_of(path)
     if not source.published_hash and any(not known.has_classifier for known in checkpoint.sources):
-        names = to_our_layout(read_checkpoint(path), arch=checkpoint.arch)
+        names = to_our_layout(read_checkpoint(path, wanted=is_wanted), arch=checkpoint.arch)
         source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
     with store.lock(checkpoint.name):

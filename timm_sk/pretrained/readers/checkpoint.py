@@ -17,6 +17,7 @@ from .mxnet import read_mxnet
 from .safetensors_file import read_safetensors
 from .state_dict import unwrap
 from .stream import FormatError
+from .tensor_bundle import read_bundle
 from .torch_archive import read_torch_archive
 from .torch_stream import read_torch_stream
 from .zips import unzip_single
@@ -31,14 +32,17 @@ _READERS: dict[str, Callable[[BinaryIO], Any]] = {
 }
 
 
-def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> dict[str, Tensor]:
+def read_checkpoint(
+    path: str | os.PathLike[str], *, use_ema: bool = False, wanted: Callable[[str], bool] | None = None
+) -> dict[str, Tensor]:
     """Read the state dict of a checkpoint of any known format.
 
     Nothing in it is executed; memory is bounded by the file's size.
 
     Args:
-        path: The file; its name is ignored.
+        path: The file; its name is ignored, except that of TensorFlow's `.index`, beside which the shards are.
         use_ema: Take the averaged weights of timm's train.py, if the file has any.
+        wanted: Selects the tensors of a TensorFlow checkpoint by name; the bytes of others are not read.
 
     Returns:
         Dense, contiguous tensors on the CPU in the file's order, with the file's types. Wrappers such as
@@ -49,8 +53,8 @@ def read_checkpoint(path: str | os.PathLike[str], *, use_ema: bool = False) -> d
         UnreadableCheckpointError: If the file is damaged, hostile or of another format; names the file and the reason.
         FileNotFoundError: If there is no such file.
     """
-    with _errors_of(path):
-        return unwrap(_read(path), use_ema=use_ema)
+    with reader_errors(path):
+        return unwrap(_read(path, wanted), use_ema=use_ema)
 
 
 def read_training_checkpoint(
@@ -61,7 +65,7 @@ def read_training_checkpoint(
     Options that are neither texts, numbers, None nor lists of these are left out; whether others make sense is not
     checked.
     """
-    with _errors_of(path):
+    with reader_errors(path):
         loaded = _read(path)
         options = loaded.get('args') if isinstance(loaded, Mapping) else None
         found = vars(options) if isinstance(options, Namespace) else {}
@@ -80,12 +84,12 @@ def read_contents(path: str | os.PathLike[str]) -> Any:
         Of a PyTorch file: dense tensors, lists, tuples, dicts with strings and integers as keys, strings, numbers and
         `argparse.Namespace`s, in any combination. Of others: tensors by name.
     """
-    with _errors_of(path):
+    with reader_errors(path):
         return _read(path)
 
 
 @contextmanager
-def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
+def reader_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     """Convert errors of the readers to those that `read_checkpoint` raises."""
     try:
         yield
@@ -100,21 +104,22 @@ def _errors_of(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def _read(path: str | os.PathLike[str]) -> Any:
+def _read(path: str | os.PathLike[str], wanted: Callable[[str], bool] | None = None) -> Any:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'No such file: {path}.')
     if not path.is_file():
         raise FormatError('it is not a regular file', 'Give the path of the file itself.')
     with path.open('rb') as file:
-        return _read_format(file)
-
-
-def _read_format(file: BinaryIO) -> Any:
-    found = detect(file)
-    if found == 'zip':
-        file = unzip_single(file)
         found = detect(file)
-        if found == 'zip':
-            raise FormatError('it is a zip in a zip', 'Unpack it first.')
-    return _READERS[found](file)
+        if found == 'tensorflow':
+            return read_bundle(file, path, wanted)
+        return _READERS[found](file) if found != 'zip' else _read_zipped(file)
+
+
+def _read_zipped(file: BinaryIO) -> Any:
+    content = unzip_single(file)
+    found = detect(content)
+    if found in ('zip', 'tensorflow'):
+        raise FormatError(f'it is a {"zip" if found == "zip" else "TensorFlow index"} in a zip', 'Unpack it first.')
+    return _READERS[found](content)

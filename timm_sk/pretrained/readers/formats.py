@@ -9,6 +9,7 @@ from . import caffemodel, mindspore
 from .mxnet import LIST_MAGIC
 from .protobuf import BYTES, VARINT, varint
 from .stream import FormatError
+from .tensor_bundle import MAGIC as BUNDLE_MAGIC
 from .torch_archive import find_root
 from .torch_stream import MAGIC
 from .zips import open_zip
@@ -33,7 +34,8 @@ def detect(file: BinaryIO) -> str:
     """Detect the format; the file is left at its beginning.
 
     Returns:
-        'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', or 'zip' for one file in an archive.
+        'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', 'tensorflow', or 'zip' for one file in an
+        archive.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0, os.SEEK_SET)
@@ -57,6 +59,11 @@ def detect(file: BinaryIO) -> str:
         return 'mxnet'
     if head[6:9] == b'\0\0{':  # a header of less than 2**48 bytes
         return 'safetensors'
+    file.seek(-min(len(head), len(BUNDLE_MAGIC)), os.SEEK_END)
+    tail = file.read()
+    file.seek(0, os.SEEK_SET)
+    if tail == BUNDLE_MAGIC:
+        return 'tensorflow'
     for beginning, description in _OTHERS:
         if head.startswith(beginning):
             raise FormatError(f'it is {description}', 'Download the checkpoint itself.')
@@ -91,7 +98,8 @@ def _protobuf_format(head: bytes) -> str:
             position += length
     raise FormatError(
         'its format is unknown',
-        'Supported are files of PyTorch, safetensors, Caffe, MindSpore and MXNet, and zips of one such file.',
+        'Supported are files of PyTorch, safetensors, Caffe, MindSpore and MXNet, zips of one such file, and the .index'
+        ' of a TensorFlow checkpoint.',
     )
 
 

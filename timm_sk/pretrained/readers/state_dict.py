@@ -17,6 +17,8 @@ _PARALLEL = 'module.'  # the prefix of nn.DataParallel
 def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
     """Take the state dict out of {'state_dict': …} or {'model': …}, and drop the other entries.
 
+    Of {'resnet': …, 'head': …}, it takes both, the second one under the prefix `head.`.
+
     Args:
         loaded: A state dict, or wrappers around one.
         use_ema: Take the averaged weights that timm's train.py saves beside the others, if there are any.
@@ -29,6 +31,8 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
         if wrapped is None:
             break
         loaded = wrapped
+    if isinstance(loaded, Mapping) and isinstance(loaded.get('resnet'), Mapping):
+        loaded = _join_head(loaded)
     if not isinstance(loaded, Mapping) or not loaded:
         raise FormatError(f'it holds {_describe(loaded)}, not a state dict', 'Save the state dict of its model.')
     others = [
@@ -52,6 +56,13 @@ def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
     if not isinstance(loaded, Mapping):
         return None
     return next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), None)
+
+
+def _join_head(loaded: Mapping) -> Mapping:
+    """One state dict of the two that the PyTorch port of SimCLRv2 saves."""
+    head = loaded.get('head')
+    prefixed = {f'head.{key}': value for key, value in head.items()} if isinstance(head, Mapping) else {}
+    return {**loaded['resnet'], **prefixed}
 
 
 def _describe(value: Any) -> str:
