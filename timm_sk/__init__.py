@@ -8,7 +8,7 @@ from .inference.graph_export import export, load_deployed
 from .inference.int8 import quantize
 from .inference.tune_groups import merge_groups_for_training
 from .layers import SelectiveKernel, SplitAttention
-from .models.projection_head import simclr_projection
+from .models.sknet_simclr import simclr_projection
 from .torch_hub import hub_entrypoints
 
 __version__ = '0.1.0'

@@ -23,12 +23,13 @@ from pretrained.readers.tensor_bundle_files import write_bundle
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import (
+    CorruptCheckpointError,
     MismatchedCheckpointError,
     UnobtainableCheckpointError,
     UnreadableCheckpointError,
 )
 from timm_sk.pretrained import fetch, read_checkpoint, store_file, to_our_layout
-from timm_sk.pretrained.convert import LAYOUTS, is_simclr_weight, recognize
+from timm_sk.pretrained.convert import LAYOUTS, is_simclr_variable, recognize
 from timm_sk.pretrained.http_download import download
 
 NAME, PROJ_NAME = 'skresnet50x1_simclr.ft_in1k', 'skresnet50x1_simclr_proj.ft1_in1k'
@@ -97,9 +98,11 @@ def test_numbers_of_variables(weights):
         assert len(TENSORFLOW.to_theirs(timm.create_model(arch, device='meta').state_dict())) == count
 
 
-def test_counters_of_the_port():
-    ours = narrow().state_dict()
-    assert_equal(PORT.to_ours(PORT.to_theirs(ours)), ours)
+def test_counters_of_batches_are_dropped(weights):
+    counted = narrow('skresnet50x1_simclr_proj').state_dict()
+    for layout in (PORT, TENSORFLOW):
+        assert layout.to_theirs(counted).keys() == layout.to_theirs(weights).keys()
+    assert_equal(PORT.to_ours({**PORT.to_theirs(weights), 'net.0.1.0.num_batches_tracked': torch.tensor(3)}), weights)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +206,7 @@ def test_damaged_shard(checkpoint, weights, store, damage):
         shard.unlink()
     else:
         shard.write_bytes(content[:-1000] if damage == 'short' else bytes([content[0] ^ 1]) + content[1:])
-    reason = dict(missing=f'its shard {SHARD} is missing', short='ends at byte', flipped='checksum differs')[damage]
+    reason = dict(missing=f'its shard {SHARD} is missing', short='bytes, where', flipped='checksum differs')[damage]
     shapes = shapes_of(without_proj(weights))()
     assert reason in refusal(checkpoint, NAME, shapes, store, UnreadableCheckpointError)
 
@@ -263,14 +266,14 @@ def fetched(released, weights, store):
 
 
 def test_only_weights_are_downloaded(hub, online, store, fetched, variables, monkeypatch):
-    monkeypatch.setattr('timm_sk.pretrained.readers.tensor_bundle._MAX_GAP_BYTES', 0)
+    monkeypatch.setattr('timm_sk.pretrained.tensor_download._MAX_GAP_BYTES', 0)
     received = []
     monkeypatch.setattr(
         'timm_sk.pretrained.tensor_download.download',
         lambda url, path, *, extent, **kwargs: received.append(extent) or download(url, path, extent=extent, **kwargs),
     )
     fetched()
-    weights_bytes = sum(v.nbytes for k, v in variables.items() if is_simclr_weight(k) or k == 'global_step')
+    weights_bytes = sum(v.nbytes for k, v in variables.items() if is_simclr_variable(k))
     assert sum(end - begin for begin, end in received) == weights_bytes
     assert weights_bytes < len(hub.files[SHARD]) / 2
     origin = store.origin(NAME)
@@ -292,7 +295,7 @@ def test_connection_that_breaks_is_resumed(hub, online, fetched, waits):
 
 
 def test_interrupted_download_goes_on(hub, online, fetched, released, weights, store, monkeypatch):
-    monkeypatch.setattr('timm_sk.pretrained.readers.tensor_bundle._MAX_GAP_BYTES', 0)
+    monkeypatch.setattr('timm_sk.pretrained.tensor_download._MAX_GAP_BYTES', 0)
     hub.faults += [Fault(request='GET .*data-', times=3), Fault(request='GET .*data-', status=404)]  # the fourth part
     with pytest.raises(UnobtainableCheckpointError, match='the server answers 404'):
         fetched()
@@ -332,17 +335,25 @@ def test_another_checkpoint_in_its_place(hub, online, fetched, store, variables,
 
 
 @pytest.mark.parametrize('damaged', [False, True])
-def test_pinned_shards(hub, online, fetched, released, store, damaged):
+def test_pinned_shards(hub, online, fetched, released, weights, store, damaged, tmp_path):
     index = 'model.ckpt-37535.index'
     source = released.sources[0]
     known = dict(sha256=sha256(hub.files[SHARD]), size=len(hub.files[SHARD]))
     shard = Source(kind='url', location=f'{source.location.removesuffix(index)}{SHARD}', format='tensorflow', **known)
     source = replace(source, sha256=sha256(hub.files[index]), shards=(shard,))
     row = replace(released, sources=(source,))
+    local = tmp_path / 'local' / index
+    local.parent.mkdir()
+    local.write_bytes(hub.files[index])
+    local.with_name(SHARD).write_bytes(hub.files[SHARD][:-1] + b'x' if damaged else hub.files[SHARD])
     if not damaged:
         fetched(row)
         assert store.origin(NAME).pinned
+        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
+        assert store.origin(NAME).pinned
         return
+    with pytest.raises(CorruptCheckpointError, match='is none of the published files'):
+        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
     hub.files[SHARD] = hub.files[SHARD][:-1] + b'x'  # a moving average, which is not used
     with pytest.raises(UnobtainableCheckpointError, match=r'its sha256 is .*, the published one'):
         fetched(row)

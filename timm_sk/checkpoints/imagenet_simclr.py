@@ -31,14 +31,14 @@ def _simclr(net: str, tag: str, top1: float) -> Checkpoint:
     depth, width = net.removeprefix('r').removesuffix('x').split('_')
     head = '_proj' if tag in ('ft10_in1k', 'ft1_in1k') else ''
     index = f'{_BUCKET}/{folder}/{net}_sk1/model.ckpt-{step}.index'
-    upload = Source(
-        kind='hub', location=f'lightly-ai/simclrv2-imagenet1k-{net}_sk1', filename=f'{net}_sk1.pth', format='pytorch'
-    )
-    google = Source(kind='url', location=index, format='tensorflow')
+    sources = [Source(kind='url', location=index, format='tensorflow')]
+    if tag == 'linear_in1k':
+        repository = f'lightly-ai/simclrv2-imagenet1k-{net}_sk1'
+        sources.insert(0, Source(kind='hub', location=repository, filename=f'{net}_sk1.pth', format='pytorch'))
     return Checkpoint(
         name=f'skresnet{depth}x{width}_simclr{head}.{tag}',
         family='sknet_simclr',
-        sources=(upload, google) if tag == 'linear_in1k' else (google,),
+        sources=tuple(sources),
         licence='apache-2.0',
         origin='the authors of SimCLRv2, with TensorFlow',
         mean=(0.0, 0.0, 0.0),

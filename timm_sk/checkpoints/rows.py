@@ -1,7 +1,9 @@
 """The rows of the table of checkpoints."""
 
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = 'ImageNet-1k validation'
@@ -48,6 +50,11 @@ class Source:
         if self.sha256_prefix:
             return 'sha256 begins with', self.sha256_prefix
         return ('sha1 of the file inside', self.content_sha1) if self.content_sha1 else None
+
+    @property
+    def url_name(self) -> str:
+        """Name of the file at a URL."""
+        return PurePosixPath(urlsplit(self.location).path).name
 
     @property
     def is_pinned(self) -> bool:

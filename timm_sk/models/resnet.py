@@ -35,9 +35,8 @@ def replace_shortcut_pools(model: ResNet, make_pool: Callable[[int], nn.Module])
         make_pool: Makes the pool of a stride, 1 or 2.
     """
     for name, module in model.named_modules():
-        pool = module[0] if name.endswith('.downsample') and isinstance(module, nn.Sequential) else None
-        if isinstance(pool, (nn.AvgPool2d, nn.Identity)):
-            reduces = isinstance(pool, nn.AvgPool2d) and pool.stride in (2, (2, 2))
+        if name.endswith('.downsample') and isinstance(module, nn.Sequential) and len(module) == 3:
+            reduces = getattr(module[0], 'stride', 1) in (2, (2, 2))
             module[0] = make_pool(2 if reduces else 1)
 
 

@@ -9,6 +9,7 @@ The nets that end in `_proj` have the first layer of the projection head below t
 fine-tuning on 1 % and 10 % of the labels begins (section 3.1).
 """
 
+import os
 from typing import Any
 
 from timm.layers import get_device_dtype
@@ -16,7 +17,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..layers.pooled_norm import require_batch
-from ..registry import register
+from ..pretrained import load_checked, read_checkpoint
+from ..pretrained.convert import convert_simclr_head
+from ..registry import Entrypoint, register
 from ._builder import family_cfgs
 from .pools import SameAveragePool, SamePool
 from .resnet import StemPoolResNet, build_resnet, replace_shortcut_pools
@@ -51,7 +54,7 @@ class ProjectionResNet(SimCLRResNet):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.proj = make_projection_layer(self.num_features, self.num_features, **get_device_dtype(self))
+        self.proj = _projection_layer(self.num_features, self.num_features, **get_device_dtype(self))
         self.add_module('fc', self._modules.pop('fc'))  # last, as in the forward pass
         self._check_pool()
 
@@ -76,21 +79,49 @@ class ProjectionResNet(SimCLRResNet):
             )
 
 
-def make_projection_layer(in_features: int, out_features: int, **factory: Any) -> nn.Sequential:
+def _projection_layer(in_features: int, out_features: int, **factory: Any) -> nn.Sequential:
     """A layer of the projection head: linear without bias, BatchNorm and ReLU."""
     linear = nn.Linear(in_features, out_features, bias=False, **factory)
     nn.init.normal_(linear.weight, std=0.01)
     return nn.Sequential(linear, nn.BatchNorm1d(out_features, **factory), nn.ReLU(inplace=True))
 
 
-def _simclr(variant: str, pretrained: bool, layers: list[int], width: int, kwargs: dict[str, Any]) -> nn.Module:
-    """A net of so many times the width of ResNet; its attention has 1/16 of the channels, at least 32."""
-    channels = [width * stage for stage in (64, 128, 256, 512)]
+def simclr_projection(path: str | os.PathLike[str]) -> nn.Sequential:
+    """Load the projection head that a pretrained checkpoint of SimCLRv2 holds beside the net.
+
+    `head(model.forward_head(model.forward_features(x), pre_logits=True))` is the projection z of the paper, with
+    `model` a net that does not end in `_proj`. Only the head's tensors of a TensorFlow checkpoint are read.
+
+    Args:
+        path: The `.index` of a TensorFlow checkpoint, or a file of the PyTorch port.
+
+    Returns:
+        Three layers in eval mode, of which the first two end with ReLU: [B, C] -> [B, 128].
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        UnreadableCheckpointError: If it is damaged or of another format.
+        MismatchedCheckpointError: If it has no such head.
+    """
+    state_dict = convert_simclr_head(read_checkpoint(path, wanted=_is_head_variable))
+    layers = [_projection_layer(*state_dict[f'{index}.weight'].t().shape) for index in (0, 3, 6)]
+    head = nn.Sequential(*(module for layer in layers for module in layer))[:-1]
+    load_checked(head, state_dict)
+    return head.eval()
+
+
+def _is_head_variable(name: str) -> bool:
+    return name.startswith('head_contrastive/') and not name.endswith('/Momentum')
+
+
+def _register(arch: str, layers: list[int], width: int, trunk: type[SimCLRResNet] = SimCLRResNet) -> Entrypoint:
+    """Register a net of `width` times ResNet's channels; its attention has 1/16 of them, at least 32."""
+    channels = (64 * width, 128 * width, 256 * width, 512 * width)
     sk_kwargs = dict(kernel_size=[3, 3], split_input=False, rd_channels=[max(c // 16, 32) for c in channels])
     model_args = dict(
         block=SelectiveKernelBottleneck,
         layers=layers,
-        channels=tuple(channels),
+        channels=channels,
         stem_type='deep',
         stem_width=32 * width,
         stem_pool=SamePool,
@@ -98,89 +129,29 @@ def _simclr(variant: str, pretrained: bool, layers: list[int], width: int, kwarg
         zero_init_last=True,
         block_args=dict(sk_kwargs=sk_kwargs),
     )
-    trunk = ProjectionResNet if variant.endswith('_proj') else SimCLRResNet
-    return build_resnet(variant, pretrained, model_args, kwargs, trunk=trunk)
+
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return build_resnet(arch, pretrained, model_args, kwargs, trunk=trunk)
+
+    head = ' with the first layer of the projection head' if trunk is ProjectionResNet else ''
+    entrypoint.__name__ = entrypoint.__qualname__ = arch
+    entrypoint.__doc__ = f'SK-ResNet-{3 * sum(layers) + 2} of SimCLRv2, {width} times as wide as ResNet{head}.'
+    return register(entrypoint)
 
 
-@register
-def skresnet50x1_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-50 of SimCLRv2."""
-    return _simclr('skresnet50x1_simclr', pretrained, [3, 4, 6, 3], 1, kwargs)
+_50, _101, _152 = [3, 4, 6, 3], [3, 4, 23, 3], [3, 8, 36, 3]
 
-
-@register
-def skresnet50x2_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-50 of SimCLRv2, twice as wide."""
-    return _simclr('skresnet50x2_simclr', pretrained, [3, 4, 6, 3], 2, kwargs)
-
-
-@register
-def skresnet101x1_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-101 of SimCLRv2."""
-    return _simclr('skresnet101x1_simclr', pretrained, [3, 4, 23, 3], 1, kwargs)
-
-
-@register
-def skresnet101x2_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-101 of SimCLRv2, twice as wide."""
-    return _simclr('skresnet101x2_simclr', pretrained, [3, 4, 23, 3], 2, kwargs)
-
-
-@register
-def skresnet152x1_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-152 of SimCLRv2."""
-    return _simclr('skresnet152x1_simclr', pretrained, [3, 8, 36, 3], 1, kwargs)
-
-
-@register
-def skresnet152x2_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-152 of SimCLRv2, twice as wide."""
-    return _simclr('skresnet152x2_simclr', pretrained, [3, 8, 36, 3], 2, kwargs)
-
-
-@register
-def skresnet152x3_simclr(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK-ResNet-152 of SimCLRv2, three times as wide."""
-    return _simclr('skresnet152x3_simclr', pretrained, [3, 8, 36, 3], 3, kwargs)
-
-
-@register
-def skresnet50x1_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet50x1_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet50x1_simclr_proj', pretrained, [3, 4, 6, 3], 1, kwargs)
-
-
-@register
-def skresnet50x2_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet50x2_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet50x2_simclr_proj', pretrained, [3, 4, 6, 3], 2, kwargs)
-
-
-@register
-def skresnet101x1_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet101x1_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet101x1_simclr_proj', pretrained, [3, 4, 23, 3], 1, kwargs)
-
-
-@register
-def skresnet101x2_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet101x2_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet101x2_simclr_proj', pretrained, [3, 4, 23, 3], 2, kwargs)
-
-
-@register
-def skresnet152x1_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet152x1_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet152x1_simclr_proj', pretrained, [3, 8, 36, 3], 1, kwargs)
-
-
-@register
-def skresnet152x2_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet152x2_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet152x2_simclr_proj', pretrained, [3, 8, 36, 3], 2, kwargs)
-
-
-@register
-def skresnet152x3_simclr_proj(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """`skresnet152x3_simclr` with the first layer of the projection head."""
-    return _simclr('skresnet152x3_simclr_proj', pretrained, [3, 8, 36, 3], 3, kwargs)
+skresnet50x1_simclr = _register('skresnet50x1_simclr', _50, 1)
+skresnet50x2_simclr = _register('skresnet50x2_simclr', _50, 2)
+skresnet101x1_simclr = _register('skresnet101x1_simclr', _101, 1)
+skresnet101x2_simclr = _register('skresnet101x2_simclr', _101, 2)
+skresnet152x1_simclr = _register('skresnet152x1_simclr', _152, 1)
+skresnet152x2_simclr = _register('skresnet152x2_simclr', _152, 2)
+skresnet152x3_simclr = _register('skresnet152x3_simclr', _152, 3)
+skresnet50x1_simclr_proj = _register('skresnet50x1_simclr_proj', _50, 1, ProjectionResNet)
+skresnet50x2_simclr_proj = _register('skresnet50x2_simclr_proj', _50, 2, ProjectionResNet)
+skresnet101x1_simclr_proj = _register('skresnet101x1_simclr_proj', _101, 1, ProjectionResNet)
+skresnet101x2_simclr_proj = _register('skresnet101x2_simclr_proj', _101, 2, ProjectionResNet)
+skresnet152x1_simclr_proj = _register('skresnet152x1_simclr_proj', _152, 1, ProjectionResNet)
+skresnet152x2_simclr_proj = _register('skresnet152x2_simclr_proj', _152, 2, ProjectionResNet)
+skresnet152x3_simclr_proj = _register('skresnet152x3_simclr_proj', _152, 3, ProjectionResNet)

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .convert import is_simclr_weight, recognize
+from .convert import is_simclr_variable, recognize
 from .readers import read_checkpoint
 from .store import Store
 from .verify import check_against_table, check_state_dict, sha256_of
@@ -87,7 +87,7 @@ def store_converted(
         MismatchedCheckpointError: If it belongs to another architecture.
         UnwritableStoreError: If it cannot be stored.
     """
-    state_dict = read_checkpoint(path, wanted=is_wanted)
+    state_dict = read_checkpoint(path, wanted=is_simclr_variable)
     _check_step(state_dict, checkpoint)
     converted = to_our_layout(state_dict, arch=checkpoint.arch)
     check_fit(converted, checkpoint, shapes, source)
@@ -95,21 +95,16 @@ def store_converted(
     return store.put(checkpoint, ordered, source, sha256=sha256)
 
 
-def is_wanted(name: str) -> bool:
-    """Whether a tensor of a TensorFlow checkpoint is read."""
-    return is_simclr_weight(name) or name == 'global_step'
-
-
 def _check_step(state_dict: StateDict, checkpoint: Checkpoint) -> None:
     """Check a TensorFlow checkpoint's training step: the net that its weights are for shows in nothing else."""
-    locations = [source.location for source in checkpoint.sources if source.format == 'tensorflow']
-    published = [int(step) for location in locations for step in re.findall(r'-(\d+)\.index$', location)]
-    step = state_dict.get('global_step', torch.empty(0))
-    if published and step.numel() == 1 and step.item() not in published:
-        raise MismatchedCheckpointError(
-            f'The checkpoint is of training step {step.item()}, {checkpoint.name} of step {published[0]}: '
-            f'it is another checkpoint. Use {locations[0]} and its shards.'
-        )
+    step = state_dict.get('global_step')
+    for source in checkpoint.sources:
+        published = re.search(r'-(\d+)\.index$', source.location)
+        if published and step is not None and step.numel() == 1 and step.item() != int(published[1]):
+            raise MismatchedCheckpointError(
+                f'The checkpoint is of training step {step.item()}, {checkpoint.name} of step {published[1]}: '
+                f'it is another checkpoint. Use {source.location} and its shards.'
+            )
 
 
 def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *, store: Store | None = None) -> Path:
@@ -128,7 +123,7 @@ def store_file(path: Path, checkpoint: Checkpoint, shapes: Mapping[str, Size], *
     """
     source, sha256 = _source_of(path, checkpoint), sha256_of(path)
     if not source.published_hash and any(not known.has_classifier for known in checkpoint.sources):
-        names = to_our_layout(read_checkpoint(path, wanted=is_wanted), arch=checkpoint.arch)
+        names = to_our_layout(read_checkpoint(path, wanted=is_simclr_variable), arch=checkpoint.arch)
         source = replace(source, has_classifier=f'{checkpoint.classifier}.weight' in names)
     store = store or Store()
     with store.lock(checkpoint.name):
@@ -142,6 +137,8 @@ def _source_of(path: Path, checkpoint: Checkpoint) -> Source:
     for source in known:
         try:
             check_against_table(path, source)
+            for shard in source.shards:
+                check_against_table(path.with_name(shard.url_name), shard)
             return source
         except (CorruptCheckpointError, UnreadableCheckpointError) as error:
             reasons.append(str(error))

@@ -2,11 +2,11 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
-from pathlib import Path, PurePosixPath
-from urllib.parse import urlsplit
+from pathlib import Path
 
 from huggingface_hub import constants
 from torch import Size
@@ -19,10 +19,11 @@ from ..errors import (
     UnobtainableCheckpointError,
     UnwritableStoreError,
 )
+from .convert import is_simclr_variable
 from .hf_hub import UnreachableHubError, hub_file
 from .http_client import UnreachableError
 from .http_download import Progress, discard, download
-from .import_checkpoint import check_fit, is_in_our_layout, is_wanted, store_converted
+from .import_checkpoint import check_fit, is_in_our_layout, store_converted
 from .readers import read_checkpoint
 from .store import WEIGHTS_NAME, Store, bundled_folder
 from .tensor_download import download_tensors
@@ -142,20 +143,19 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
     with store.lock(checkpoint.name):
         if stored := _find_stored(store, checkpoint, source):
             return stored
-        file = store.downloads(checkpoint.name) / _file_name(source)
+        file = store.downloads(checkpoint.name) / source.url_name
         try:
             sha256 = _download_verified(source, file, store, progress)
             if not source.is_pinned:
                 check_first_seen(store, source, sha256)
-            if source.format == 'tensorflow':
-                _download_shards(source, file, store, progress)
+            _download_shards(source, file, store, progress)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
-            _discard_all(source, file)
+            shutil.rmtree(file.parent)
             return stored
         except TimmSkError as error:
             if not isinstance(error, DownloadError):  # which can be resumed
-                _discard_all(source, file)
+                shutil.rmtree(file.parent, ignore_errors=True)
             raise
         finally:
             with suppress(OSError):  # not empty, because a partial file stays, or never created
@@ -165,22 +165,11 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
 def _download_shards(source: Source, index: Path, store: Store, progress: Progress | None) -> None:
     """Download a TensorFlow checkpoint's shards: whole if the table has them, else the tensors that are used."""
     for shard in source.shards:
-        _download_verified(shard, index.with_name(_file_name(shard)), store, progress)
-    if not source.shards:
+        _download_verified(shard, index.with_name(shard.url_name), store, progress)
+    if source.format == 'tensorflow' and not source.shards:
         timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         with store.writing():
-            download_tensors(source.location, index, is_wanted, timeout=timeout, progress=progress)
-
-
-def _file_name(source: Source) -> str:
-    return PurePosixPath(urlsplit(source.location).path).name
-
-
-def _discard_all(source: Source, file: Path) -> None:
-    discard(file)
-    if source.format == 'tensorflow':
-        for shard in file.parent.glob(f'{file.stem}.data-*'):
-            shard.unlink()
+            download_tensors(source.location, index, is_simclr_variable, timeout=timeout, progress=progress)
 
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:

@@ -2,13 +2,17 @@
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
 from ..errors import DownloadError
 from .http_download import MAX_BYTES, Progress, discard, download
 from .readers.checkpoint import reader_errors
-from .readers.tensor_bundle import find_missing
+from .readers.stream import FormatError
+from .readers.tensor_bundle import BundleEntry, read_index, read_tensor
+
+_MAX_GAP_BYTES = 1 << 20  # that are downloaded to save a request
 
 
 def download_tensors(
@@ -22,24 +26,22 @@ def download_tensors(
         url: The index; the shards are beside it.
         index: The downloaded index.
         wanted: Selects tensors by name.
-        timeout: Seconds without an answer or another byte, after which an attempt has failed.
-        progress: Called with the bytes that are there and those of all tensors.
+        timeout: See `download`, whose errors it raises too.
+        progress: Called with the bytes that were received, and those of all tensors that were missing.
 
     Raises:
         UnreadableCheckpointError: If the index is damaged.
-        DownloadError: If the server refuses, is not reached, or does not send parts of files, or there is too much.
-        OSError: If a file cannot be written.
     """
     for _ in range(2):
         with reader_errors(index), index.open('rb') as opened:
-            parts = find_missing(opened, index, wanted)
+            entries = read_index(opened, index)
+        parts = _missing_parts({name: entry for name, entry in entries.items() if wanted(name)})
         total, done = sum(end - begin for _, begin, end in parts), 0
         if total > MAX_BYTES:
             raise DownloadError(f'its tensors have {total} bytes, the limit is {MAX_BYTES}.')
-        for name, begin, end in parts:
-            part = index.with_name(f'{name}.{begin}')
-            download(urljoin(url, name), part, extent=(begin, end), timeout=timeout)
-            shard = index.with_name(name)
+        for shard, begin, end in parts:
+            part = shard.with_name(f'{shard.name}.{begin}')
+            download(urljoin(url, shard.name), part, extent=(begin, end), timeout=timeout)
             with part.open('rb') as source, shard.open('r+b' if shard.exists() else 'wb') as file:
                 file.seek(begin)
                 shutil.copyfileobj(source, file)
@@ -47,3 +49,17 @@ def download_tensors(
             done += end - begin
             if progress:
                 progress(done, total)
+
+
+def _missing_parts(entries: dict[str, BundleEntry]) -> list[tuple[Path, int, int]]:
+    """Shard, first byte and end of the parts with missing and damaged tensors; one part for those close together."""
+    parts: list[tuple[Path, int, int]] = []
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].shard, item[1].offset)):
+        with suppress(FormatError):
+            read_tensor(name, entry)
+            continue
+        begin, end = entry.offset, entry.offset + entry.size
+        if parts and parts[-1][0] == entry.shard and begin - parts[-1][2] <= _MAX_GAP_BYTES:
+            begin = parts.pop()[1]
+        parts.append((entry.shard, begin, end))
+    return parts

@@ -11,16 +11,7 @@ from pretrained.readers.checkpoint_files import field, varint
 from torch import Tensor
 
 MAGIC = bytes.fromhex('57fb808b247547db')
-NUMBERS = {
-    torch.float32: 1,
-    torch.float64: 2,
-    torch.int32: 3,
-    torch.uint8: 4,
-    torch.int64: 9,
-    torch.bool: 10,
-    torch.bfloat16: 14,
-    torch.float16: 19,
-}
+NUMBERS = {torch.float32: 1, torch.float64: 2, torch.int32: 3, torch.int64: 9}
 RESTART_INTERVAL = 16
 
 

@@ -22,15 +22,11 @@ TENSORS = {
     'base_model/batch_normalization/gamma': torch.tensor([0.5, 1.5]),
     'base_model/conv2d/kernel': torch.arange(24.0).reshape(1, 2, 3, 4),
     'base_model/conv2d/kernel/Momentum': torch.ones(1, 2, 3, 4),
-    'brain': torch.tensor([[0.5]]).bfloat16(),
     'double': torch.tensor([0.1, 0.2]).double(),
     'ema_model/base_model/conv2d/kernel': torch.zeros(1, 2, 3, 4),
     'empty': torch.zeros(0, 3),
-    'flag': torch.tensor([True, False]),
     'global_step': torch.tensor(751),
-    'half': torch.tensor([1.5]).half(),
     'index': torch.tensor([3, -4], dtype=torch.int32),
-    'pixel': torch.tensor([0, 255], dtype=torch.uint8),
 }
 
 
@@ -163,7 +159,7 @@ def lies() -> dict[str, tuple[bytes, str]]:
         + varint(900)
         + varint(0)
         + b'a' * 900
-        + b''.join(varint(900) + varint(5) + varint(0) + b'%05d' % number for number in range(20_000))
+        + b''.join(varint(900) + varint(5) + varint(0) + b'%05d' % number for number in range(60_000))
     )
     compressed = block_bytes([first], kind=1)
     many_handles = [(b'%06d' % number, handle(0, bytes(5))) for number in range(100_000)]
@@ -174,8 +170,8 @@ def lies() -> dict[str, tuple[bytes, str]]:
         'a header without shards': (table_bytes([(b'', b'')]), 'names 0 shards'),
         '2**40 shards': (table_bytes([header(1 << 40)]), 'names 1099511627776 shards'),
         'big-endian': (table_bytes([header(1, big_endian=True)]), 'are big-endian'),
-        'a tensor beyond its shard': (one(offset=4), "has 8 bytes, 'a' ends at byte 12"),
-        'a tensor of a terabyte': (one(shape=(1 << 38,), size=1 << 40), "'a' ends at byte 1099511627776"),
+        'a tensor beyond its shard': (one(offset=4), 'should have 8 bytes, where 4 are left'),
+        'a tensor of a terabyte': (one(shape=(1 << 38,), size=1 << 40), 'should have 1099511627776 bytes'),
         'a size that is not the shape': (one(size=4), "'a' has 4 bytes, its shape needs 8"),
         'an impossible shape': (one(shape=(1 << 40, 1 << 40)), 'impossible shape'),
         'a negative shape': (one(shape=(-2,)), 'impossible shape'),
@@ -187,8 +183,8 @@ def lies() -> dict[str, tuple[bytes, str]]:
         'slices': (one(more=field(7, b'')), "'a' is saved in slices"),
         'a name that is not text': (one(name=b'\xff'), 'name of a tensor is not valid UTF-8'),
         'a name of 2,000 bytes': (one(name=b'a' * 2000), 'a name that is too long'),
-        'names of 17 MB': (table_bytes(long_names), 'more than 16777216 bytes|names or 16777216 bytes'),
-        'a name shared 20,000 times': (block_file(shared), 'more than 200000 names or 16777216 bytes'),
+        'names of 17 MB': (table_bytes(long_names), 'more than 16777216 bytes'),
+        'a name shared 60,000 times': (block_file(shared), 'more than 50000 names'),
         'tensors that overlap': (
             table_bytes([first, (b'a', good), (b'b', entry_bytes(1, (1,), 0, 4, 4, 0))]),
             "'b' overlaps another tensor",
@@ -204,7 +200,7 @@ def lies() -> dict[str, tuple[bytes, str]]:
             'names 0 shards',
         ),
         'a compressed block': (file_of(compressed), 'is of type 1, not 0'),
-        'metadata': (table_bytes([first], metadata=block_bytes([(b'filter', b'')])), 'has metadata'),
+        'metadata': (table_bytes([first], metadata=block_bytes([(b'filter', b'')])), "'filter' is of type 0"),
         'a gap between blocks': (file_of(block_bytes([first]), gap=b'\0'), 'begins at byte'),
         'a list of 100,000 blocks': (
             file_of(block_bytes([first]), handles=many_handles),
@@ -264,7 +260,7 @@ def test_shard_instead_of_the_index(tmp_path):
 def test_index_in_a_zip(tmp_path):
     path = tmp_path / 'net.zip'
     path.write_bytes(zip_bytes({'net.index': SAMPLE.read_bytes()}))
-    assert 'it is a TensorFlow index in a zip. Unpack it first.' in refusal(path)
+    assert 'it is a tensorflow-index in a zip. Unpack it first.' in refusal(path)
 
 
 def test_google_crc32c_is_missing():

@@ -7,10 +7,10 @@ from torch import Tensor
 from .layout import Layout
 from .lucid_layouts import LUCID_LAYOUTS
 from .resnest_layouts import RESNEST_LAYOUTS
-from .simclr_layouts import SIMCLR_LAYOUTS, convert_simclr_head, is_simclr_weight
+from .simclr_layouts import SIMCLR_LAYOUTS, convert_simclr_head, is_simclr_variable
 from .sknet_layouts import SKNET_LAYOUTS
 
-__all__ = ['LAYOUTS', 'Layout', 'convert_simclr_head', 'is_simclr_weight', 'recognize']
+__all__ = ['LAYOUTS', 'Layout', 'convert_simclr_head', 'is_simclr_variable', 'recognize']
 
 LAYOUTS: dict[str, Layout] = {
     layout.name: layout for layout in (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)

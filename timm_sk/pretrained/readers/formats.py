@@ -34,8 +34,8 @@ def detect(file: BinaryIO) -> str:
     """Detect the format; the file is left at its beginning.
 
     Returns:
-        'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', 'tensorflow', or 'zip' for one file in an
-        archive.
+        'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', 'tensorflow-index', or 'zip' for one file
+        in an archive.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0, os.SEEK_SET)
@@ -63,7 +63,7 @@ def detect(file: BinaryIO) -> str:
     tail = file.read()
     file.seek(0, os.SEEK_SET)
     if tail == BUNDLE_MAGIC:
-        return 'tensorflow'
+        return 'tensorflow-index'
     for beginning, description in _OTHERS:
         if head.startswith(beginning):
             raise FormatError(f'it is {description}', 'Download the checkpoint itself.')

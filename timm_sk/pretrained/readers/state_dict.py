@@ -31,8 +31,9 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
         if wrapped is None:
             break
         loaded = wrapped
-    if isinstance(loaded, Mapping) and isinstance(loaded.get('resnet'), Mapping):
-        loaded = _join_head(loaded)
+    if isinstance(loaded, Mapping) and isinstance(loaded.get('resnet'), Mapping):  # of the PyTorch port of SimCLRv2
+        head = loaded['head'] if isinstance(loaded.get('head'), Mapping) else {}
+        loaded = {**loaded['resnet'], **{f'head.{key}': value for key, value in head.items()}}
     if not isinstance(loaded, Mapping) or not loaded:
         raise FormatError(f'it holds {_describe(loaded)}, not a state dict', 'Save the state dict of its model.')
     others = [
@@ -56,13 +57,6 @@ def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
     if not isinstance(loaded, Mapping):
         return None
     return next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), None)
-
-
-def _join_head(loaded: Mapping) -> Mapping:
-    """One state dict of the two that the PyTorch port of SimCLRv2 saves."""
-    head = loaded.get('head')
-    prefixed = {f'head.{key}': value for key, value in head.items()} if isinstance(head, Mapping) else {}
-    return {**loaded['resnet'], **prefixed}
 
 
 def _describe(value: Any) -> str:

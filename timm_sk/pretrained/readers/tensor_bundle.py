@@ -8,7 +8,6 @@ the rest of the key, and of the value), the rest of the key, and the value. A te
 of a shard, so that single tensors can be read, from a file or from a server.
 """
 
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -18,12 +17,11 @@ import torch
 from torch import Tensor
 
 from .protobuf import BYTES, FIXED32, VARINT, Wire, integers, single, varint
-from .stream import FormatError, add_tensor, count_bytes, make_tensor, quote, text
+from .stream import FormatError, Stream, add_tensor, count_bytes, make_tensor, quote, text
 
 MAGIC = bytes.fromhex('57fb808b247547db')  # the last bytes of an index
 _MAX_INDEX_BYTES = 16 << 20
-_MAX_ENTRIES, _MAX_BLOCKS, _MAX_SHARDS, _MAX_KEY_BYTES = 200_000, 4096, 99_999, 1024
-_MAX_GAP_BYTES, _MAX_PART_BYTES = 1 << 20, 64 << 20  # of downloaded parts, unless a tensor is larger
+_MAX_ENTRIES, _MAX_BLOCKS, _MAX_SHARDS, _MAX_KEY_BYTES = 50_000, 4096, 99_999, 1024
 _FOOTER_BYTES, _TRAILER_BYTES, _CHUNK_BYTES = 48, 5, 1 << 20
 
 _NUM_SHARDS, _ENDIANNESS = 1, 2  # fields of BundleHeaderProto
@@ -31,16 +29,7 @@ _DTYPE, _SHAPE, _SHARD, _OFFSET, _SIZE, _CRC, _SLICES = range(1, 8)  # fields of
 _DIM, _DIM_SIZE = 2, 1  # fields of TensorShapeProto and its Dim
 
 _STRING = 7
-_DTYPES = {
-    1: torch.float32,
-    2: torch.float64,
-    3: torch.int32,
-    4: torch.uint8,
-    9: torch.int64,
-    10: torch.bool,
-    14: torch.bfloat16,
-    19: torch.float16,
-}
+_DTYPES = {1: torch.float32, 2: torch.float64, 3: torch.int32, 9: torch.int64}
 
 
 class BundleEntry(NamedTuple):
@@ -55,52 +44,16 @@ class BundleEntry(NamedTuple):
 
 
 def read_bundle(index: BinaryIO, path: Path, wanted: Callable[[str], bool] | None = None) -> dict[str, Tensor]:
-    """Read a checkpoint from its index and the shards beside it.
-
-    Args:
-        index: The opened index.
-        path: Its path.
-        wanted: Selects tensors by name; the bytes of others are not read. None for all.
-
-    Raises:
-        FormatError: If a file is damaged or missing, or has tensors of an unknown type or in several slices.
-    """
+    """Read a checkpoint from its index and the shards beside it; with `wanted`, only tensors of these names."""
     tensors: dict[str, Tensor] = {}
     for name, entry in read_index(index, path).items():
         if wanted is None or wanted(name):
-            add_tensor(tensors, name, _read_tensor(name, entry))
+            add_tensor(tensors, name, read_tensor(name, entry))
     return tensors
 
 
-def find_missing(index: BinaryIO, path: Path, wanted: Callable[[str], bool]) -> list[tuple[str, int, int]]:
-    """Find missing and damaged tensors: shard's name, first byte and end of parts, which cover what is close together.
-
-    Raises:
-        FormatError: If the index is damaged.
-    """
-    parts = [('', 0, 0)]
-    for name, entry in sorted(read_index(index, path).items(), key=lambda item: item[1][2:4]):  # by shard and offset
-        if not wanted(name) or _is_intact(name, entry):
-            continue
-        shard, begin, end = parts[-1]
-        new_end = entry.offset + entry.size
-        if shard == entry.shard.name and entry.offset - end <= _MAX_GAP_BYTES and new_end - begin <= _MAX_PART_BYTES:
-            parts[-1] = shard, begin, new_end
-        else:
-            parts.append((entry.shard.name, entry.offset, new_end))
-    return parts[1:]
-
-
 def read_index(index: BinaryIO, path: Path) -> dict[str, BundleEntry]:
-    """Read an index; the numeric tensors by name.
-
-    Args:
-        index: The opened index.
-        path: Its path, which ends with `.index`.
-
-    Raises:
-        FormatError: If it is damaged, or tensors overlap or are saved in slices.
-    """
+    """Read an index; the numeric tensors by name, of which no two overlap."""
     if path.suffix != '.index':
         raise FormatError('it is an index of TensorFlow, but its name does not end with .index', 'Rename it.')
     content = index.read(_MAX_INDEX_BYTES + 1)
@@ -108,7 +61,7 @@ def read_index(index: BinaryIO, path: Path) -> dict[str, BundleEntry]:
         raise FormatError(f'its index has more than {_MAX_INDEX_BYTES} bytes')
     wire, records = Wire(), _records(memoryview(content))
     key, message = next(records, (b'', memoryview(b'')))
-    header = wire.grouped(message if not key else memoryview(b''))
+    header = wire.grouped(memoryview(b'') if key else message)
     num_shards = _integer(header[_NUM_SHARDS, VARINT])
     if not 1 <= num_shards <= _MAX_SHARDS:
         raise FormatError(f'its index names {num_shards} shards')
@@ -128,38 +81,27 @@ def read_index(index: BinaryIO, path: Path) -> dict[str, BundleEntry]:
 
 def _records(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Keys and values of the table; its blocks must follow each other without gaps, so that every byte is checked."""
-    footer = view[-_FOOTER_BYTES:]
-    handles = footer[: -len(MAGIC)]
-    if len(footer) < _FOOTER_BYTES or bytes(footer[-len(MAGIC) :]) != MAGIC:
+    if len(view) < _FOOTER_BYTES or bytes(view[-len(MAGIC) :]) != MAGIC:
         raise FormatError('its index does not end with the magic number of a table')
-    metadata, position = _parse_handle(handles, 0)
-    index, position = _parse_handle(handles, position)
+    handles = view[-_FOOTER_BYTES : -len(MAGIC)]
+    (*metadata, offset, size), position = _varints(handles, 4)
     if position != len(bytes(handles).rstrip(b'\0')):
         raise FormatError('the footer of its index is damaged')
-    blocks = [_parse_handle(value, 0)[0] for _, value in islice(_read_block(view, *index), _MAX_BLOCKS)]
+    blocks = [_varints(value, 2)[0] for _, value in islice(_read_block(view, offset, size), _MAX_BLOCKS)]
+    blocks.append(metadata)
     end = 0
-    for offset, size in (*blocks, metadata, index, (len(view) - _FOOTER_BYTES, 0)):
-        if offset != end:
-            raise FormatError(f'a block of its index begins at byte {offset} instead of {end}')
-        end = offset + size + _TRAILER_BYTES
-    if any(_read_block(view, *metadata)):
-        raise FormatError('its index has metadata, which TensorFlow does not write')
-    previous, key_bytes = None, 0
+    for begin, length in (*blocks, (offset, size), (len(view) - _FOOTER_BYTES, 0)):
+        if begin != end:
+            raise FormatError(f'a block of its index begins at byte {begin} instead of {end}')
+        end = begin + length + _TRAILER_BYTES
+    previous = None
     for count, (key, value) in enumerate(record for block in blocks for record in _read_block(view, *block)):
-        key_bytes += len(key)
-        if count > _MAX_ENTRIES or key_bytes > _MAX_INDEX_BYTES:
-            raise FormatError(f'its index has more than {_MAX_ENTRIES} names or {_MAX_INDEX_BYTES} bytes of names')
+        if count > _MAX_ENTRIES:
+            raise FormatError(f'its index has more than {_MAX_ENTRIES} names')
         if previous is not None and key <= previous:
             raise FormatError(f'the names in its index are not in order: {quote(key)} follows {quote(previous)}')
         yield key, value
         previous = key
-
-
-def _parse_handle(view: memoryview, position: int) -> tuple[tuple[int, int], int]:
-    """Offset and size of a block, and the position after them."""
-    offset, position = varint(view, position)
-    size, position = varint(view, position)
-    return (offset, size), position
 
 
 def _read_block(view: memoryview, offset: int, size: int) -> Iterator[tuple[bytes, memoryview]]:
@@ -169,21 +111,27 @@ def _read_block(view: memoryview, offset: int, size: int) -> Iterator[tuple[byte
         raise FormatError(f'a block of its index has {size} bytes from byte {offset} on, the index {len(view)}')
     if view[end]:
         raise FormatError(f'a block of its index is of type {view[end]}, not 0: TensorFlow does not compress it')
-    if _masked(_extend(0, bytes(view[offset : end + 1]))) != int.from_bytes(view[end + 1 :][:4], 'little'):
-        raise FormatError('a block of its index is damaged: its checksum differs')
+    _check_crc(view[offset : end + 1], int.from_bytes(view[end + 1 :][:4], 'little'), 'a block of its index')
     num_restarts = int.from_bytes(view[end - 4 : end], 'little')
     entries = view[offset : max(offset, end - 4 - 4 * num_restarts)]
     position, key = 0, b''
     while position < len(entries):
-        shared, position = varint(entries, position)
-        unshared, position = varint(entries, position)
-        length, position = varint(entries, position)
+        (shared, unshared, length), position = _varints(entries, 3, position)
         begin = position + unshared
         if shared > len(key) or shared + unshared > _MAX_KEY_BYTES or begin + length > len(entries):
             raise FormatError('an entry of its index is longer than its block or has a name that is too long')
         key = key[:shared] + bytes(entries[position:begin])
         position = begin + length
         yield key, entries[begin:position]
+
+
+def _varints(view: memoryview, count: int, position: int = 0) -> tuple[list[int], int]:
+    """Some numbers, and the position behind them."""
+    numbers = []
+    for _ in range(count):
+        number, position = varint(view, position)
+        numbers.append(number)
+    return numbers, position
 
 
 def _parse_entry(wire: Wire, message: memoryview, what: str, path: Path, num_shards: int) -> BundleEntry:
@@ -203,46 +151,32 @@ def _parse_entry(wire: Wire, message: memoryview, what: str, path: Path, num_sha
 
 def _integer(values: list[memoryview]) -> int:
     """An integer field; those that are 0 may be absent."""
-    return integers(values[-1:])[0] if values else 0
+    return next(iter(integers([single(values)])), 0)
 
 
-def _is_intact(name: str, entry: BundleEntry) -> bool:
-    try:
-        return _read_tensor(name, entry) is not None
-    except FormatError:
-        return False
-
-
-def _read_tensor(name: str, entry: BundleEntry) -> Tensor:
+def read_tensor(name: str, entry: BundleEntry) -> Tensor:
+    """Read a tensor from its shard, and verify its checksum."""
     what = quote(name)
     if entry.dtype not in _DTYPES:
         raise FormatError(f'{what} is of type {entry.dtype}; supported are {", ".join(map(str, _DTYPES))}')
     if not entry.shard.is_file():
         raise FormatError(f'its shard {entry.shard.name} is missing', 'Put it into the same folder.')
-    with entry.shard.open('rb') as shard:
-        found, end = shard.seek(0, os.SEEK_END), entry.offset + entry.size
-        if end > found:
-            raise FormatError(f'its shard {entry.shard.name} has {found} bytes, {what} ends at byte {end}')
-        shard.seek(entry.offset)
-        content, crc = bytearray(entry.size), 0
-        for begin in range(0, entry.size, _CHUNK_BYTES):
-            chunk = shard.read(min(_CHUNK_BYTES, entry.size - begin))
-            content[begin : begin + len(chunk)] = chunk
-            crc = _extend(crc, chunk)
-    if _masked(crc) != entry.crc:
-        raise FormatError(f'{what} is damaged: its checksum differs')
+    with entry.shard.open('rb') as file:
+        stream = Stream(file)
+        file.seek(min(entry.offset, stream.size))
+        content = stream.take(entry.size, f'{what} in its shard {entry.shard.name}')
+    _check_crc(memoryview(content), entry.crc, what)
     return make_tensor(content, _DTYPES[entry.dtype], entry.shape, what)
 
 
-def _extend(crc: int, content: bytes) -> int:
-    """The CRC32C of more bytes."""
+def _check_crc(content: memoryview, masked: int, what: str) -> None:
+    """Compare bytes with their CRC32C, which is stored rotated and with a number added."""
     try:
         from google_crc32c import extend
     except ImportError as error:
         raise FormatError('reading it needs google-crc32c', "Install it: pip install 'timm_sk[convert]'.") from error
-    return extend(crc, content)
-
-
-def _masked(crc: int) -> int:
-    """A CRC32C as it is stored."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    crc = 0
+    for begin in range(0, len(content), _CHUNK_BYTES):
+        crc = extend(crc, bytes(content[begin : begin + _CHUNK_BYTES]))
+    if ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF != masked:
+        raise FormatError(f'{what} is damaged: its checksum differs')
