@@ -8,7 +8,7 @@ import shutil
 import pytest
 import timm
 import torch
-from pretrained.readers.checkpoint_files import torch_bytes
+from pretrained.readers.checkpoint_files import SAMPLES, torch_bytes
 from safetensors.torch import load_file, save_file
 from small_net import NAME, assert_loaded, create, sha256
 from typer.testing import CliRunner
@@ -122,6 +122,16 @@ def test_manual_source(store, tmp_path):
     assert (code, 'not pinned' in text) == (0, True)
     assert state_of(row, store) == 'stored'
     assert (store.origin(name).location, store.origin(name).pinned) == (row.sources[0].location, False)
+
+
+def test_tensorflow_checkpoint(store):
+    pytest.importorskip('google_crc32c')
+    name = 'skresnet50x1_simclr.ft_in1k'
+    code, text = weights_command('show', name)
+    assert (code, 'model.ckpt-37535.index (tensorflow); not pinned: no published hash' in text) == (0, True)
+    code, text = weights_command('convert', SAMPLES.parent / 'tf_checkpoint' / 'model.ckpt-11.index', '--to', name)
+    assert (code, f'is of training step 11, {name} of step 37535' in text) == (1, True)
+    assert not store.folder(name).exists()
 
 
 def test_convert_another_file(tmp_path, store):

@@ -317,7 +317,9 @@ def test_unpublishable_rows(hub, publish, name, reason):
 
 def test_unpublishable_origins_and_names(publish):
     origins = {row.origin for row in CHECKPOINTS.values() if row.sources and reason_not_to_publish(row)}
-    assert origins == {'the authors of SKNet, with Caffe', 'PytorchInsight', 'MindCV'}
+    assert origins == {
+        *('the authors of SKNet, with Caffe', 'the authors of SimCLRv2, with TensorFlow', 'PytorchInsight', 'MindCV'),
+    }
     row = replace(CHECKPOINTS[NAME], origin=None)
     assert reason_not_to_publish(row) == f'The table does not say who made {NAME}: establish its origin first.'
     with pytest.raises(UnknownModelError, match='Unknown checkpoint "skresnet35"'):

@@ -52,6 +52,8 @@ def describe(row: Checkpoint) -> dict[str, str]:
             notes.append(' '.join(source.published_hash))
         if source.kind == 'hub' and not source.sha256:
             notes.append("not pinned: verified by the hub's hash only")
+        elif not source.published_hash:
+            notes.append('not pinned: no published hash')
         if not source.has_classifier:
             notes.append('without the classifier')
         found[f'source {number}'] = '; '.join(notes)
