@@ -125,6 +125,36 @@ def test_right_parts(path, waits):
     assert path.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize('step', [300, 5000])
+def test_extent(path, waits, step):
+    """A part of a file, whose answers may be short."""
+    with raw_server(lambda start: part(start, min(start + step, 3000))) as url:
+        if step == 300:
+            with pytest.raises(UnreachableError, match='ended after 1200 of 2000 bytes, 4 times'):
+                download(url, path, extent=(1000, 3000))
+        download(url, path, extent=(1000, 3000))
+    assert path.read_bytes() == CONTENT[1000:3000]
+
+
+WRONG_EXTENTS = {
+    'the whole file': (lambda _: [headers('200 OK', length=SIZE), CONTENT], 'does not send parts of a file'),
+    'another part': (lambda _: part(0, 2000), 'does not send the file from byte 1000 on, 4 times'),
+    'a longer part': (lambda start: part(start, 5000), 'sends more than 2000 bytes'),
+    'the rest of another file': (
+        lambda start: part(start, start + 1000, etag=f'"{start}"'),
+        'has another file than before',
+    ),
+}
+
+
+@pytest.mark.parametrize('name', WRONG_EXTENTS)
+def test_wrong_extent(path, waits, name):
+    answer, message = WRONG_EXTENTS[name]
+    with raw_server(answer) as url, pytest.raises(DownloadError, match=message):
+        download(url, path, extent=(1000, 3000))
+    assert not path.exists()
+
+
 SLOW = {
     'headers': lambda _: slowly(headers('200 OK', *(f'X-{number}: {number}' for number in range(90)), length=SIZE)),
     'continue': lambda _: slowly(b'HTTP/1.1 100 Continue\r\n\r\n' * 1000),

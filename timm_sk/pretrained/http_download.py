@@ -152,7 +152,8 @@ def _attempt(
             is_same = not etag or response.headers.get('ETag') == etag  # servers may ignore `If-Range`
             if total is None or not is_same:
                 partial.discard()
-                reason = 'has another file than before' if total else f'does not send the file from byte {start} on'
+                missing = f'does not send the file from byte {first + start} on'
+                reason = 'has another file than before' if total else missing
                 raise TransientError(f'the server {reason}', final=DownloadError)
             if extent and end:
                 end, total = min(end, extent[1]) - first, size
