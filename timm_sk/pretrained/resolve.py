@@ -151,7 +151,7 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
             _download_shards(source, file, store, progress)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
-            shutil.rmtree(file.parent)
+            shutil.rmtree(file.parent, ignore_errors=True)
             return stored
         except TimmSkError as error:
             if not isinstance(error, DownloadError):  # which can be resumed

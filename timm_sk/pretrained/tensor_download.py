@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urljoin
 
+from ..atomic_io import no_follow
 from ..errors import DownloadError
 from .http_download import MAX_BYTES, Progress, discard, download
 from .readers.checkpoint import reader_errors
@@ -42,7 +43,8 @@ def download_tensors(
         for shard, begin, end in parts:
             part = shard.with_name(f'{shard.name}.{begin}')
             download(urljoin(url, shard.name), part, extent=(begin, end), timeout=timeout)
-            with part.open('rb') as source, shard.open('r+b' if shard.exists() else 'wb') as file:
+            mode = 'r+b' if shard.exists() else 'xb'
+            with part.open('rb') as source, open(shard, mode, opener=no_follow) as file:
                 file.seek(begin)
                 shutil.copyfileobj(source, file)
             discard(part)
