@@ -40,6 +40,25 @@ def test_weights(name):
     torch.testing.assert_close(selected, seen['output'], rtol=1e-4, atol=1e-5 * float(selected.abs().max()))
 
 
+@torch.inference_mode()
+def test_maps_of_lsknet():
+    model = filled('lsknet_t', depths=[1, 2, 1, 1])
+    x = images()
+    expected = model(x)
+    units = timm_sk.attention_weights(model, x)
+    assert [unit.name for unit in units] == ['LSK_1_1', 'LSK_2_1', 'LSK_2_2', 'LSK_3_1', 'LSK_4_1']
+    assert [unit.weights.shape for unit in units] == [(2, 2, side, side) for side in (16, 8, 8, 4, 2)]
+    assert {unit.kernel_extents for unit in units} == {(5, 23)}
+    seen = {}
+    module = model.get_submodule(units[1].path)
+    module.register_forward_hook(lambda unit, inputs, output: seen.update(x=inputs[0], output=output))
+    assert torch.equal(model(x), expected)
+    small, large = module.split(seen['x'])
+    first, second = units[1].weights.unbind(1)
+    selected = module.conv(small * first[:, None] + large * second[:, None])
+    torch.testing.assert_close(seen['x'] * selected, seen['output'])
+
+
 def test_names():
     units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), images(size=32))
     names = [unit.name for unit in units]

@@ -9,9 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .layers import SelectiveKernel, SplitAttention
+from .layers import LargeSelectiveKernel, SelectiveKernel, SplitAttention
 from .models.modes import eval_mode
 from .ops.reference import gate_weights
+
+Unit = SelectiveKernel | SplitAttention | LargeSelectiveKernel
+_KINDS = {SelectiveKernel: 'SK', SplitAttention: 'SA', LargeSelectiveKernel: 'LSK'}
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,10 @@ class UnitWeights:
 
     Attributes:
         name: Name by the paper's numbering: SK_2_3 is the third unit of the first stage, `layer1.2`; the stem counts
-            as 1. A split attention in that place is SA_2_3.
+            as 1. A split attention in that place is SA_2_3. LSKNet has no stem: LSK_1_3 is in its first stage.
         path: Path of the unit's module in the model.
-        weights: [B, M, C], summing to 1 over M; of a split attention with one branch, the sigmoid. Detached, on the
-            model's device.
+        weights: [B, M, C], summing to 1 over M; of a split attention with one branch, the sigmoid. Of LSKNet, which
+            weighs positions, maps [B, M, H, W] between 0 and 1. Detached, on the model's device.
         kernel_extents: Extent of each branch's kernel, in pixels of the unit's input.
     """
 
@@ -39,7 +42,7 @@ def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
     The model runs in eval mode, so its statistics stay; afterwards every module is in its former mode.
 
     Args:
-        model: A model with `SelectiveKernel` or `SplitAttention` units.
+        model: A model with `SelectiveKernel`, `SplitAttention` or `LargeSelectiveKernel` units.
         x: Images [B, in_chans, H, W].
 
     Raises:
@@ -70,7 +73,7 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
         yield recorded
 
 
-def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | SplitAttention]]:
+def selecting_units(model: nn.Module) -> list[tuple[str, Unit]]:
     """The units of a model that have attention, with their paths.
 
     Raises:
@@ -79,7 +82,7 @@ def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | Split
     units = [
         (path, unit)
         for path, unit in model.named_modules()
-        if isinstance(unit, SplitAttention) or (isinstance(unit, SelectiveKernel) and unit.attn is not None)
+        if isinstance(unit, Unit) and getattr(unit, 'attn', unit) is not None
     ]
     if not units:
         raise ValueError(
@@ -88,8 +91,10 @@ def selecting_units(model: nn.Module) -> list[tuple[str, SelectiveKernel | Split
     return units
 
 
-def _logits_layer(unit: SelectiveKernel | SplitAttention) -> nn.Module:
+def _logits_layer(unit: Unit) -> nn.Module:
     """The module whose output is a unit's logits, apart from their order."""
+    if isinstance(unit, LargeSelectiveKernel):
+        return unit.conv_squeeze
     return unit.fc2 if isinstance(unit, SplitAttention) else unit.get_submodule('attn')
 
 
@@ -102,38 +107,39 @@ def _record(
     path: str,
     expanded: list[Tensor],
     extents: tuple[int, ...],
-    unit: SelectiveKernel | SplitAttention,
+    unit: Unit,
     inputs: tuple[Tensor, ...],
     out: Tensor,
 ) -> None:
     (logits,) = expanded
     logits = logits[: out.shape[0]]  # Lucid's units attend to a single image twice in train mode
     if isinstance(unit, SplitAttention):
-        logits, gate = unit.by_branch(logits.flatten(1)), unit.gate
+        weights = gate_weights(unit.by_branch(logits.flatten(1)), unit.gate)
+    elif isinstance(unit, LargeSelectiveKernel):
+        weights = logits.sigmoid()
     else:
-        gate = 'softmax'
-    weights = gate_weights(logits, gate)
+        weights = gate_weights(logits, 'softmax')
     name = unit_name(path, unit)
-    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))  # [B, M, C]
+    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))
 
 
 def unit_name(path: str, unit: nn.Module | None = None) -> str:
     """The paper's name of a unit from its module's path, or the path where it has no stage and block.
 
     `layer1.2.conv2` (timm's ResNet) and `stage2.2.branch2.sk` (torchvision's ShuffleNetV2) are SK_2_3, `blocks.1.0`
-    (timm's MobileNetV2) is SK_2_1; the second unit of a block has a suffix. Wrappers around the model, such as that of
-    `timm_sk.deploy`, are skipped.
+    (timm's MobileNetV2) is SK_2_1, `block1.0` (LSKNet) is LSK_1_1; the second unit of a block has a suffix. Wrappers
+    around the model, such as that of `timm_sk.deploy`, are skipped.
     """
-    match = re.match(r'(?:(?:model|module|_orig_mod)\.)*(layer|stage|blocks\.)(\d+)\.(\d+)\.?(branch1)?', path)
+    match = re.match(r'(?:(?:model|module|_orig_mod)\.)*(layer|stage|blocks\.|block)(\d+)\.(\d+)\.?(branch1)?', path)
     if match is None:
         return path
     trunk, stage, block, shortcut = match.groups()
-    kind = 'SA' if isinstance(unit, SplitAttention) else 'SK'
-    number = int(stage) + (0 if trunk == 'stage' else 1)
+    kind = next((kind for cls, kind in _KINDS.items() if isinstance(unit, cls)), 'SK')
+    number = int(stage) + (0 if trunk in ('stage', 'block') else 1)
     return f'{kind}_{number}_{int(block) + 1}' + ('_shortcut' if shortcut else '')
 
 
-def kernel_extents(unit: SelectiveKernel | SplitAttention) -> tuple[int, ...]:
+def kernel_extents(unit: Unit) -> tuple[int, ...]:
     """The receptive field of each branch, in pixels of the unit's input.
 
     A kernel of size k with dilation d has an extent of d * (k - 1) + 1; stacked convolutions have a larger one. Where
@@ -141,6 +147,8 @@ def kernel_extents(unit: SelectiveKernel | SplitAttention) -> tuple[int, ...]:
     """
     if isinstance(unit, SplitAttention):
         return (_extent(unit.conv),) * unit.radix
+    if isinstance(unit, LargeSelectiveKernel):  # whose second branch continues the first
+        return _extent(unit.conv0), _extent(nn.Sequential(unit.conv0, unit.conv_spatial))
     return tuple(map(_extent, unit.paths))
 
 

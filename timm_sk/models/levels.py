@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch.nn.functional as F
+from timm.layers import SelectAdaptivePool2d, create_classifier
 from timm.models import checkpoint_seq
 from torch import Tensor, nn
 
@@ -93,3 +95,54 @@ class LevelFeatures(nn.Module):
         if not asked or min(asked) < -count or max(asked) >= count:
             raise ValueError(f'indices must name some of the {count} levels (0 to {count - 1}), got {indices}.')
         return [level % count for level in asked]
+
+
+class LevelClassifier(LevelFeatures):
+    """Levels with a pool, dropout and a linear classifier, and timm's methods for them.
+
+    Attributes:
+        classifier: Name of the classifier's module.
+        num_classes: Number of classes.
+        num_features: Channels that reach the pool.
+        drop_rate: Dropout rate before the classifier.
+        global_pool: The pool, which `reset_classifier` makes.
+    """
+
+    classifier: str
+    num_classes: int
+    num_features: int
+    drop_rate: float
+    global_pool: SelectAdaptivePool2d
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recompute each block in the backward pass instead of keeping its activations."""
+        self.grad_checkpointing = enable
+
+    def get_classifier(self) -> nn.Module:
+        return self.get_submodule(self.classifier)
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """Replace the classifier by a fresh one on the model's device and in its dtype; None keeps the pooling."""
+        parameter = next(self.parameters())
+        self.num_classes = num_classes
+        self.global_pool, classifier = create_classifier(
+            self.num_features,
+            num_classes,
+            pool_type=self.global_pool.pool_type if global_pool is None else global_pool,
+            device=parameter.device,
+            dtype=parameter.dtype,
+        )
+        setattr(self, self.classifier, classifier)
+        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
+        self.global_pool.train(self.training)
+        classifier.train(self.training)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pooling, dropout and, unless `pre_logits`, the classifier: [B, num_features, H, W] -> [B, num_classes]."""
+        x = self.global_pool(x)
+        if self.drop_rate > 0.0:
+            x = F.dropout(x, p=self.drop_rate, training=self.training)
+        return x if pre_logits else self.get_classifier()(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))

@@ -9,14 +9,13 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from timm.layers import LayerType, SelectAdaptivePool2d, create_act_layer, create_classifier, get_norm_layer
-from torch import Tensor, nn
+from timm.layers import LayerType, create_act_layer, get_norm_layer
+from torch import nn
 from torchvision.models import shufflenetv2 as torchvision_shufflenetv2
 
 from ..layers.folded_conv import fold_sequence, require_eval
 from .depthwise import require_unit, selective_kernel, squeeze_excite
-from .levels import LevelFeatures
+from .levels import LevelClassifier
 
 
 def _refit(layers: nn.Sequential, *, unit: str, act_layer: LayerType, norm_layer: LayerType) -> nn.Sequential:
@@ -75,7 +74,7 @@ class ShuffleBlock(torchvision_shufflenetv2.InvertedResidual):
         fold_sequence(self.branch2)
 
 
-class ShuffleNetV2(LevelFeatures, torchvision_shufflenetv2.ShuffleNetV2):
+class ShuffleNetV2(LevelClassifier, torchvision_shufflenetv2.ShuffleNetV2):
     """Torchvision's ShuffleNetV2 with units for depthwise convolutions and the methods of timm's models.
 
     Input [B, in_chans, H, W], output [B, num_classes]. Modules that torchvision has too keep its parameter names and
@@ -102,6 +101,7 @@ class ShuffleNetV2(LevelFeatures, torchvision_shufflenetv2.ShuffleNetV2):
     levels = ('conv1', 'maxpool', 'stage2', 'stage3', 'stage4')  # with reductions 2, 4, 8, 16, 32
     stages = levels[2:]
     last = 'conv5'
+    classifier = 'fc'
 
     def __init__(
         self,
@@ -153,37 +153,3 @@ class ShuffleNetV2(LevelFeatures, torchvision_shufflenetv2.ShuffleNetV2):
             stem=r'^conv1',
             blocks=[(r'^stage(\d+)' if coarse else r'^stage(\d+)\.(\d+)', None), (r'^conv5', (99999,))],
         )
-
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in the backward pass instead of keeping its activations."""
-        self.grad_checkpointing = enable
-
-    def get_classifier(self) -> nn.Module:
-        return self.fc
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Replace the classifier by a fresh one on the model's device and in its dtype; None keeps the pooling."""
-        parameter = self.conv1[0].weight
-        pool_type: str = self.global_pool.pool_type if global_pool is None else global_pool
-        self.num_classes = num_classes
-        pool, self.fc = create_classifier(
-            self.num_features,
-            num_classes,
-            pool_type=pool_type,
-            device=parameter.device,
-            dtype=parameter.dtype,
-        )
-        self.global_pool: SelectAdaptivePool2d = pool
-        self.head_hidden_size = self.num_features * self.global_pool.feat_mult()
-        self.global_pool.train(self.training)
-        self.fc.train(self.training)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Pooling, dropout and, unless `pre_logits`, the classifier: [B, num_features, H, W] -> [B, num_classes]."""
-        x = self.global_pool(x)
-        if self.drop_rate > 0.0:
-            x = F.dropout(x, p=self.drop_rate, training=self.training)
-        return x if pre_logits else self.fc(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
