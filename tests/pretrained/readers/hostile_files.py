@@ -13,6 +13,7 @@ from checkpoint_files import (
     mxnet_bytes,
     safetensors_bytes,
 )
+from hostile_numpy import numpy_lies
 from hostile_torch import running, torch_lies
 from hostile_zips import zip_lies
 
@@ -211,6 +212,7 @@ def hostile_files(target: str) -> dict[str, tuple[bytes, str]]:
         safetensors_lies(),
         mxnet_lies(),
         protobuf_lies(),
+        numpy_lies(),
         other_files(),
     )
     return {name: case for group in groups for name, case in group.items()}

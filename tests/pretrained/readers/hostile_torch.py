@@ -42,12 +42,12 @@ def running(target: str) -> dict[str, tuple[bytes, str]]:
             archive.addfile(member, io.BytesIO(evil))
     unknown = 'its format is unknown'
     names = "names 'posix.mkdir', which no state dict needs"
-    foreign = "not one of PyTorch's, and was not executed"
     in_dict = pickle.dumps({'a': payload}, 2)
     attributes = b'\x80\x02ccollections\nOrderedDict\n)R}X\x05\0\0\0itemscposix\nmkdir\nsb.'
     return {
-        'pickle': (evil, foreign),
-        'pickle of protocol 5': (pickle.dumps(payload, 5), foreign),
+        'pickle': (evil, names),
+        'pickle of protocol 4': (pickle.dumps(payload, 4), names),
+        'pickle of protocol 5': (pickle.dumps(payload, 5), 'protocol 5; supported are 2 to 4'),
         'pickle of protocol 0': (protocol_0, unknown),
         'pickle with INST': (instance, unknown),
         'archive': (archive_of(evil), names),
@@ -74,14 +74,14 @@ def running(target: str) -> dict[str, tuple[bytes, str]]:
         'archive, a storage by name': (archive_of(b'\x80\x02(X\x06\0\0\0modulecposix\nmkdir\ntQ.'), names),
         'stream': (stream_of(evil), names),
         'stream, in a dict': (stream_of(in_dict), names),
-        'stream, its first pickle': (evil + PROTOCOL_PICKLE + evil, foreign),
+        'stream, its first pickle': (evil + PROTOCOL_PICKLE + evil, names),
         'stream, its protocol': (MAGIC_PICKLE + evil, names),
         'stream, its system': (MAGIC_PICKLE + PROTOCOL_PICKLE + evil, names),
         'stream, its keys': (MAGIC_PICKLE + PROTOCOL_PICKLE + pickle.dumps({}, 2) * 2 + evil, names),
         'stream, a module': (stream_of(b'\x80\x02(X\x06\0\0\0moduleNNNtQ.'), 'not a whole storage'),
         'tar': (tar.getvalue(), "tar archive, PyTorch's format before 0.1.10"),
         'tar in a zip': (zip_bytes({'net.pth.tar': tar.getvalue()}), "tar archive, PyTorch's format before 0.1.10"),
-        'pickle in a zip': (zip_bytes({'net.pth': evil}), foreign),
+        'pickle in a zip': (zip_bytes({'net.pth': evil}), names),
         'stream in a zip': (zip_bytes({'net.pth': stream_of(evil)}), names),
         'archive in a zip': (zip_bytes({'net.pth': archive_of(evil)}), names),
         'archive in a zip in a zip': (zip_bytes({'a.zip': zip_bytes({'net.pth': archive_of(evil)})}), 'zip in a zip'),

@@ -53,7 +53,7 @@ def mutate(part: bytes, kept: int, edits: list[Edit]) -> bytes:
 def subjects() -> dict[str, Subject]:
     """Every format as a whole, and the parts that checksums and lengths of a container would shield."""
     files = valid_files()
-    kept = dict(torch=4, zip=4, params=8, caffemodel=1, ckpt=1)
+    kept = dict(torch=4, zip=4, params=8, caffemodel=1, ckpt=1, pdparams=2)
     whole = {
         name: Subject(content, kept.get(name.rpartition('.')[2].split()[0].rstrip(','), 0))
         for name, content in files.items()

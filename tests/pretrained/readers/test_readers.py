@@ -2,9 +2,11 @@
 
 import io
 import math
+import pickle
 import zipfile
 from argparse import Namespace
 
+import numpy as np
 import pytest
 import torch
 from checkpoint_files import (
@@ -62,6 +64,30 @@ def test_mindspore_sample():
     assert_same(read_checkpoint(SAMPLES / 'mindspore.ckpt'), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
 
 
+@pytest.mark.parametrize('name', ['paddle2.pdparams', 'paddle4.pdparams'])
+def test_paddle_sample(name):
+    assert detect_format(SAMPLES / name) == 'numpy-pickle'
+    step = torch.tensor([3], dtype=torch.int32)
+    assert_same(read_checkpoint(SAMPLES / name), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
+
+
+@pytest.mark.parametrize('protocol', [2, 3, 4])
+@pytest.mark.parametrize('dtype', ['f8', 'f4', 'f2', 'i8', 'i4', 'u1', 'b1'])
+def test_numpy_types(tmp_path, dtype, protocol):
+    arrays = {
+        'a': np.arange(6).reshape(1, 2, 3).astype(dtype),
+        'scalar': np.array(1, dtype),
+    }
+    content = pickle.dumps(arrays, protocol)
+    for spelling in (content, content.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')):
+        if protocol == 4:  # where lengths of names are written before them
+            spelling = content
+        assert_same(
+            read_checkpoint(written(tmp_path, spelling)),
+            {key: torch.from_numpy(array).clone() for key, array in arrays.items()},
+        )
+
+
 @pytest.mark.parametrize('name', ['caffe.caffemodel', 'caffe_legacy_blob_shape.caffemodel'])
 def test_caffe_sample(name):
     in_norm = {key: EXPECTED[key].reshape(1, 4, 1, 1) for key in KEYS if key.startswith('bn1')}
@@ -103,7 +129,7 @@ def test_safetensors_under_any_name(tmp_path, name):
 def test_detect_format(tmp_path, name):
     content = valid_files()[name]
     path = written(tmp_path, content)
-    formats = {'ckpt': 'mindspore', 'params': 'mxnet', 'caffemodel': 'caffe'}
+    formats = {'ckpt': 'mindspore', 'params': 'mxnet', 'caffemodel': 'caffe', 'pdparams': 'numpy-pickle'}
     expected = formats.get(name.rpartition('.')[2], name.rpartition('.')[2].split()[0].rstrip(','))
     assert detect_format(path) == expected
     assert read_checkpoint(path)

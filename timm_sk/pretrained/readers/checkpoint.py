@@ -14,6 +14,7 @@ from .caffemodel import read_caffe
 from .formats import detect
 from .mindspore import read_mindspore
 from .mxnet import read_mxnet
+from .numpy_pickle import read_numpy_pickle
 from .safetensors_file import read_safetensors
 from .state_dict import unwrap
 from .stream import FormatError
@@ -25,6 +26,7 @@ from .zips import unzip_single
 _READERS: dict[str, Callable[[BinaryIO], Any]] = {
     'torch': read_torch_archive,
     'torch-legacy': read_torch_stream,
+    'numpy-pickle': read_numpy_pickle,
     'safetensors': read_safetensors,
     'caffe': read_caffe,
     'mindspore': read_mindspore,

@@ -34,8 +34,8 @@ def detect(file: BinaryIO) -> str:
     """Detect the format; the file is left at its beginning.
 
     Returns:
-        'torch', 'torch-legacy', 'safetensors', 'caffe', 'mindspore', 'mxnet', 'tensorflow-index', or 'zip' for one file
-        in an archive.
+        'torch', 'torch-legacy', 'numpy-pickle' (Paddle, or any other pickle), 'safetensors', 'caffe', 'mindspore',
+        'mxnet', 'tensorflow-index', or 'zip' for one file in an archive.
     """
     head = file.read(_HEAD_BYTES)
     file.seek(0, os.SEEK_SET)
@@ -54,7 +54,7 @@ def detect(file: BinaryIO) -> str:
     if head.startswith(MAGIC):
         return 'torch-legacy'
     if head[0] == 0x80 and len(head) > 1 and 2 <= head[1] <= 5:
-        raise FormatError("it is a pickle, but not one of PyTorch's, and was not executed", 'Save it as safetensors.')
+        return 'numpy-pickle'
     if int.from_bytes(head[:8], 'little') == LIST_MAGIC:
         return 'mxnet'
     if head[6:9] == b'\0\0{':  # a header of less than 2**48 bytes
@@ -98,8 +98,8 @@ def _protobuf_format(head: bytes) -> str:
             position += length
     raise FormatError(
         'its format is unknown',
-        'Supported are files of PyTorch, safetensors, Caffe, MindSpore and MXNet, zips of one such file, and the .index'
-        ' of a TensorFlow checkpoint.',
+        'Supported are files of PyTorch, safetensors, Caffe, MindSpore, MXNet and Paddle, zips of one such file, and the'
+        ' .index of a TensorFlow checkpoint.',
     )
 
 

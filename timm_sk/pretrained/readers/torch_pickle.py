@@ -11,6 +11,7 @@ import pickletools
 import struct
 from argparse import Namespace
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import IO, Any, cast
 
 from .stream import FormatError, Stream, quote
@@ -22,7 +23,7 @@ _BROKEN = (LookupError, ValueError, TypeError, AttributeError, EOFError, struct.
 
 _PythonUnpickler: Any = pickle._Unpickler  # not the one in C, whose methods cannot be replaced
 
-_INSTRUCTIONS = (
+INSTRUCTIONS = (
     *(pickle.PROTO, pickle.STOP, pickle.MARK, pickle.GLOBAL, pickle.REDUCE, pickle.NEWOBJ, pickle.BUILD),
     *(pickle.BINPERSID,),
     *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
@@ -43,22 +44,33 @@ def read_pickle(stream: Stream, table: TensorTable) -> Any:
     Returns:
         The pickled object; its tensors are empty until the table fills them.
     """
+    return load(TensorUnpickler(stream, table))
+
+
+def load(unpickler: Any) -> Any:
+    """Run an unpickler.
+
+    Raises:
+        FormatError: If it refuses the pickle, or the pickle is broken.
+    """
     try:
-        return _Unpickler(stream, table).load()
+        return unpickler.load()
     except FormatError:
         raise
     except _BROKEN as error:
         raise FormatError(f'its pickle is broken ({type(error).__name__}: {error!s:.100})') from error
 
 
-class _Unpickler(_PythonUnpickler):
+class TensorUnpickler(_PythonUnpickler):
     """The standard library's unpickler, with the allowed instructions only. Nothing but a list can be appended to."""
+
+    methods: dict[int, Any]
 
     def __init__(self, stream: Stream, table: TensorTable) -> None:
         super().__init__(cast(IO[bytes], stream), encoding='utf-8')  # the encoding of Python 2's strings
-        self.dispatch = _Dispatch(_METHODS)
+        self.dispatch = _Dispatch(self.methods)
         self.table = table
-        self.functions = {
+        self.functions: dict[str, Any] = {
             'argparse.Namespace': Namespace,  # the settings in the checkpoints of timm's train.py
             'collections.OrderedDict': _ordered_dict,
             'torch._utils._rebuild_tensor': table.add_tensor,
@@ -113,7 +125,12 @@ class _Unpickler(_PythonUnpickler):
         super().load_stop()
 
 
-_METHODS = {code[0]: getattr(_Unpickler, _PythonUnpickler.dispatch[code[0]].__name__) for code in _INSTRUCTIONS}
+def methods_of(unpickler: type, instructions: Sequence[bytes]) -> dict[int, Any]:
+    """The methods of an unpickler by opcode, for the instructions that are allowed."""
+    return {code[0]: getattr(unpickler, _PythonUnpickler.dispatch[code[0]].__name__) for code in instructions}
+
+
+TensorUnpickler.methods = methods_of(TensorUnpickler, INSTRUCTIONS)
 
 
 class _Dispatch(dict):
