@@ -4,6 +4,8 @@ A row's key is `arch.tag`. A different function is a different architecture; dif
 same weights from another place are another source. Fields that are not established are None.
 """
 
+from .backbones_resnest import BACKBONE_ROWS
+from .imagenet_lsknet import LSKNET_ROWS
 from .imagenet_resnest import RESNEST_ROWS
 from .imagenet_simclr import SIMCLR_ROWS
 from .imagenet_sknet import SKNET_ROWS
@@ -12,7 +14,8 @@ from .small import SMALL_ROWS
 
 __all__ = ['CHECKPOINTS', 'Checkpoint', 'Source', 'of_arch', 'of_family']
 
-CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in (*SKNET_ROWS, *SIMCLR_ROWS, *SMALL_ROWS, *RESNEST_ROWS)}
+_ROWS = (*SKNET_ROWS, *SIMCLR_ROWS, *SMALL_ROWS, *RESNEST_ROWS, *LSKNET_ROWS, *BACKBONE_ROWS)
+CHECKPOINTS: dict[str, Checkpoint] = {row.name: row for row in _ROWS}
 
 
 def of_family(family: str) -> list[Checkpoint]:

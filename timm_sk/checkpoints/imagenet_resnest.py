@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, timm_release
+from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, timm_release, untrained
 
 _EVALUATION = 'the centre square of side s / (s + 32) of the short edge, resized to s'
 
@@ -93,6 +93,40 @@ def _imgclsmob(
         top5=top5,
         evaluation="imgclsmob's table",
         **fields,
+    )
+
+
+def _gluoncv2(
+    arch: str, file: str, release: str, sha1: str, *, size: int = 224, top5: float, **fields: Any
+) -> Checkpoint:
+    """A net of imgclsmob, with Gluon, whose top-1 accuracy its package does not have."""
+    url = f'https://github.com/osmr/imgclsmob/releases/download/{release}/{file}-{sha1[:8]}.params.zip'
+    return _resnest(
+        f'{arch}.gluoncv2_in1k',
+        Source(kind='url', location=url, format='mxnet in zip', content_sha1=sha1),
+        size=size,
+        licence='mit',
+        interpolation=None,
+        origin='imgclsmob, with Gluon',
+        top5=top5,
+        evaluation="imgclsmob's package gluoncv2",
+        **fields,
+    )
+
+
+def _paddle(name: str, file: str, *, size: int = 224, top1: float | None) -> Checkpoint:
+    """A net of PaddleClas; accuracy from its table."""
+    url = f'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph/{file}_pretrained.pdparams'
+    return _resnest(
+        f'{name}.paddle_in1k',
+        Source(kind='url', location=url, format='paddle'),
+        size=size,
+        family='resnest_upstreams',
+        origin='PaddleClas',
+        interpolation=None,
+        crop_pct=None,
+        top1=top1,
+        evaluation="PaddleClas' table",
     )
 
 
@@ -275,5 +309,62 @@ RESNEST_ROWS = (
         top1=82.90,
         top5=96.12,
         crop_pct=0.9,
+    ),
+    untrained('resnest14_mindcv.untrained', family='resnest_upstreams', first_conv='conv1.0'),
+    _resnest(
+        'resnest50d.mindspore_in1k',
+        Source(
+            kind='url',
+            location='https://download.mindspore.cn/models/r1.10/'
+            'resnest50_ascend_v1100_imagenet2012_research_cv_top1acc79.52_top5acc94.45.ckpt',
+            format='mindspore',
+            sha256='2aaf98def70641e88a0d05214eafaa493fcb4f167aed12d3c103bea4808c881a',
+        ),
+        size=256,
+        interpolation=None,
+        crop_pct=0.8,
+        origin='MindSpore Hub',
+        top1=79.52,
+        top5=94.45,
+        evaluation='MindSpore Hub; pictures are resized to 320x320, whatever their aspect ratio',
+    ),
+    _paddle('resnest50_paddle', 'ResNeSt50', top1=81.02),
+    _paddle('resnest50_1s1x64d_paddle', 'ResNeSt50_fast_1s1x64d', top1=None),  # its tables do not agree
+    _paddle('resnest101_paddle', 'ResNeSt101', size=256, top1=82.79),
+    _gluoncv2('resnest14d', 'resnestabc14-0634', 'v0.0.493', '4b0cbe8c59e9d764027f51670096037e2f058970', top5=93.66),
+    _gluoncv2(
+        'resnest18',
+        'resnesta18-0689',
+        'v0.0.489',
+        '8f37b6927751b27a72c1b8c625de265da9b31570',
+        family='resnest_upstreams',
+        top5=93.11,
+    ),
+    _gluoncv2('resnest26d', 'resnestabc26-0470', 'v0.0.495', 'f88d49d7bd6cdf1f448afdf4bc5dadd9921798dd', top5=95.3),
+    _gluoncv2('resnest50d', 'resnesta50-0438', 'v0.0.531', '6ce54a97d6e6fe8aa66755669b8f47a0790bfeb6', top5=95.62),
+    _gluoncv2('resnest101e', 'resnesta101-0399', 'v0.0.465', 'ab6c6f89407d7b2cf89406f7bb62a48e86d7cabc', top5=96.01),
+    _gluoncv2(
+        'resnest152e',
+        'resnesta152-0451',
+        'v0.0.540',
+        '532c448de0011e90924b3c1e829f9525c6a5420e',
+        family='resnest_upstreams',
+        top5=95.49,
+    ),
+    _gluoncv2(
+        'resnest200e',
+        'resnesta200-0340',
+        'v0.0.465',
+        '3bd1f0c8d9a2862b89590c1c490a38d6d982522c',
+        size=256,
+        top5=96.6,
+    ),
+    _gluoncv2(
+        'resnest269e',
+        'resnesta269-0336',
+        'v0.0.465',
+        '8333862a0c016432f6cd5b45f7e9de7ee6e3f319',
+        size=320,
+        top5=96.64,
     ),
 )

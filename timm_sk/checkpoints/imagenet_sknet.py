@@ -167,6 +167,17 @@ SKNET_ROWS = (
         top1=90.42,
         sha256_prefix='5d2160f2',
     ),
+    untrained('sknet101_holocron.untrained', family='sknet_upstreams'),
+    _from_drive(
+        'sknet50_syt2.syt2_in1k',
+        'sknet_upstreams',
+        '1h6NIwSemMrFDk4DWT7-Zdm9kolHljyZU',
+        format='pytorch',
+        origin='syt2',
+        interpolation=None,
+        top1=78.74,
+        evaluation="syt2's README",
+    ),
     _mindcv('skresnet18_mindcv.mindcv_in1k', mindcv_release('sknet/skresnet18-868228e5'), top1=73.09, top5=91.20),
     _mindcv(
         'skresnet18_mindcv.mindcv_910v2_in1k',

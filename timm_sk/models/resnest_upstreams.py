@@ -25,9 +25,21 @@ class SamePoolBottleneck(SplitAttentionBottleneck):
         return SameAveragePool(3, stride)
 
 
+class ExclusivePoolBottleneck(SplitAttentionBottleneck):
+    """ResNeSt's block with an average pool that does not count its padding, as PaddleClas has it."""
+
+    def make_pool(self, stride: int) -> nn.Module:
+        return nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+
+
 def _mindcv(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], **args: Any) -> nn.Module:
     """MindCV's net: SAME pools after the stem and in the blocks."""
     return build_resnest(variant, pretrained, layers, kwargs, block=SamePoolBottleneck, stem_pool=SamePool, **args)
+
+
+def _paddle(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any], **args: Any) -> nn.Module:
+    """PaddleClas' net: average pools in the blocks that do not count their padding."""
+    return build_resnest(variant, pretrained, layers, kwargs, block=ExclusivePoolBottleneck, **args)
 
 
 @register
@@ -43,6 +55,12 @@ def resnest152e(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 
 @register
+def resnest14_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-14 of MindCV: `resnest14d` with SAME pools."""
+    return _mindcv('resnest14_mindcv', pretrained, [1, 1, 1, 1], kwargs)
+
+
+@register
 def resnest50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-50 of MindCV: `resnest50d` with SAME pools."""
     return _mindcv('resnest50_mindcv', pretrained, [3, 4, 6, 3], kwargs)
@@ -52,3 +70,21 @@ def resnest50_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 def resnest101_mindcv(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """ResNeSt-101 of MindCV: `resnest101e` with SAME pools."""
     return _mindcv('resnest101_mindcv', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)
+
+
+@register
+def resnest50_paddle(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-50 of PaddleClas: `resnest50d` with average pools that do not count their padding."""
+    return _paddle('resnest50_paddle', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def resnest50_1s1x64d_paddle(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """Fast ResNeSt-50 of PaddleClas: `resnest50d_1s1x64d` with average pools that do not count their padding."""
+    return _paddle('resnest50_1s1x64d_paddle', pretrained, [3, 4, 6, 3], kwargs, radix=1, avd_first=True)
+
+
+@register
+def resnest101_paddle(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """ResNeSt-101 of PaddleClas: `resnest101e` with average pools that do not count their padding."""
+    return _paddle('resnest101_paddle', pretrained, [3, 4, 23, 3], kwargs, stem_width=64)

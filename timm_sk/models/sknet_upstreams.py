@@ -18,26 +18,38 @@ from .sk_blocks import SelectiveKernelBasic, SelectiveKernelBottleneck
 default_cfgs = family_cfgs('sknet_upstreams')
 
 
-class SigmoidAttn(SelectiveKernelAttn):
-    """Attention whose last layer has a bias, and whose logits are sigmoids (Holocron's `SKAttention`).
-
-    Since a softmax over the branches follows, no branch can weigh more than e times another.
-    """
+class BiasedAttn(SelectiveKernelAttn):
+    """Attention whose last layer has a bias (syt2's `SKConv`)."""
 
     def __init__(self, channels: int, num_paths: int = 2, attn_channels: int = 32, **layers: Any) -> None:
         super().__init__(channels, num_paths, attn_channels, **layers)
         weight = self.fc_select.weight
         self.fc_select.bias = nn.Parameter(torch.zeros(len(weight), device=weight.device, dtype=weight.dtype))
 
+
+class SigmoidAttn(BiasedAttn):
+    """Attention whose last layer has a bias, and whose logits are sigmoids (Holocron's `SKAttention`).
+
+    Since a softmax over the branches follows, no branch can weigh more than e times another.
+    """
+
     def forward(self, fused: Tensor) -> Tensor:
         return super().forward(fused).sigmoid()
 
 
-class SigmoidSelectiveKernel(SelectiveKernel):
-    """Selective-kernel unit of Holocron, with `SigmoidAttn`."""
+class BiasedSelectiveKernel(SelectiveKernel):
+    """Selective-kernel unit of syt2, with `BiasedAttn`."""
+
+    attention_cls: type[BiasedAttn] = BiasedAttn
 
     def make_attention(self, channels: int, num_paths: int, attn_channels: int, **layers: Any) -> nn.Module:
-        return SigmoidAttn(channels, num_paths, attn_channels, **layers)
+        return self.attention_cls(channels, num_paths, attn_channels, **layers)
+
+
+class SigmoidSelectiveKernel(BiasedSelectiveKernel):
+    """Selective-kernel unit of Holocron, with `SigmoidAttn`."""
+
+    attention_cls = SigmoidAttn
 
 
 class LinearReduceBottleneck(SelectiveKernelBottleneck):
@@ -67,14 +79,33 @@ def skresnet101_insight(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return _insight('skresnet101_insight', pretrained, [3, 4, 23, 3], kwargs)
 
 
-@register
-def sknet50_holocron(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SKNet-50 of Holocron: dense branches, and attention with a bias and a sigmoid before the softmax."""
+def _holocron(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:
+    """Holocron's net: dense branches, and attention with a bias and a sigmoid before the softmax."""
     sk_kwargs = dict(
         layer=SigmoidSelectiveKernel, kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, split_input=False
     )
-    model_args = dict(block=SelectiveKernelBottleneck, layers=[3, 4, 6, 3], block_args=dict(sk_kwargs=sk_kwargs))
-    return build_resnet('sknet50_holocron', pretrained, model_args, kwargs)
+    model_args = dict(block=SelectiveKernelBottleneck, layers=layers, block_args=dict(sk_kwargs=sk_kwargs))
+    return build_resnet(variant, pretrained, model_args, kwargs)
+
+
+@register
+def sknet50_holocron(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-50 of Holocron: dense branches, and attention with a bias and a sigmoid before the softmax."""
+    return _holocron('sknet50_holocron', pretrained, [3, 4, 6, 3], kwargs)
+
+
+@register
+def sknet101_holocron(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-101 of Holocron: dense branches, and attention with a bias and a sigmoid before the softmax."""
+    return _holocron('sknet101_holocron', pretrained, [3, 4, 23, 3], kwargs)
+
+
+@register
+def sknet50_syt2(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """SKNet-50 of syt2: `skresnext50_32x4d` with a bias in the attention's last layer."""
+    sk_kwargs = dict(layer=BiasedSelectiveKernel, kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, split_input=False)
+    model_args = dict(block=SelectiveKernelBottleneck, layers=[3, 4, 6, 3], cardinality=32, base_width=4)
+    return build_resnet('sknet50_syt2', pretrained, model_args | dict(block_args=dict(sk_kwargs=sk_kwargs)), kwargs)
 
 
 def _mindcv_basic(variant: str, pretrained: bool, layers: list[int], kwargs: dict[str, Any]) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import Size, Tensor
 
 from ..checkpoints import Checkpoint, Source
 from ..errors import CorruptCheckpointError, MismatchedCheckpointError, UnreadableCheckpointError
-from .convert import is_simclr_variable, recognize
+from .convert import is_simclr_variable, recognize, take_backbone
 from .readers import read_checkpoint
 from .store import Store
 from .verify import check_against_table, check_state_dict, sha256_of
@@ -28,15 +28,17 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
 
     Raises:
         MismatchedCheckpointError: If the layout lacks a key, or its nets differ from the architecture in what no key
-            shows: Caffe's and MindCV's have other pools.
+            shows: Caffe's, MindCV's and Paddle's have other pools.
     """
+    state_dict = take_backbone(state_dict)
     layout = recognize(state_dict)
     if layout is None:
         return state_dict
     if arch and not re.fullmatch(layout.archs, arch):
         raise MismatchedCheckpointError(
             f"The checkpoint is not of {arch}: the nets of its layout, {layout.name}, have other pools. Caffe's are "
-            "`sknet50` and `sknet101`, MindCV's end with `_mindcv`, SimCLRv2's with `_simclr` or `_simclr_proj`."
+            "`sknet50` and `sknet101`; MindCV's, Paddle's and SimCLRv2's end with `_mindcv`, `_paddle`, and `_simclr` or "
+            '`_simclr_proj`.'
         )
     converted = layout.to_ours(state_dict)
     if arch and arch.endswith('_simclr'):  # whose files have the projection head too

@@ -17,11 +17,13 @@ class Leaf(NamedTuple):
         theirs: Suffix of its name in the other layout; None if only our layout has the tensor.
         ours: Suffix of its name in our layout.
         shape: Shape in the other layout of a tensor that is flat in ours; None if the shapes are equal.
+        is_transposed: Whether the other layout has the transpose of a matrix.
     """
 
     theirs: str | None
     ours: str
     shape: tuple[int, ...] | None = None
+    is_transposed: bool = False
 
 
 Leaves = Sequence[Leaf]
@@ -79,7 +81,7 @@ class Layout:
         name: str,
         *,
         signature: tuple[str, ...],
-        archs: str = '(?!.*_mindcv$).*',
+        archs: str = '(?!.*_(mindcv|paddle)$).*',
         net: Iterable[Module],
         block: tuple[str, str] = ('', ''),
         modules: Iterable[Module] = (),
@@ -93,9 +95,9 @@ class Layout:
             for leaf in leaves:
                 ours = _Template(our_module + leaf.ours)
                 theirs = None if leaf.theirs is None else _Template(their_module + leaf.theirs)
-                self._to_theirs.append(_Rule(ours, theirs, leaf.shape))
+                self._to_theirs.append(_Rule(ours, theirs, leaf.shape, leaf.is_transposed))
                 if theirs is not None:
-                    self._to_ours.append(_Rule(theirs, ours, None if leaf.shape is None else (-1,)))
+                    self._to_ours.append(_Rule(theirs, ours, None if leaf.shape is None else (-1,), leaf.is_transposed))
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert a state dict of this layout to ours.
@@ -133,7 +135,7 @@ class _Template:
         written = zip(self._fields, match.groups(), strict=True)
         numbers = {field: int(digits) - offset for (field, offset), digits in written}
         in_range = numbers.get('stage', 1) in range(1, 5) and min(numbers.values(), default=0) >= 0
-        return numbers if in_range else None
+        return numbers if in_range and self.write(numbers) == name else None  # a field's numbers agree
 
     def write(self, numbers: Mapping[str, int]) -> str:
         return self._FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), self._text)
@@ -143,6 +145,7 @@ class _Rule(NamedTuple):
     source: _Template
     target: _Template | None  # None if the tensor is dropped
     shape: tuple[int, ...] | None  # None if it stays
+    is_transposed: bool
 
 
 def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint: str) -> dict[str, Tensor]:
@@ -159,5 +162,7 @@ def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint:
             raise MismatchedCheckpointError(
                 f'Two keys become "{name}", one of them "{key}": keep the one that belongs to the net.'
             )
+        if rule.is_transposed and tensor.dim() == 2:
+            tensor = tensor.t()
         renamed[name] = tensor if rule.shape is None else tensor.reshape(rule.shape)
     return renamed
