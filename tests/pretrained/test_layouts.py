@@ -9,6 +9,7 @@ from torch import Tensor
 
 from timm_sk import lucid
 from timm_sk.errors import MismatchedCheckpointError
+from timm_sk.pretrained import to_our_layout
 from timm_sk.pretrained.convert import LAYOUTS, recognize
 from timm_sk.pretrained.convert.layout import WEIGHT, Layout
 
@@ -28,6 +29,14 @@ ORACLES = {
     'mindcv_resnest50': 'MindCV ResNeSt',
     'pytorchcv_resnesta18': 'pytorchcv ResNeSt',
     'pytorchcv_resnestabc14': 'pytorchcv ResNeSt',
+    'pytorchcv_sknet50': 'pytorchcv SKNet',
+    'gluoncv2_resnesta18': 'gluoncv2 ResNeSt',
+    'gluoncv2_resnestabc14': 'gluoncv2 ResNeSt',
+}
+PARTS_ORACLES = {
+    'mindspore_resnest50': 'MindSpore Hub ResNeSt',
+    'paddle_resnest50': 'PaddleClas ResNeSt',
+    'syt2_sknet50': 'syt2 SKNet',
 }
 each_oracle = pytest.mark.parametrize('oracle', ORACLES)
 
@@ -59,6 +68,59 @@ def test_round_trip(oracle):
     assert identities(layout.to_ours(layout.to_theirs(ours))) == identities(ours)
 
 
+@pytest.mark.all_cases
+@pytest.mark.parametrize('oracle', PARTS_ORACLES)
+def test_round_trip_of_parts(oracle):
+    layout, theirs = LAYOUTS[PARTS_ORACLES[oracle]], load_oracle(oracle).weights
+    assert recognize(theirs) is layout
+    ours = layout.to_ours(theirs)
+    back = layout.to_theirs(ours)
+    assert back.keys() == theirs.keys()
+    assert all(torch.equal(tensor, theirs[key]) for key, tensor in back.items())
+    reordered = layout.to_ours(dict(reversed(theirs.items())))
+    assert ours.keys() == reordered.keys()
+    assert all(torch.equal(tensor, reordered[key]) for key, tensor in ours.items())
+    with pytest.raises(MismatchedCheckpointError, match=f'"conv9.weight" is not a key of the layout {layout.name}'):
+        layout.to_ours({**theirs, 'conv9.weight': torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    ('name', 'prefix'),
+    [('Detectron2 ResNeSt', 'backbone.bottom_up.'), ('mmdetection ResNeSt', 'backbone.'), (None, 'pretrained.')],
+)
+@pytest.mark.parametrize('arch', ['resnest50d', 'resnest269e'])
+def test_backbones(arch, name, prefix):
+    ours = timm.create_model(arch, num_classes=0, device='meta').state_dict()
+    theirs = LAYOUTS[name].to_theirs(ours) if name else ours
+    assert recognize(theirs) is LAYOUTS.get(name)
+    others = {'neck.conv.weight': torch.zeros(1), 'head.fc_cls.weight': torch.zeros(1)}
+    detector = {**others, **{prefix + key: tensor for key, tensor in theirs.items()}}
+    for state_dict in (theirs, detector):
+        back = to_our_layout(state_dict, arch=arch)
+        assert list(back) == list(ours)
+        assert all(back[key] is ours[key] for key in ours)
+
+
+def test_deformable_backbone():
+    ours = timm.create_model('resnest50d', num_classes=0, device='meta').state_dict()
+    theirs = {f'backbone.bottom_up.{key}': t for key, t in LAYOUTS['Detectron2 ResNeSt'].to_theirs(ours).items()}
+    theirs['backbone.bottom_up.res3.0.conv2_offset.weight'] = torch.zeros(1)
+    with pytest.raises(MismatchedCheckpointError, match=r'"res3\.0\.conv2_offset\.weight" is not a key of'):
+        to_our_layout(theirs)
+
+
+@pytest.mark.parametrize('arch', ['resnest50d', 'resnest269e'])
+def test_mmpretrain(arch):
+    ours = timm.create_model(arch, device='meta').state_dict()
+    theirs = LAYOUTS['mmpretrain ResNeSt'].to_theirs(ours)
+    assert {'stem.2.bn.weight', 'layer1.0.downsample.0.weight', 'layer2.0.downsample.1.weight'} <= theirs.keys()
+    assert 'layer1.0.downsample.2.weight' not in theirs
+    prefixed = {key if key.startswith('head.') else f'backbone.{key}': tensor for key, tensor in theirs.items()}
+    back = to_our_layout(prefixed, arch=arch)
+    assert back.keys() == ours.keys()
+    assert all(back[key] is ours[key] for key in ours)
+
+
 @each_oracle
 def test_counters_of_batches(oracle):
     """They are converted back only where upstream has them."""
@@ -69,7 +131,7 @@ def test_counters_of_batches(oracle):
         if key.endswith('.running_var'):
             ours[key.replace('.running_var', '.num_batches_tracked')] = torch.zeros((), dtype=torch.int64)
     assert len(without_counters(ours)) < len(ours)
-    has_none = layout.name.startswith(('Caffe', 'Gluon', 'Lucid', 'MindCV'))
+    has_none = layout.name.startswith(('Caffe', 'Gluon', 'gluoncv2', 'Lucid', 'MindCV'))
     assert list(layout.to_ours(layout.to_theirs(ours))) == list(without_counters(ours) if has_none else ours)
 
 
@@ -123,6 +185,10 @@ def test_first_unknown_key_is_named(oracle):
         ('Holocron SKNet', 'features.8.0.conv.0.weight'),
         ('PytorchInsight SK-ResNet', 'layer1.0.conv1.bias'),
         ('PytorchInsight SK-ResNet', 'layer0.0.conv1.weight'),
+        ('PaddleClas ResNeSt', 'layer1.layer2_bottleneck_0.conv4.weight'),
+        ('PaddleClas ResNeSt', 'layer1.layer1_bottleneck_0.conv2.conv2._conv.bias'),
+        ('syt2 SKNet', 'stage_1.0.conv2.fcs.0.0.weight'),
+        ('syt2 SKNet', f'stage_1.0.conv2.fcs.{"9" * 5000}.weight'),
         ('pytorchcv ResNeSt', 'features.stage1.unit0.body.conv1.conv.weight'),
         ('pytorchcv ResNeSt', 'xfeatures.stage1.unit1.body.conv1.conv.weight'),
         ('pytorchcv ResNeSt', 'features.stage1.unit1.body.conv1.conv.weight\n'),

@@ -1,12 +1,14 @@
 """Rows of ResNeSts that were trained as backbones of detectors and segmenters: their files have no classifier."""
 
+from typing import Any
+
 from .rows import Checkpoint, Source
 
 _SIZES = {'resnest50d': 224, 'resnest101e': 256, 'resnest200e': 320, 'resnest269e': 416}
 
 
-def _backbone(name: str, source: Source, *, licence: str, origin: str, recipe: str | None = None) -> Checkpoint:
-    """What all rows share; no accuracy is that of the backbone alone."""
+def _backbone(name: str, origin: str, source: Source, *, licence: str = 'apache-2.0', **fields: Any) -> Checkpoint:
+    """What all rows share. No accuracy is known of a backbone alone."""
     size = _SIZES[name.partition('.')[0]]
     return Checkpoint(
         name=name,
@@ -19,7 +21,7 @@ def _backbone(name: str, source: Source, *, licence: str, origin: str, recipe: s
         interpolation=None,
         crop_pct=None,
         first_conv='conv1.0',
-        recipe=recipe,
+        **fields,
     )
 
 
@@ -27,19 +29,18 @@ def _detectron2(arch: str, tag: str, file: str) -> Checkpoint:
     """A file of the authors; it is not known whether the digits in its name are of a hash."""
     location = f'https://s3.us-west-1.wasabisys.com/resnest/detectron/{file}.pth'
     source = Source(kind='url', location=location, format='pytorch', has_classifier=False)
-    origin = 'the authors of ResNeSt, with Detectron2'
-    return _backbone(f'{arch}.{tag}', source, licence='apache-2.0', origin=origin)
+    return _backbone(f'{arch}.{tag}', 'the authors of ResNeSt, with Detectron2', source, mean=None, std=None)
 
 
 def _openmmlab(arch: str, digits: str) -> Checkpoint:
     """A file of OpenMMLab, named after the first digits of its sha256."""
     location = f'https://download.openmmlab.com/pretrain/third_party/{arch[:-1]}_d2-{digits}.pth'
     source = Source(kind='url', location=location, format='pytorch', sha256_prefix=digits, has_classifier=False)
-    return _backbone(f'{arch}.openmmlab', source, licence='apache-2.0', origin='OpenMMLab, converted from Detectron2')
+    return _backbone(f'{arch}.openmmlab', 'OpenMMLab, converted from Detectron2', source, mean=None, std=None)
 
 
 def _encoding(arch: str, head: str, data: str, sha1: str) -> Checkpoint:
-    """A segmenter of PyTorch-Encoding, whose backbone has `output_stride=8`; hashes from its package."""
+    """The backbone of a segmenter of PyTorch-Encoding; hash from its package."""
     file = f'{head}_{arch[:-1]}_{data}-{sha1[:8]}'
     source = Source(
         kind='url',
@@ -49,7 +50,7 @@ def _encoding(arch: str, head: str, data: str, sha1: str) -> Checkpoint:
         has_classifier=False,
     )
     recipe = f'{head} on {data}, output_stride=8'
-    return _backbone(f'{arch}.{data}_{head}', source, licence='mit', origin='PyTorch-Encoding', recipe=recipe)
+    return _backbone(f'{arch}.{data}_{head}', 'PyTorch-Encoding', source, licence='mit', recipe=recipe)
 
 
 BACKBONE_ROWS = (

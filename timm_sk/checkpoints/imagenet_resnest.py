@@ -124,7 +124,7 @@ def _paddle(name: str, file: str, *, size: int = 224, top1: float | None) -> Che
         family='resnest_upstreams',
         origin='PaddleClas',
         interpolation=None,
-        crop_pct=None,
+        crop_pct=size / (size + 32),
         top1=top1,
         evaluation="PaddleClas' table",
     )

@@ -76,7 +76,7 @@ RESNEST_LAYOUTS = (
     # mindspore-lab/mindcv, mindcv/models/resnest.py
     Layout(
         'MindCV ResNeSt',
-        signature=('layer1.0.conv2.bn0.gamma',),
+        signature=('layer1.0.conv2.bn0.gamma', 'layer1.0.conv2.conv.weight'),
         archs='.*_mindcv',
         net=[*_stem(MINDCV_NORM), ('fc', 'fc', WEIGHT_AND_BIAS)],
         block=BLOCK,
@@ -85,7 +85,7 @@ RESNEST_LAYOUTS = (
     # MindSpore Hub's, mindspore-ai/models, research/cv/ResNeSt50: each group of a convolution is a tensor of its own
     PartsLayout(
         'MindSpore Hub ResNeSt',
-        signature=('layer1.0.conv2.bn0.gamma', 'layer1.0.conv2.fc1.convs.0.weight'),
+        signature=('layer1.0.conv2.bn0.gamma', 'layer1.0.conv2.conv.convs.0.weight'),
         parts='convs',
         counts=dict(conv=2, fc1=1, fc2=1),
         zero_biases=('conv2.fc1', 'conv2.fc2'),
