@@ -3,6 +3,7 @@
 `python tests/upstream_files.py` writes and converts one for every source of the table, and prints what came of it.
 """
 
+import pickle
 import sys
 import tempfile
 import time
@@ -36,8 +37,11 @@ StateDict = dict[str, Tensor]
 def filled_weights(row: Checkpoint) -> StateDict:
     """Weights of a row's architecture in our layout, filled from names and shapes."""
     counters = {key for key in shapes_of(row) if key.endswith('num_batches_tracked')}
+    zero = {'paddle_in1k': ('fc1.bias',), 'mindspore_in1k': ('fc1.bias', 'fc2.bias')}.get(row.tag, ())
     return {
-        key: fill(key, tuple(shape), torch.int64 if key in counters else torch.float32)
+        key: torch.zeros(shape)
+        if key.endswith(zero)
+        else fill(key, tuple(shape), torch.int64 if key in counters else torch.float32)
         for key, shape in shapes_of(row).items()
     }
 
@@ -45,20 +49,38 @@ def filled_weights(row: Checkpoint) -> StateDict:
 def in_their_layout(state_dict: StateDict, row: Checkpoint, source: Source) -> StateDict:
     """The same tensors under the names of a source's makers, and in their shapes."""
     layout = _layout_of(row, source)
+    if not source.has_classifier:
+        state_dict = {key: tensor for key, tensor in state_dict.items() if not key.startswith('fc.')}
     if layout:
         theirs = LAYOUTS[layout].to_theirs(state_dict)
         return {key: blob.reshape(1, -1, 1, 1) if '/bn:' in key else blob for key, blob in theirs.items()}
-    if not source.has_classifier:
-        return {key: tensor for key, tensor in state_dict.items() if not key.startswith('fc.')}
     return dict(state_dict)
+
+
+def in_a_detector(state_dict: StateDict, row: Checkpoint) -> StateDict:
+    """The same tensors as the backbone of a detector or segmenter, if the file is one, with a head."""
+    prefix = {'PyTorch-Encoding': 'pretrained.'}.get(row.origin or '', 'backbone.bottom_up.')
+    if not row.tag.startswith(('ade_', 'pcontext_', 'coco_')):
+        return state_dict
+    return {**{prefix + key: tensor for key, tensor in state_dict.items()}, 'head.weight': torch.ones(3)}
 
 
 def _layout_of(row: Checkpoint, source: Source) -> str | None:
     family = 'ResNeSt' if row.arch.startswith('resnest') else 'SK-ResNet'
-    by_format = {'caffe': 'Caffe SKNet', 'mindspore': f'MindCV {family}'}
+    by_maker = {
+        'gluoncv2_in1k': 'gluoncv2 ResNeSt',
+        'mindspore_in1k': 'MindSpore Hub ResNeSt',
+        'syt2_in1k': 'syt2 SKNet',
+        'openmmlab': 'mmdetection ResNeSt',
+    }
+    if row.tag in by_maker:
+        return by_maker[row.tag]
+    if 'resnest/detectron' in (source.location or ''):
+        return 'Detectron2 ResNeSt'
+    by_format = {'caffe': 'Caffe SKNet', 'mindspore': f'MindCV {family}', 'paddle': 'PaddleClas ResNeSt'}
     by_format |= {'mxnet in zip': 'Gluon ResNeSt', 'pytorch in zip': 'pytorchcv ResNeSt'}
     by_format |= {'tensorflow': 'TensorFlow SimCLRv2'}
-    if source.format in by_format:
+    if source.format in by_format and row.origin != 'PyTorch-Encoding':
         return by_format[source.format]
     if 'lucid-dl' in source.location:
         return f'Lucid 3 {family}'
@@ -71,7 +93,7 @@ def _layout_of(row: Checkpoint, source: Source) -> str | None:
 
 def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path: Path) -> None:
     """Write a file in a source's layout and container."""
-    theirs = in_their_layout(state_dict, row, source)
+    theirs = in_a_detector(in_their_layout(state_dict, row, source), row)
     if source.format == 'safetensors':
         save_file(theirs, path)
     elif source.format == 'pytorch' and 'insight' in row.arch:
@@ -88,6 +110,8 @@ def write_original(state_dict: StateDict, row: Checkpoint, source: Source, path:
     elif source.format == 'mxnet in zip':
         arrays = [mxnet_array(tuple(tensor.shape), _bytes(tensor)) for tensor in theirs.values()]
         path.write_bytes(zip_bytes({'net.params': mxnet_bytes(arrays, [key.encode() for key in theirs])}))
+    elif source.format == 'paddle':
+        path.write_bytes(pickle.dumps({key: tensor.contiguous().numpy() for key, tensor in theirs.items()}, protocol=2))
     elif source.format == 'mindspore':
         values = (mindspore_value(k.encode(), tuple(v.shape), b'Float32', _bytes(v)) for k, v in theirs.items())
         path.write_bytes(b''.join(values))

@@ -42,6 +42,7 @@ DEEPER = {
     'sknet50': 'sknet26',
     'skresnet101_insight': 'skresnet50_insight',
     'skresnet34_mindcv': 'skresnet18_mindcv',
+    'sknet101_holocron': 'sknet50_holocron',
     'sk_resnet_34': 'sk_resnet_18',
     'resnest26d': 'resnest14d',
     'resnest50d': 'resnest14d',
@@ -50,6 +51,7 @@ DEEPER = {
     'resnest152e': 'resnest101e',
     **dict.fromkeys(SIMCLR_NAMES[1:], SIMCLR_NAMES[0]),  # or with other widths, which `shallow` makes equal
     **dict.fromkeys(SIMCLR_PROJ_NAMES[1:], SIMCLR_PROJ_NAMES[0]),
+    'resnest50_mindcv': 'resnest14_mindcv',
 }
 KINDS = [name for name in RESNETS if name not in DEEPER and name not in SIMCLR_PROJ_NAMES]  # which have another head
 CIFAR, SHUFFLE, MOBILE = 'sknet29_16x32d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'

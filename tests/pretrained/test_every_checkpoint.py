@@ -6,6 +6,7 @@ import torch
 from upstream_files import in_their_layout, rehearse
 
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.errors import UnobtainableCheckpointError
 from timm_sk.models._builder import shapes_of
 from timm_sk.pretrained import to_our_layout
 
@@ -30,6 +31,15 @@ COMPLETE = [
     'resnest18.imgclsmob_in1k-0',
     'skresnet50x1_simclr.linear_in1k-0',
     'skresnet50x1_simclr_proj.ft1_in1k-0',
+    'resnest18.gluoncv2_in1k-0',
+    'resnest50_paddle.paddle_in1k-0',
+    'resnest50d.mindspore_in1k-0',
+    'resnest50d.detectron2-0',
+    'resnest50d.coco_faster_rcnn-0',
+    'resnest50d.openmmlab-0',
+    'resnest50d.ade_deeplab-0',
+    'sknet50_syt2.syt2_in1k-0',
+    'lsknet_t.in1k-0',
 ]
 
 
@@ -54,3 +64,14 @@ def test_complete_file(name, tmp_path, monkeypatch):
     model = timm.create_model(row.name, pretrained=True, num_classes=num_classes).eval()
     with torch.inference_mode():
         assert model(torch.randn(1, 3, 64, 64)).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['resnest50d.coco_faster_rcnn-0', 'resnest50d.ade_deeplab-0'])
+def test_backbone(name, tmp_path, monkeypatch):
+    row, source = SOURCES[name]
+    monkeypatch.setenv('TIMM_SK_HOME', str(rehearse(row, source, tmp_path)))
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    backbone = timm.create_model(row.name, pretrained=True, features_only=True, output_stride=8, out_indices=(1, 4))
+    assert [features.shape[1:] for features in backbone(torch.randn(1, 3, 64, 64))] == [(256, 16, 16), (2048, 8, 8)]
+    with pytest.raises(UnobtainableCheckpointError, match='it has no classifier; `num_classes=0` does without'):
+        timm.create_model(row.name, pretrained=True)
