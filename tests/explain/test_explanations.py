@@ -1,14 +1,18 @@
 """Explanations of images, compared with the attention of each crop."""
 
+import csv
+
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 from timm.utils import reparameterize_model
+from variants import filled
 
 import timm_sk
 from timm_sk import explain, shapes
+from timm_sk.explain.report import NUMBERS, PAGE, write_explanation
 
 
 @pytest.fixture(scope='module')
@@ -39,6 +43,32 @@ def test_numbers_of_each_crop(model):
             np.testing.assert_allclose(found.expected_kernel_extents[p, s], 3 + 2 * large, atol=2e-5)
             fields = torch.cat(list(explain.receptive_fields(model, x).values()))
             np.testing.assert_allclose(found.receptive_fields[p, s], fields, rtol=0.02)
+
+
+def test_maps_of_lsknet(tmp_path):
+    model = filled('lsknet_t', depths=[1, 2, 1, 1], pretrained_cfg_overlay=dict(input_size=(3, 64, 64)))
+    images = drawn(2, size=96)
+    found = explain.explain_images(model, images, scales=(1, 2), batch_size=3)
+    assert list(found.attention) == ['LSK_1_1', 'LSK_2_2', 'LSK_4_1']
+    assert [maps.shape for maps in found.attention.values()] == [(2, 2, 2, side, side) for side in (16, 8, 2)]
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    x = transform(explain.zoom_in(images[1], 2))[None]
+    for u, unit in enumerate(timm_sk.attention_weights(model, x)):
+        small, large = unit.weights[0]
+        np.testing.assert_allclose(found.differences[1, 1, u], (large - small).mean(), atol=1e-4)
+        expected = ((5 * small + 23 * large) / (small + large)).mean()
+        np.testing.assert_allclose(found.expected_kernel_extents[1, 1, u], expected, atol=1e-3)
+        if unit.name in found.attention:
+            np.testing.assert_allclose(found.attention[unit.name][1, 1], unit.weights[0], atol=1e-4)
+    pytest.importorskip('matplotlib')
+    write_explanation(tmp_path / 'new', found, images, ['a.png', 'b.png'], model_name='lsknet_t')
+    with (tmp_path / 'new' / NUMBERS).open() as file:
+        rows = [row for row in csv.DictReader(file) if row['quantity'] == 'attention' and row['unit'] == 'LSK_4_1']
+    assert [row['channel'] for row in rows[:5]] == ['1/1', '1/2', '2/1', '2/2', '1/1']
+    assert {row['kernel_extent'] for row in rows} == {'5', '23'}
+    assert float(rows[1]['value']) == pytest.approx(float(found.attention['LSK_4_1'][0, 0, 0, 0, 1]), rel=1e-4)
+    assert 'the attention of each position in LSK_1_1' in (tmp_path / 'new' / PAGE).read_text()
+    assert (tmp_path / 'new' / '01-a-channels.png').stat().st_size > 10_000
 
 
 @pytest.mark.parametrize('fold', [reparameterize_model, lambda model: timm_sk.deploy(model, compile=False)])

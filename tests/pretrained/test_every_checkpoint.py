@@ -72,6 +72,7 @@ def test_backbone(name, tmp_path, monkeypatch):
     monkeypatch.setenv('TIMM_SK_HOME', str(rehearse(row, source, tmp_path)))
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     backbone = timm.create_model(row.name, pretrained=True, features_only=True, output_stride=8, out_indices=(1, 4))
+    backbone.eval()
     assert [features.shape[1:] for features in backbone(torch.randn(1, 3, 64, 64))] == [(256, 16, 16), (2048, 8, 8)]
     with pytest.raises(UnobtainableCheckpointError, match='it has no classifier; `num_classes=0` does without'):
         timm.create_model(row.name, pretrained=True)

@@ -307,6 +307,7 @@ def test_invalid_organisations(org):
     [
         ('sknet50.implus_in1k', 'states no licence: convert it for your own use'),
         ('skresnet18_mindcv.mindcv_in1k', 'The table has no hash of the weights'),
+        ('lsknet_t.in1k', r'The licence of lsknet_t\.in1k, cc-by-nc-4\.0, allows no commercial use'),
     ],
 )
 def test_unpublishable_rows(hub, publish, name, reason):
@@ -318,7 +319,9 @@ def test_unpublishable_rows(hub, publish, name, reason):
 def test_unpublishable_origins_and_names(publish):
     origins = {row.origin for row in CHECKPOINTS.values() if row.sources and reason_not_to_publish(row)}
     assert origins == {
-        *('the authors of SKNet, with Caffe', 'the authors of SimCLRv2, with TensorFlow', 'PytorchInsight', 'MindCV'),
+        'the authors of SimCLRv2, with TensorFlow',
+        *('the authors of SKNet, with Caffe', 'the authors of LSKNet', 'the authors of ResNeSt, with Detectron2'),
+        *('PytorchInsight', 'MindCV', 'PaddleClas', 'syt2'),
     }
     row = replace(CHECKPOINTS[NAME], origin=None)
     assert reason_not_to_publish(row) == f'The table does not say who made {NAME}: establish its origin first.'

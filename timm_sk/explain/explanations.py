@@ -27,7 +27,7 @@ class Explanation:
         scales: Zoom factors.
         units: Names of all units with attention, in the order in which they ran.
         kernel_extents: Extents of the branches' kernels of each unit, in pixels of the unit's input.
-        attention: Weights [P, S, M, C] of the chosen units, by name.
+        attention: Weights [P, S, M, C] of the chosen units, by name; of LSKNet maps [P, S, M, H, W].
         differences: `attention_difference`, [P, S, U].
         expected_kernel_extents: `expected_kernel_extent`, [P, S, U].
         receptive_fields: `receptive_fields`, [P, S, U]; None if not measured.

@@ -30,7 +30,7 @@ _STYLES: tuple[dict[str, Any], ...] = (
 
 
 def channels_figure(explanation: Explanation, image: Image.Image, index: int) -> Any:
-    """One image: its crops, and the attention of the largest kernel by channel in the chosen units."""
+    """One image: its crops, and the attention of the largest kernel by channel, or of every kernel by position."""
     scales, chosen = explanation.scales, list(explanation.attention)
     figure = _figure(3.6 * max(len(chosen), 2), 5.6)
     above, below = figure.subfigures(2, 1, height_ratios=(1, 1.6))
@@ -38,6 +38,9 @@ def channels_figure(explanation: Explanation, image: Image.Image, index: int) ->
         axes.imshow(zoom_in(to_rgb(image), scale))
         axes.set_title(scale_label(scale), fontsize=10)
         axes.set_axis_off()
+    if is_spatial(explanation):
+        _draw_maps(below, explanation, index)
+        return figure
     panels = below.subplots(1, len(chosen), squeeze=False, sharey=True)[0]
     for axes, unit in zip(panels, chosen, strict=True):
         extents = explanation.kernel_extents[explanation.units.index(unit)]
@@ -53,6 +56,24 @@ def channels_figure(explanation: Explanation, image: Image.Image, index: int) ->
     panels[0].set_ylabel('attention of the largest kernel')
     _legend(below, panels[0])
     return figure
+
+
+def is_spatial(explanation: Explanation) -> bool:
+    """Whether the units weigh positions, as LSKNet's do."""
+    return all(weights.ndim == 5 for weights in explanation.attention.values())
+
+
+def _draw_maps(figure: Any, explanation: Explanation, index: int) -> None:
+    """Draw the maps of the chosen units from black (0) to white (1): a row for each kernel, a column for each scale."""
+    panels = np.atleast_1d(figure.subfigures(1, len(explanation.attention)))
+    for panel, (unit, maps) in zip(panels, explanation.attention.items(), strict=True):
+        panel.suptitle(unit, fontsize=10)
+        extents = explanation.kernel_extents[explanation.units.index(unit)]
+        for m, row in enumerate(panel.subplots(len(extents), len(explanation.scales), squeeze=False)):
+            row[0].set_ylabel(_kernels(extents[m : m + 1]), fontsize=9)
+            for s, axes in enumerate(row):
+                axes.imshow(maps[index, s, m], cmap='gray', vmin=0, vmax=1)
+                axes.set(xticks=[], yticks=[])
 
 
 def depth_figure(explanation: Explanation, index: int | None = None) -> Any:

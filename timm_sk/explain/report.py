@@ -20,7 +20,8 @@ MAX_DRAWN = 24  # images with figures of their own
 _READING = (
     'Attention is the weight that a unit gives each of its branches, by channel; over the branches it sums to 1. The '
     'attention difference is the weight of the largest kernel minus that of the smallest, averaged over the channels: '
-    'above 0 a unit prefers the large kernel. If all kernels are equal, it is the last branch minus the first.'
+    'above 0 a unit prefers the large kernel. If all kernels are equal, it is the last branch minus the first. LSKNet '
+    'weighs positions in place of channels: each kernel has a map between 0 and 1.'
 )
 _FIELDS = (
     'The expected kernel extent is the mean of the kernel extents of the branches by their weights. The effective '
@@ -55,11 +56,12 @@ def write_explanation(
         sections.append(Section(title=title, figures=[figure], table=explanation_table(explanation)))
     for index, (image, name) in enumerate(zip(images[:MAX_DRAWN], names, strict=False)):
         stem = f'{index + 1:02}-{_file_name(name)}'
+        parts = 'position' if figures.is_spatial(explanation) else 'channel'
         channels = Figure(
             name=f'{stem}-channels.png',
             png=figures.as_png(figures.channels_figure(explanation, image, index)),
-            alt=f'{name} at {scales}, and the attention of each channel in {", ".join(explanation.attention)}.',
-            caption='Crops, and the attention of the largest kernel by channel.',
+            alt=f'{name} at {scales}, and the attention of each {parts} in {", ".join(explanation.attention)}.',
+            caption=f'Crops, and the attention by {parts}.',
         )
         png = figures.as_png(figures.depth_figure(explanation, index))
         depth = Figure(name=f'{stem}-depth.png', png=png, alt=alt, caption='By depth.')

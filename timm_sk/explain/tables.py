@@ -18,7 +18,8 @@ Row = tuple[Any, ...]
 def image_rows(explanation: Explanation, names: Sequence[str]) -> Iterator[Row]:
     """Rows of `IMAGE_COLUMNS`: quantities of every unit, then the attention of the chosen units by channel.
 
-    Branches and channels count from 1; extents and fields are in pixels, as in `Explanation`.
+    Branches and channels count from 1; extents and fields are in pixels, as in `Explanation`. In place of a channel, a
+    map of LSKNet has row and column, such as 3/5.
     """
     quantities = {'difference': explanation.differences, 'expected_kernel_extent': explanation.expected_kernel_extents}
     if explanation.receptive_fields is not None:
@@ -32,8 +33,9 @@ def image_rows(explanation: Explanation, names: Sequence[str]) -> Iterator[Row]:
             for unit, weights in explanation.attention.items():
                 extents = explanation.kernel_extents[explanation.units.index(unit)]
                 for m, extent in enumerate(extents):
-                    for c, value in enumerate(weights[p, s, m]):
-                        yield (image, f'{scale:g}', unit, 'attention', m + 1, extent, c + 1, f'{value:.6g}')
+                    for place, value in np.ndenumerate(weights[p, s, m]):
+                        channel = '/'.join(str(number + 1) for number in place)
+                        yield (image, f'{scale:g}', unit, 'attention', m + 1, extent, channel, f'{value:.6g}')
 
 
 def study_rows(study: Study, *, by_class: bool) -> Iterator[Row]:

@@ -18,7 +18,7 @@ def largest_kernel(extents: Sequence[int]) -> int:
 
 
 def attention_difference(unit: UnitWeights) -> Tensor:
-    """The weight of the branch with the largest kernel minus that of the smallest, averaged over the channels.
+    """The weight of the branch with the largest kernel minus that of the smallest, averaged over channels or positions.
 
     Of several largest kernels the last branch counts, of several smallest ones the first: if all are equal, as in split
     attention, it is the last branch minus the first.
@@ -30,17 +30,20 @@ def attention_difference(unit: UnitWeights) -> Tensor:
     if len(extents) == 1:
         return unit.weights.new_full((len(unit.weights),), torch.nan)
     weights = unit.weights.float()
-    return (weights[:, largest_kernel(extents)] - weights[:, extents.index(min(extents))]).mean(dim=1)
+    return (weights[:, largest_kernel(extents)] - weights[:, extents.index(min(extents))]).flatten(1).mean(dim=1)
 
 
 def expected_kernel_extent(unit: UnitWeights) -> Tensor:
-    """The mean of the branches' kernel extents by their weights, averaged over the channels.
+    """The mean of the branches' kernel extents by their weights, averaged over channels or positions.
 
     Returns:
         [B], in pixels of the unit's input.
     """
     extents = torch.tensor(unit.kernel_extents, dtype=torch.float32, device=unit.weights.device)
-    return torch.einsum('bmc,m->b', unit.weights.float(), extents) / unit.weights.shape[2]
+    weights = unit.weights.float()
+    if weights.dim() == 4:  # maps, which need not sum to 1
+        weights = (weights / weights.sum(dim=1, keepdim=True)).flatten(2)
+    return torch.einsum('bmc,m->b', weights, extents) / weights.shape[2]
 
 
 def unit_names(model: nn.Module) -> list[str]:
@@ -87,7 +90,7 @@ def choose_units(names: Sequence[str], wanted: Sequence[str] | None = None) -> t
 
 
 def _stage(name: str) -> str:
-    match = re.match(r'S[KA]_\d+', name)
+    match = re.match(r'(?:SK|SA|LSK)_\d+', name)
     return match.group() if match else name
 
 

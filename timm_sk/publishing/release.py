@@ -21,6 +21,8 @@ def reason_not_to_publish(row: Checkpoint) -> str | None:
         return f'{row.name} has no weights.'
     if row.licence is None:
         return f'The publisher of {row.name} states no licence: convert it for your own use, but do not publish it.'
+    if '-nc-' in row.licence:
+        return f'The licence of {row.name}, {row.licence}, allows no commercial use: it is not published from here.'
     if row.origin is None:
         return f'The table does not say who made {row.name}: establish its origin first.'
     if not any(source.published_hash for source in row.sources):
