@@ -105,4 +105,12 @@ def test_readme_names_every_example():
     table = (EXAMPLES / 'README.md').read_text()
     for file in EXAMPLES.glob('*.py'):
         assert f'[{file.name}]({file.name})' in table
-        assert f'examples/{file.name} DATA`' in table
+        assert f'examples/{file.name} {"IMAGE" if file.name == "detector.py" else "DATA"}`' in table
+
+
+@pytest.mark.parametrize('model', ['resnest50d.coco_faster_rcnn', 'lsknet_t'])
+def test_detector(model, folder):
+    image = next((folder / 'DATA' / 'validation').glob('*/*.png'))
+    done = run_python(str(EXAMPLES / 'detector.py'), str(image), '--model', model, '--random', cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r'losses: loss_classifier \d.*\nboxes: \d+\n', done.stdout)
