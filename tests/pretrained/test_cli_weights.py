@@ -45,7 +45,7 @@ def test_list(store):
 def test_list_filters():
     _, text = weights_command('list', 'sknet*', '--state', 'needs a file')
     assert 'sknet50.implus_in1k needs a file' in text
-    assert '2 checkpoints' in text
+    assert '3 checkpoints' in text
     assert weights_command('list', 'nothing') == (1, 'timm-sk: No checkpoint matches "nothing".')
 
 

@@ -74,43 +74,21 @@ def _gluon(arch: str, file: str, sha1: str, *, size: int = 224, top1: float) -> 
     )
 
 
-def _imgclsmob(
-    arch: str, file: str, release: str, sha1: str, *, size: int = 224, top1: float, top5: float, **fields: Any
-) -> Checkpoint:
-    """A net of imgclsmob, with PyTorch; accuracies from its table."""
-    releases = 'https://github.com/osmr/imgclsmob/releases/download'
-    source = Source(
-        kind='url', location=f'{releases}/{release}/{file}.pth.zip', format='pytorch in zip', content_sha1=sha1
-    )
+def _imgclsmob(arch: str, file: str, release: str, sha1: str, *, top5: float, top1: float | None = None) -> Checkpoint:
+    """A net of imgclsmob: with PyTorch, accuracies from its table; without top-1, with Gluon, top-5 of its package."""
+    tag, container, format = ('imgclsmob', 'pth', 'pytorch') if top1 else ('gluoncv2', 'params', 'mxnet')
+    url = f'https://github.com/osmr/imgclsmob/releases/download/{release}/{file}-{sha1[:8]}.{container}.zip'
     return _resnest(
-        f'{arch}.imgclsmob_in1k',
-        source,
-        size=size,
+        f'{arch}.{tag}_in1k',
+        Source(kind='url', location=url, format=f'{format} in zip', content_sha1=sha1),
+        size={'resnest200e': 256, 'resnest269e': 320}.get(arch, 224),
+        family='resnest_upstreams' if arch in ('resnest18', 'resnest152e') else 'resnest',
         licence='mit',
         interpolation=None,
-        origin='imgclsmob',
+        origin='imgclsmob' if top1 else 'imgclsmob, with Gluon',
         top1=top1,
         top5=top5,
-        evaluation="imgclsmob's table",
-        **fields,
-    )
-
-
-def _gluoncv2(
-    arch: str, file: str, release: str, sha1: str, *, size: int = 224, top5: float, **fields: Any
-) -> Checkpoint:
-    """A net of imgclsmob, with Gluon, whose top-1 accuracy its package does not have."""
-    url = f'https://github.com/osmr/imgclsmob/releases/download/{release}/{file}-{sha1[:8]}.params.zip'
-    return _resnest(
-        f'{arch}.gluoncv2_in1k',
-        Source(kind='url', location=url, format='mxnet in zip', content_sha1=sha1),
-        size=size,
-        licence='mit',
-        interpolation=None,
-        origin='imgclsmob, with Gluon',
-        top5=top5,
-        evaluation="imgclsmob's package gluoncv2",
-        **fields,
+        evaluation="imgclsmob's table" if top1 else "imgclsmob's package gluoncv2",
     )
 
 
@@ -230,40 +208,29 @@ RESNEST_ROWS = (
     _gluon('resnest50d_1s4x24d', 'resnest50_fast_1s4x24d', '7318153ddb5e542a20cc6c58192f3c6209cff9ed', top1=80.97),
     _imgclsmob(
         'resnest14d',
-        'resnestabc14-0647-0c3d9e34',
+        'resnestabc14-0647',
         'v0.0.493',
         '0c3d9e34aebf0dee0dbcbb937eb54f2a7fc8f64a',
         top1=77.54,
         top5=93.53,
     ),
     _imgclsmob(
-        'resnest18',
-        'resnesta18-0707-efca5a69',
-        'v0.0.489',
-        'efca5a69587dcdff3aa5d3d7cbd621d082299e27',
-        family='resnest_upstreams',
-        top1=76.32,
-        top5=92.93,
+        'resnest18', 'resnesta18-0707', 'v0.0.489', 'efca5a69587dcdff3aa5d3d7cbd621d082299e27', top1=76.32, top5=92.93
     ),
     _imgclsmob(
         'resnest26d',
-        'resnestabc26-0476-7d97b206',
+        'resnestabc26-0476',
         'v0.0.495',
         '7d97b20648e1f38454e6f5b1fe796c8eaf6e7e74',
         top1=80.44,
         top5=95.24,
     ),
     _imgclsmob(
-        'resnest50d',
-        'resnesta50-0449-8ebaf2c7',
-        'v0.0.531',
-        '8ebaf2c7ee098e60bf9426c21d49a21bc00fa8d0',
-        top1=81.0,
-        top5=95.51,
+        'resnest50d', 'resnesta50-0449', 'v0.0.531', '8ebaf2c7ee098e60bf9426c21d49a21bc00fa8d0', top1=81.0, top5=95.51
     ),
     _imgclsmob(
         'resnest101e',
-        'resnesta101-0403-61e14773',
+        'resnesta101-0403',
         'v0.0.465',
         '61e147732069b54ed4da4b342b1b8526a0e9df54',
         top1=82.17,
@@ -271,28 +238,25 @@ RESNEST_ROWS = (
     ),
     _imgclsmob(
         'resnest152e',
-        'resnesta152-0463-42e22fed',
+        'resnesta152-0463',
         'v0.0.540',
         '42e22fedbf9e7a8b2286163e3380044189d524c0',
-        family='resnest_upstreams',
         top1=81.13,
         top5=95.37,
     ),
     _imgclsmob(
         'resnest200e',
-        'resnesta200-0339-6dc30087',
+        'resnesta200-0339',
         'v0.0.465',
         '6dc300871b186950ee64fd28bb168f7fb4a036e3',
-        size=256,
         top1=83.13,
         top5=96.61,
     ),
     _imgclsmob(
         'resnest269e',
-        'resnesta269-0338-6a555ce8',
+        'resnesta269-0338',
         'v0.0.465',
         '6a555ce85eb177299eb43747cf019a50d3a143c1',
-        size=320,
         top1=83.53,
         top5=96.62,
     ),
@@ -331,40 +295,12 @@ RESNEST_ROWS = (
     _paddle('resnest50_paddle', 'ResNeSt50', top1=81.02),
     _paddle('resnest50_1s1x64d_paddle', 'ResNeSt50_fast_1s1x64d', top1=None),  # its tables do not agree
     _paddle('resnest101_paddle', 'ResNeSt101', size=256, top1=82.79),
-    _gluoncv2('resnest14d', 'resnestabc14-0634', 'v0.0.493', '4b0cbe8c59e9d764027f51670096037e2f058970', top5=93.66),
-    _gluoncv2(
-        'resnest18',
-        'resnesta18-0689',
-        'v0.0.489',
-        '8f37b6927751b27a72c1b8c625de265da9b31570',
-        family='resnest_upstreams',
-        top5=93.11,
-    ),
-    _gluoncv2('resnest26d', 'resnestabc26-0470', 'v0.0.495', 'f88d49d7bd6cdf1f448afdf4bc5dadd9921798dd', top5=95.3),
-    _gluoncv2('resnest50d', 'resnesta50-0438', 'v0.0.531', '6ce54a97d6e6fe8aa66755669b8f47a0790bfeb6', top5=95.62),
-    _gluoncv2('resnest101e', 'resnesta101-0399', 'v0.0.465', 'ab6c6f89407d7b2cf89406f7bb62a48e86d7cabc', top5=96.01),
-    _gluoncv2(
-        'resnest152e',
-        'resnesta152-0451',
-        'v0.0.540',
-        '532c448de0011e90924b3c1e829f9525c6a5420e',
-        family='resnest_upstreams',
-        top5=95.49,
-    ),
-    _gluoncv2(
-        'resnest200e',
-        'resnesta200-0340',
-        'v0.0.465',
-        '3bd1f0c8d9a2862b89590c1c490a38d6d982522c',
-        size=256,
-        top5=96.6,
-    ),
-    _gluoncv2(
-        'resnest269e',
-        'resnesta269-0336',
-        'v0.0.465',
-        '8333862a0c016432f6cd5b45f7e9de7ee6e3f319',
-        size=320,
-        top5=96.64,
-    ),
+    _imgclsmob('resnest14d', 'resnestabc14-0634', 'v0.0.493', '4b0cbe8c59e9d764027f51670096037e2f058970', top5=93.66),
+    _imgclsmob('resnest18', 'resnesta18-0689', 'v0.0.489', '8f37b6927751b27a72c1b8c625de265da9b31570', top5=93.11),
+    _imgclsmob('resnest26d', 'resnestabc26-0470', 'v0.0.495', 'f88d49d7bd6cdf1f448afdf4bc5dadd9921798dd', top5=95.3),
+    _imgclsmob('resnest50d', 'resnesta50-0438', 'v0.0.531', '6ce54a97d6e6fe8aa66755669b8f47a0790bfeb6', top5=95.62),
+    _imgclsmob('resnest101e', 'resnesta101-0399', 'v0.0.465', 'ab6c6f89407d7b2cf89406f7bb62a48e86d7cabc', top5=96.01),
+    _imgclsmob('resnest152e', 'resnesta152-0451', 'v0.0.540', '532c448de0011e90924b3c1e829f9525c6a5420e', top5=95.49),
+    _imgclsmob('resnest200e', 'resnesta200-0340', 'v0.0.465', '3bd1f0c8d9a2862b89590c1c490a38d6d982522c', top5=96.6),
+    _imgclsmob('resnest269e', 'resnesta269-0336', 'v0.0.465', '8333862a0c016432f6cd5b45f7e9de7ee6e3f319', top5=96.64),
 )

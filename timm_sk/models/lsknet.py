@@ -37,15 +37,7 @@ _PARTS = ('patch_embed', 'block', 'norm')  # of a stage, with its number
 
 
 class PatchEmbed(nn.Module):
-    """A convolution with a stride and a norm: [B, in_chans, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)].
-
-    Args:
-        in_chans: Channels of the input.
-        channels: Channels of the output.
-        kernel_size: Odd size of the kernel, larger than the stride.
-        stride: Stride of the convolution.
-        norm_layer: Norm class or timm's name for it.
-    """
+    """A convolution with a stride, and a norm: [B, C, H, W] -> [B, channels, ceil(H / stride), ceil(W / stride)]."""
 
     def __init__(self, in_chans: int, channels: int, kernel_size: int, stride: int, norm_layer: LayerType) -> None:
         super().__init__()
@@ -65,12 +57,7 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Selection between two 1x1 convolutions, with a shortcut: [B, C, H, W] -> [B, C, H, W].
-
-    Args:
-        channels: C.
-        act_layer: Activation class or timm's name for it.
-    """
+    """Selection between two 1x1 convolutions, with a shortcut: [B, C, H, W] -> [B, C, H, W]."""
 
     def __init__(self, channels: int, act_layer: LayerType) -> None:
         super().__init__()
@@ -84,14 +71,7 @@ class Attention(nn.Module):
 
 
 class ConvMlp(nn.Module):
-    """Two 1x1 convolutions with a depthwise 3x3 convolution between them: [B, C, H, W] -> [B, C, H, W].
-
-    Args:
-        channels: C.
-        hidden: Channels between the 1x1 convolutions.
-        act_layer: Activation class or timm's name for it.
-        drop: Dropout after the activation and at the end.
-    """
+    """Two 1x1 convolutions with a depthwise 3x3 convolution between them: [B, C, H, W] -> [B, C, H, W]."""
 
     def __init__(self, channels: int, hidden: int, act_layer: LayerType, drop: float) -> None:
         super().__init__()
@@ -109,17 +89,7 @@ class ConvMlp(nn.Module):
 
 
 class LSKBlock(nn.Module):
-    """Attention and MLP, each after a norm, times a scale per channel, with a shortcut: [B, C, H, W] -> [B, C, H, W].
-
-    Args:
-        channels: C.
-        mlp_ratio: Channels inside of the MLP as a multiple of C.
-        act_layer: Activation class or timm's name for it.
-        norm_layer: Norm class or timm's name for it.
-        proj_drop: Dropout in the MLP.
-        drop_path: Probability of dropping attention or MLP for an image.
-        init_values: Initial scale of attention and MLP.
-    """
+    """Attention and MLP, each after a norm, scaled per channel, with a shortcut: [B, C, H, W] -> [B, C, H, W]."""
 
     def __init__(
         self,
