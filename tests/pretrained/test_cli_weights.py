@@ -195,6 +195,36 @@ def test_verify_errors(tmp_path):
     assert 'is not in the local store (on the hub): run' in weights_command('verify', 'skresnet18')[1]
 
 
+@pytest.mark.deep
+def test_convert_detector(tmp_path, store):
+    row = CHECKPOINTS['resnest50d.coco_mask_rcnn']
+    write_original(filled_weights(row), row, row.sources[0], tmp_path / 'detector.pth')
+    code, text = weights_command('convert', tmp_path / 'detector.pth', '--to', row.name)
+    assert code == 0
+    assert 'without' not in text
+    assert weights_command('verify', row.name)[0] == 0
+    assert 'bn1.weight' in load_file(store.folder(row.name) / 'model.safetensors')
+
+
+@pytest.mark.parametrize(
+    ('content', 'name', 'reason'),
+    [
+        ({'trunk.bottom_up.stem.conv1_1.weight': torch.ones(1)}, 'resnest50d.coco_mask_rcnn', 'trunk.bottom_up.stem'),
+        ({'backbone.bottom_up.res2.0.conv2.fc1.weight': torch.ones(1)}, 'resnest50d.coco_mask_rcnn', 'conv1.0.weight'),
+        ({'backbone.bottom_up.res2.0.conv2_offset.bias': torch.ones(1)}, 'resnest50d.coco_mask_rcnn', 'conv2_offset'),
+        ({'pretrained.layer1.0.conv1.weight': torch.ones(1)}, 'resnest50d.ade_fcn', 'none of the published files'),
+        (b'\x80\x02cposix\nsystem\nX\x04\0\0\0true\x85R.', 'resnest50_paddle.paddle_in1k', "names 'posix.system'"),
+    ],
+)
+def test_convert_unusable_backbones_and_pickles(tmp_path, store, content, name, reason):
+    file = tmp_path / 'file.pdparams'
+    file.write_bytes(content if isinstance(content, bytes) else torch_bytes(content))
+    code, text = weights_command('convert', file, '--to', name)
+    assert code == 1
+    assert reason in text
+    assert not store.folder(name).exists()
+
+
 def test_convert_without_classifier(tmp_path):
     row = CHECKPOINTS['skresnet18.ra_in1k']
     expected = filled_weights(row)

@@ -307,6 +307,7 @@ def test_invalid_organisations(org):
     [
         ('sknet50.implus_in1k', 'states no licence: convert it for your own use'),
         ('skresnet18_mindcv.mindcv_in1k', 'The table has no hash of the weights'),
+        ('resnest50d.ade_deeplab', 'is a backbone without a classifier'),
         ('lsknet_t.in1k', r'The licence of lsknet_t\.in1k, cc-by-nc-4\.0, allows no commercial use'),
     ],
 )
@@ -321,7 +322,8 @@ def test_unpublishable_origins_and_names(publish):
     assert origins == {
         'the authors of SimCLRv2, with TensorFlow',
         *('the authors of SKNet, with Caffe', 'the authors of LSKNet', 'the authors of ResNeSt, with Detectron2'),
-        *('PytorchInsight', 'MindCV', 'PaddleClas', 'syt2'),
+        *('PytorchInsight', 'MindCV', 'PaddleClas', 'syt2', 'PyTorch-Encoding'),
+        'OpenMMLab, converted from Detectron2',
     }
     row = replace(CHECKPOINTS[NAME], origin=None)
     assert reason_not_to_publish(row) == f'The table does not say who made {NAME}: establish its origin first.'

@@ -118,6 +118,11 @@ class Checkpoint:
         return self.name.partition('.')[2]
 
     @property
+    def has_classifier(self) -> bool:
+        """Whether a source includes the classifier's weights."""
+        return any(source.has_classifier for source in self.sources)
+
+    @property
     def bundled(self) -> Source | None:
         """The source that ships with the project, if any."""
         return self.first('bundled')

@@ -102,7 +102,14 @@ def pull(
         try:
             with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
                 show = partial(_show_bytes, update)
-                path = fetch(row, partial(shapes_of, row), store=store, store_all=True, progress=show)
+                path = fetch(
+                    row,
+                    partial(shapes_of, row),
+                    needs_classifier=row.has_classifier,
+                    store=store,
+                    store_all=True,
+                    progress=show,
+                )
         except (TimmSkError, OSError) as error:
             failed = True
             log_error(f'{row.name}: {message_of(error)}')

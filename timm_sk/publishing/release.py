@@ -21,6 +21,8 @@ def reason_not_to_publish(row: Checkpoint) -> str | None:
         return f'{row.name} has no weights.'
     if row.licence is None:
         return f'The publisher of {row.name} states no licence: convert it for your own use, but do not publish it.'
+    if not row.has_classifier:
+        return f'{row.name} is a backbone without a classifier: only classifiers are published from here.'
     if '-nc-' in row.licence:
         return f'The licence of {row.name}, {row.licence}, allows no commercial use: it is not published from here.'
     if row.origin is None:
