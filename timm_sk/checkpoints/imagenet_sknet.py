@@ -167,7 +167,7 @@ SKNET_ROWS = (
         top1=90.42,
         sha256_prefix='5d2160f2',
     ),
-    untrained('sknet101_holocron.untrained', family='sknet_upstreams'),
+    untrained('sknet101_holocron.untrained', family='sknet_upstreams', num_classes=10),
     _from_drive(
         '1h6NIwSemMrFDk4DWT7-Zdm9kolHljyZU',
         name='sknet50_syt2.syt2_in1k',
