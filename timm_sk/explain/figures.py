@@ -70,7 +70,7 @@ def _draw_maps(figure: Any, explanation: Explanation, index: int) -> None:
         panel.suptitle(unit, fontsize=10)
         extents = explanation.kernel_extents[explanation.units.index(unit)]
         for m, row in enumerate(panel.subplots(len(extents), len(explanation.scales), squeeze=False)):
-            row[0].set_ylabel(_kernels(extents[m : m + 1]), fontsize=9)
+            row[0].set_ylabel(f'{extents[m]}x{extents[m]}', fontsize=9)
             for s, axes in enumerate(row):
                 axes.imshow(maps[index, s, m], cmap='gray', vmin=0, vmax=1)
                 axes.set(xticks=[], yticks=[])
