@@ -11,7 +11,16 @@ from timm_sk import lucid
 from timm_sk.attention import unit_name
 
 # One net of each kind of unit.
-NETS = ['sknet50_3path', 'sknet50_holocron', 'sknet50_syt2', 'skresnet50_insight', CIFAR, SHUFFLE, MOBILE, *ONE_PER_BLOCK]
+NETS = [
+    'sknet50_3path',
+    'sknet50_holocron',
+    'sknet50_syt2',
+    'skresnet50_insight',
+    CIFAR,
+    SHUFFLE,
+    MOBILE,
+    *ONE_PER_BLOCK,
+]
 
 
 @pytest.mark.parametrize('name', NETS)

@@ -98,8 +98,8 @@ def _protobuf_format(head: bytes) -> str:
             position += length
     raise FormatError(
         'its format is unknown',
-        'Supported are files of PyTorch, safetensors, Caffe, MindSpore, MXNet and Paddle, zips of one such file, and the'
-        ' .index of a TensorFlow checkpoint.',
+        'Supported are files of PyTorch, safetensors, Caffe, MindSpore, MXNet and Paddle, zips of one such file, and '
+        'the .index of a TensorFlow checkpoint.',
     )
 
 
