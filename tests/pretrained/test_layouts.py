@@ -84,6 +84,20 @@ def test_round_trip_of_parts(oracle):
         layout.to_ours({**theirs, 'conv9.weight': torch.zeros(1)})
 
 
+@pytest.mark.parametrize('shape', [(), (3, 3), (7,)])
+def test_parts_of_other_shapes(shape):
+    """A part of another shape, and one without dimensions, are refused, or make a tensor of another shape."""
+    name = 'stage_1.0.conv2.fcs.{}.bias'
+    parts = {name.format(0): torch.zeros(shape), name.format(1): torch.zeros(7)}
+    if shape != (7,):
+        with pytest.raises(
+            MismatchedCheckpointError, match=r'parts of "layer1\.0\.conv2\.attn\.fc_select\.bias" do not fit'
+        ):
+            LAYOUTS['syt2 SKNet'].to_ours(parts)
+        return
+    assert [tensor.shape for tensor in LAYOUTS['syt2 SKNet'].to_ours(parts).values()] == [(14,)]
+
+
 @pytest.mark.parametrize(
     ('name', 'prefix'),
     [('Detectron2 ResNeSt', 'backbone.bottom_up.'), ('mmdetection ResNeSt', 'backbone.'), (None, 'pretrained.')],

@@ -74,10 +74,25 @@ def _gluon(arch: str, file: str, sha1: str, *, size: int = 224, top1: float) -> 
     )
 
 
-def _imgclsmob(arch: str, file: str, release: str, sha1: str, *, top5: float, top1: float | None = None) -> Checkpoint:
+# imgclsmob's names and releases.
+_IMGCLSMOB = {
+    'resnest14d': ('resnestabc14', 'v0.0.493'),
+    'resnest18': ('resnesta18', 'v0.0.489'),
+    'resnest26d': ('resnestabc26', 'v0.0.495'),
+    'resnest50d': ('resnesta50', 'v0.0.531'),
+    'resnest101e': ('resnesta101', 'v0.0.465'),
+    'resnest152e': ('resnesta152', 'v0.0.540'),
+    'resnest200e': ('resnesta200', 'v0.0.465'),
+    'resnest269e': ('resnesta269', 'v0.0.465'),
+}
+
+
+def _imgclsmob(arch: str, error: str, sha1: str, *, top5: float, top1: float | None = None) -> Checkpoint:
     """A net of imgclsmob: with PyTorch, accuracies from its table; without top-1, with Gluon, top-5 of its package."""
     tag, container, format = ('imgclsmob', 'pth', 'pytorch') if top1 else ('gluoncv2', 'params', 'mxnet')
-    url = f'https://github.com/osmr/imgclsmob/releases/download/{release}/{file}-{sha1[:8]}.{container}.zip'
+    net, release = _IMGCLSMOB[arch]
+    file = f'{net}-{error}-{sha1[:8]}.{container}.zip'
+    url = f'https://github.com/osmr/imgclsmob/releases/download/{release}/{file}'
     return _resnest(
         f'{arch}.{tag}_in1k',
         Source(kind='url', location=url, format=f'{format} in zip', content_sha1=sha1),
@@ -206,60 +221,14 @@ RESNEST_ROWS = (
     _gluon('resnest50d_2s2x40d', 'resnest50_fast_2s2x40d', '2db13245aa4967cf5e8617cb4911880dd41628a4', top1=80.84),
     _gluon('resnest50d_4s2x40d', 'resnest50_fast_4s2x40d', 'b24d515797832e02da4da9c8a15effd5e44cfb56', top1=81.17),
     _gluon('resnest50d_1s4x24d', 'resnest50_fast_1s4x24d', '7318153ddb5e542a20cc6c58192f3c6209cff9ed', top1=80.97),
-    _imgclsmob(
-        'resnest14d',
-        'resnestabc14-0647',
-        'v0.0.493',
-        '0c3d9e34aebf0dee0dbcbb937eb54f2a7fc8f64a',
-        top1=77.54,
-        top5=93.53,
-    ),
-    _imgclsmob(
-        'resnest18', 'resnesta18-0707', 'v0.0.489', 'efca5a69587dcdff3aa5d3d7cbd621d082299e27', top1=76.32, top5=92.93
-    ),
-    _imgclsmob(
-        'resnest26d',
-        'resnestabc26-0476',
-        'v0.0.495',
-        '7d97b20648e1f38454e6f5b1fe796c8eaf6e7e74',
-        top1=80.44,
-        top5=95.24,
-    ),
-    _imgclsmob(
-        'resnest50d', 'resnesta50-0449', 'v0.0.531', '8ebaf2c7ee098e60bf9426c21d49a21bc00fa8d0', top1=81.0, top5=95.51
-    ),
-    _imgclsmob(
-        'resnest101e',
-        'resnesta101-0403',
-        'v0.0.465',
-        '61e147732069b54ed4da4b342b1b8526a0e9df54',
-        top1=82.17,
-        top5=95.97,
-    ),
-    _imgclsmob(
-        'resnest152e',
-        'resnesta152-0463',
-        'v0.0.540',
-        '42e22fedbf9e7a8b2286163e3380044189d524c0',
-        top1=81.13,
-        top5=95.37,
-    ),
-    _imgclsmob(
-        'resnest200e',
-        'resnesta200-0339',
-        'v0.0.465',
-        '6dc300871b186950ee64fd28bb168f7fb4a036e3',
-        top1=83.13,
-        top5=96.61,
-    ),
-    _imgclsmob(
-        'resnest269e',
-        'resnesta269-0338',
-        'v0.0.465',
-        '6a555ce85eb177299eb43747cf019a50d3a143c1',
-        top1=83.53,
-        top5=96.62,
-    ),
+    _imgclsmob('resnest14d', '0647', '0c3d9e34aebf0dee0dbcbb937eb54f2a7fc8f64a', top1=77.54, top5=93.53),
+    _imgclsmob('resnest18', '0707', 'efca5a69587dcdff3aa5d3d7cbd621d082299e27', top1=76.32, top5=92.93),
+    _imgclsmob('resnest26d', '0476', '7d97b20648e1f38454e6f5b1fe796c8eaf6e7e74', top1=80.44, top5=95.24),
+    _imgclsmob('resnest50d', '0449', '8ebaf2c7ee098e60bf9426c21d49a21bc00fa8d0', top1=81.0, top5=95.51),
+    _imgclsmob('resnest101e', '0403', '61e147732069b54ed4da4b342b1b8526a0e9df54', top1=82.17, top5=95.97),
+    _imgclsmob('resnest152e', '0463', '42e22fedbf9e7a8b2286163e3380044189d524c0', top1=81.13, top5=95.37),
+    _imgclsmob('resnest200e', '0339', '6dc300871b186950ee64fd28bb168f7fb4a036e3', top1=83.13, top5=96.61),
+    _imgclsmob('resnest269e', '0338', '6a555ce85eb177299eb43747cf019a50d3a143c1', top1=83.53, top5=96.62),
     _mindcv('resnest50_mindcv.mindcv_in1k', mindcv_release('resnest/resnest50-f2e7fc9c'), top1=80.81, top5=95.16),
     _mindcv(
         'resnest50_mindcv.mindcv_v2_in1k',
@@ -290,17 +259,17 @@ RESNEST_ROWS = (
         origin='MindSpore Hub',
         top1=79.52,
         top5=94.45,
-        evaluation='MindSpore Hub; pictures are resized to 320x320, whatever their aspect ratio',
+        evaluation='MindSpore Hub; images are resized to 320x320, whatever their aspect ratio',
     ),
     _paddle('resnest50_paddle', 'ResNeSt50', top1=81.02),
     _paddle('resnest50_1s1x64d_paddle', 'ResNeSt50_fast_1s1x64d', top1=None),  # its tables do not agree
     _paddle('resnest101_paddle', 'ResNeSt101', size=256, top1=82.79),
-    _imgclsmob('resnest14d', 'resnestabc14-0634', 'v0.0.493', '4b0cbe8c59e9d764027f51670096037e2f058970', top5=93.66),
-    _imgclsmob('resnest18', 'resnesta18-0689', 'v0.0.489', '8f37b6927751b27a72c1b8c625de265da9b31570', top5=93.11),
-    _imgclsmob('resnest26d', 'resnestabc26-0470', 'v0.0.495', 'f88d49d7bd6cdf1f448afdf4bc5dadd9921798dd', top5=95.3),
-    _imgclsmob('resnest50d', 'resnesta50-0438', 'v0.0.531', '6ce54a97d6e6fe8aa66755669b8f47a0790bfeb6', top5=95.62),
-    _imgclsmob('resnest101e', 'resnesta101-0399', 'v0.0.465', 'ab6c6f89407d7b2cf89406f7bb62a48e86d7cabc', top5=96.01),
-    _imgclsmob('resnest152e', 'resnesta152-0451', 'v0.0.540', '532c448de0011e90924b3c1e829f9525c6a5420e', top5=95.49),
-    _imgclsmob('resnest200e', 'resnesta200-0340', 'v0.0.465', '3bd1f0c8d9a2862b89590c1c490a38d6d982522c', top5=96.6),
-    _imgclsmob('resnest269e', 'resnesta269-0336', 'v0.0.465', '8333862a0c016432f6cd5b45f7e9de7ee6e3f319', top5=96.64),
+    _imgclsmob('resnest14d', '0634', '4b0cbe8c59e9d764027f51670096037e2f058970', top5=93.66),
+    _imgclsmob('resnest18', '0689', '8f37b6927751b27a72c1b8c625de265da9b31570', top5=93.11),
+    _imgclsmob('resnest26d', '0470', 'f88d49d7bd6cdf1f448afdf4bc5dadd9921798dd', top5=95.3),
+    _imgclsmob('resnest50d', '0438', '6ce54a97d6e6fe8aa66755669b8f47a0790bfeb6', top5=95.62),
+    _imgclsmob('resnest101e', '0399', 'ab6c6f89407d7b2cf89406f7bb62a48e86d7cabc', top5=96.01),
+    _imgclsmob('resnest152e', '0451', '532c448de0011e90924b3c1e829f9525c6a5420e', top5=95.49),
+    _imgclsmob('resnest200e', '0340', '3bd1f0c8d9a2862b89590c1c490a38d6d982522c', top5=96.6),
+    _imgclsmob('resnest269e', '0336', '8333862a0c016432f6cd5b45f7e9de7ee6e3f319', top5=96.64),
 )

@@ -19,8 +19,8 @@ class Source:
         location: Id of the hub repository, or URL; empty for 'bundled'.
         revision: Pinned commit of the hub repository, if any.
         filename: Path of the file in a hub repository.
-        format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe', 'mindspore', 'paddle', or 'tensorflow',
-            whose location is that of the index.
+        format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe', 'mindspore', 'paddle' or
+            'tensorflow', whose location is that of the index.
         sha256: Hex digest of the file, if established; always for a bundled file.
         sha256_prefix: First digits of the digest, if its makers publish no more.
         content_sha1: Hex sha1 of the one file inside a zip.

@@ -3,8 +3,6 @@
 Where an SK unit weighs its branches by channel, this one weighs them by position: a gate is a map [H, W].
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -18,27 +16,22 @@ class LargeSelectiveKernel(nn.Module):
 
     Args:
         channels: Channels of input and output; even.
-        device: Device of the parameters.
-        dtype: Floating-point type of the parameters.
 
     Raises:
         ValueError: If the number of channels is odd.
     """
 
-    def __init__(
-        self, channels: int, *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
         if channels % 2:
             raise ValueError(f'channels must be even, got {channels}: each branch has half of them.')
         self.out_channels = channels
-        factory: dict[str, Any] = dict(device=device, dtype=dtype)
-        self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, **factory)
-        self.conv_spatial = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels, **factory)
-        self.conv1 = nn.Conv2d(channels, channels // 2, 1, **factory)
-        self.conv2 = nn.Conv2d(channels, channels // 2, 1, **factory)
-        self.conv_squeeze = nn.Conv2d(2, 2, 7, padding=3, **factory)
-        self.conv = nn.Conv2d(channels // 2, channels, 1, **factory)
+        self.conv0 = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.conv_spatial = nn.Conv2d(channels, channels, 7, padding=9, dilation=3, groups=channels)
+        self.conv1 = nn.Conv2d(channels, channels // 2, 1)
+        self.conv2 = nn.Conv2d(channels, channels // 2, 1)
+        self.conv_squeeze = nn.Conv2d(2, 2, 7, padding=3)
+        self.conv = nn.Conv2d(channels // 2, channels, 1)
 
     def split(self, x: Tensor) -> list[Tensor]:
         """Run both branches: [B, C, H, W] -> 2 x [B, C / 2, H, W]."""

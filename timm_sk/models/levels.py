@@ -25,10 +25,16 @@ class LevelFeatures(nn.Module):
     feature_info: list[dict[str, Any]]
     grad_checkpointing: bool
 
-    def run_level(self, name: str, x: Tensor) -> Tensor:
+    def modules_of(self, level: str) -> tuple[str, ...]:
+        """Names of a level's modules in their order; a step for subclasses to override."""
+        return (level,)
+
+    def run_level(self, level: str, x: Tensor) -> Tensor:
         """Compute one level from the one before; a step for subclasses to override."""
-        module = self.get_submodule(name)
-        return checkpoint_seq(module, x) if self.grad_checkpointing and name in self.stages else module(x)
+        for name in self.modules_of(level):
+            module = self.get_submodule(name)
+            x = checkpoint_seq(module, x) if self.grad_checkpointing and name in self.stages else module(x)
+        return x
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Run all levels: [B, in_chans, H, W] -> [B, num_features, H', W']."""
@@ -77,7 +83,7 @@ class LevelFeatures(nn.Module):
         """Remove the layers after the last of these levels, and return the levels as non-negative numbers."""
         taken = self._take_levels(indices)
         final = max(taken)
-        for name in self.levels[final + 1 :]:
+        for name in (name for level in self.levels[final + 1 :] for name in self.modules_of(level)):
             setattr(self, name, nn.Sequential())
         if prune_head or final + 1 < len(self.levels) or (prune_norm and self.last):
             if self.last:

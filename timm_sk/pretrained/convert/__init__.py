@@ -4,16 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from .backbone_layouts import BACKBONE_LAYOUTS, take_backbone
 from .layout import Layout
 from .lucid_layouts import LUCID_LAYOUTS
-from .resnest_layouts import RESNEST_LAYOUTS
+from .resnest_layouts import RESNEST_LAYOUTS, take_backbone
 from .simclr_layouts import SIMCLR_LAYOUTS, convert_simclr_head, is_simclr_variable
 from .sknet_layouts import SKNET_LAYOUTS
 
 __all__ = ['LAYOUTS', 'Layout', 'convert_simclr_head', 'is_simclr_variable', 'recognize', 'take_backbone']
 
-_LAYOUTS = (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *BACKBONE_LAYOUTS, *LUCID_LAYOUTS)
+_LAYOUTS = (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
 
 

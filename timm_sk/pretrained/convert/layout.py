@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from ...errors import MismatchedCheckpointError
@@ -14,16 +15,18 @@ class Leaf(NamedTuple):
     """A tensor of a module.
 
     Attributes:
-        theirs: Suffix of its name in the other layout; None if only our layout has the tensor.
+        theirs: Suffix of its name in the other layout; None if only our layout has the tensor. Such a bias is 0.
         ours: Suffix of its name in our layout.
         shape: Shape in the other layout of a tensor that is flat in ours; None if the shapes are equal.
         is_transposed: Whether the other layout has the transpose of a matrix.
+        parts: Number of tensors in the other layout, numbered by `{part}` in `theirs`, that ours has in one; 0 for one.
     """
 
     theirs: str | None
     ours: str
     shape: tuple[int, ...] | None = None
     is_transposed: bool = False
+    parts: int = 0
 
 
 Leaves = Sequence[Leaf]
@@ -61,6 +64,11 @@ def same_names(leaves: Leaves, *names: str) -> list[Module]:
     return [(name, name, leaves) for name in names]
 
 
+def rename_modules(ours: Mapping[str, Leaves], theirs: Iterable[str]) -> list[Module]:
+    """Modules by their names in our layout, and in the other layout in the same order."""
+    return [(name, our, leaves) for (our, leaves), name in zip(ours.items(), theirs, strict=True)]
+
+
 class Layout:
     """The names of another implementation and ours: a bijection between state dicts that keeps the tensors' order.
 
@@ -89,23 +97,30 @@ class Layout:
         self.name, self.signature, self.archs = name, signature, archs
         self._to_ours: list[_Rule] = []
         self._to_theirs: list[_Rule] = []
+        self._without_bias: list[_Template] = []  # weights of modules that have a bias in ours alone
         their_block, our_block = block
         in_blocks = ((their_block + theirs, our_block + ours, leaves) for theirs, ours, leaves in modules)
         for their_module, our_module, leaves in (*net, *in_blocks):
             for leaf in leaves:
                 ours = _Template(our_module + leaf.ours)
                 theirs = None if leaf.theirs is None else _Template(their_module + leaf.theirs)
-                self._to_theirs.append(_Rule(ours, theirs, leaf.shape, leaf.is_transposed))
+                self._to_theirs.append(_Rule(ours, theirs, leaf.shape, leaf.is_transposed, leaf.parts))
                 if theirs is not None:
-                    self._to_ours.append(_Rule(theirs, ours, None if leaf.shape is None else (-1,), leaf.is_transposed))
+                    flat = None if leaf.shape is None else (-1,)
+                    self._to_ours.append(_Rule(theirs, ours, flat, leaf.is_transposed, leaf.parts))
+                elif leaf.ours == '.bias':
+                    self._without_bias.append(_Template(our_module + '.weight'))
 
     def to_ours(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Convert a state dict of this layout to ours.
 
         Raises:
-            MismatchedCheckpointError: If the layout lacks a key, or two keys become one.
+            MismatchedCheckpointError: If the layout lacks a key, two keys become one, or parts do not fit together.
         """
-        return _rename(state_dict, self._to_ours, f'is not a key of the layout {self.name}.')
+        ours = _rename(state_dict, self._to_ours, f'is not a key of the layout {self.name}.')
+        for key in [key for key in ours if any(weight.read(key) is not None for weight in self._without_bias)]:
+            ours[key.removesuffix('weight') + 'bias'] = ours[key].new_zeros(ours[key].shape[:1])
+        return ours
 
     def to_theirs(self, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The reverse of `to_ours`; tensors that this layout lacks (`num_batches_tracked`) are dropped."""
@@ -146,10 +161,12 @@ class _Rule(NamedTuple):
     target: _Template | None  # None if the tensor is dropped
     shape: tuple[int, ...] | None  # None if it stays
     is_transposed: bool
+    parts: int
 
 
 def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint: str) -> dict[str, Tensor]:
     renamed: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}  # of one tensor, by name and number
     for key, tensor in state_dict.items():
         found = ((rule, numbers) for rule in rules if (numbers := rule.source.read(key)) is not None)
         rule, numbers = next(found, (None, {}))
@@ -157,7 +174,14 @@ def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint:
             raise MismatchedCheckpointError(f'"{key}" {complaint}')
         if rule.target is None:
             continue
+        if rule.parts and 'part' not in numbers:
+            chunks = enumerate(tensor.chunk(rule.parts))
+            renamed |= {rule.target.write({**numbers, 'part': part}): chunk for part, chunk in chunks}
+            continue
         name = rule.target.write(numbers)
+        if rule.parts:
+            parts.setdefault(name, {})[numbers['part']] = tensor
+            continue
         if name in renamed:
             raise MismatchedCheckpointError(
                 f'Two keys become "{name}", one of them "{key}": keep the one that belongs to the net.'
@@ -165,4 +189,9 @@ def _rename(state_dict: Mapping[str, Tensor], rules: Sequence[_Rule], complaint:
         if rule.is_transposed and tensor.dim() == 2:
             tensor = tensor.t()
         renamed[name] = tensor if rule.shape is None else tensor.reshape(rule.shape)
+    for name, numbered in parts.items():
+        tensors = [numbered[part] for part in sorted(numbered)]
+        if len({tensor.shape for tensor in tensors}) > 1 or not tensors[0].dim():
+            raise MismatchedCheckpointError(f'The parts of "{name}" do not fit together.')
+        renamed[name] = torch.cat(tensors)
     return renamed

@@ -1,10 +1,36 @@
 """Layouts of selective-kernel nets."""
 
-from .layout import BLOCK, MINDCV_NORM, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, norm_leaves, same_names
-from .parts_layout import PartsLayout
+from .layout import (
+    BLOCK,
+    MINDCV_NORM,
+    NORM,
+    WEIGHT,
+    WEIGHT_AND_BIAS,
+    Layout,
+    Leaf,
+    norm_leaves,
+    rename_modules,
+    same_names,
+)
 
 _BLOB = (Leaf(':0', '.weight'),)
 _CAFFE_NORM = norm_leaves('/bn:0', '/bn:1', '/bn:2', '/bn:3', shape=(1, -1, 1, 1))
+_TWO_LAYERS = tuple(Leaf(f'.{{part}}{name}', name, parts=2) for name in ('.weight', '.bias'))
+
+# Our modules of a bottleneck, in the order in which some layouts below list theirs.
+_BOTTLENECK = {
+    'conv1.conv': WEIGHT,
+    'conv1.bn': NORM,
+    'conv2.paths.{path}.conv': WEIGHT,
+    'conv2.paths.{path}.bn': NORM,
+    'conv2.attn.fc_reduce': WEIGHT,
+    'conv2.attn.bn': NORM,
+    'conv2.attn.fc_select': WEIGHT,
+    'conv3.conv': WEIGHT,
+    'conv3.bn': NORM,
+    'downsample.0': WEIGHT,
+    'downsample.1': NORM,
+}
 
 SKNET_LAYOUTS = (
     # The authors' nets, implus/SKNet, models/sknet50.prototxt. Keys are '<layer>:<blob>'. A CuDNNBatchNorm layer has
@@ -63,45 +89,31 @@ SKNET_LAYOUTS = (
         signature=('features.4.0.conv.3.sa.1.weight',),
         net=[('features.0', 'conv1', WEIGHT), ('features.1', 'bn1', NORM), ('head', 'fc', WEIGHT_AND_BIAS)],
         block=('features.{stage+3}.{block}.', 'layer{stage}.{block}.'),
-        modules=[
-            ('conv.0', 'conv1.conv', WEIGHT),
-            ('conv.1', 'conv1.bn', NORM),
-            ('conv.3.path_convs.{path}.0', 'conv2.paths.{path}.conv', WEIGHT),
-            ('conv.3.path_convs.{path}.1', 'conv2.paths.{path}.bn', NORM),
-            ('conv.3.sa.1', 'conv2.attn.fc_reduce', WEIGHT),
-            ('conv.3.sa.2', 'conv2.attn.bn', NORM),
-            ('conv.3.sa.4', 'conv2.attn.fc_select', WEIGHT_AND_BIAS),
-            ('conv.4', 'conv3.conv', WEIGHT),
-            ('conv.5', 'conv3.bn', NORM),
-            *same_names(WEIGHT, 'downsample.0'),
-            *same_names(NORM, 'downsample.1'),
-        ],
+        modules=rename_modules(
+            _BOTTLENECK | {'conv2.attn.fc_select': WEIGHT_AND_BIAS},
+            (
+                *('conv.0', 'conv.1', 'conv.3.path_convs.{path}.0', 'conv.3.path_convs.{path}.1'),
+                *('conv.3.sa.1', 'conv.3.sa.2', 'conv.3.sa.4', 'conv.4', 'conv.5', 'downsample.0', 'downsample.1'),
+            ),
+        ),
     ),
     # syt2/SKNet, models/SKNet.py; the attention has one last layer per branch
-    PartsLayout(
+    Layout(
         'syt2 SKNet',
         signature=('stage_1.0.conv2.convs.0.0.weight',),
-        parts='fcs',
-        counts=dict(conv2=2),
         net=[
             ('basic_conv.0', 'conv1', WEIGHT),
             ('basic_conv.1', 'bn1', NORM),
             ('classifier', 'fc', WEIGHT_AND_BIAS),
         ],
         block=('stage_{stage}.{block}.', 'layer{stage}.{block}.'),
-        modules=[
-            ('conv1.0', 'conv1.conv', WEIGHT),
-            ('conv1.1', 'conv1.bn', NORM),
-            ('conv2.convs.{path}.0', 'conv2.paths.{path}.conv', WEIGHT),
-            ('conv2.convs.{path}.1', 'conv2.paths.{path}.bn', NORM),
-            ('conv2.fc.0', 'conv2.attn.fc_reduce', WEIGHT),
-            ('conv2.fc.1', 'conv2.attn.bn', NORM),
-            ('conv2.fcs', 'conv2.attn.fc_select', WEIGHT_AND_BIAS),
-            ('conv3.0', 'conv3.conv', WEIGHT),
-            ('conv3.1', 'conv3.bn', NORM),
-            ('shortcut.0', 'downsample.0', WEIGHT),
-            ('shortcut.1', 'downsample.1', NORM),
-        ],
+        modules=rename_modules(
+            _BOTTLENECK | {'conv2.attn.fc_select': _TWO_LAYERS},
+            (
+                *('conv1.0', 'conv1.1', 'conv2.convs.{path}.0', 'conv2.convs.{path}.1'),
+                *('conv2.fc.0', 'conv2.fc.1', 'conv2.fcs', 'conv3.0', 'conv3.1', 'shortcut.0', 'shortcut.1'),
+            ),
+        ),
     ),
     # osmr/imgclsmob, pytorchcv/models/sknet.py, whose nets are timm's
     Layout(
@@ -113,19 +125,15 @@ SKNET_LAYOUTS = (
             ('output', 'fc', WEIGHT_AND_BIAS),
         ],
         block=('features.stage{stage}.unit{block+1}.', 'layer{stage}.{block}.'),
-        modules=[
-            ('body.conv1.conv', 'conv1.conv', WEIGHT),
-            ('body.conv1.bn', 'conv1.bn', NORM),
-            ('body.conv2.branches.branch{path+2}.conv', 'conv2.paths.{path}.conv', WEIGHT),
-            ('body.conv2.branches.branch{path+2}.bn', 'conv2.paths.{path}.bn', NORM),
-            ('body.conv2.fc1.conv', 'conv2.attn.fc_reduce', WEIGHT),
-            ('body.conv2.fc1.bn', 'conv2.attn.bn', NORM),
-            ('body.conv2.fc2', 'conv2.attn.fc_select', WEIGHT),
-            ('body.conv3.conv', 'conv3.conv', WEIGHT),
-            ('body.conv3.bn', 'conv3.bn', NORM),
-            ('identity_conv.conv', 'downsample.0', WEIGHT),
-            ('identity_conv.bn', 'downsample.1', NORM),
-        ],
+        modules=rename_modules(
+            _BOTTLENECK,
+            (
+                *('body.conv1.conv', 'body.conv1.bn'),
+                *('body.conv2.branches.branch{path+2}.conv', 'body.conv2.branches.branch{path+2}.bn'),
+                *('body.conv2.fc1.conv', 'body.conv2.fc1.bn', 'body.conv2.fc2', 'body.conv3.conv', 'body.conv3.bn'),
+                *('identity_conv.conv', 'identity_conv.bn'),
+            ),
+        ),
     ),
     # mindspore-lab/mindcv, mindcv/models/sknet.py; the unit is `conv1` in basic blocks and `conv2` in bottlenecks
     Layout(

@@ -8,44 +8,21 @@ counts.
 import pickle
 from typing import Any, BinaryIO
 
+import torch
 from torch import Tensor
 
 from .stream import DTYPES, MAX_TENSORS, FormatError, Stream, make_tensor, quote
-from .torch_pickle import INSTRUCTIONS, TensorUnpickler, load, methods_of
+from .torch_pickle import INSTRUCTIONS, TensorUnpickler
 from .torch_tensors import NOT_EXECUTED, TensorTable, exactly
 
 _NAME_TABLE = 'StructuredToParameterName@@'  # Paddle's own names of the parameters, beside the arrays
 _TYPES = {'f8': 'F64', 'f4': 'F32', 'f2': 'F16', 'i8': 'I64', 'i4': 'I32', 'u1': 'U8', 'b1': 'BOOL'}
-_INSTRUCTIONS = (
-    *(code for code in INSTRUCTIONS if code not in (pickle.BINPERSID, pickle.NEWOBJ)),
-    *(pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.SHORT_BINUNICODE),
-    *(pickle.FRAME, pickle.MEMOIZE, pickle.STACK_GLOBAL),
-)
-
-
-class _NumberType:
-    """Stands for `numpy.dtype`."""
-
-    def __init__(self, code: Any, align: Any = False, copy: Any = False) -> None:
-        if exactly(str, code) not in _TYPES:
-            raise FormatError(f'an array in it has the type {quote(code)}; supported are {", ".join(_TYPES)}')
-        self.dtype = DTYPES[_TYPES[code]]
-
-    def set_state(self, version: Any, order: Any, *rest: Any) -> None:
-        if exactly(str, order) not in ('<', '|'):
-            raise FormatError(f'an array in it has the byte order {quote(order)}; supported is little-endian, "<"')
 
 
 class _Array:
     """Stands for `numpy.ndarray`."""
 
     tensor: Tensor | None = None
-
-    def set_state(self, version: Any, shape: Any, number_type: Any, fortran: Any, content: Any) -> None:
-        dtype = exactly(_NumberType, number_type).dtype
-        if exactly(bool, fortran):
-            raise FormatError("an array in it is in Fortran's order, which Paddle does not save")
-        self.tensor = make_tensor(bytearray(exactly(bytes, content)), dtype, exactly(tuple, shape), 'an array in it')
 
 
 def _reconstruct(cls: Any, shape: Any, code: Any) -> _Array:
@@ -54,8 +31,20 @@ def _reconstruct(cls: Any, shape: Any, code: Any) -> _Array:
     return _Array()
 
 
+def _dtype(code: Any, align: Any = False, copy: Any = False) -> torch.dtype:
+    if exactly(str, code) not in _TYPES:
+        raise FormatError(f'an array in it has the type {quote(code)}; supported are {", ".join(_TYPES)}')
+    return DTYPES[_TYPES[code]]
+
+
 class _ArrayUnpickler(TensorUnpickler):
     """The unpickler with the instructions and names of NumPy's arrays."""
+
+    instructions = (
+        *(code for code in INSTRUCTIONS if code not in (pickle.BINPERSID, pickle.NEWOBJ)),
+        *(pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.SHORT_BINUNICODE),
+        *(pickle.FRAME, pickle.MEMOIZE, pickle.STACK_GLOBAL),
+    )
 
     def __init__(self, stream: Stream) -> None:
         super().__init__(stream, TensorTable())
@@ -63,7 +52,7 @@ class _ArrayUnpickler(TensorUnpickler):
             'numpy.core.multiarray._reconstruct': _reconstruct,
             'numpy._core.multiarray._reconstruct': _reconstruct,
             'numpy.ndarray': _Array,
-            'numpy.dtype': _NumberType,
+            'numpy.dtype': _dtype,
             '_codecs.encode': self.encode,
         }
         self.left = 2 * stream.size  # bytes that arrays, and strings that protocol 2 has for bytes, may still take
@@ -86,26 +75,24 @@ class _ArrayUnpickler(TensorUnpickler):
             raise FormatError(f'its pickle has protocol {protocol}; supported are 2 to 4')
 
     def load_build(self) -> None:
-        state = exactly(tuple, self.stack.pop())
-        target = self.stack[-1]
-        if type(target) not in (_Array, _NumberType):
-            raise FormatError(f'its pickle sets the state of a {type(target).__name__}', NOT_EXECUTED)
+        state, target = exactly(tuple, self.stack.pop()), self.stack[-1]
         if type(target) is _Array:
-            self.count(len(state[-1]))
-        target.set_state(*state)
-
-
-_ArrayUnpickler.methods = methods_of(_ArrayUnpickler, _INSTRUCTIONS)
+            _, shape, dtype, is_fortran, content = state
+            if exactly(bool, is_fortran):
+                raise FormatError("an array in it is in Fortran's order, which Paddle does not save")
+            self.count(len(exactly(bytes, content)))
+            dtype, shape = exactly(torch.dtype, dtype), exactly(tuple, shape)
+            target.tensor = make_tensor(bytearray(content), dtype, shape, 'an array in it')
+        elif type(target) is not torch.dtype:
+            raise FormatError(f'its pickle sets the state of a {type(target).__name__}', NOT_EXECUTED)
+        elif exactly(str, state[1]) not in ('<', '|'):
+            raise FormatError(f'an array in it has the byte order {quote(state[1])}; supported is little-endian, "<"')
 
 
 def read_numpy_pickle(file: BinaryIO) -> dict[Any, Any]:
-    """Read every array under its name.
-
-    Raises:
-        FormatError: If the pickle names anything but arrays, is broken, or its numbers disagree.
-    """
+    """Read every array under its name."""
     stream = Stream(file)
-    loaded = load(_ArrayUnpickler(stream))
+    loaded = _ArrayUnpickler(stream).load()
     if stream.left:
         raise FormatError(f'{stream.left} bytes follow its pickle')
     if type(loaded) is not dict:

@@ -11,7 +11,6 @@ import pickletools
 import struct
 from argparse import Namespace
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import IO, Any, cast
 
 from .stream import FormatError, Stream, quote
@@ -44,31 +43,18 @@ def read_pickle(stream: Stream, table: TensorTable) -> Any:
     Returns:
         The pickled object; its tensors are empty until the table fills them.
     """
-    return load(TensorUnpickler(stream, table))
-
-
-def load(unpickler: Any) -> Any:
-    """Run an unpickler.
-
-    Raises:
-        FormatError: If it refuses the pickle, or the pickle is broken.
-    """
-    try:
-        return unpickler.load()
-    except FormatError:
-        raise
-    except _BROKEN as error:
-        raise FormatError(f'its pickle is broken ({type(error).__name__}: {error!s:.100})') from error
+    return TensorUnpickler(stream, table).load()
 
 
 class TensorUnpickler(_PythonUnpickler):
     """The standard library's unpickler, with the allowed instructions only. Nothing but a list can be appended to."""
 
-    methods: dict[int, Any]
+    instructions: tuple[bytes, ...] = INSTRUCTIONS
 
     def __init__(self, stream: Stream, table: TensorTable) -> None:
         super().__init__(cast(IO[bytes], stream), encoding='utf-8')  # the encoding of Python 2's strings
-        self.dispatch = _Dispatch(self.methods)
+        names = {code[0]: _PythonUnpickler.dispatch[code[0]].__name__ for code in self.instructions}
+        self.dispatch = _Dispatch({code: getattr(type(self), name) for code, name in names.items()})
         self.table = table
         self.functions: dict[str, Any] = {
             'argparse.Namespace': Namespace,  # the settings in the checkpoints of timm's train.py
@@ -77,6 +63,14 @@ class TensorUnpickler(_PythonUnpickler):
             'torch._utils._rebuild_tensor_v2': table.add_tensor_v2,
             'torch._utils._rebuild_parameter': table.parameter,
         }
+
+    def load(self) -> Any:
+        try:
+            return super().load()
+        except FormatError:
+            raise
+        except _BROKEN as error:
+            raise FormatError(f'its pickle is broken ({type(error).__name__}: {error!s:.100})') from error
 
     def find_class(self, module: str, name: str) -> Any:
         """The function or the storage type that a name stands for."""
@@ -123,14 +117,6 @@ class TensorUnpickler(_PythonUnpickler):
         if self.metastack or len(self.stack) != 1:
             raise FormatError('its pickle ends before its object is complete')
         super().load_stop()
-
-
-def methods_of(unpickler: type, instructions: Sequence[bytes]) -> dict[int, Any]:
-    """The methods of an unpickler by opcode, for the instructions that are allowed."""
-    return {code[0]: getattr(unpickler, _PythonUnpickler.dispatch[code[0]].__name__) for code in instructions}
-
-
-TensorUnpickler.methods = methods_of(TensorUnpickler, INSTRUCTIONS)
 
 
 class _Dispatch(dict):
