@@ -36,9 +36,9 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
         return state_dict
     if arch and not re.fullmatch(layout.archs, arch):
         raise MismatchedCheckpointError(
-            f"The checkpoint is not of {arch}: the nets of its layout, {layout.name}, have other pools. Caffe's are "
-            "`sknet50` and `sknet101`, MindCV's end with `_mindcv`, Paddle's with `_paddle`, SimCLRv2's with `_simclr` or "
-            '`_simclr_proj`.'
+            f'The checkpoint is not of {arch}: the nets of its layout, {layout.name}, have other pools. '
+            "Caffe's are `sknet50` and `sknet101`, MindCV's end with `_mindcv`, Paddle's with `_paddle`, "
+            "SimCLRv2's with `_simclr` or `_simclr_proj`."
         )
     converted = layout.to_ours(state_dict)
     if arch and arch.endswith('_simclr'):  # whose files have the projection head too
