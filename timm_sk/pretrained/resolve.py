@@ -84,6 +84,10 @@ def fetch(
         except (CorruptCheckpointError, UnwritableStoreError) as error:
             _logger.warning('%s', error)
             failures.append(f'local store: {error}')
+    if needs_classifier and checkpoint.sources and not checkpoint.has_classifier:
+        raise UnobtainableCheckpointError(
+            f'{checkpoint.name} is a backbone without a classifier: use `num_classes=0` or `features_only=True`.'
+        )
     hub_is_unreachable = False
     for source in checkpoint.sources:
         if needs_classifier and not source.has_classifier:
