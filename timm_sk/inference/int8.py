@@ -37,7 +37,7 @@ _ATTENTION = r'\.(hidden|difference|attn|unit\.fc[12])\.'
 _CHOICES = {
     'none': None,
     'attention': _ATTENTION,
-    'attention, stem and classifier': rf'{_ATTENTION}|^(conv1|conv_stem|fc|classifier)\.',
+    'attention, stem and classifier': rf'{_ATTENTION}|^(conv1|conv_stem|fc|head|classifier)\.',
 }
 
 
