@@ -4,8 +4,7 @@
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
 of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
 resident memory that the form, its weights and its libraries add to a process that has imported torch and timm, at its
-peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E with their defaults
-(`pip install nncf torchao`).
+peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E (`pip install nncf torchao`), with their defaults.
 """
 
 import argparse
@@ -25,6 +24,7 @@ import torch
 from torch import Tensor
 
 import timm_sk
+from timm_sk import shapes
 from timm_sk.bench.counterparts import build
 from timm_sk.bench.machine import describe
 from timm_sk.bench.random_weights import fill
@@ -91,7 +91,9 @@ class _Models:
 
     @cached_property
     def calibration(self) -> Tensor:
-        return torch.randn(64, *self.shape, generator=torch.Generator().manual_seed(1))
+        """Drawn images, on which an export is checked too: on noise, random weights would round otherwise."""
+        drawn, _ = shapes.draw(64, seed=1, size=self.size)
+        return torch.from_numpy(drawn).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
 
     @cached_property
     def ours(self) -> Any:
@@ -169,7 +171,7 @@ def _peak_in_child(models: '_Models', form: str, batch: int) -> int:
 
 def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
     """Rows of all forms for one batch size."""
-    x = torch.randn(batch, 3, models.size, models.size, generator=torch.Generator().manual_seed(2))
+    x = models.calibration[-batch:]
     with torch.no_grad():
         expected = models.timm(x)
         forms = {name: build(batch) for name, build in models.builders.items()}
