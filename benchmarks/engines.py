@@ -4,7 +4,8 @@
 process, in turn, with the same weights and input; only those whose outputs match timm's are timed. `ratio` is the time
 of `timm_sk.deploy` in float32 over that of the form, round by round: above 1 is faster than it. `peak_bytes` is the
 resident memory that the form, its weights and its libraries add to a process that has imported torch and timm, at its
-peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E (`pip install nncf torchao`), with their defaults.
+peak while it infers. `--other-quantizers` adds NNCF and torchao's PT2E with their defaults
+(`pip install nncf torchao`).
 """
 
 import argparse
