@@ -113,7 +113,11 @@ def test_other_models(name, options, engine):
     x = torch.rand(2, options.get('in_chans', 3), 64, 64)
     deployed = timm_sk.deploy(model, engine=engine, input_size=x.shape[1:])
     assert_close(deployed(x), model(x))
-    assert_close(deployed(x[:, :, :47, :33]), model(x[:, :, :47, :33]))
+    if engine == 'onnxruntime' and name in ('sknet50_3path', 'sk_shufflenetv2_x0_5'):  # the exporter fixes their size
+        with pytest.raises(ValueError, match=r'Got: 47 Expected: 64'):
+            deployed(x[:, :, :47, :33])
+    else:
+        assert_close(deployed(x[:, :, :47, :33]), model(x[:, :, :47, :33]))
 
 
 @torch.no_grad()
