@@ -17,7 +17,6 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256(json.dumps([(k, list(v.shape)) for k, v in state_dict.items()]).encode()).hexdigest()
 
 
-@pytest.mark.all_cases
 @pytest.mark.parametrize('name', ARCHITECTURES)
 def test_fingerprint(name):
     assert fingerprint(name) == FINGERPRINTS[name]

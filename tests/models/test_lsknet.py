@@ -19,6 +19,8 @@ import timm_sk
 from timm_sk.layers.large_selective_kernel import LargeSelectiveKernel
 from timm_sk.pretrained import save_safetensors
 
+pytestmark = pytest.mark.deep
+
 NAMES = ['lsknet_t', 'lsknet_s']
 PARAMS = {'lsknet_t': (3_990_190, 4_247_190), 'lsknet_s': (13_840_892, 14_353_892)}
 CHANNELS = [32, 64, 160, 256]

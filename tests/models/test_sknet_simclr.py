@@ -15,6 +15,8 @@ from timm_sk.models import costs
 from timm_sk.models.pools import SameAveragePool
 from timm_sk.pretrained import save_safetensors, to_our_layout
 
+pytestmark = pytest.mark.deep
+
 PROJ = 'skresnet50x1_simclr_proj'
 # Parameters, parameters without the classifier, and multiply-adds in units of 1e9 at 224.
 COSTS = {

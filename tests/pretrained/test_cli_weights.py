@@ -320,7 +320,7 @@ def test_invalid_options():
 def test_invalid_tags(tmp_path, monkeypatch, tag):
     monkeypatch.chdir(tmp_path)
     file = FOLDER / 'model.safetensors'
-    code, text = weights_command('export', file, '--arch', 'sknet_atto', f'--tag={tag}')
+    code, text = weights_command('package', file, '--arch', 'sknet_atto', f'--tag={tag}')
     assert (code, f'Invalid tag "{tag}"' in text) == (1, True)
     assert not list(tmp_path.glob('sknet*'))
 

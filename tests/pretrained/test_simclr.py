@@ -32,6 +32,8 @@ from timm_sk.pretrained import fetch, read_checkpoint, store_file, to_our_layout
 from timm_sk.pretrained.convert import LAYOUTS, is_simclr_variable, recognize
 from timm_sk.pretrained.http_download import download
 
+pytestmark = pytest.mark.deep
+
 NAME, PROJ_NAME = 'skresnet50x1_simclr.ft_in1k', 'skresnet50x1_simclr_proj.ft1_in1k'
 PORT, TENSORFLOW = LAYOUTS['PyTorch SimCLRv2'], LAYOUTS['TensorFlow SimCLRv2']
 SHARD = 'model.ckpt-37535.data-00000-of-00001'

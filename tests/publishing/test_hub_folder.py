@@ -244,7 +244,7 @@ def test_export_command(tmp_path, trained, monkeypatch):
     (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
     arguments = [
         'weights',
-        'export',
+        'package',
         'mine.safetensors',
         '--arch',
         'sknet_atto',

@@ -16,6 +16,8 @@ from tensor_bundle_files import MAGIC, block_bytes, entry_bytes, handle, header,
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import read_checkpoint, tensor_bundle
 
+pytestmark = pytest.mark.deep
+
 SAMPLE = SAMPLES.parent / 'tf_checkpoint' / 'model.ckpt-11.index'  # written by TensorFlow 2.21
 DATA = 'net.data-00000-of-00001'
 TENSORS = {
