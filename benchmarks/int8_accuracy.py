@@ -93,7 +93,7 @@ def compare(name: str, calibrate: Path, test: Path, folder: Path) -> list[dict[s
         found = logits(quantized, images)
         rows.append(
             dict(
-                model=name.rpartition('/')[2],
+                model='{architecture}.{tag}'.format(**model.pretrained_cfg),
                 engine=engine,
                 float32_layers=quantized.metadata['int8']['float32_layers'],
                 calibration_images=len(calibration),
