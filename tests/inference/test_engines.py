@@ -15,6 +15,7 @@ from timm_pair import NETS, SMALL, images, pair
 import timm_sk
 from timm_sk.data import shapes
 from timm_sk.inference.engines import ENGINES, EngineModel, installed_engines
+from timm_sk.inference.graph_export import compare
 from timm_sk.inference.int8 import _CHOICES, _nodes_of_weights
 
 pytestmark = pytest.mark.integration
@@ -239,6 +240,16 @@ def test_wrong_export_is_not_written(tmp_path, shapes_model, monkeypatch):
     with pytest.raises(ValueError, match='differs from the original'):
         timm_sk.export(shapes_model, tmp_path / 'net.onnx')
     assert not list(tmp_path.iterdir())
+
+
+def test_rounding_of_the_model_itself_is_accepted(tmp_path, shapes_model):
+    exported = timm_sk.load_deployed(timm_sk.export(shapes_model, tmp_path / 'net.onnx'), engine='onnxruntime')
+    x, _ = drawn(3, seed=1)
+    compare(exported, shapes_model, x, 0.0)
+    broken = copy.deepcopy(shapes_model)
+    broken.fc.weight.data *= 1 + 1e-4
+    with pytest.raises(ValueError, match='differs from the original'):
+        compare(exported, broken, x, 0.0)
 
 
 @torch.no_grad()

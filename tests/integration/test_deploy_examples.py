@@ -4,6 +4,7 @@ import io
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -38,6 +39,7 @@ def snippet(language):
     return found
 
 
+@pytest.mark.skipif(shutil.which('cmake') is None, reason='needs cmake and a C++ compiler')
 @torch.no_grad()
 def test_cpp_snippet(tmp_path, model):
     (tmp_path / 'classify.cpp').write_text(snippet('cpp'))
