@@ -14,6 +14,7 @@ import typer.main
 from drawn_data import drawn, write_folder
 from subprocesses import ROOT
 from typer.testing import CliRunner
+from pretrained.readers.tensor_bundle_files import write_bundle
 from upstream_files import filled_weights, write_original
 
 from timm_sk.checkpoints import CHECKPOINTS
@@ -22,7 +23,11 @@ from timm_sk.pretrained import Store, bundled_folder
 from timm_sk.pretrained.lookup import find_rows
 
 DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
-STORED = ('skresnet34', 'resnest50d', 'resnest50d_2s2x40d', 'sknet50')  # filled, in place of downloads
+STORED = (  # filled, in place of downloads
+    *('skresnet34', 'resnest50d', 'resnest50d_2s2x40d', 'sknet50', 'lsknet_t', 'lsknet_s'),
+    *('resnest50d.coco_faster_rcnn', 'resnest101e.ade_deeplab'),
+    *('skresnet50x1_simclr.linear_in1k', 'skresnet50x1_simclr.ft_in1k'),
+)
 
 # Why a block or a line is not run, by a pattern of its first characters; a test that runs the same is named.
 NOT_RUN = {
@@ -107,12 +112,24 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / 'labels.txt').write_text('cat\ndog\n')
     store = Store(place / 'store')
     for row in find_rows(STORED):
-        store.put(row, filled_weights(row), row.sources[0], sha256=row.sources[0].sha256 or '0' * 64)
+        weights = filled_weights(row)
+        if not row.sources[0].has_classifier:
+            weights = {key: tensor for key, tensor in weights.items() if not key.startswith(('fc.', 'head.'))}
+        store.put(row, weights, row.sources[0], sha256=row.sources[0].sha256 or '0' * 64)
     tuned = filled_weights(CHECKPOINTS['sknet50.implus_in1k'])
     tuned |= {key: tuned[key][:2] for key in ('fc.weight', 'fc.bias')}
     torch.save(dict(state_dict=tuned), place / 'last.pth.tar')
     insight = CHECKPOINTS['skresnet50_insight.insight_in1k']
     write_original(filled_weights(insight), insight, insight.sources[0], place / 'sk_resnet50.pth.tar')
+    simclr = CHECKPOINTS['skresnet50x1_simclr.ft_in1k']
+    write_original(filled_weights(simclr), simclr, simclr.sources[0], place / 'model.ckpt-37535.index')
+    head = {}
+    for layer, width in enumerate((2048, 2048, 128)):
+        scope = f'head_contrastive/nl_{layer}'
+        head[f'{scope}/dense/kernel'] = torch.zeros(2048, width)
+        norms = ('beta', 'gamma', 'moving_mean', 'moving_variance')
+        head |= {f'{scope}/batch_normalization/{leaf}': torch.ones(width) for leaf in norms}
+    write_bundle(place / 'model.ckpt-250228', sorted(head.items()))
     return place
 
 

@@ -1,6 +1,7 @@
 """The table has what the makers of every public checkpoint published, and the document has the table."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,10 +71,10 @@ def test_public_checkpoint(public):
     assert {source.location for _, source in found} == places(public)
     (row,) = {row.name: row for row, _ in found}.values()
     assert row.tag in TAGS[public['source']]
-    if public['source'].startswith('zhanghang1989'):
-        depth, _, variant = public['name'].partition('_fast_')
-        stem = 'd' if depth == 'resnest50' else 'e'  # timm's letter for its width
-        assert row.arch == f'{depth}{stem}_{variant}'.removesuffix('_')
+    if public['source'].startswith('zhanghang1989') or public['source'] in ('OpenMMLab', 'PyTorch-Encoding'):
+        name = re.search(r'resnest_?(\d+)(?:_fast(_\w+))?', public['name'], re.IGNORECASE)
+        stem = 'd' if name[1] == '50' else 'e'  # timm's letter for its width
+        assert row.arch == f'resnest{name[1]}{stem}{name[2] or ""}'
     for _, source in found:
         if source.kind != 'hub' or 'sha256' in public:
             assert source.sha256 == public.get('sha256')

@@ -52,4 +52,5 @@ SMALL_ROWS = (
     untrained(
         'sknet29_16x32d.untrained', family='sknet_cifar', input_size=(3, 32, 32), pool_size=(8, 8), num_classes=10
     ),
+    untrained('sknet17_1x32d.untrained', family='sknet_cifar', input_size=(3, 32, 32), pool_size=(8, 8), num_classes=10),
 )

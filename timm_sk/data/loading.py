@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from timm.utils import random_seed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Sampler, get_worker_info
 
 from ..distributed import DistributedContext
 from .datasets import ImageDataset, ImageStream
 from .images import UnreadableSampleError
+from .transforms import seed_transforms
 
 Transform = Callable[[Any], Any]  # of what `read_image` returns to 8-bit pixels [C, H, W], of numpy or torch
 
@@ -113,7 +113,7 @@ class _TrainSamples(Dataset[_Sample]):
             except UnreadableSampleError as error:
                 bad.append(str(error))
                 continue
-            random_seed(seed_of(self.seed, place.epoch, place.position))
+            seed_transforms(seed_of(self.seed, place.epoch, place.position))
             return _Sample(self.transform(image), target, index, bad)
         return _Sample(None, -1, -1, bad)
 
@@ -143,7 +143,7 @@ class _StreamSamples(IterableDataset[_Sample]):
                 yield _Sample(None, -1, -1, bad)
                 continue
             if self.seed is not None:
-                random_seed(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
+                seed_transforms(seed_of(*self.seed, self.epoch, worker.id if worker else 0, position))
             yield _Sample(self.transform(image), target, -1, bad)
 
 

@@ -87,6 +87,7 @@ class Config:
     no_aug: bool = _of(False, AUGMENTATION, 'Disable augmentation: resize and crop as in validation.')
     scale: tuple[float, float] = _of((0.35, 1.0), AUGMENTATION, 'Range of the area of random crops.')
     ratio: tuple[float, float] = _of((0.75, 4 / 3), AUGMENTATION, 'Range of the aspect ratio of random crops.')
+    crop_padding: int = _of(0, AUGMENTATION, 'Pad by N pixels and crop at random, instead of --scale and --ratio.')
     hflip: float = _of(0.5, AUGMENTATION, 'Probability of a horizontal flip.')
     vflip: float = _of(0.0, AUGMENTATION, 'Probability of a vertical flip.')
     color_jitter: float = _of(0.0, AUGMENTATION, 'Jitter of brightness, contrast, saturation; not with --aa.')
@@ -208,7 +209,7 @@ _RULES: tuple[tuple[str, Callable[[Any], bool], tuple[str, ...]], ...] = (
     ('above 0', lambda value: value > 0, ('lr', 'lr_base', 'lr_base_size', 'epochs', 'batch_size', 'decay_rate')),
     ('above 0', lambda value: value > 0, ('grad_accum_steps', 'recount', 'in_chans')),
     ('at least 0', lambda value: value >= 0, ('weight_decay', 'workers', 'save_every', 'early_stopping', 'seed')),
-    ('at least 0', lambda value: value >= 0, ('max_bad_images', 'synthetic', 'mixup', 'cutmix')),
+    ('at least 0', lambda value: value >= 0, ('max_bad_images', 'synthetic', 'mixup', 'cutmix', 'crop_padding')),
     ('at least 0', lambda value: value >= 0, ('warmup_epochs', 'cooldown_epochs')),
     ('above 0 and below 1', lambda value: 0 < value < 1, ('val_fraction', 'model_ema_decay')),
     ('two ascending numbers above 0', lambda value: len(value) == 2 and 0 < value[0] <= value[1], ('scale', 'ratio')),

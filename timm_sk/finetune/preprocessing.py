@@ -38,11 +38,12 @@ def build_transforms(config: Config, preprocessing: dict[str, Any]) -> tuple[Any
         preprocessing['input_size'],
         is_training=True,
         no_aug=config.no_aug,
+        crop_padding=0 if config.no_aug else config.crop_padding,
         scale=config.scale,
         ratio=config.ratio,
         hflip=config.hflip,
         vflip=config.vflip,
-        color_jitter=config.color_jitter,
+        color_jitter=config.color_jitter or None,
         auto_augment=config.aa,
         interpolation=config.train_interpolation or preprocessing['interpolation'],
         mean=preprocessing['mean'],  # fill colour of AutoAugment
