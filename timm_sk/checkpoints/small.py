@@ -49,8 +49,16 @@ SMALL_ROWS = (
         dataset='2,000 held-out images of timm_sk.shapes',
         top1=99.25,
     ),
-    untrained(
-        'sknet29_16x32d.untrained', family='sknet_cifar', input_size=(3, 32, 32), pool_size=(8, 8), num_classes=10
+    *(
+        untrained(
+            f'{arch}.untrained',
+            family='sknet_cifar',
+            input_size=(3, 32, 32),
+            pool_size=(8, 8),
+            interpolation='bilinear',
+            crop_pct=1.0,
+            num_classes=10,
+        )
+        for arch in ('sknet29_16x32d', 'sknet17_1x32d')
     ),
-    untrained('sknet17_1x32d.untrained', family='sknet_cifar', input_size=(3, 32, 32), pool_size=(8, 8), num_classes=10),
 )
