@@ -99,9 +99,7 @@ def batches(images: Tensor, labels: Tensor, generator: torch.Generator) -> Itera
 
 def train(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> list[float]:
     """Train in place; returns the seconds of each step."""
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
     steps = EPOCHS * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, cycle_momentum=False)
     generator = torch.Generator().manual_seed(seed)

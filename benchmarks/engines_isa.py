@@ -32,7 +32,9 @@ def main() -> None:
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, default=Path('engines_isa.csv'))
-    parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)  # of the exports that this process, a child, runs
+    parser.add_argument(
+        '--folder', type=Path, help=argparse.SUPPRESS
+    )  # of the exports that this process, a child, runs
     arguments = parser.parse_args()
     if arguments.folder:
         models = _Models(arguments.nets[0], 224, arguments.folder)

@@ -6,13 +6,18 @@ from collections import Counter
 from itertools import islice
 from multiprocessing import active_children
 
+import numpy as np
 import pytest
 import torch
 from drawn_data import drawn, write_folder, write_shards, write_tar
+from PIL import Image
 from timm.data import create_transform
+from timm.utils import random_seed
 from torchvision.transforms.v2.functional import normalize
 
 from timm_sk.data import ImageDataset, SyntheticImages, eval_loader, normalizer, open_dataset, train_loader
+from timm_sk.data.transforms import create_transform as create_our_transform
+from timm_sk.data.transforms import seed_transforms
 from timm_sk.distributed import DistributedContext
 
 COUNT, BATCH = 22, 4
@@ -311,3 +316,26 @@ def test_other_errors_are_raised():
 
     with pytest.raises(ZeroDivisionError):
         next(training(ImageDataset(Broken())).epoch())
+
+
+@pytest.mark.deep
+def test_crop_padding():
+    """The image at one of 9 x 9 places in a black frame, flipped or not, and seeded as by torch, numpy and Python."""
+    pixels = np.random.default_rng(0).integers(1, 256, (16, 16, 3), dtype=np.uint8)
+    transform = create_our_transform((3, 16, 16), is_training=True, crop_padding=4, color_jitter=None)
+    frame = np.pad(pixels, ((4, 4), (4, 4), (0, 0)))
+    places = set()
+    for seed in range(200):
+        seed_transforms(seed)
+        found = np.asarray(transform(Image.fromarray(pixels))).transpose(1, 2, 0)
+        random_seed(seed)
+        assert np.array_equal(np.asarray(transform(Image.fromarray(pixels))).transpose(1, 2, 0), found)
+        windows = [(y, x, frame[y : y + 16, x : x + 16]) for y in range(9) for x in range(9)]
+        places |= {
+            (y, x, flip)
+            for y, x, window in windows
+            for flip in (False, True)
+            if np.array_equal(window[:, ::-1] if flip else window, found)
+        }
+    assert len(places) > 100
+    assert {y for y, _, _ in places} == {x for _, x, _ in places} == {*range(9)}

@@ -5,10 +5,17 @@ import timm
 from variants import CIFAR
 
 
-def test_levels_and_branches():
-    model = timm.create_model(CIFAR, device='meta')
-    assert [info['num_chs'] for info in model.feature_info] == [64, 256, 512, 1024]
-    assert [path.conv.dilation[0] for path in model.layer1[0].conv2.paths] == [1, 2]
+@pytest.mark.parametrize(
+    ('name', 'channels', 'width', 'groups'),
+    [(CIFAR, [64, 256, 512, 1024], 512, 32), ('sknet17_1x32d', [64, 64, 128, 256], 32, 1)],
+)
+def test_levels_and_branches(name, channels, width, groups):
+    model = timm.create_model(name, device='meta')
+    assert [info['num_chs'] for info in model.feature_info] == channels
+    paths = [path.conv for path in model.layer1[0].conv2.paths]
+    found = [(conv.dilation[0], conv.out_channels, conv.groups) for conv in paths]
+    assert found == [(1, width, groups), (2, width, groups)]
+    assert model.layer1[0].conv2.attn.fc_reduce.out_channels == 32
 
 
 @pytest.mark.parametrize(

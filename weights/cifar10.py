@@ -1,0 +1,116 @@
+"""Write the folder of `sknet17_1x32d.cifar10` from a finished run of `timm-sk finetune`.
+
+    timm-sk finetune cifar10/train.tar --config cifar10 --val-fraction 0.04 --amp --compile --workers 1 \\
+        --tag cifar10 --licence apache-2.0 --output runs/cifar10
+    python weights/cifar10.py runs/cifar10 cifar10/test.tar
+
+Convolutions and the classifier are stored in float16, norms in float32; all are loaded as float32. The accuracy in the
+card is that of the rounded weights on the test images, which are looked at once, here.
+"""
+
+import csv
+import subprocess
+from pathlib import Path
+from string import Template
+from typing import Annotated
+
+import timm
+import torch
+import typer
+import yaml
+from torch import Tensor, nn
+
+from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.evaluation.metrics import Evaluation
+from timm_sk.evaluation.validation import validate
+from timm_sk.evaluation.validation_config import ValidationConfig
+from timm_sk.publishing.hub_folder import (
+    CARD,
+    GOLDEN,
+    SETTINGS,
+    WEIGHTS,
+    golden_inputs,
+    recipe_settings,
+    write_golden,
+    write_model,
+    write_recipe,
+)
+from timm_sk.pretrained import save_safetensors, sha256_of
+
+NAME = 'sknet17_1x32d.cifar10'
+ROOT = Path(__file__).resolve().parent
+HALVED = (nn.Conv2d, nn.Linear)
+
+
+def rounded(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict with convolutions and linear layers in float16, in its order."""
+    halved = {
+        f'{path}.{key}'
+        for path, module in model.named_modules()
+        if isinstance(module, HALVED)
+        for key, _ in module.named_parameters(recurse=False)
+    }
+    return {key: tensor.half() if key in halved else tensor for key, tensor in model.state_dict().items()}
+
+
+def wilson_interval(correct: float, total: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share, in percent."""
+    share, square = correct / total, z * z / total
+    centre, spread = share + square / 2, z * (share * (1 - share) / total + square / (4 * total)) ** 0.5
+    return 100 * (centre - spread) / (1 + square), 100 * (centre + spread) / (1 + square)
+
+
+def confusion_table(found: Evaluation, names: tuple[str, ...]) -> str:
+    """The confusion matrix as Markdown: a row for each true class."""
+    lines = [f'| | {" | ".join(names)} |', f'|---|{"---|" * len(names)}']
+    for name, counts in zip(names, found.confusion.tolist(), strict=True):
+        lines.append(f'| **{name}** | {" | ".join(map(str, counts))} |')
+    return '\n'.join(lines)
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help='Folder of the finished run.')],
+    test_images: Annotated[Path, typer.Argument(help='Folder or tar of the test images.')],
+) -> None:
+    """Write the folder of sknet17_1x32d.cifar10 from a finished run."""
+    row, folder = CHECKPOINTS[NAME], ROOT / NAME
+    model = timm.create_model(f'local-dir:{run / "export"}', pretrained=True).eval()
+    weights = rounded(model)
+    model.load_state_dict(weights)  # copies into float32
+    folder.mkdir(exist_ok=True)
+    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, capture_output=True, text=True)
+    source = dict(source='weights/cifar10.py', commit=commit.stdout.strip())
+    write_model(folder, model, row, metadata=source)  # for its config; the weights are replaced
+    save_safetensors(weights, folder / WEIGHTS, metadata=dict(format='pt', **source))
+    write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=source)
+    settings = yaml.safe_load((run / 'export' / SETTINGS).read_text())
+    write_recipe(folder, recipe_settings(settings))
+    found = validate(f'local-dir:{folder}', ValidationConfig(data=str(test_images), workers=0)).evaluation
+    with (run / 'metrics.csv').open(newline='') as file:
+        history = list(csv.DictReader(file))
+    low, high = wilson_interval(found.top1 / 100 * found.count, found.count)
+    card = Template((ROOT / f'{NAME}.card.md').read_text()).substitute(
+        params=f'{sum(parameter.numel() for parameter in model.parameters()):,}',
+        top1=f'{found.top1:.2f}',
+        interval=f'{low:.2f} to {high:.2f}',
+        wrong=f'{round((1 - found.top1 / 100) * found.count):,}',
+        ece=f'{found.ece:.3f}',
+        loss=f'{found.loss:.3f}',
+        confusion=confusion_table(found, row.label_names or ()),
+        validation=f'{max(float(epoch["val_top1"]) for epoch in history):.2f}',
+        epochs=len(history),
+        minutes=f'{sum(float(epoch["seconds"]) for epoch in history) / 60:.0f}',
+        seed=settings['seed'],
+        torch=torch.__version__.partition('+')[0],
+        timm=timm.__version__,
+        settings='\n'.join(f'| {key} | {value} |' for key, value in recipe_settings(settings).items()),
+    )
+    (folder / CARD).write_text(card)
+    print(f'top-1 {found.top1:.2f} % ({low:.2f} to {high:.2f}): {folder}')
+    print('For its row in timm_sk/checkpoints/small.py:')
+    path = folder / WEIGHTS
+    print(f"    sha256='{sha256_of(path)}', size={path.stat().st_size}, top1={found.top1:.2f}")
+
+
+if __name__ == '__main__':
+    typer.run(main)
