@@ -2,9 +2,9 @@
 
     python benchmarks/cifar_study.py ../cifar10/train.tar ../cifar10/test.tar
 
-trains each net for a few epochs on half of the training images of each class, from the same seeds, in the same order and
-with the same augmentation, and evaluates the last weights on the test images, once. Rows are appended to
-`benchmarks/cifar_study.csv`; a run that is there is not repeated, so an interrupted study goes on with the same command.
+trains each net for a few epochs on half of the training images of each class, from the same seeds, in the same order
+and with the same augmentation, and evaluates the last weights on the test images, once. Rows are appended to
+`benchmarks/cifar_study.csv`; a run that is there is not repeated, so an interrupted study goes on with this command.
 `python benchmarks/cifar_study.py --report` prints the tables of docs/cifar.md and draws its chart.
 """
 
@@ -38,7 +38,7 @@ MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 
 
 def trunk(block: Callable[..., nn.Module], *, width: int = 16, **kwargs: Any) -> nn.Module:
-    """The trunk of `sknet17_1x32d` with three blocks and half the channels; `width` is that of the first 3x3 convolution."""
+    """The trunk of `sknet17_1x32d` with three blocks and half the channels; `width` is the first 3x3 convolution's."""
     base_width = 8 * width  # for 64 channels, of which the first stage has 8
     return CifarResNet(
         block, [1, 1, 1], num_classes=10, channels=(8, 16, 32), base_width=base_width, zero_init_last=False, **kwargs

@@ -1,8 +1,8 @@
 """int8 in OpenVINO on processors with fewer instructions: oneDNN, which computes it, can be told what to use.
 
-`python benchmarks/engines_isa.py skresnet34 --out benchmarks/engines_isa.csv` needs the extra `openvino`. Each instruction
-set gets a process of its own. PyTorch's convolutions and OpenVINO keep to the limit, ONNX Runtime does not. `ratio` is the
-time of `timm_sk.deploy` in PyTorch over a form's, round by round, with random weights.
+`python benchmarks/engines_isa.py skresnet34 --out benchmarks/engines_isa.csv` needs the extra `openvino`. Each limit
+gets a process of its own. PyTorch's convolutions and OpenVINO keep to it, ONNX Runtime does not. `ratio` is the time of
+`timm_sk.deploy` in PyTorch over a form's, round by round, with random weights.
 """
 
 import argparse
@@ -32,9 +32,7 @@ def main() -> None:
     parser.add_argument('--batches', type=int, nargs='+', default=[1, 8])
     parser.add_argument('--rounds', type=int, default=9)
     parser.add_argument('--out', type=Path, default=Path('engines_isa.csv'))
-    parser.add_argument(
-        '--folder', type=Path, help=argparse.SUPPRESS
-    )  # of the exports that this process, a child, runs
+    parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)  # of exports, for a child
     arguments = parser.parse_args()
     if arguments.folder:
         models = _Models(arguments.nets[0], 224, arguments.folder)

@@ -1,4 +1,4 @@
-"""Draw the chart of README.md: accuracy against speed on a CPU, from `benchmarks/engines.csv` and the table of checkpoints.
+"""Draw the chart of README.md: accuracy against speed on a CPU, from `benchmarks/engines.csv` and the checkpoints.
 
 `python docs/accuracy_speed.py` writes `docs/accuracy_speed_light.svg` and `docs/accuracy_speed_dark.svg`.
 """

@@ -12,9 +12,9 @@ import pytest
 import torch
 import typer.main
 from drawn_data import drawn, write_folder
+from pretrained.readers.tensor_bundle_files import write_bundle
 from subprocesses import ROOT
 from typer.testing import CliRunner
-from pretrained.readers.tensor_bundle_files import write_bundle
 from upstream_files import filled_weights, write_original
 
 from timm_sk.checkpoints import CHECKPOINTS

@@ -1,6 +1,6 @@
-"""Write the folder of `sknet17_1x32d.cifar10` from a finished run of `timm-sk finetune`.
+r"""Write the folder of `sknet17_1x32d.cifar10` from a finished run of `timm-sk finetune`.
 
-    timm-sk finetune cifar10/train.tar --config cifar10 --val-fraction 0.04 --amp --compile --workers 1 \\
+    timm-sk finetune cifar10/train.tar --config cifar10 --val-fraction 0.04 --amp --compile --workers 1 \
         --tag cifar10 --licence apache-2.0 --output runs/cifar10
     python weights/cifar10.py runs/cifar10 cifar10/test.tar
 
@@ -24,6 +24,7 @@ from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.evaluation.metrics import Evaluation
 from timm_sk.evaluation.validation import validate
 from timm_sk.evaluation.validation_config import ValidationConfig
+from timm_sk.pretrained import save_safetensors, sha256_of
 from timm_sk.publishing.hub_folder import (
     CARD,
     GOLDEN,
@@ -35,7 +36,6 @@ from timm_sk.publishing.hub_folder import (
     write_model,
     write_recipe,
 )
-from timm_sk.pretrained import save_safetensors, sha256_of
 
 NAME = 'sknet17_1x32d.cifar10'
 ROOT = Path(__file__).resolve().parent

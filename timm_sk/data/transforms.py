@@ -39,8 +39,8 @@ def create_transform(
 def seed_transforms(seed: int) -> None:
     """Seed the generators that transforms draw from, those of the CPU.
 
-    `torch.manual_seed` would seed the other devices' too, which on a torch with CUDA that is not in use yet takes half a
-    millisecond, more than the transforms of a small image.
+    `torch.manual_seed` would seed the other devices' too, which on a torch with CUDA that is not in use takes longer
+    than the transforms of a small image.
     """
     torch.default_generator.manual_seed(seed)
     np.random.seed(seed)

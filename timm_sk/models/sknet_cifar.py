@@ -96,7 +96,7 @@ def sknet29_16x32d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
 
 @register
 def sknet17_1x32d(pretrained: bool = False, **kwargs: Any) -> nn.Module:
-    """SK[M=2, G=1, r=16] with L=32 in five blocks, a quarter as wide as SKNet-29: a net that two CPU cores can train."""
+    """Five blocks with SK[M=2, G=1, r=16], L=32 and a quarter of SKNet-29's channels, for training on a CPU."""
     sk_kwargs = dict(kernel_size=[3, 5], rd_ratio=1 / 16, rd_divisor=32, keep_3x3=True, split_input=False)
     model_args = dict(
         block=SelectiveKernelBottleneck,
