@@ -28,14 +28,14 @@ if __name__ == '__main__':
     cfg = timm.get_pretrained_cfg(args.model)
     images, targets = torch.stack([normalize(image, cfg.mean, cfg.std)] * 2), torch.stack([target] * 2)
     # Pyramid and head are new: train them. Steps of training, then a mask
-    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=1e-3)
+    optimizer = torch.optim.AdamW(segmenter.parameters(), lr=1e-4)
     losses = []
     for _ in range(3):
         loss = cross_entropy(segmenter(images), targets)  # of logits [B, classes, H, W]
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     print('losses:', ', '.join(f'{loss:.3f}' for loss in losses))
     with torch.inference_mode():
         mask = segmenter.eval()(images[:1]).argmax(1)  # [1, H, W]

@@ -155,7 +155,7 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
             continue
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
-        name = prediction.path.name if truths else str(prediction.path)
+        name = Path(str(prediction.path)).name if truths else str(prediction.path)
         rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
     names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
     columns = (Column('image', overflow='fold'), *map(Column, names))
