@@ -51,7 +51,7 @@ def list_models(filter: str = '', *, pretrained: bool = False) -> list[str]:
     Returns:
         The names, family by family; empty if none matches.
 
-    Example:
+    Examples:
         >>> timm_sk.list_models('sknet*', pretrained=True)
     """
     return list(dict.fromkeys(row.arch for row in search_rows(filter) if row.sources or not pretrained))
@@ -66,7 +66,7 @@ def list_checkpoints(filter: str = '') -> list[str]:
     Returns:
         The names, family by family; empty if none matches.
 
-    Example:
+    Examples:
         >>> timm_sk.list_checkpoints('skresnet34')  # ['skresnet34.ra_in1k', 'skresnet34_mindcv.mindcv_in1k']
     """
     return [row.name for row in search_rows(filter) if row.sources]
@@ -83,7 +83,7 @@ def describe_checkpoint(name: str) -> CheckpointDescription:
         NoWeightsError: If the architecture has no weights.
         CorruptCheckpointError: If the record in the local store is unreadable.
 
-    Example:
+    Examples:
         >>> checkpoint = timm_sk.describe_checkpoint('skresnet34')
         >>> checkpoint.licence, checkpoint.top1, checkpoint.sources[0].published_hash
         >>> print(checkpoint)

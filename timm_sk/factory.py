@@ -61,7 +61,7 @@ def load(
         UnloadableModelError: If its weights or its folder cannot be read.
         ValueError: If this machine does not have the device.
 
-    Example:
+    Examples:
         >>> model, transform = timm_sk.load('skresnet34', device='cpu')
         >>> logits = model(transform(Image.open('cat.jpg'))[None])  # [1, 1000]
     """

@@ -84,7 +84,7 @@ def evaluate(model: nn.Module, data: str | Path, **settings: Any) -> Evaluation:
         ValueError: If a setting is invalid, the data set does not exist, its classes are not the model's, images cannot
             be read, there is not enough memory for a batch, or torchmetrics is not installed.
 
-    Example:
+    Examples:
         >>> model, _ = timm_sk.load('skresnet34')
         >>> timm_sk.evaluate(model, 'imagenet', batch_size=128).top1  # percent
     """

@@ -76,7 +76,7 @@ def predict(model: Any, images: ImageLike | Iterable[ImageLike], *, topk: int = 
         UnreadableImageError: If an image cannot be read.
         ValueError: If the model has no classifier, or a tensor is not an input of the model.
 
-    Example:
+    Examples:
         >>> model, _ = timm_sk.load('skresnet34')
         >>> prediction = timm_sk.predict(model, 'cat.jpg')[0]
         >>> prediction.labels[0], prediction.probabilities[0]
@@ -103,7 +103,7 @@ def embed(model: Any, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         UnreadableImageError: If an image cannot be read.
         ValueError: If there are no images, the model has no pooled features, or a tensor is not an input of the model.
 
-    Example:
+    Examples:
         >>> model, _ = timm_sk.load('skresnet34')
         >>> timm_sk.embed(model, ['cat.jpg', 'dog.jpg']).shape  # [2, 512]
     """
