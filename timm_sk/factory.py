@@ -1,6 +1,7 @@
 """Models that are ready to call: created, loaded, moved and in eval mode."""
 
 from collections.abc import Callable
+from functools import partial
 from json import JSONDecodeError
 from pickle import UnpicklingError
 from typing import Any
@@ -8,21 +9,64 @@ from typing import Any
 import timm
 import timm.data
 import torch
+from PIL import Image
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from . import registry
-from .data.images import to_rgb
+from .data import input_transform
+from .data.images import to_channels
 from .devices import open_device
 from .errors import DownloadError, UnloadableModelError, message_of
 from .inference.warmup import warm_up
-from .models.inputs import image_size
+from .models.inputs import image_size, preprocessing
 from .pretrained import require_hub
+
+ImageTransform = Callable[[Image.Image], Tensor]  # [C, H, W]
 
 _LOAD_ERRORS = (  # of timm, on a folder or file of others
     *(OSError, RuntimeError, KeyError, TypeError, AttributeError),
     *(JSONDecodeError, UnpicklingError, SafetensorError, DownloadError),
 )
+
+
+def load(
+    name: str,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    pretrained: bool = True,
+    **kwargs: Any,
+) -> tuple[nn.Module, ImageTransform]:
+    """Load a model that is ready to call, and the preprocessing that its checkpoint was evaluated with.
+
+    Args:
+        name: Architecture, for its default checkpoint, `arch.tag`, the folder of an exported model, or another name
+            that `timm.create_model` takes, such as `hf-hub:ORG/NAME`.
+        device: Device of the model; None for the best device of this machine: cuda, then mps, then cpu.
+        dtype: Floating-point type of parameters and buffers, such as `torch.bfloat16`; None for float32.
+        pretrained: Load weights.
+        **kwargs: Further arguments of `timm.create_model`: `num_classes` (if it differs from the checkpoint's, the
+            classifier is new and untrained), `in_chans`, `features_only`, ...
+
+    Returns:
+        The model in eval mode, and its transform. The transform makes a float32 tensor [C, H, W] on the CPU of a PIL
+        image of any mode: it turns the image upright by its EXIF orientation, converts it to the model's channels,
+        resizes, crops and normalizes it.
+
+    Raises:
+        UnknownModelError: If timm's registry has no such name.
+        NoWeightsError: If `pretrained` and the checkpoint has no weights.
+        UnloadableModelError: If its weights or its folder cannot be read.
+        ValueError: If this machine does not have the device.
+
+    Examples:
+        >>> model, transform = timm_sk.load('skresnet34', device='cpu')
+        >>> logits = model(transform(Image.open('cat.jpg'))[None])  # [1, 1000]
+    """
+    model = ready_model(name, pretrained, device=device, dtype=dtype, **kwargs)
+    return model, _image_transform(preprocessing(model, any_channels=True))
 
 
 def ready_model(
@@ -97,7 +141,7 @@ def _warm_up_ours(model: nn.Module, memory_format: torch.memory_format) -> None:
     warm_up(model, x.contiguous(memory_format=memory_format))
 
 
-def transforms(name: str) -> Callable[[Any], Any]:
+def transforms(name: str) -> ImageTransform:
     """The preprocessing that a checkpoint was evaluated with: a PIL image in, a tensor [3, H, W] out.
 
     The image may have any mode. It is turned upright by its EXIF orientation, transparent parts become white and 16-bit
@@ -111,5 +155,9 @@ def transforms(name: str) -> Callable[[Any], Any]:
         UnknownModelError: If timm's registry has no such name.
     """
     cfg = registry.pretrained_cfg(name)
-    transform = timm.data.create_transform(**timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
-    return type(transform)([to_rgb, *transform.transforms])
+    return _image_transform(timm.data.resolve_data_config(pretrained_cfg=cfg.to_dict()))
+
+
+def _image_transform(inputs: dict[str, Any]) -> Any:
+    """The transform of PIL images that a result of `timm_sk.models.inputs.preprocessing` describes."""
+    return Compose([partial(to_channels, channels=inputs['input_size'][0]), *input_transform(**inputs).transforms])

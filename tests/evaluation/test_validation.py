@@ -20,11 +20,13 @@ from timm.utils import accuracy
 from torch.nn.functional import cross_entropy
 from typer.testing import CliRunner
 
+import timm_sk
 from timm_sk.cli import app
 from timm_sk.distributed import DistributedContext
 from timm_sk.evaluation import validation
 from timm_sk.evaluation.validation_config import ValidationConfig
 from timm_sk.finetune import Config, finetune
+from timm_sk.pretrained import bundled_folder
 
 MODEL = 'sknet_atto.digits'
 
@@ -49,6 +51,30 @@ def write_digits(root, count, turned=3):
 @pytest.fixture(scope='module')
 def digits(tmp_path_factory):
     return write_digits(tmp_path_factory.mktemp('digits') / 'validation', 200).parent
+
+
+@pytest.mark.deep
+def test_evaluation_of_a_model(digits, tmp_path):
+    """The numbers of the validation by name, also of a folder's model, in another mode and dtype."""
+    expected = validate(digits).evaluation
+    assert 60 < expected.top1 < 80
+    model, _ = timm_sk.load(MODEL, device='cpu')
+    found = timm_sk.evaluate(model.train(), digits, workers=0, batch_size=32)
+    assert (found.count, found.top1, found.top5) == (200, expected.top1, expected.top5)
+    assert torch.equal(found.confusion, expected.confusion)
+    assert found.loss == pytest.approx(expected.loss, abs=1e-6)
+    assert model.training
+    shutil.copytree(bundled_folder(MODEL), tmp_path / 'export')
+    half, _ = timm_sk.load(str(tmp_path / 'export'), device='cpu', dtype=torch.bfloat16)
+    found = timm_sk.evaluate(half, str(digits), workers=0, split='validation')
+    assert found.top1 == pytest.approx(expected.top1, abs=3)
+    assert 1e-6 < abs(found.loss - expected.loss) < 0.05
+    with pytest.raises(ValueError, match='omit the checkpoint'):
+        timm_sk.evaluate(model, digits, checkpoint='x.safetensors')
+    with pytest.raises(TypeError, match='batchsize'):
+        timm_sk.evaluate(model, digits, batchsize=3)
+    with pytest.raises(ValueError, match=r'sknet_atto\.digits has 4 classes, the data set has 10'):
+        timm_sk.evaluate(timm_sk.load(MODEL, num_classes=4)[0], digits)
 
 
 def difficult(root, copy):

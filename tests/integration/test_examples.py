@@ -6,10 +6,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from random_weights import fill_model
 from safetensors.torch import load_file
 from subprocesses import ROOT, run_python
 from typer.testing import CliRunner
 
+import timm_sk
 from timm_sk.cli import app
 from timm_sk.data.shapes import CLASS_NAMES
 
@@ -105,7 +107,8 @@ def test_readme_names_every_example():
     table = (EXAMPLES / 'README.md').read_text()
     for file in EXAMPLES.glob('*.py'):
         assert f'[{file.name}]({file.name})' in table
-        assert f'examples/{file.name} {"IMAGE" if file.name == "detector.py" else "DATA"}`' in table
+        argument = 'IMAGE' if file.name in ('detector.py', 'segmenter.py') else 'DATA'
+        assert f'examples/{file.name} {argument}`' in table or file.name == 'serve.py'
 
 
 @pytest.mark.parametrize('model', ['resnest50d.coco_faster_rcnn', 'lsknet_t'])
@@ -114,3 +117,31 @@ def test_detector(model, folder):
     done = run_python(str(EXAMPLES / 'detector.py'), str(image), '--model', model, '--random', cwd=folder)
     assert done.returncode == 0, done.stderr
     assert re.search(r'losses: loss_classifier \d.*\nboxes: \d+\n', done.stdout)
+
+
+@pytest.mark.parametrize('model', ['skresnet18', 'resnest50d_1s1x64d', 'lsknet_t'])
+def test_segmenter(model, folder):
+    pytest.importorskip('segmentation_models_pytorch')
+    image = next((folder / 'DATA' / 'validation').glob('*/*.png'))
+    command = (str(EXAMPLES / 'segmenter.py'), str(image), '--model', model, '--random', '--size', '64')
+    done = run_python(*command, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    first, _, last = map(float, re.search(r'losses: (.*), (.*), (.*)\n', done.stdout).groups())
+    assert 0 < last < first
+    pixels = re.search(r'pixels of each class: \[(\d+), (\d+)\]\n', done.stdout).groups()
+    assert sum(map(int, pixels)) == 64 * 64
+
+
+def test_segmenters_encoder_is_our_net():
+    smp = pytest.importorskip('segmentation_models_pytorch')
+    backbone = fill_model(timm.create_model('skresnet18', features_only=True)).eval()
+    segmenter = smp.Unet('tu-skresnet18', encoder_weights=None).eval()
+    assert any(isinstance(module, timm_sk.SelectiveKernel) for module in segmenter.encoder.modules())
+    segmenter.encoder.model.load_state_dict(backbone.state_dict())
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        image, *levels = segmenter.encoder(x)
+        assert torch.equal(image, x)
+        for level, expected in zip(levels, backbone(x), strict=True):
+            assert level.std() > 0.01
+            torch.testing.assert_close(level, expected)

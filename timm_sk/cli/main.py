@@ -16,7 +16,7 @@ from .. import __version__
 from ..console import log, log_error, one_line_errors, print_table, progress_bar
 from ..errors import nearest
 from ..factory import ready_model
-from ..inference.prediction import Prediction, predict, trained_on
+from ..inference.prediction import Prediction, iter_predictions, trained_on
 from ..models.listing import COLUMNS, cells, describe, markdown
 from ..pretrained.lookup import search_rows
 from ..registry import architectures
@@ -118,7 +118,7 @@ def predict_images(
             log(f'{model_name} has {num_classes} classes: --topk {topk} shows all of them.')
         predictions = []
         with progress_bar('Classifying', len(paths)) as update:
-            for prediction in predict(model, paths, topk=topk):
+            for prediction in iter_predictions(model, paths, topk=topk):
                 predictions.append(prediction)
                 update(1)
     truths = None if images else [path.stem for path in paths]
@@ -155,7 +155,7 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
             continue
         pairs = zip(prediction.labels, prediction.probabilities, strict=True)
         first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
-        name = prediction.path.name if truths else str(prediction.path)
+        name = Path(str(prediction.path)).name if truths else str(prediction.path)
         rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
     names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
     columns = (Column('image', overflow='fold'), *map(Column, names))

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Column
 
+from ..catalog import describe_checkpoint
 from ..checkpoints import CHECKPOINTS, descriptions
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError, message_of, nearest
@@ -65,13 +66,7 @@ def show(
 ) -> None:
     """Show a checkpoint's sources, licence, accuracy, preprocessing and hashes."""
     with one_line_errors():
-        store = Store()
-        row = lookup.find_row(name)
-        origin = store.origin(row.name)
-    facts = descriptions.describe(row) | {'state': local.state_of(row, store)}
-    if origin:
-        facts['stored from'] = f'{origin.kind} {origin.location or origin.filename}, {origin.date}'
-        facts['trust'] = f'{local.TRUST[origin.pinned]}; sha256 of the original {origin.sha256}'
+        facts = describe_checkpoint(name).facts()
     if as_json:
         print(json.dumps(facts, indent=2))
         return

@@ -5,7 +5,7 @@ from .identity import fingerprint
 from .images import UnreadableSampleError
 from .loading import Batch, Loader, TrainBatches, eval_loader, normalizer, seed_of, train_loader
 from .splits import Splits, make_splits, open_parts
-from .transforms import create_transform
+from .transforms import create_transform, input_transform
 
 __all__ = [
     'Batch',
@@ -19,6 +19,7 @@ __all__ = [
     'create_transform',
     'eval_loader',
     'fingerprint',
+    'input_transform',
     'make_splits',
     'normalizer',
     'open_dataset',

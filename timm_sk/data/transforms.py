@@ -10,7 +10,7 @@ import timm.data
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms import Compose, InterpolationMode, RandomCrop, Resize
+from torchvision.transforms import Compose, ConvertImageDtype, InterpolationMode, Normalize, RandomCrop, Resize
 
 
 def create_transform(
@@ -34,6 +34,19 @@ def create_transform(
         resize = Resize(size, InterpolationMode(options.get('interpolation', 'bilinear')))
         transform = Compose([resize, RandomCrop(size, padding=crop_padding), *transform.transforms[1:]])
     return transform if is_usual else _EachChannel(transform, is_training)
+
+
+def input_transform(input_size: Sequence[int], *, mean: Sequence[float], std: Sequence[float], **options: Any) -> Any:
+    """A transform of what `read_image` returns to a normalized input of a model, float32 [C, H, W].
+
+    Args:
+        input_size: Channels, height and width of the input.
+        mean: Mean of each channel, 0 to 1.
+        std: Standard deviation of each channel, 0 to 1.
+        **options: Options of `timm.data.create_transform`.
+    """
+    to_pixels = create_transform(input_size, mean=mean, std=std, **options)
+    return Compose([to_pixels, torch.as_tensor, ConvertImageDtype(torch.float32), Normalize(mean, std)])
 
 
 def seed_transforms(seed: int) -> None:

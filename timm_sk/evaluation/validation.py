@@ -1,24 +1,27 @@
-"""Validation of models by name: accuracy on a data set, with the crops and the numbers of timm's validate.py."""
+"""Validation of models: accuracy on a data set, with the crops and the numbers of timm's validate.py."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import timm.models
 import torch
 from timm.utils import check_batch_size_retry, decay_batch_step, reparameterize_model
-from torch import nn
+from torch import Tensor, nn
 
 from ..data import ImageStream, create_transform, eval_loader, normalizer, with_channels
 from ..distributed import DistributedContext, fail_together
 from ..factory import ready_model
+from ..inference.prediction import checkpoint_name
 from ..models.inputs import preprocessing
 from ..pretrained import load_checked, read_checkpoint
 from ..registry import require_model
+from . import metrics
 from .imagenet_labels import MODEL_CLASSES
-from .metrics import Evaluation, evaluate
+from .metrics import Evaluation
 from .validation_config import ValidationConfig
 from .validation_data import ValidationData, open_validation_data
 
@@ -63,8 +66,34 @@ class Validation:
         )
 
 
+def evaluate(model: nn.Module, data: str | Path, **settings: Any) -> Evaluation:
+    """Evaluate a classifier on a data set: top-1, top-5, loss, calibration, accuracy of each class.
+
+    The images get the preprocessing of the model's checkpoint. It needs `pip install 'timm_sk[finetune]'`.
+
+    Args:
+        model: Classifier of timm, such as `timm_sk.load` returns, on any device; it is called in eval mode and left in
+            its own.
+        data: Folder or tar of images with a folder per class, with or without splits, or `torch/NAME`, `hfds/NAME`,
+            `wds/FOLDER`, `hfids/NAME` or `tfds/NAME` as in `timm.data.create_dataset`.
+        **settings: Other fields of `ValidationConfig`, which are the options of `timm-sk validate`, such as `split`,
+            `batch_size`, `workers`, `labels` and `max_bad_images`.
+
+    Raises:
+        TypeError: If a setting does not exist.
+        ValueError: If a setting is invalid, the data set does not exist, its classes are not the model's, images cannot
+            be read, there is not enough memory for a batch, or torchmetrics is not installed.
+
+    Examples:
+        >>> model, _ = timm_sk.load('skresnet34')
+        >>> timm_sk.evaluate(model, 'imagenet', batch_size=128).top1  # percent
+    """
+    config = ValidationConfig(data=str(data), **settings)
+    return validate(model, config, context=DistributedContext(device=next(model.parameters()).device)).evaluation
+
+
 def validate(
-    model: str,
+    model: str | nn.Module,
     config: ValidationConfig,
     data: ValidationData | None = None,
     *,
@@ -75,7 +104,7 @@ def validate(
     """Evaluate one model with the preprocessing of its checkpoint. All processes must call it.
 
     Args:
-        model: Architecture, `arch.tag`, or what else `timm.create_model` takes.
+        model: Architecture, `arch.tag`, what else `timm.create_model` takes, or a model on the context's device.
         config: Settings.
         data: Opened data of the settings, to be shared by several models; opened here by default.
         context: Processes and device; this process on the CPU by default.
@@ -90,8 +119,13 @@ def validate(
     context, data = context or DistributedContext(), data or open_validation_data(config)
     if context.size > 1 and isinstance(data.images, ImageStream) and data.images.shards is None:
         raise ValueError('hfids/ and tfds/ do not distribute each image once: validate in one process.')
-    net = fail_together(context, partial(_create_model, model, config, context.device))
-    num_classes = _num_classes(model, net, data)
+    if isinstance(model, str):
+        name, net = model, fail_together(context, partial(_create_model, model, config, context.device))
+    elif config.checkpoint:
+        raise ValueError('The model has its weights: omit the checkpoint, or name the architecture.')
+    else:
+        name, net = checkpoint_name(model), model
+    num_classes = _num_classes(name, net, data)
     if config.reparam:
         net = reparameterize_model(net)
     inputs = preprocessing(
@@ -104,14 +138,18 @@ def validate(
     )
     images, transform = with_channels(data.images, inputs['input_size'][0]), create_transform(**inputs)
     channels_last = context.device.type == 'cuda' if config.channels_last is None else config.channels_last
-    prepare = normalizer(inputs['mean'], inputs['std'], context.device, channels_last=channels_last)
-    dtype = getattr(torch, config.amp_dtype)
-    autocast = partial(torch.autocast, context.device.type, dtype=dtype) if config.amp else nullcontext
+    normalize = normalizer(inputs['mean'], inputs['std'], context.device, channels_last=channels_last)
+    dtype, amp_dtype = next(net.parameters()).dtype, getattr(torch, config.amp_dtype)
+    autocast = partial(torch.autocast, context.device.type, dtype=amp_dtype) if config.amp else nullcontext
+
+    def prepare(pixels: Tensor) -> Tensor:
+        return normalize(pixels).to(dtype)
+
     batch_size = config.batch_size
     while True:
         loader = eval_loader(images, transform, batch_size=batch_size, context=context, workers=config.workers)
         try:
-            evaluation = evaluate(
+            evaluation = metrics.evaluate(
                 net,
                 loader,
                 num_classes=num_classes,
@@ -132,7 +170,7 @@ def validate(
                     f'Out of memory with batch size {batch_size}: use a smaller one, or --retry.'
                 ) from error
         if log:
-            log(f'{model}: out of memory with batch size {batch_size}, retrying with {smaller}.')
+            log(f'{name}: out of memory with batch size {batch_size}, retrying with {smaller}.')
         batch_size = smaller
         if context.device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -143,7 +181,7 @@ def validate(
             f'--max-bad-images allows {config.max_bad_images}.'
         )
     return Validation(
-        model=model,
+        model=name,
         evaluation=evaluation,
         class_names=data.class_names,
         param_count=sum(parameter.numel() for parameter in net.parameters()),

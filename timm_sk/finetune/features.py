@@ -18,6 +18,7 @@ from ..data import Batch, ImageDataset, eval_loader, fingerprint, normalizer, wi
 from ..data.images import blank_image, require_few_bad
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
+from ..inference.prediction import checkpoint_name, pooled_features
 from ..pretrained import save_safetensors
 from ..registry import require_model
 from .config import Config
@@ -113,8 +114,7 @@ def write_features(
 
     def embed(batch: Tensor) -> Tensor:
         with torch.inference_mode(), autocast():
-            features = model.forward_features(prepare(batch))  # type: ignore[operator]
-            return model.forward_head(features, pre_logits=True).float().cpu()  # type: ignore[operator]
+            return pooled_features(model, prepare(batch)).cpu()
 
     own: list[dict[str, Any]] = []
     alone = DistributedContext(device=context.device)
@@ -207,13 +207,12 @@ def _identity(
     model: nn.Module, images: ImageDataset, transform: Transform, *, source: str, form: str, chunk: int
 ) -> dict[str, Any]:
     """What must be equal for two calls to write the same files."""
-    cfg: Any = model.pretrained_cfg
     digest = hashlib.sha256()
     for key, tensor in model.state_dict().items():
         digest.update(key.encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return dict(
-        model='.'.join(filter(None, (cfg.get('architecture'), cfg.get('tag')))),
+        model=checkpoint_name(model),
         weights=digest.hexdigest(),
         source=source,
         images=len(images),
