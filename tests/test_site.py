@@ -21,6 +21,13 @@ import timm_sk
 PAGES = ('', 'quickstart', 'models', 'selection', 'training', 'api/timm_sk', 'CHANGELOG', 'examples')
 
 
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Logs no request."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
 class Links(HTMLParser):
     """The addresses and the anchors of a page."""
 
@@ -83,7 +90,7 @@ def test_links_and_reference(site: Path) -> None:
 @pytest.fixture
 def address(site: Path) -> Iterator[str]:
     """The site, served on the loopback interface."""
-    handler = partial(SimpleHTTPRequestHandler, directory=str(site))
+    handler = partial(QuietHandler, directory=str(site))
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
@@ -112,7 +119,8 @@ def test_no_request_leaves_the_machine(address: str, tmp_path: Path) -> None:
                 assert all(loaded), name
                 assert loaded or name not in ('quickstart', 'selection')
                 page.screenshot(path=shots / f'site_{name.replace("/", "_") or "home"}_{scheme}.png')
-            page.locator('input.md-search__input').fill('attention_weights')
+            page.locator('input.md-search__input').click()
+            page.keyboard.type('attention_weights')
             page.locator('.md-search-result__link').first.wait_for()
             assert 'attention_weights' in page.locator('.md-search-result__list').inner_text()
         browser.close()
