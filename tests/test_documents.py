@@ -22,7 +22,7 @@ from timm_sk.cli import app
 from timm_sk.pretrained import Store, bundled_folder
 from timm_sk.pretrained.lookup import find_rows
 
-DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md'))]
+DOCUMENTS = [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]
 STORED = (  # filled, in place of downloads
     *('skresnet34', 'resnest50d', 'resnest50d_2s2x40d', 'sknet50', 'lsknet_t', 'lsknet_s'),
     *('resnest50d.coco_faster_rcnn', 'resnest101e.ade_deeplab'),
@@ -43,6 +43,8 @@ NOT_RUN = {
     r'timm-sk demo': 'serves until it is stopped: tests/cli/test_cli_demo.py',
     r'timm-sk bench (?!--smoke)': 'measures for minutes to hours, or on a GPU: tests/cli/test_cli_bench.py',
     r'timm-sk finetune (photos|DATA)': 'trains for an hour on a CPU: tests/finetune/test_recipes_run.py',
+    r'sbatch': 'needs SLURM: tests/finetune/test_slurm.py',
+    r"timm-sk finetune '?wds/": 'reads object storage: tests/data_sets/test_remote_shards.py',
     r'timm-sk validate hfds/': 'downloads a data set: tests/data_sets/test_datasets.py',
     r'timm-sk validate imagenet': 'needs ImageNet: tests/evaluation/test_validation.py',
     r'timm-sk explain --data imagenet': 'needs ImageNet: tests/cli/test_cli_explain.py',

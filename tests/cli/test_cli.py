@@ -34,7 +34,7 @@ def invoke(*arguments):
 
 
 def test_list():
-    done = invoke('list', 'skres*')  # all of them are in the README's table
+    done = invoke('list', 'skres*')  # all of them are in the table of docs/models.md
     assert done.exit_code == 0, done.stderr
     assert all((name in done.stdout) == name.startswith('skres') for name in ARCHITECTURES)
     row = ['skresnext50_32x4d', 'ra_in1k', '27.48', 'M', '4.463', '3x224x224', 'hub', '80.17']
@@ -56,9 +56,9 @@ def test_list_filter():
     assert (done.exit_code, done.stderr) == (1, 'timm-sk: No model matches "nothing". `timm-sk list` shows all.\n')
 
 
-def test_readme_has_generated_table():
+def test_documentation_has_generated_table():
     table = markdown(search_rows())
-    assert table in (ROOT / 'README.md').read_text()
+    assert table in (ROOT / 'docs' / 'models.md').read_text()
     assert invoke('list', '--markdown', 'sknet_atto').stdout.splitlines()[-1] in table
 
 

@@ -72,7 +72,7 @@ def show_version(
 @app.command('list')
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
-    as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the table of the README.')] = False,
+    as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the table of docs/models.md.')] = False,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the models: parameters, multiply-adds, where the weights are, accuracy."""

@@ -44,7 +44,7 @@ def describe(row: Checkpoint) -> dict[str, Any]:
 
 
 def markdown(checkpoints: Sequence[Checkpoint]) -> str:
-    """The README's Markdown table: a row per architecture, with the names of its checkpoints.
+    """The Markdown table of docs/models.md: a row per architecture, with the names of its checkpoints.
 
     Size, cost and accuracy are those of the first checkpoint with weights.
     """
