@@ -37,7 +37,6 @@ NOT_RUN = {
     r'pip install|python3 -m pip download': 'installs or downloads packages: tests/test_packaging.py',
     r'printf .*\.git/info': 'changes the clone',
     r'torchrun|TORCH_DISABLE': 'several processes: tests/finetune/test_torchrun.py',
-    r'timm-sk export skresnet34': 'needs the extra onnx: tests/cli/test_cli_export.py',
     r'// classify\.cpp|cmake': 'C++: tests/integration/test_deploy_examples.py',
     r'MODEL=|curl': 'serves until it is stopped: tests/integration/test_deploy_examples.py',
     r'timm-sk demo': 'serves until it is stopped: tests/cli/test_cli_demo.py',
