@@ -3,10 +3,13 @@
 import logging
 from pathlib import Path
 
+from ..checkpoints import CHECKPOINTS
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
 from ..inference.prediction import trained_on
 from . import analysis
+from .choices import MANUAL, OFFLINE, why_unavailable
 from .html import answer, message
+from .maps import maps
 from .model_cache import ModelCache
 from .uploads import read_upload
 
@@ -29,14 +32,23 @@ def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale:
     try:
         image = read_upload(Path(path))
         chosen = models.get(checkpoint)
-        return answer(analysis.analyse(chosen, image, scale), checkpoint, trained_on(chosen.model))
+        found = analysis.analyse(chosen, image, scale)
+        return answer(found, checkpoint, trained_on(chosen.model)) + maps(found)
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
         _logger.warning('%s', error)  # not shown to visitors: it names local folders
-        return message(
-            f'Could not download or load the weights of {checkpoint}. Choose another model; the log has the reason.'
-        )
+        return message(f'{_reason(checkpoint)} Choose a model without a mark in the list.')
     except ValueError as error:
         return message(str(error))
     except Exception:  # one visitor's error must not end the server
         _logger.exception('A request for %s failed.', checkpoint)
-        return message('Internal error; the log has the details. Try another image or model.')
+        return message('The server failed to answer. Try another image or model.')
+
+
+def _reason(checkpoint: str) -> str:
+    """Why a checkpoint could not be loaded, in a visitor's words."""
+    row, why = CHECKPOINTS.get(checkpoint), why_unavailable(checkpoint)
+    if row and why == MANUAL:
+        return f'The makers of {checkpoint} offer its weights only for download by hand, at {row.sources[0].location}.'
+    if why == OFFLINE:
+        return f'The weights of {checkpoint} are not on this server, and the server is offline.'
+    return f'The weights of {checkpoint} could not be downloaded or loaded.'
