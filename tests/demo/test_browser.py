@@ -21,9 +21,6 @@ FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
 FLAGS += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
 TABS = ('One model', 'Two models', 'Checkpoints')
 
-# Rules of axe-core that gradio's own elements break, which no setting changes.
-AXE_OPTIONS = {'resultTypes': ['violations'], 'rules': {}}
-
 # Contrast ratios by WCAG 2 of all visible text.
 CONTRASTS = """() => {
     const parse = (text) => text.match(/[\\d.]+/g).map(Number);
@@ -219,8 +216,8 @@ def test_change_model(open_page):
     panel.get_by_role('button', name='7', exact=True).click()
     panel.locator('.sk-classes tbody th').first.filter(has_text='7').wait_for()
     chosen.click()
-    page.get_by_role('option', name='skresnet18.ra_in1k (not downloaded, server offline)').click()
-    panel.get_by_role('alert').filter(has_text='skresnet18.ra_in1k are not on this server').wait_for()
+    page.get_by_role('option', name='skresnet18.ra_in1k (not downloaded, and the server is offline)').click()
+    panel.get_by_role('alert').filter(has_text='No weights of skresnet18.ra_in1k').wait_for()
 
 
 def test_compare(open_page, shoot):
@@ -276,7 +273,7 @@ def test_checkpoints(open_page, shoot):
     assert panel.locator('th[aria-sort=ascending]').inner_text().startswith('params')
     assert names.first.inner_text() == 'sknet_atto.digits'
     panel.get_by_label('Filter').fill('sknet_atto')
-    assert [name for name in names.all_inner_texts() if name] == ['sknet_atto.digits', 'sknet_atto.shapes']
+    assert names.locator('visible=true').all_inner_texts() == ['sknet_atto.digits', 'sknet_atto.shapes']
 
 
 @pytest.mark.parametrize('width', [400, 1400])
@@ -289,7 +286,7 @@ def test_labels_of_the_charts(open_page, width):
                 return [box.left, box.top, box.right, box.bottom];
             })"""
         )
-        assert len(boxes) > (20 if width == 1400 else 6)
+        assert len(boxes) >= (20 if width == 1400 else 5)
         for box in boxes:
             assert frame[0] <= box[0] <= box[2] <= frame[2] + 12
         for a, b in itertools.combinations(boxes, 2):
@@ -302,7 +299,7 @@ def test_accessibility(open_page, scheme):
     page = open_page(scheme=scheme)
     for name in TABS:
         tab(page, name)
-        results = axe.run(page, options=AXE_OPTIONS)
+        results = axe.run(page)
         assert results.violations_count == 0, results.generate_report()
 
 

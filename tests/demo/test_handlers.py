@@ -133,8 +133,8 @@ def test_model_without_several_branches(name):
         (RING, None, 1, 'Choose a model'),
         *((RING, SHAPES, scale, 'The scale must be 1 to 3') for scale in (0.5, 0, -1, 3.5, float('nan'))),
         # the tests are offline
-        (RING, 'skresnet18.ra_in1k', 1, 'The weights of skresnet18.ra_in1k are not on this server'),
-        (RING, 'sknet50.implus_in1k', 1, 'only for download by hand, at https://'),
+        (RING, 'skresnet18.ra_in1k', 1, 'No weights of skresnet18.ra_in1k: not downloaded, and the server is offline.'),
+        (RING, 'sknet50.implus_in1k', 1, 'No weights of sknet50.implus_in1k: to be downloaded by hand.'),
     ],
 )
 def test_messages(path, name, scale, expected):
@@ -173,6 +173,7 @@ def test_invalid_images(tmp_path, content, message):
     with pytest.raises(UnreadableImageError, match=re.escape(message)) as caught:
         read_upload(path)
     assert str(tmp_path) not in str(caught.value)
+    assert re.search(r'(Reduce it first|Crop it|Upload another file, such as a PNG or JPEG)\.$', str(caught.value))
 
 
 def test_large_images_are_reduced_and_cached(tmp_path):
@@ -245,7 +246,7 @@ def test_unavailable_models_are_marked(monkeypatch):
     row = CHECKPOINTS['skresnet18.ra_in1k']
     assert dict(choices.choices([SHAPES, row.name])) == {
         SHAPES: SHAPES,
-        'skresnet18.ra_in1k (not downloaded, server offline)': row.name,
+        'skresnet18.ra_in1k (not downloaded, and the server is offline)': row.name,
     }
     weights = timm.create_model(row.arch).state_dict()
     Store().put(row, weights, row.sources[0], sha256='0' * 64)
@@ -277,7 +278,7 @@ def test_table_and_charts():
     assert '<th scope="row">skresnet34.ra_in1k</th><td data-column="params (M)">22.28</td>' in table
     html = charts.charts(rows)
     imagenet = [row for row in rows if row.dataset == 'ImageNet-1k validation' and row.top1]
-    baselines = charts._baselines()
+    baselines = charts.baselines()
     assert html.count('title="') == 2 * (len(imagenet) + len(baselines))
     assert 'title="skresnet34.ra_in1k: 76.96 %, 22.3 parameters (millions)"' in html
     assert 'title="resnet50.tv2_in1k: 80.85 %, 4.09 GMACs"' in html
@@ -290,7 +291,7 @@ def test_table_and_charts():
 
 @pytest.mark.deep
 def test_baselines():
-    for point in charts._baselines():
+    for point in charts.baselines():
         cfg = timm.get_pretrained_cfg(point.name)
         params, macs = costs.count(cfg.architecture, 1000, (3, 224, 224))
         assert (point.params, point.gmacs) == (params / 1e6, macs / 1e9)
@@ -298,12 +299,12 @@ def test_baselines():
 
 @pytest.mark.deep
 def test_labels_cover_nothing():
-    names = ('a', 'b', 'c', 'baseline')
+    names = ('a', 'b', 'c', 'base')
     kinds = ('sknet', 'sknet', 'sknet', 'baseline')
-    points = [charts._Point(name * 5, kind, 80, 1, 1) for name, kind in zip(names, kinds, strict=True)]
+    points = [charts.Point(name * 5, kind, 80, 1, 1) for name, kind in zip(names, kinds, strict=True)]
     places = [(0.1, 0.5), (0.12, 0.5), (0.9, 0.4), (0.5, 0.9)]
     # a has a neighbour to the right and the edge to the left; b has room; c has the edge to the right
-    assert charts._labels(points, places, 300, 300) == {1: 'right', 2: 'left', 3: 'left'}
+    assert charts.label_sides(points, places, 300, 300) == {1: 'right', 2: 'left', 3: 'right'}
 
 
 @pytest.mark.deep
@@ -328,12 +329,11 @@ def test_maps():
 
 @pytest.mark.deep
 def test_links_to_documentation(monkeypatch):
-    links._site.cache_clear()
-    monkeypatch.setattr(links, 'metadata', lambda name: Message())
-    assert links.docs('demo') == 'See docs/demo.md.'
+    links.docs.cache_clear()
     described = Message()
-    described['Project-URL'] = 'Documentation, https://docs.example/timm_sk/'
     monkeypatch.setattr(links, 'metadata', lambda name: described)
-    links._site.cache_clear()
+    assert links.docs('demo') == 'See docs/demo.md.'
+    described['Project-URL'] = 'Documentation, https://docs.example/timm_sk/'
+    links.docs.cache_clear()
     assert 'href="https://docs.example/timm_sk/demo/"' in links.docs('demo')
-    links._site.cache_clear()
+    links.docs.cache_clear()

@@ -99,7 +99,7 @@ def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
         choices(names),
         value=value,
         label=label,
-        info='Weights are downloaded when needed; a mark says why they cannot be.',
+        info='Weights are downloaded when needed. Models that cannot be loaded are marked.',
     )
 
 

@@ -3,10 +3,9 @@
 import csv
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 from ..checkpoints import Checkpoint
 from ..checkpoints.rows import IMAGENET
@@ -23,16 +22,17 @@ SOURCE = (
 
 # Families by the first part of their name; style.css has a colour and a shape for each.
 _KINDS = {'sknet': 'SKNet, SK-ResNet', 'resnest': 'ResNeSt', 'baseline': 'ResNet, ResNeXt'}
-_PLOTS = {'wide': (560, 340), 'narrow': (270, 340)}  # pixels of a plot with labels of this kind
+_PLOTS = {'wide': (500, 440), 'narrow': (250, 440)}  # pixels of a plot whose labels have this class in style.css
 _LETTER, _LINE, _POINT = 5.6, 13, 6  # width and height of a label's letter, and half a point, in pixels
 
 
-@dataclass(frozen=True)
-class _Point:
+class Point(NamedTuple):
+    """A checkpoint or a baseline: its kind, top-1 accuracy in percent, millions of parameters, and GMACs."""
+
     name: str
     kind: str
-    accuracy: float  # percent
-    params: float  # millions
+    accuracy: float
+    params: float
     gmacs: float
 
     @property
@@ -40,24 +40,23 @@ class _Point:
         return self.name.removesuffix('_in1k').removesuffix('.in1k')
 
 
-@cache
-def _baselines() -> list[_Point]:
+def baselines() -> list[Point]:
+    """The baselines in the file."""
     with BASELINES.open(newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    return [
-        _Point(row['name'], 'baseline', float(row['top1']), int(row['params']) / 1e6, int(row['macs']) / 1e9)
-        for row in rows
-    ]
+        return [
+            Point(row['name'], 'baseline', float(row['top1']), int(row['params']) / 1e6, int(row['macs']) / 1e9)
+            for row in csv.DictReader(file)
+        ]
 
 
 def charts(checkpoints: Sequence[Checkpoint]) -> str:
     """Accuracy on ImageNet against parameters and multiply-adds, as HTML."""
     ours = [
-        _Point(row.name, row.family.partition('_')[0], row.top1, cost(row)[0] / 1e6, cost(row)[1] / 1e9)
+        Point(row.name, row.family.partition('_')[0], row.top1, cost(row)[0] / 1e6, cost(row)[1] / 1e9)
         for row in checkpoints
         if row.top1 is not None and row.dataset == IMAGENET
     ]
-    points = [*_baselines(), *ours]
+    points = [*baselines(), *ours]
     keys = ''.join(
         f'<li><i class="sk-point sk-{kind}" aria-hidden="true"></i>{name}</li>' for kind, name in _KINDS.items()
     )
@@ -71,7 +70,7 @@ tv and tv2 are torchvision's first and second training recipe, {link(SOURCE, 'me
 Point at a mark for its name and numbers.</p>"""
 
 
-def _chart(points: Sequence[_Point], unit: str, costs: Sequence[float]) -> str:
+def _chart(points: Sequence[Point], unit: str, costs: Sequence[float]) -> str:
     accuracies = [point.accuracy for point in points]
     ticks_x, ticks_y = _log_ticks(min(costs), max(costs)), _ticks(min(accuracies), max(accuracies))
 
@@ -82,33 +81,33 @@ def _chart(points: Sequence[_Point], unit: str, costs: Sequence[float]) -> str:
         return (accuracy - ticks_y[0]) / (ticks_y[-1] - ticks_y[0])
 
     places = [(x(cost), y(accuracy)) for cost, accuracy in zip(costs, accuracies, strict=True)]
+    styles = [f'style="left:{left:.2%};bottom:{bottom:.2%}"' for left, bottom in places]
     marks = ''.join(
-        f'<i class="sk-point sk-{point.kind}" style="left:{left:.2%};bottom:{bottom:.2%}" '
+        f'<i class="sk-point sk-{point.kind}" {style} '
         f'title="{escape(point.name)}: {point.accuracy:.2f} %, {cost:.3g} {unit}"></i>'
-        for point, cost, (left, bottom) in zip(points, costs, places, strict=True)
+        for point, cost, style in zip(points, costs, styles, strict=True)
     )
-    for width in _PLOTS:
-        for index, side in _labels(points, places, *_PLOTS[width]).items():
-            left, bottom = places[index]
-            marks += (
-                f'<span class="sk-label sk-{side} sk-{width}" style="left:{left:.2%};bottom:{bottom:.2%}">'
-                f'{escape(points[index].label)}</span>'
-            )
+    marks += ''.join(
+        f'<span class="sk-label sk-{side} sk-{width}" {styles[index]}>{escape(points[index].label)}</span>'
+        for width, size in _PLOTS.items()
+        for index, side in label_sides(points, places, *size).items()
+    )
     lines = ''.join(f'<b class="sk-x" style="left:{x(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_x)
     lines += ''.join(f'<b class="sk-y" style="bottom:{y(tick):.2%}"><span>{tick:g}</span></b>' for tick in ticks_y)
     ours = [point for point in points if point.kind != 'baseline']
-    best = max(ours, key=lambda point: point.accuracy)
     alternative = (
         f'Scatter chart of top-1 accuracy against {unit}: {len(ours)} checkpoints and {len(points) - len(ours)} '
         f'baselines, {min(costs):.3g} to {max(costs):.3g} {unit}, {min(accuracies):.2f} to {max(accuracies):.2f} '
-        f'percent; the most accurate is {best.name}.'
+        f'percent; the most accurate is {max(ours, key=lambda point: point.accuracy).name}.'
     )
     return f"""<figure class="sk-chart"><figcaption>Top-1 accuracy (%) against {unit}</figcaption>
 <div class="sk-plot" role="img" aria-label="{escape(alternative)}">{lines}{marks}</div>
 <p class="sk-axis-name">{unit}, logarithmic</p></figure>"""
 
 
-def _labels(points: Sequence[_Point], places: Sequence[tuple[float, float]], width: int, height: int) -> dict[int, str]:
+def label_sides(
+    points: Sequence[Point], places: Sequence[tuple[float, float]], width: int, height: int
+) -> dict[int, str]:
     """The side, 'right' or 'left', of each label that covers no point and no other label of a plot of this size.
 
     Checkpoints that no cheaper one matches come first, then the baselines, then the others by accuracy.
@@ -121,22 +120,17 @@ def _labels(points: Sequence[_Point], places: Sequence[tuple[float, float]], wid
         return (1 if points[index].kind == 'baseline' else 2 * matched), -bottom
 
     centres = [(x * width, y * height) for x, y in places]
-    taken = [(x - _POINT, y - _POINT, x + _POINT, y + _POINT) for x, y in centres]
+    taken = [(x - _POINT, x + _POINT, y - _POINT, y + _POINT) for x, y in centres]
     sides: dict[int, str] = {}
     for index in sorted(range(len(points)), key=rank):
-        x, y = centres[index]
-        length = _LETTER * len(points[index].label)
-        for side, start in (('right', x + _POINT + 2), ('left', x - _POINT - 2 - length)):
-            box = (start, y - _LINE / 2, start + length, y + _LINE / 2)
-            if 0 <= start <= width - length and not any(_overlap(box, other) for other in taken):
+        (x, y), length = centres[index], _LETTER * len(points[index].label)
+        for side, left in (('right', x + _POINT + 2), ('left', x - _POINT - 2 - length)):
+            right, low, high = left + length, y - _LINE / 2, y + _LINE / 2
+            free = all(right <= a or b <= left or high <= c or d <= low for a, b, c, d in taken)
+            if index not in sides and free and left >= 0 and right <= width:
                 sides[index] = side
-                taken.append(box)
-                break
+                taken.append((left, right, low, high))
     return sides
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
 def _log_ticks(lowest: float, highest: float) -> list[float]:

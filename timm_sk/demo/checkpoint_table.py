@@ -57,7 +57,7 @@ def table(checkpoints: Sequence[Checkpoint]) -> str:
     lines = ''.join(f'<tr>{"".join(map(_cell, COLUMNS, cells(row)))}</tr>' for row in checkpoints)
     return f"""<p class="sk-note">Accuracies are those that the makers of the weights report. Weights are bundled
 with the package, on the Hugging Face Hub, at a release's URL, or to be downloaded by hand. {docs('checkpoints')}</p>
-<label class="sk-filter">Filter <input type="search" placeholder="such as resnest50d or apache"></label>
+<label class="sk-filter">Filter <input type="search" placeholder="resnest50d"></label>
 <table class="sk-table"><caption class="sk-unseen">Checkpoints</caption>
 <thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"""
 

@@ -8,7 +8,8 @@ from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import TimmSkError
 from ..pretrained import Store
 
-MANUAL, OFFLINE = 'manual download', 'not downloaded, server offline'
+MANUAL = 'to be downloaded by hand'
+OFFLINE = 'not downloaded, and the server is offline'
 
 
 def offered(first: str) -> list[str]:
@@ -32,7 +33,7 @@ def why_unavailable(name: str) -> str | None:
     if row is None or row.bundled or _is_stored(row):
         return None
     if all(source.kind == 'manual' for source in row.sources):
-        return MANUAL if row.sources else 'no weights'
+        return MANUAL
     return OFFLINE if constants.HF_HUB_OFFLINE else None
 
 

@@ -3,11 +3,10 @@
 import logging
 from pathlib import Path
 
-from ..checkpoints import CHECKPOINTS
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
 from ..inference.prediction import trained_on
 from . import analysis
-from .choices import MANUAL, OFFLINE, why_unavailable
+from .choices import why_unavailable
 from .html import answer, message
 from .maps import maps
 from .model_cache import ModelCache
@@ -36,19 +35,10 @@ def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale:
         return answer(found, checkpoint, trained_on(chosen.model)) + maps(found)
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
         _logger.warning('%s', error)  # not shown to visitors: it names local folders
-        return message(f'{_reason(checkpoint)} Choose a model without a mark in the list.')
+        why = why_unavailable(checkpoint) or 'they could not be downloaded, or are damaged'
+        return message(f'No weights of {checkpoint}: {why}. Choose a model without a mark in the list.')
     except ValueError as error:
         return message(str(error))
     except Exception:  # one visitor's error must not end the server
         _logger.exception('A request for %s failed.', checkpoint)
         return message('The server failed to answer. Try another image or model.')
-
-
-def _reason(checkpoint: str) -> str:
-    """Why a checkpoint could not be loaded, in a visitor's words."""
-    row, why = CHECKPOINTS.get(checkpoint), why_unavailable(checkpoint)
-    if row and why == MANUAL:
-        return f'The makers of {checkpoint} offer its weights only for download by hand, at {row.sources[0].location}.'
-    if why == OFFLINE:
-        return f'The weights of {checkpoint} are not on this server, and the server is offline.'
-    return f'The weights of {checkpoint} could not be downloaded or loaded.'

@@ -1,5 +1,6 @@
 """Links to the documentation and to the papers, which open in a new tab."""
 
+from contextlib import suppress
 from functools import cache
 from html import escape
 from importlib.metadata import PackageNotFoundError, metadata
@@ -12,23 +13,11 @@ def link(url: str, text: str) -> str:
     return f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(text)}</a>'
 
 
-def docs(page: str) -> str:
-    """A link to a page of the documentation; its file's name where the package names no site.
-
-    Args:
-        page: Name of the page without ending, such as `attention`.
-    """
-    site = _site()
-    return link(f'{site}/{page}/', 'Documentation') if site else f'See docs/{page}.md.'
-
-
 @cache
-def _site() -> str | None:
-    """The address `Documentation` among the URLs of the installed package."""
-    try:
-        urls = metadata('timm_sk').get_all('Project-URL') or []
-    except PackageNotFoundError:  # a checkout that is not installed
-        return None
-    return next(
-        (url.rstrip('/') for name, _, url in (line.partition(', ') for line in urls) if name == 'Documentation'), None
-    )
+def docs(page: str) -> str:
+    """A link to a page of the documentation, such as `attention`; its file's name if the package names no site."""
+    with suppress(PackageNotFoundError):  # a checkout that is not installed
+        urls = dict(line.split(', ', 1) for line in metadata('timm_sk').get_all('Project-URL') or ())
+        if 'Documentation' in urls:
+            return link(f'{urls["Documentation"].rstrip("/")}/{page}/', 'Documentation')
+    return f'See docs/{page}.md.'

@@ -24,12 +24,13 @@ def maps(analysis: Analysis) -> str:
     largest, smallest = side_names(analysis)
     seen = data_uri(_resized(analysis.seen.convert('L')))
     figures = ''.join(_figure(unit, largest) for unit in analysis.units)
-    return f"""<div class="sk-maps" role="group" style="--seen: url({seen})" aria-label="Where the {largest} contributes more">
-<p class="sk-caption">Where the {largest} contributes more
+    title = f'Where the {largest} contributes more'
+    return f"""<div class="sk-maps" role="group" style="--seen: url({seen})" aria-label="{title}">
+<p class="sk-caption">{title}
 <small>The outputs of both kernels, times their weights, compared by their norm at every position; the percentage is the
 share of positions where the {largest} is ahead. {docs('attention')}</small></p>
 <p class="sk-scale" aria-hidden="true">{smallest}<i></i>{largest}</p>
-<div class="sk-grid">{figures}</div></div>"""
+<div class="sk-grid" style="max-width: {1.2 * _SIDE * len(analysis.units):.0f}px">{figures}</div></div>"""
 
 
 def _figure(unit: UnitDifference, largest: str) -> str:

@@ -89,6 +89,7 @@ def serving(
                 share=False,
                 ssr_mode=False,
                 run_history=False,
+                footer_links=['api', 'gradio'],
                 theme=theme(),
                 css=(here / 'style.css').read_text(encoding='utf-8'),
                 js=(here / 'keyboard.js').read_text(encoding='utf-8'),

@@ -5,11 +5,10 @@ from html import escape
 from pathlib import Path
 
 from starlette.requests import Request
-from starlette.responses import FileResponse
+from starlette.responses import FileResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 IMAGE = Path(__file__).with_name('share.png')
-_IMAGE_PATH = '/share.png'
 _OTHERS = re.compile(rb'<meta\s+(?:property="og:|name="twitter:)[^>]*>\s*')
 
 
@@ -26,36 +25,26 @@ class ShareMetadata:
         self._app, self._title, self._description = app, escape(title), escape(description)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope['type'] == 'http' and scope['path'] == _IMAGE_PATH:
-            return await FileResponse(IMAGE)(scope, receive, send)
-        if scope['type'] != 'http' or scope['path'] != '/' or scope['method'] != 'GET':
+        if scope['type'] != 'http' or scope['method'] != 'GET' or scope['path'] not in ('/', f'/{IMAGE.name}'):
             return await self._app(scope, receive, send)
-        start: Message = {}
-        body = b''
+        if scope['path'] != '/':
+            return await FileResponse(IMAGE)(scope, receive, send)
+        messages: list[Message] = []
 
-        async def rewrite(message: Message) -> None:
-            nonlocal start, body
-            if message['type'] == 'http.response.start':
-                start = message
-                return
-            body += message.get('body', b'')
-            if not message.get('more_body'):
-                body = _OTHERS.sub(b'', body).replace(b'<head>', b'<head>' + self._tags(scope), 1)
-                others = [(name, value) for name, value in start['headers'] if name.lower() != b'content-length']
-                await send({**start, 'headers': [*others, (b'content-length', str(len(body)).encode())]})
-                await send({'type': 'http.response.body', 'body': body})
+        async def keep(message: Message) -> None:
+            messages.append(message)
 
-        await self._app(scope, receive, rewrite)
+        await self._app(scope, receive, keep)
+        start, page = messages[0], b''.join(message.get('body', b'') for message in messages)
+        page = _OTHERS.sub(b'', page).replace(b'<head>', b'<head>' + self._tags(scope), 1)
+        headers = {name.decode(): value.decode() for name, value in start['headers'] if name != b'content-length'}
+        await Response(page, start['status'], headers)(scope, receive, send)
 
     def _tags(self, scope: Scope) -> bytes:
-        address = escape(str(Request(scope).base_url).rstrip('/'))
-        tags = [f'<meta name="description" content="{self._description}">']
-        properties = dict(
-            type='website',
-            url=address,
-            title=self._title,
-            description=self._description,
-            image=address + _IMAGE_PATH,
+        address = escape(str(Request(scope).base_url))
+        shared = dict(
+            type='website', url=address, title=self._title, description=self._description, image=address + IMAGE.name
         )
-        tags += [f'<meta property="og:{name}" content="{content}">' for name, content in properties.items()]
-        return '\n'.join([*tags, '<meta name="twitter:card" content="summary_large_image">']).encode()
+        tags = [f'<meta property="og:{name}" content="{content}">' for name, content in shared.items()]
+        card = '<meta name="twitter:card" content="summary_large_image">'
+        return ''.join([f'<meta name="description" content="{self._description}">', *tags, card]).encode()
