@@ -216,7 +216,7 @@ def test_change_model(open_page):
     panel.get_by_role('button', name='7', exact=True).click()
     panel.locator('.sk-classes tbody th').first.filter(has_text='7').wait_for()
     chosen.click()
-    page.get_by_role('option', name='skresnet18.ra_in1k (not downloaded, and the server is offline)').click()
+    page.get_by_role('option', name='skresnet18.ra_in1k (offline)').click()
     panel.get_by_role('alert').filter(has_text='No weights of skresnet18.ra_in1k').wait_for()
 
 

@@ -133,8 +133,8 @@ def test_model_without_several_branches(name):
         (RING, None, 1, 'Choose a model'),
         *((RING, SHAPES, scale, 'The scale must be 1 to 3') for scale in (0.5, 0, -1, 3.5, float('nan'))),
         # the tests are offline
-        (RING, 'skresnet18.ra_in1k', 1, 'No weights of skresnet18.ra_in1k: not downloaded, and the server is offline.'),
-        (RING, 'sknet50.implus_in1k', 1, 'No weights of sknet50.implus_in1k: to be downloaded by hand.'),
+        (RING, 'skresnet18.ra_in1k', 1, 'No weights of skresnet18.ra_in1k: they are not on this server'),
+        (RING, 'sknet50.implus_in1k', 1, 'No weights of sknet50.implus_in1k: they can only be downloaded by hand.'),
     ],
 )
 def test_messages(path, name, scale, expected):
@@ -246,7 +246,7 @@ def test_unavailable_models_are_marked(monkeypatch):
     row = CHECKPOINTS['skresnet18.ra_in1k']
     assert dict(choices.choices([SHAPES, row.name])) == {
         SHAPES: SHAPES,
-        'skresnet18.ra_in1k (not downloaded, and the server is offline)': row.name,
+        'skresnet18.ra_in1k (offline)': row.name,
     }
     weights = timm.create_model(row.arch).state_dict()
     Store().put(row, weights, row.sources[0], sha256='0' * 64)

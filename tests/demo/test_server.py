@@ -170,7 +170,7 @@ def test_loading_one_model_does_not_block_others(client, monkeypatch):
         assert not any(job.done() for job in waiting)
     finally:
         loaded.set()
-    assert all('the server is offline' in job.result(timeout=30) for job in waiting)
+    assert all('they are not on this server' in job.result(timeout=30) for job in waiting)
 
 
 def test_one_visitor_does_not_block_others(address, client, monkeypatch):
@@ -191,7 +191,7 @@ def test_one_visitor_does_not_block_others(address, client, monkeypatch):
             assert 'Too many requests at a time' in other.get(f'{url}/{jobs[-1]}').text
         finally:
             loaded.set()
-        assert 'the server is offline' in other.get(f'{url}/{jobs[0]}').text
+        assert 'they are not on this server' in other.get(f'{url}/{jobs[0]}').text
 
 
 def test_other_names_are_refused(address):

@@ -8,8 +8,7 @@ from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import TimmSkError
 from ..pretrained import Store
 
-MANUAL = 'to be downloaded by hand'
-OFFLINE = 'not downloaded, and the server is offline'
+MANUAL, OFFLINE = 'manual download', 'offline'
 
 
 def offered(first: str) -> list[str]:
@@ -28,7 +27,7 @@ def choices(names: list[str]) -> list[tuple[str, str]]:
 
 
 def why_unavailable(name: str) -> str | None:
-    """Why the weights of a checkpoint cannot be loaded without their makers' page or a network; None if they can."""
+    """`MANUAL` or `OFFLINE` if the weights of a checkpoint are not stored and cannot be downloaded, else None."""
     row = CHECKPOINTS.get(name)
     if row is None or row.bundled or _is_stored(row):
         return None

@@ -6,13 +6,18 @@ from pathlib import Path
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
 from ..inference.prediction import trained_on
 from . import analysis
-from .choices import why_unavailable
+from .choices import MANUAL, OFFLINE, why_unavailable
 from .html import answer, message
 from .maps import maps
 from .model_cache import ModelCache
 from .uploads import read_upload
 
 _logger = logging.getLogger(__name__)
+_REASONS = {
+    MANUAL: 'they can only be downloaded by hand',
+    OFFLINE: 'they are not on this server, which is offline',
+    None: 'they could not be downloaded, or are damaged',
+}
 
 
 def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale: float) -> str:
@@ -35,7 +40,7 @@ def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale:
         return answer(found, checkpoint, trained_on(chosen.model)) + maps(found)
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
         _logger.warning('%s', error)  # not shown to visitors: it names local folders
-        why = why_unavailable(checkpoint) or 'they could not be downloaded, or are damaged'
+        why = _REASONS[why_unavailable(checkpoint)]
         return message(f'No weights of {checkpoint}: {why}. Choose a model without a mark in the list.')
     except ValueError as error:
         return message(str(error))

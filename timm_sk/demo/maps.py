@@ -27,8 +27,8 @@ def maps(analysis: Analysis) -> str:
     title = f'Where the {largest} contributes more'
     return f"""<div class="sk-maps" role="group" style="--seen: url({seen})" aria-label="{title}">
 <p class="sk-caption">{title}
-<small>The outputs of both kernels, times their weights, compared by their norm at every position; the percentage is the
-share of positions where the {largest} is ahead. {docs('attention')}</small></p>
+<small>Both outputs, times their weights, compared by their norm over the channels at every position; the percentage is
+the share of positions where the {largest} is ahead. {docs('attention')}</small></p>
 <p class="sk-scale" aria-hidden="true">{smallest}<i></i>{largest}</p>
 <div class="sk-grid" style="max-width: {1.2 * _SIDE * len(analysis.units):.0f}px">{figures}</div></div>"""
 
