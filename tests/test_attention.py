@@ -68,6 +68,35 @@ def test_maps_of_lsknet():
     torch.testing.assert_close(seen['x'] * selected, seen['output'])
 
 
+@pytest.mark.deep
+@pytest.mark.parametrize('name', ['sknet50_3path', 'resnest14d', 'lsknet_t'])
+@torch.inference_mode()
+def test_contributions(name):
+    """The norms of the weighted outputs, against the outputs of the modules inside the last unit."""
+    model = filled(name)
+    x = images(size=32)
+    expected = model(x)
+    with timm_sk.record_attention(model, contributions=True) as units:
+        assert torch.equal(model(x), expected)
+    unit = units[-1]
+    module = model.get_submodule(unit.path)
+    if isinstance(module, timm_sk.SplitAttention):
+        parts = [module.act0]
+    else:
+        parts = [*module.paths] if hasattr(module, 'paths') else [module.conv1, module.conv2]
+    outputs = []
+    for part in parts:
+        part.register_forward_hook(lambda layer, inputs, output: outputs.append(output.clone()))
+    model(x)
+    branches = outputs[0].chunk(module.radix, dim=1) if len(parts) == 1 else outputs
+    assert unit.contributions.shape == (2, len(branches), *branches[0].shape[2:])
+    for m, branch in enumerate(branches):
+        gate = unit.weights[:, m]
+        weighted = branch * (gate[:, None] if gate.dim() == 3 else gate[:, :, None, None])
+        torch.testing.assert_close(unit.contributions[:, m], weighted.square().sum(1).sqrt(), rtol=1e-4, atol=1e-5)
+    assert float(unit.contributions.std()) > 0
+
+
 def test_names():
     units = timm_sk.attention_weights(timm.create_model('sknet50').eval(), images(size=32))
     names = [unit.name for unit in units]

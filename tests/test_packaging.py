@@ -36,7 +36,8 @@ def test_wheel_works_from_any_folder(tmp_path):
     with zipfile.ZipFile(build('wheel', tmp_path)) as archive:
         prefix = 'timm_sk/_bundled/'
         assert {name.removeprefix(prefix) for name in archive.namelist() if name.startswith(prefix)} == BUNDLED_FILES
-        data = ['py.typed', 'publishing/model_card.md', 'models/costs.csv', 'demo/keyboard.js', 'demo/style.css']
+        data = ['py.typed', 'publishing/model_card.md', 'models/costs.csv']
+        data += [f'demo/{name}' for name in ('baselines.csv', 'keyboard.js', 'share.png', 'style.css')]
         data += [f'finetune/recipes/{name}.yaml' for name in recipe_names()]
         assert recipe_names()
         assert {f'timm_sk/{name}' for name in data} <= set(archive.namelist())

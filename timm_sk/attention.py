@@ -1,7 +1,7 @@
 """The attention weights of every unit of a model for a batch of images."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -28,12 +28,15 @@ class UnitWeights:
         weights: [B, M, C], summing to 1 over M; of a split attention with one branch, the sigmoid. Of LSKNet, which
             weighs positions, maps [B, M, H, W] between 0 and 1. Detached, on the model's device.
         kernel_extents: Extent of each branch's kernel, in pixels of the unit's input.
+        contributions: L2 norm over the channels of each branch's weighted output, [B, M, H, W] in the output's
+            resolution; None unless they are recorded.
     """
 
     name: str
     path: str
     weights: Tensor
     kernel_extents: tuple[int, ...]
+    contributions: Tensor | None = None
 
 
 def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
@@ -54,8 +57,13 @@ def attention_weights(model: nn.Module, x: Tensor) -> list[UnitWeights]:
 
 
 @contextmanager
-def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
+def record_attention(model: nn.Module, *, contributions: bool = False) -> Iterator[list[UnitWeights]]:
     """Record the weights of every unit in the forward passes inside the context, in the model's own mode.
+
+    Args:
+        model: Model with units that have attention.
+        contributions: Also record the contributions of the branches, for which each unit's branches run twice; in eval
+            mode, since the statistics of norms in train mode would be updated twice.
 
     Yields:
         A list that grows by one `UnitWeights` whenever a unit runs.
@@ -67,7 +75,7 @@ def record_attention(model: nn.Module) -> Iterator[list[UnitWeights]]:
     with ExitStack() as hooks:
         for path, unit in selecting_units(model):
             expanded: list[Tensor] = []  # the last output of the layer of the logits
-            record = partial(_record, recorded, path, expanded, kernel_extents(unit))
+            record = partial(_record, recorded, path, expanded, kernel_extents(unit), contributions)
             hooks.callback(_logits_layer(unit).register_forward_hook(partial(_keep, expanded)).remove)
             hooks.callback(unit.register_forward_hook(record).remove)
         yield recorded
@@ -107,6 +115,7 @@ def _record(
     path: str,
     expanded: list[Tensor],
     extents: tuple[int, ...],
+    contributions: bool,
     unit: Unit,
     inputs: tuple[Tensor, ...],
     out: Tensor,
@@ -119,8 +128,15 @@ def _record(
         weights = logits.sigmoid()
     else:
         weights = gate_weights(logits, 'softmax')
+    norms = _contributions(unit.split(inputs[0]), weights) if contributions else None
     name = unit_name(path, unit)
-    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents))
+    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents, contributions=norms))
+
+
+def _contributions(branches: Iterable[Tensor], weights: Tensor) -> Tensor:
+    """L2 norm over the channels of each weighted branch: M x [B, C, H, W] -> [B, M, H, W]."""
+    gates = weights[:, :, None] if weights.dim() == 4 else weights[..., None, None]  # [B, M, 1, H, W], [B, M, C, 1, 1]
+    return torch.stack([(x * gates[:, m]).float().norm(dim=1) for m, x in enumerate(branches)], dim=1).detach()
 
 
 def unit_name(path: str, unit: nn.Module | None = None) -> str:

@@ -3,6 +3,7 @@
 Screenshots are saved in the folder TIMM_SK_SCREENSHOTS, else in the temporary folder of the test.
 """
 
+import itertools
 import os
 import re
 import shutil
@@ -215,8 +216,8 @@ def test_change_model(open_page):
     panel.get_by_role('button', name='7', exact=True).click()
     panel.locator('.sk-classes tbody th').first.filter(has_text='7').wait_for()
     chosen.click()
-    page.get_by_role('option', name='skresnet18.ra_in1k').click()  # needs a network
-    panel.get_by_role('alert').filter(has_text='Could not download or load the weights').wait_for()
+    page.get_by_role('option', name='skresnet18.ra_in1k (offline)').click()
+    panel.get_by_role('alert').filter(has_text='No weights of skresnet18.ra_in1k').wait_for()
 
 
 def test_compare(open_page, shoot):
@@ -235,17 +236,71 @@ def test_compare(open_page, shoot):
     shoot(page, 'compare')
 
 
+def maps(panel):
+    """Name and share of each heat map, and the image that it draws."""
+    figures = panel.locator('.sk-grid figure')
+    images = figures.locator('[role=img]').evaluate_all('all => all.map(e => getComputedStyle(e).backgroundImage)')
+    return figures.locator('figcaption').all_inner_texts(), images
+
+
+def test_maps_move_with_the_slider(open_page, shoot):
+    page = open_page()
+    panel = tab(page, 'One model')
+    captions, images = maps(panel)
+    assert [caption.split()[0] for caption in captions] == ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
+    assert all(image.count('data:image/png') == 2 for image in images)  # the map over the image
+    slide(panel, 2.5)
+    wait_for(panel.locator('.sk-answer'), 'seen at 2.5×')
+    moved, others = maps(panel)
+    assert moved != captions
+    assert not {*others} & {*images}
+    assert panel.locator('.sk-grid [role=img]').first.evaluate('e => e.clientWidth') > 80
+    shoot(page, 'maps')
+
+
 def test_checkpoints(open_page, shoot):
     page = open_page()
     panel = tab(page, 'Checkpoints')
-    charts = panel.get_by_role('img')
-    assert re.search(r'46 checkpoints.*the most accurate is resnest269e.in1k', charts.first.get_attribute('aria-label'))
-    panel.get_by_text('skresnet34.ra_in1k').first.wait_for()
+    charts = panel.locator('.sk-plot')
+    assert re.search(r'baselines.*the most accurate is resnest269e.in1k', charts.first.get_attribute('aria-label'))
+    panel.get_by_role('rowheader', name='skresnet34.ra_in1k').wait_for()
     shoot(page, 'checkpoints')
-    cells = panel.locator('td, [role=gridcell]')
-    panel.get_by_placeholder('Filter').fill('sknet_atto')
-    cells.filter(has_text='skresnet34.ra_in1k').first.wait_for(state='hidden')
-    cells.filter(has_text='sknet_atto.digits').locator('visible=true').first.wait_for()
+    names = panel.locator('.sk-table tbody th')
+    panel.get_by_role('button', name='top-1').click()
+    assert names.first.inner_text() == 'sknet_atto.digits'
+    panel.get_by_role('button', name='params').click()
+    panel.get_by_role('button', name='params').click()
+    assert panel.locator('th[aria-sort=ascending]').inner_text().startswith('params')
+    assert names.first.inner_text() == 'sknet_atto.digits'
+    panel.get_by_label('Filter').fill('sknet_atto')
+    assert names.locator('visible=true').all_inner_texts() == ['sknet_atto.digits', 'sknet_atto.shapes']
+
+
+@pytest.mark.parametrize('width', [400, 1400])
+def test_labels_of_the_charts(open_page, width):
+    panel = tab(open_page(width), 'Checkpoints')
+    for plot in panel.locator('.sk-plot').all():
+        frame, *boxes = plot.evaluate(
+            """plot => [plot, ...plot.querySelectorAll('.sk-label')].filter(e => e.checkVisibility()).map(e => {
+                const box = e.getBoundingClientRect();
+                return [box.left, box.top, box.right, box.bottom];
+            })"""
+        )
+        assert len(boxes) >= (20 if width == 1400 else 5)
+        for box in boxes:
+            assert frame[0] <= box[0] <= box[2] <= frame[2] + 12
+        for a, b in itertools.combinations(boxes, 2):
+            assert a[2] <= b[0] or b[2] <= a[0] or a[3] <= b[1] + 1 or b[3] <= a[1] + 1
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_accessibility(open_page, scheme):
+    axe = pytest.importorskip('axe_playwright_python.sync_playwright').Axe()
+    page = open_page(scheme=scheme)
+    for name in TABS:
+        tab(page, name)
+        results = axe.run(page)
+        assert results.violations_count == 0, results.generate_report()
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
@@ -258,10 +313,11 @@ def test_tabs_are_readable(open_page, shoot, width, scheme):
         shoot(page, f'{name.lower().replace(" ", "_")}_{width}_{scheme}')
         assert page.evaluate('document.documentElement.scrollWidth') <= width
         clipped = page.evaluate(
-            """() => [...document.querySelectorAll('.sk-answer *, .sk-examples *, .sk-charts *')].filter(
-                (e) => e.checkVisibility() && !e.closest('.sk-unseen') && e.getBoundingClientRect().right
-                    > 1 + e.closest('.sk-answer, .sk-examples, .sk-charts').getBoundingClientRect().right
-            ).map((e) => e.outerHTML)"""
+            """(parts) => [...document.querySelectorAll(parts)].flatMap(
+                (part) => [...part.querySelectorAll('*')].filter((e) => e.checkVisibility() && !e.closest('.sk-unseen')
+                    && e.getBoundingClientRect().right > 1 + part.getBoundingClientRect().right
+            ).map((e) => e.outerHTML))""",
+            '.sk-answer, .sk-maps, .sk-examples, .sk-charts, .sk-table',
         )
         assert clipped == []
         contrasts = page.evaluate(CONTRASTS)

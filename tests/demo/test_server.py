@@ -2,16 +2,19 @@
 
 import json
 import os
+import re
 import socket
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from demo.sample_images import RING, SEVEN
+from PIL import Image
 
 from timm_sk.errors import UnobtainableCheckpointError
 
@@ -71,6 +74,19 @@ def test_page_and_answers(address, client):
     shapes, digits = client.predict(handle_file(str(SEVEN)), SHAPES, 'sknet_atto.digits', 1, api_name='/compare')
     assert '>7</th>' in digits
     assert '>7</th>' not in shapes
+
+
+def test_share_metadata(address):
+    page = httpx.get(address).text
+    shared = dict(re.findall(r'<meta property="og:(\w+)" content="([^"]*)">', page))
+    assert shared['title'] == 'Selective kernels'
+    assert 'kernels' in shared['description']
+    assert shared['image'] == f'{address}/share.png'
+    assert len(re.findall('og:|twitter:', page)) == 6  # none of gradio's are left
+    image = httpx.get(shared['image'])
+    assert image.headers['content-type'] == 'image/png'
+    with Image.open(BytesIO(image.content)) as opened:
+        assert opened.size == (1200, 630)
 
 
 def test_upload_limit(address):
@@ -154,7 +170,7 @@ def test_loading_one_model_does_not_block_others(client, monkeypatch):
         assert not any(job.done() for job in waiting)
     finally:
         loaded.set()
-    assert all('Could not download or load' in job.result(timeout=30) for job in waiting)
+    assert all('they are not on this server' in job.result(timeout=30) for job in waiting)
 
 
 def test_one_visitor_does_not_block_others(address, client, monkeypatch):
@@ -175,7 +191,7 @@ def test_one_visitor_does_not_block_others(address, client, monkeypatch):
             assert 'Too many requests at a time' in other.get(f'{url}/{jobs[-1]}').text
         finally:
             loaded.set()
-        assert 'Could not download or load' in other.get(f'{url}/{jobs[0]}').text
+        assert 'they are not on this server' in other.get(f'{url}/{jobs[0]}').text
 
 
 def test_other_names_are_refused(address):

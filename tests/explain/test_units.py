@@ -1,6 +1,7 @@
 """Numbers of single units, and the choice of units."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import timm
@@ -32,6 +33,16 @@ def test_attention_difference_and_expected_extent(extents, difference):
     assert found.tolist() == pytest.approx([difference])
     expected = sum(extent * mean for extent, mean in zip(extents, (0.15, 0.4, 0.45), strict=True))
     assert explain.expected_kernel_extent(unit(weights, extents)).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.deep
+def test_contribution_difference():
+    found = unit([[0.5], [0.2], [0.3]], (5, 3, 3))
+    with pytest.raises(ValueError, match='SK_2_1 has no contributions'):
+        explain.contribution_difference(found)
+    maps = torch.tensor([[[[3.0, 0.0, 0.0]], [[1.0, 2.0, 0.0]], [[9.0, 9.0, 9.0]]]])  # [1, 3, 1, 3]
+    difference = explain.contribution_difference(replace(found, contributions=maps))
+    assert difference.tolist() == [[[0.5, -1.0, 0.0]]]  # the first branch against the second
 
 
 def test_one_branch():

@@ -6,9 +6,10 @@ from threading import BoundedSemaphore
 
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ..attention import UnitWeights, record_attention
-from ..explain import attention_difference, zoom_in
+from ..explain import attention_difference, contribution_difference, zoom_in
 from .model_cache import PageModel
 
 TOPK = 5
@@ -21,17 +22,21 @@ _computing = BoundedSemaphore(4)
 
 @dataclass(frozen=True, kw_only=True)
 class UnitDifference:
-    """The mean attention difference of one unit, largest kernel minus smallest.
+    """What one unit prefers: its largest kernel minus its smallest.
 
     Attributes:
         name: Name of the unit as in the paper, such as SK_2_3.
-        unscaled: Value for the image as it is.
-        scaled: Value for the enlarged object.
+        unscaled: Mean attention difference for the image as it is.
+        scaled: Mean attention difference for the enlarged object.
+        map: `contribution_difference` for the enlarged object, [H, W] from -1 to 1.
+        one_size: Whether all kernels have one size; it is then the last branch minus the first.
     """
 
     name: str
     unscaled: float
     scaled: float
+    map: Tensor
+    one_size: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +48,7 @@ class Analysis:
         labels: Likeliest classes of the enlarged image, best first.
         probabilities: Their probabilities, 0 to 1.
         units: Units with several branches, by depth; empty for a model without selection.
-        seen: Part of the image that the model saw.
+        seen: The model's input, with the object enlarged, as 8-bit RGB or greys.
     """
 
     scale: float
@@ -66,24 +71,31 @@ def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis
     """
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ValueError(f'The scale must be {MIN_SCALE:g} to {MAX_SCALE:g}, got {scale:g}.')
-    model, seen = page_model.model, _enlarged(image, scale)
+    model = page_model.model
     mode = 'L' if model.in_chans == 1 else 'RGB'
-    x = torch.stack([page_model.transform(view.convert(mode)) for view in (image, seen)])  # [2, C, H, W]
+    views = (image, _enlarged(image, scale))
+    x = torch.stack([page_model.transform(view.convert(mode)) for view in views])  # [2, C, H, W]
     parameter = next(model.parameters())
     recording: AbstractContextManager[list[UnitWeights]] = (
-        record_attention(model) if page_model.selects else nullcontext([])
+        record_attention(model, contributions=True) if page_model.selects else nullcontext([])
     )
     with page_model.lock, _computing, torch.inference_mode(), recording as units:
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
-    differences = [(unit.name, attention_difference(unit).tolist()) for unit in units if unit.weights.shape[1] > 1]
     return Analysis(
         scale=scale,
         labels=tuple(page_model.class_names[index] for index in best.indices.tolist()),
         probabilities=tuple(best.values.tolist()),
-        units=tuple(UnitDifference(name=name, unscaled=first, scaled=last) for name, (first, last) in differences),
-        seen=seen,
+        units=tuple(_difference(unit) for unit in units if unit.weights.shape[1] > 1),
+        seen=page_model.as_image(x[1]),
     )
+
+
+def _difference(unit: UnitWeights) -> UnitDifference:
+    unscaled, scaled = attention_difference(unit).tolist()
+    one_size = len(set(unit.kernel_extents)) == 1
+    maps = contribution_difference(unit).cpu()
+    return UnitDifference(name=unit.name, unscaled=unscaled, scaled=scaled, map=maps[1], one_size=one_size)
 
 
 def _enlarged(image: Image.Image, scale: float) -> Image.Image:

@@ -10,11 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ..errors import UnreadableImageError
-from . import checkpoint_table, examples
+from . import charts, checkpoint_table, examples
 from .analysis import MAX_SCALE, MIN_SCALE
+from .choices import choices, offered
 from .handlers import respond
 from .html import message
-from .model_cache import ModelCache, offered
+from .links import PAPER, docs, link
+from .model_cache import ModelCache
 from .uploads import MAX_DECODED, read_upload
 from .visitors import BusyError, Turns, visitor_of
 
@@ -25,9 +27,12 @@ DEFAULT_MODEL = 'sknet_atto.shapes'
 DEFAULT_OTHER = 'sknet_atto.digits'
 
 TITLE = 'Selective kernels'
+DESCRIPTION = 'See how a selective-kernel network weighs its small and large kernels as the object in an image grows.'
 INTRODUCTION = f"""# {TITLE}
 
-A selective-kernel unit weighs kernels of several sizes for each image. Enlarge the object to see how they change.
+A selective-kernel unit runs kernels of several sizes, and weighs them anew for each image
+({link(PAPER, 'Selective Kernel Networks')}, CVPR 2019). Enlarge the object to see how the weights change.
+{docs('demo')}
 """
 
 
@@ -90,7 +95,12 @@ def _two_models(models: ModelCache, names: list[str], answers: 'Answers') -> Non
 
 
 def _model_choice(label: str, names: list[str], value: str) -> gr.Dropdown:
-    return gr.Dropdown(names, value=value, label=label, info='Weights that are not bundled are downloaded.')
+    return gr.Dropdown(
+        choices(names),
+        value=value,
+        label=label,
+        info='Weights are downloaded when needed. Models that cannot be loaded are marked.',
+    )
 
 
 def _image_input(checkpoint: str) -> tuple[gr.Image, gr.HTML]:
@@ -191,18 +201,8 @@ def _answer_on_change(
 
 def _checkpoints() -> None:
     rows = checkpoint_table.rows()
-    _html(checkpoint_table.charts(rows))
-    gr.Dataframe(
-        checkpoint_table.table(rows),
-        headers=checkpoint_table.COLUMNS,
-        datatype=checkpoint_table.COLUMN_TYPES,
-        label='Checkpoints',
-        interactive=False,
-        show_search='filter',
-        max_height=600,
-        column_widths=checkpoint_table.COLUMN_WIDTHS,
-        elem_classes='sk-table',
-    )
+    _html(charts.charts(rows))
+    gr.HTML(checkpoint_table.table(rows), js_on_load=checkpoint_table.ON_LOAD, apply_default_css=False)
 
 
 def theme() -> gr.themes.Base:

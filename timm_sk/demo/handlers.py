@@ -6,11 +6,18 @@ from pathlib import Path
 from ..errors import UnloadableModelError, UnobtainableCheckpointError
 from ..inference.prediction import trained_on
 from . import analysis
+from .choices import MANUAL, OFFLINE, why_unavailable
 from .html import answer, message
+from .maps import maps
 from .model_cache import ModelCache
 from .uploads import read_upload
 
 _logger = logging.getLogger(__name__)
+_REASONS = {
+    MANUAL: 'they can only be downloaded by hand',
+    OFFLINE: 'they are not on this server, which is offline',
+    None: 'they could not be downloaded, or are damaged',
+}
 
 
 def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale: float) -> str:
@@ -29,14 +36,14 @@ def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale:
     try:
         image = read_upload(Path(path))
         chosen = models.get(checkpoint)
-        return answer(analysis.analyse(chosen, image, scale), checkpoint, trained_on(chosen.model))
+        found = analysis.analyse(chosen, image, scale)
+        return answer(found, checkpoint, trained_on(chosen.model)) + maps(found)
     except (UnobtainableCheckpointError, UnloadableModelError) as error:
         _logger.warning('%s', error)  # not shown to visitors: it names local folders
-        return message(
-            f'Could not download or load the weights of {checkpoint}. Choose another model; the log has the reason.'
-        )
+        why = _REASONS[why_unavailable(checkpoint)]
+        return message(f'No weights of {checkpoint}: {why}. Choose a model without a mark in the list.')
     except ValueError as error:
         return message(str(error))
     except Exception:  # one visitor's error must not end the server
         _logger.exception('A request for %s failed.', checkpoint)
-        return message('Internal error; the log has the details. Try another image or model.')
+        return message('The server failed to answer. Try another image or model.')

@@ -8,14 +8,26 @@ from io import BytesIO
 from PIL import Image
 
 from .analysis import Analysis, UnitDifference
+from .links import PAPER, link
 
 _SEEN_SIDE = 192
+_PAPERS = {
+    'SK': link(PAPER, 'Section 5 of the paper'),
+    'SA': link('https://arxiv.org/abs/2004.08955', 'The paper on ResNeSt'),
+    'LSK': link('https://arxiv.org/abs/2303.09030', 'The paper on LSKNet'),
+}
 _LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays the same while the slider moves
 
 
 def message(text: str) -> str:
     """An error or a hint in the place of an answer."""
     return f'<p class="sk-message" role="alert">{escape(text)}</p>'
+
+
+def side_names(analysis: Analysis) -> tuple[str, str]:
+    """What a positive and a negative difference of an answer stand for."""
+    one_size = all(unit.one_size for unit in analysis.units)
+    return ('last branch', 'first branch') if one_size else ('largest kernel', 'smallest kernel')
 
 
 def answer(analysis: Analysis, name: str, note: str = '') -> str:
@@ -28,14 +40,14 @@ def answer(analysis: Analysis, name: str, note: str = '') -> str:
     """
     return f"""<section class="sk-answer" aria-label="{escape(name)}">
 <div class="sk-result">{_seen(analysis)}{_predictions(analysis)}</div>
-{_attention(analysis)}{f'<p>{escape(note)}</p>' if note else ''}
+{f'<p>{escape(note)}</p>' if note else ''}{_attention(analysis)}
 </section>"""
 
 
 def _seen(analysis: Analysis) -> str:
     image = analysis.seen.copy()
     image.thumbnail((_SEEN_SIDE, _SEEN_SIDE))
-    alternative = f'The middle of the image, enlarged {analysis.scale:g} times'
+    alternative = f'The input of the model: the middle of the image, enlarged {analysis.scale:g} times'
     return f"""<figure class="sk-seen"><img src="{data_uri(image)}" alt="{alternative}">
 <figcaption>seen at {analysis.scale:g}×</figcaption></figure>"""
 
@@ -54,23 +66,28 @@ def _predictions(analysis: Analysis) -> str:
 <td class="sk-number">{probability:.1%}</td></tr>"""
         for label, probability in zip(analysis.labels, analysis.probabilities, strict=True)
     )
-    return _table('Likeliest classes', ('class', 'bar', 'probability'), rows, 'sk-classes')
+    caption = 'Likeliest classes <small>Softmax of the output of the model for this input.</small>'
+    return _table(caption, ('class', 'bar', 'probability'), rows, 'sk-classes')
 
 
 def _attention(analysis: Analysis) -> str:
     if not analysis.units:
-        return message('This model has no unit with attention.')
+        return '<p>This model has no units that choose among several branches: it has no attention to show.</p>'
+    largest_name, smallest_name = side_names(analysis)
     largest = max(max(abs(unit.scaled), abs(unit.unscaled)) for unit in analysis.units)
     limit = next(limit for limit in (*_LIMITS, largest) if limit >= largest)
+    kind = analysis.units[0].name.partition('_')[0]
+    averaged = 'positions' if kind == 'LSK' else 'channels'
     caption = f"""Attention by depth
-<small>largest kernel minus smallest, mean over channels; bar: {analysis.scale:g}×, line: 1×</small>"""
+<small>The weight that a unit gives its {largest_name} minus that of its {smallest_name}, averaged over the {averaged}.
+Bar: at {analysis.scale:g}×, line: at 1×. {_PAPERS.get(kind, '')}</small>"""
     columns = ('unit', 'bar', f'at {analysis.scale:g}×', 'change from 1×')
     axis = f"""<tr class="sk-axis" aria-hidden="true"><td></td>
-<td><span>−{limit:g}<em> smallest</em></span><span>0</span><span><em>largest </em>+{limit:g}</span></td>
+<td><span>−{limit:g}<em> {smallest_name.split()[0]}</em></span><span>0</span>
+<span><em>{largest_name.split()[0]} </em>+{limit:g}</span></td>
 <td></td><td>change</td></tr>"""
     rows = [axis, *(_unit_row(unit, limit) for unit in analysis.units)]
-    kind = 'sk-units sk-many' if len(analysis.units) > 12 else 'sk-units'
-    return _table(caption, columns, rows, kind)
+    return _table(caption, columns, rows, 'sk-units sk-many' if len(analysis.units) > 12 else 'sk-units')
 
 
 def _unit_row(unit: UnitDifference, limit: float) -> str:

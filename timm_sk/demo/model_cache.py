@@ -8,9 +8,12 @@ from threading import Lock
 from typing import Any
 
 import timm.data
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from ..attention import selecting_units
-from ..checkpoints import CHECKPOINTS
 from ..factory import ready_model
 from ..inference.prediction import class_names
 from ..models.inputs import preprocessing
@@ -47,6 +50,12 @@ class PageModel:
         """The preprocessing of the checkpoint: a PIL image in, a tensor [C, H, W] out."""
         return timm.data.create_transform(**preprocessing(self.model), is_training=False)
 
+    def as_image(self, x: Tensor) -> Image.Image:
+        """The image of a transformed tensor [C, H, W]: resized and cropped, without the normalization."""
+        config = preprocessing(self.model)
+        mean, std = (torch.tensor(config[name])[:, None, None] for name in ('mean', 'std'))
+        return to_pil_image((x * std + mean).clamp(0, 1).mul(255).round().byte())
+
 
 class ModelCache:
     """A bounded cache of models that loads each of them once, however many threads ask for it."""
@@ -74,9 +83,3 @@ class ModelCache:
                 while len(self._models) > self._max_models:
                     self._models.popitem(last=False)
             return found
-
-
-def offered(first: str) -> list[str]:
-    """The names to choose from: the first one, the bundled checkpoints, and the others of the table."""
-    rows = sorted((row for row in CHECKPOINTS.values() if row.sources), key=lambda row: row.bundled is None)
-    return list(dict.fromkeys([first, *(row.name for row in rows)]))

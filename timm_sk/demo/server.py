@@ -11,7 +11,8 @@ from threading import Event
 
 from starlette.middleware import Middleware
 
-from .app import DEFAULT_MODEL, build_app, theme
+from .app import DEFAULT_MODEL, DESCRIPTION, TITLE, build_app, theme
+from .sharing import ShareMetadata
 from .uploads import MAX_BYTES
 from .visitors import BodyLimit, HostCheck, UploadQuota
 
@@ -72,6 +73,7 @@ def serving(
         app.queue(max_size=MAX_QUEUED, default_concurrency_limit=None)
         middleware = [
             Middleware(HostCheck, names=names),
+            Middleware(ShareMetadata, title=TITLE, description=DESCRIPTION),
             Middleware(BodyLimit, limit=MAX_BODY_BYTES),
             Middleware(UploadQuota, folder=uploads, quota=UPLOAD_QUOTA, largest=MAX_BODY_BYTES),
         ]
@@ -87,6 +89,7 @@ def serving(
                 share=False,
                 ssr_mode=False,
                 run_history=False,
+                footer_links=['api', 'gradio'],
                 theme=theme(),
                 css=(here / 'style.css').read_text(encoding='utf-8'),
                 js=(here / 'keyboard.js').read_text(encoding='utf-8'),

@@ -32,7 +32,10 @@ def read_upload(path: Path) -> Image.Image:
     try:
         return _read(path)
     except UnreadableImageError as error:
-        raise UnreadableImageError(str(error).replace(str(path), path.name)) from error
+        text = str(error).replace(str(path), path.name)
+        if not text.endswith(('Reduce it first.', 'Crop it.')):
+            text += ' Upload another file, such as a PNG or JPEG.'
+        raise UnreadableImageError(text) from error
 
 
 @lru_cache(maxsize=16)

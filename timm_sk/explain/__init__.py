@@ -7,7 +7,13 @@ from .explanations import Explanation, explain_images
 from .intervals import Estimate
 from .receptive_field import receptive_fields
 from .scale_study import Study, study
-from .units import attention_difference, choose_units, default_units, expected_kernel_extent
+from .units import (
+    attention_difference,
+    choose_units,
+    contribution_difference,
+    default_units,
+    expected_kernel_extent,
+)
 from .zoom import Zoom, zoom_in
 
 __all__ = [
@@ -17,6 +23,7 @@ __all__ = [
     'Zoom',
     'attention_difference',
     'choose_units',
+    'contribution_difference',
     'default_units',
     'expected_kernel_extent',
     'explain_images',

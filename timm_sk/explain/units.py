@@ -33,6 +33,28 @@ def attention_difference(unit: UnitWeights) -> Tensor:
     return (weights[:, largest_kernel(extents)] - weights[:, extents.index(min(extents))]).flatten(1).mean(dim=1)
 
 
+def contribution_difference(unit: UnitWeights) -> Tensor:
+    """Where the branch with the largest kernel contributes more than the one with the smallest, and where less.
+
+    The difference of their contributions over the sum of both; 0 where both are 0. The branches are chosen as for
+    `attention_difference`.
+
+    Args:
+        unit: Unit with several branches, recorded with `record_attention(..., contributions=True)`.
+
+    Returns:
+        [B, H, W], from -1 to 1.
+
+    Raises:
+        ValueError: If the contributions were not recorded.
+    """
+    if unit.contributions is None:
+        raise ValueError(f'{unit.name} has no contributions: record them with record_attention(contributions=True).')
+    extents = unit.kernel_extents
+    largest, smallest = (unit.contributions[:, m] for m in (largest_kernel(extents), extents.index(min(extents))))
+    return (largest - smallest) / (largest + smallest).clamp_min(torch.finfo(largest.dtype).tiny)
+
+
 def expected_kernel_extent(unit: UnitWeights) -> Tensor:
     """The mean of the branches' kernel extents by their weights, averaged over channels or positions.
 
