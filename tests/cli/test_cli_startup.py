@@ -87,7 +87,7 @@ def test_help_texts():
     forms = FORMS_HELP.removeprefix('Some of ').partition(';')[0].split(', ')
     with_graph = [form + GRAPH for form in forms if form not in ('merged', 'max_autotune')]
     assert (*forms, *with_graph) == FORMS
-    assert STATES == ', '.join(local.STATES)
+    assert ', '.join(local.STATES) == STATES
     helps = {(*path, option.name): option.help for path, command in leaves() for option in command.params}
     assert helps['export', 'format'].startswith(', '.join(SUFFIXES) + ';')
     assert f'at most {CALIBRATION_IMAGES} ' in helps['export', 'calibrate']
@@ -175,6 +175,9 @@ def test_quiet(capsys):
     assert capsys.readouterr().err == 'timm-sk: wrong\n'
     log('note')
     assert capsys.readouterr().err == 'note\n'
+    for option, shown in (('--topk=3', True), ('-q', False)):
+        done = cli('predict', option, TTY_COMPATIBLE='1')
+        assert (done.returncode, 'Classifying' in done.stderr) == (0, shown)
 
 
 @pytest.mark.deep
