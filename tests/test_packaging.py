@@ -51,6 +51,9 @@ print(timm.create_model('sknet_atto.digits', pretrained=True).pretrained_cfg['fi
     site = str(tmp_path / 'site')
     done = run_python('-W', 'error', '-c', code, site, PYTHONPATH=site, cwd=tmp_path)
     assert done.stdout.strip() == f'{site}/timm_sk/_bundled/sknet_atto.digits/model.safetensors', done.stderr
+    code = 'import timm_sk_cli; timm_sk_cli.main()'
+    done = run_python('-c', code, '--version', PYTHONPATH=site, cwd=tmp_path)
+    assert done.stdout == f'{timm_sk.__version__}\n', done.stderr
 
 
 def test_sdist_has_weights_and_test_data(tmp_path):

@@ -15,8 +15,7 @@ from .inference.tune_groups import merge_groups_for_training
 from .layers import SelectiveKernel, SplitAttention
 from .models.sknet_simclr import simclr_projection
 from .torch_hub import hub_entrypoints
-
-__version__ = '0.1.0'
+from .version import __version__
 
 __all__ = [
     'CheckpointDescription',

@@ -5,9 +5,8 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
 import typer
 from rich import box
 from rich.console import Console
@@ -17,11 +16,21 @@ from rich.table import Column, Table
 
 from .errors import PeerStoppedError, message_of
 
+if TYPE_CHECKING:
+    from torch import distributed as dist
+
 out, err = Console(), Console(stderr=True)
 _SECONDS_FOR_THE_CAUSE = 2.0
 _STORE_TIMEOUT = datetime.timedelta(seconds=10)
 _ANY_ERROR = 'any error'
 _UNLIMITED_WIDTH = 10_000
+_quiet = False
+
+
+def set_quiet(quiet: bool) -> None:
+    """Omit log lines and progress bars from here on, or print them again; errors are always printed."""
+    global _quiet
+    _quiet = quiet
 
 
 def print_line(line: str) -> None:
@@ -30,13 +39,18 @@ def print_line(line: str) -> None:
 
 
 def log(line: str) -> None:
-    """Print one line to standard error."""
-    err.print(line, soft_wrap=True, markup=False, highlight=False)
+    """Print one line to standard error, unless `--quiet` is given."""
+    if not _quiet:
+        _print_error(line)
 
 
 def log_error(message: str) -> None:
     """Print an error as one line to standard error, without characters that control a terminal."""
-    log('timm-sk: ' + ''.join(character for character in ' '.join(message.split()) if character.isprintable()))
+    _print_error('timm-sk: ' + ''.join(char for char in ' '.join(message.split()) if char.isprintable()))
+
+
+def _print_error(line: str) -> None:
+    err.print(line, soft_wrap=True, markup=False, highlight=False)
 
 
 def number_column(name: str) -> Column:
@@ -73,7 +87,7 @@ def print_table(
 def progress_bar(
     title: str, total: int | None, *columns: ProgressColumn, is_active: bool = True
 ) -> Iterator[Callable[..., None]]:
-    """Show a progress bar on the terminal, if standard error is one, until the context ends.
+    """Show a progress bar until the context ends, if standard error is a terminal and `--quiet` is not given.
 
     Args:
         title: Text before the bar.
@@ -93,7 +107,7 @@ def progress_bar(
         console=err,
         transient=True,
         expand=True,
-        disable=not (is_active and err.is_terminal),
+        disable=_quiet or not (is_active and err.is_terminal),
     )
     with bar:
         task = bar.add_task(escape(title), total=total, values='')
@@ -126,6 +140,8 @@ def log_once(message: str, *, unless_within: float = 0.0) -> None:
     if store is None:
         log_error(message)
         return
+    from torch import distributed as dist
+
     if unless_within:
         try:
             store.wait([_ANY_ERROR], datetime.timedelta(seconds=unless_within))
@@ -139,10 +155,12 @@ def log_once(message: str, *, unless_within: float = 0.0) -> None:
         log_error(message)
 
 
-def _agent_store() -> dist.Store | None:
+def _agent_store() -> 'dist.Store | None':
     """The store of torchrun's agent, which outlives the processes; None if there is no agent, or it has ended."""
     if os.environ.get('TORCHELASTIC_USE_AGENT_STORE') != 'True':
         return None
+    from torch import distributed as dist
+
     host, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
     try:
         store = dist.TCPStore(host, port, is_master=False, timeout=_STORE_TIMEOUT)

@@ -199,7 +199,7 @@ def test_invalid_arguments(run, tmp_path, arguments, message):
 
 def test_model_without_selection(run, monkeypatch):
     plain = timm.create_model('resnet10t').eval()
-    monkeypatch.setattr(cli_explain, 'ready_model', lambda name, device: plain)
+    monkeypatch.setattr('timm_sk.factory.ready_model', lambda name, device: plain)
     error = 'timm-sk: ResNet has no unit that selects: use a selective-kernel model with attention.\n'
     assert run('--model', 'resnet10t', EXAMPLES[0]) == (1, '', error)
 

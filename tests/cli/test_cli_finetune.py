@@ -54,7 +54,7 @@ def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
     [
         ([], 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'),
         ([*MODEL, '--lr', '-1'], 'lr must be above 0'),
-        ([*MODEL, '--config', 'sknet51'], 'sknet51: neither a file nor a recipe. There are: digits, finetune,'),
+        ([*MODEL, '--config', 'sknet51'], 'sknet51: neither a file nor a recipe. There are: cifar10, digits,'),
         ([*MODEL, '--resume', 'last.pt', '--synthetic', '32'], 'resume must be "auto"'),
         ([*MODEL, '--sync-bn', '--synthetic', '32'], '--sync-bn needs CUDA'),
         (['--model', 'skresnet43'], 'There is no model "skresnet43". Nearest: skresnet34, '),

@@ -2,21 +2,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import torch
 import typer
 from rich.table import Column
 
-from ..bench import COLUMNS, Case, Row, cases, measure
-from ..bench.machine import require_supported
-from ..bench.matrix import DEFAULT_FORMS, DEPTHS, FORMS, MEMORY_FORMATS, MODELS
-from ..bench.plot import figure_of
-from ..bench.results import append, read, require_appendable
 from ..console import log, log_error, number_column, one_line_errors, print_table
-from ..devices import open_device
-from ..inference.timing import require_rounds
 from ..optional_packages import require_package
+
+if TYPE_CHECKING:
+    from ..bench import Case, Row
+
+FORMS_HELP = (
+    'Some of eager, reparameterized, folded, folded_merged, folded_joined, deployed, merged, compiled, inductor, '
+    'max_autotune; all but merged and max_autotune also as a CUDA graph, such as compiled+graph.'
+)
 
 
 def bench(
@@ -24,7 +24,7 @@ def bench(
     sides: Annotated[
         str, typer.Option(help='Some of ours, timm, plain (the backbone without a selection).')
     ] = 'ours,timm,plain',
-    forms: Annotated[str | None, typer.Option(help=f'Some of {", ".join(FORMS)}.')] = None,
+    forms: Annotated[str | None, typer.Option(help=FORMS_HELP)] = None,
     dtypes: Annotated[str | None, typer.Option(help='Some of float32, bfloat16, and on CUDA float16.')] = None,
     formats: Annotated[str | None, typer.Option(help='Some of contiguous, channels_last.')] = None,
     tasks: Annotated[str, typer.Option(help='Some of inference, training (one step of SGD).')] = 'inference,training',
@@ -45,6 +45,16 @@ def bench(
     compiled, float32 and bfloat16, both memory formats; with --scaling or --smoke eager and reparameterized in
     channels_last, with --scaling in float32. The rows of each form are written as soon as they are known.
     """
+    import torch
+
+    from ..bench import COLUMNS, cases, measure
+    from ..bench.machine import require_supported
+    from ..bench.matrix import DEFAULT_FORMS, DEPTHS, MEMORY_FORMATS, MODELS
+    from ..bench.plot import figure_of
+    from ..bench.results import append, read, require_appendable
+    from ..devices import open_device
+    from ..inference.timing import require_rounds
+
     few = bool(scaling or smoke)
     with one_line_errors():
         if plot:
@@ -100,7 +110,7 @@ def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(',') if name.strip()]
 
 
-def _print(case: Case, rows: Sequence[Row]) -> None:
+def _print(case: 'Case', rows: 'Sequence[Row]') -> None:
     """Print one form of a case: a line per variant."""
     names = ('ms', 'min-max', 'images/s', 'ratio', 'min-max', 'of convs', 'peak MB', 'saved MB', 'ratio', 'agreement')
     lines = [

@@ -3,9 +3,6 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..data.images import find_images
-from ..inference.prediction import example_images
-
 NO_MODEL = 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'
 
 
@@ -16,6 +13,9 @@ def choose_images(arguments: Sequence[str] | None, model_name: str) -> list[Path
         ValueError: If the model has no examples.
         UnknownModelError: If examples are wanted, and there is no such model.
     """
+    from ..data.images import find_images
+    from ..inference.prediction import example_images
+
     paths = [*find_images(arguments)] if arguments else example_images(model_name)
     if not paths:
         raise ValueError(f'{model_name} has no example images: name images.')

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
@@ -23,11 +23,16 @@ def with_options(config_class: type) -> Callable[[F], F]:
     def decorate(command: F) -> F:
         own = inspect.signature(command, eval_str=True).parameters.values()
         parameters = [*(item for item in own if item.kind is not inspect.Parameter.VAR_KEYWORD), *options]
-        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-        command.__annotations__ = {item.name: item.annotation for item in parameters}
+        set_parameters(command, parameters)
         return command
 
     return decorate
+
+
+def set_parameters(command: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> None:
+    """Set the parameters that typer reads from a command."""
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {item.name: item.annotation for item in parameters}
 
 
 def _parameter(field: 'dataclasses.Field[Any]', kind: Any) -> inspect.Parameter:

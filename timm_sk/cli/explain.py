@@ -2,25 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column
 
 from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
-from ..data.images import printable, read_image
-from ..data.shapes import CLASS_NAMES
 from ..evaluation.validation_config import ValidationConfig
-from ..evaluation.validation_data import open_validation_data
-from ..explain import Zoom, explain_images, study
-from ..explain.batches import data_batches, shape_batches
-from ..explain.report import PAGE, explanation_table, study_table, write_explanation, write_study
-from ..explain.units import choose_units, unit_names
-from ..factory import ready_model
-from ..inference.prediction import class_names, trained_on
 from ..optional_packages import require_package
 from .chosen_images import NO_MODEL, choose_images
+
+if TYPE_CHECKING:
+    from ..explain import Zoom
 
 MODEL_OF_EXAMPLES = 'sknet_atto.shapes'  # its examples are as large as its input; those of sknet_atto.digits are 8x8
 DEFAULT_FOLDER = Path('explain')
@@ -58,6 +52,16 @@ def explain_selection(
 
     Images are cropped to their center. For a data set (--data or --shapes), it writes means with confidence intervals.
     """
+    from ..data.images import printable
+    from ..data.shapes import CLASS_NAMES
+    from ..evaluation.validation_data import open_validation_data
+    from ..explain import Zoom, study
+    from ..explain.batches import data_batches, shape_batches
+    from ..explain.report import PAGE, study_table, write_study
+    from ..explain.units import choose_units, unit_names
+    from ..factory import ready_model
+    from ..inference.prediction import class_names
+
     with one_line_errors():
         if sum(map(bool, (images, data, shapes))) > 1:
             raise ValueError('Pass only one of images, --data and --shapes.')
@@ -96,8 +100,15 @@ def explain_selection(
     print(printable(str(folder / PAGE)))
 
 
-def _explain(model: Any, zoom: Zoom, paths: list[Path], units: list[str] | None, folder: Path, model_name: str) -> None:
+def _explain(
+    model: Any, zoom: 'Zoom', paths: list[Path], units: list[str] | None, folder: Path, model_name: str
+) -> None:
     """Explain single images."""
+    from ..data.images import printable, read_image
+    from ..explain import explain_images
+    from ..explain.report import explanation_table, write_explanation
+    from ..inference.prediction import trained_on
+
     images = [read_image(path) for path in paths]
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
         found = explain_images(

@@ -7,10 +7,6 @@ import typer
 from rich.markup import escape
 
 from ..console import one_line_errors, print_line
-from ..data.images import find_images
-from ..factory import ready_model
-from ..inference.graph_export import SUFFIXES, export, require_writable
-from ..inference.int8 import CALIBRATION_IMAGES, load_calibration, quantize
 
 
 def export_model(
@@ -19,7 +15,7 @@ def export_model(
     ],
     path: Annotated[Path, typer.Argument(metavar='OUT', help='File to write: .onnx, .xml (OpenVINO) or .pt2 (torch).')],
     format: Annotated[
-        str | None, typer.Option(help=f'{", ".join(SUFFIXES)}; by the ending of OUT if not given.')
+        str | None, typer.Option(help='onnx, openvino, torch, aoti; by the ending of OUT if not given.')
     ] = None,
     size: Annotated[int | None, typer.Option(min=1, help="Height and width; the checkpoint's if not given.")] = None,
     dynamic_size: Annotated[bool, typer.Option('--dynamic-size', help='Accept other heights and widths too.')] = False,
@@ -33,11 +29,16 @@ def export_model(
     half: Annotated[bool, typer.Option('--half', help='Store the weights of an IR (.xml) as float16.')] = False,
     int8: Annotated[bool, typer.Option('--int8', help='Quantize to int8; needs --calibrate.')] = False,
     calibrate: Annotated[
-        Path | None, typer.Option(metavar='FOLDER', help=f'Calibration images; at most {CALIBRATION_IMAGES} are used.')
+        Path | None, typer.Option(metavar='FOLDER', help='Calibration images; at most 256 are used.')
     ] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace an existing file.')] = False,
 ) -> None:
     """Export a model to ONNX, OpenVINO or a torch program. It is checked before the file appears."""
+    from ..data.images import find_images
+    from ..factory import ready_model
+    from ..inference.graph_export import export, require_writable
+    from ..inference.int8 import load_calibration, quantize
+
     with one_line_errors():
         if int8 != (calibrate is not None):
             raise ValueError('--int8 and --calibrate FOLDER go together.')

@@ -4,18 +4,20 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from .. import console
-from ..finetune import Config, Stopped, extract, finetune, read_settings
-from ..finetune.loop import OnStep
+from ..finetune.config import Config, read_settings
 from ..finetune.run_report import format_metrics
-from ..finetune.train_state import TrainState
 from .chosen_images import NO_MODEL
 from .dataclass_options import with_options
+
+if TYPE_CHECKING:
+    from ..finetune.loop import OnStep
+    from ..finetune.train_state import TrainState
 
 SECONDS_BETWEEN_LINES = 30.0
 _EXIT_STOPPED = 130  # as of a shell after Ctrl-C
@@ -32,6 +34,8 @@ def finetune_model(
     Several processes: torchrun --nproc-per-node=N -m timm_sk finetune … Settings come from the options, then from
     --config, then from the defaults shown here.
     """
+    from ..finetune import Stopped, extract, finetune
+
     with console.one_line_errors():
         given = {name: value for name, value in settings.items() if _is_given(context, name)}
         chosen = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
@@ -63,12 +67,12 @@ def _log(line: str) -> None:
 
 
 @contextmanager
-def step_report(*, is_active: bool = True) -> Iterator[OnStep]:
+def step_report(*, is_active: bool = True) -> 'Iterator[OnStep]':
     """Report training steps: by a progress bar on a terminal, else by a line every 30 seconds."""
     columns = (MofNCompleteColumn(), TextColumn('{task.fields[values]}', markup=False), TimeRemainingColumn())
     with console.progress_bar('', None, *columns, is_active=is_active) as update:
 
-        def update_bar(state: TrainState, step: int, steps: int, metrics: dict[str, float]) -> None:
+        def update_bar(state: 'TrainState', step: int, steps: int, metrics: dict[str, float]) -> None:
             update(description=_title(state), completed=step, total=steps, values=format_metrics(metrics))
 
         yield update_bar if console.err.is_terminal else _StepLines()
@@ -80,7 +84,7 @@ class _StepLines:
         self.start = self.logged = 0.0
         self.first = 0
 
-    def __call__(self, state: TrainState, step: int, steps: int, metrics: dict[str, float]) -> None:
+    def __call__(self, state: 'TrainState', step: int, steps: int, metrics: dict[str, float]) -> None:
         now = time.monotonic()
         if state.progress.epoch != self.epoch:
             self.epoch, self.first, self.start, self.logged = state.progress.epoch, step, now, now
@@ -91,5 +95,5 @@ class _StepLines:
             _log(f'{_title(state)}, step {step}/{steps}: {format_metrics(metrics)}, {minutes}:{seconds:02} left')
 
 
-def _title(state: TrainState) -> str:
+def _title(state: 'TrainState') -> str:
     return f'epoch {state.progress.epoch + 1}/{state.epochs}'

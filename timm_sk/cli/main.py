@@ -6,22 +6,21 @@ import runpy
 import sys
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 import typer.core
 from rich.table import Column
 
-from .. import __version__
-from ..console import log, log_error, one_line_errors, print_table, progress_bar
+from ..console import log, log_error, one_line_errors, print_table, progress_bar, set_quiet
 from ..errors import nearest
-from ..factory import ready_model
-from ..inference.prediction import Prediction, iter_predictions, trained_on
-from ..models.listing import COLUMNS, cells, describe, markdown
-from ..pretrained.lookup import search_rows
-from ..registry import architectures
+from ..version import __version__
 from . import bench, demo, explain, export, finetune, publish, validate, weights
 from .chosen_images import NO_MODEL, choose_images
+from .commands import Quiet, command
+
+if TYPE_CHECKING:
+    from ..inference.prediction import Prediction
 
 MODEL_OF_EXAMPLES = 'sknet_atto.digits'
 
@@ -40,18 +39,39 @@ class _Commands(typer.core.TyperGroup):
 app = typer.Typer(
     cls=_Commands,
     help='Selective-kernel networks for timm.',
+    epilog='Exit codes: 0 success, 1 failure, 2 usage error, 130 interrupted.',
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings=dict(help_option_names=['-h', '--help']),
 )
 weights.app.add_typer(publish.app)
 app.add_typer(weights.app, name='weights')
-app.command('bench')(bench.bench)
-app.command('demo')(demo.demo)
-app.command('explain')(explain.explain_selection)
-app.command('export')(export.export_model)
-app.command('finetune')(finetune.finetune_model)
-app.command('validate')(validate.validate_models)
+_COMMANDS: dict[str, tuple[Any, ...]] = {
+    'bench': (bench.bench, 'timm-sk bench skresnet34 --forms eager,compiled --out cpu.csv', 'timm-sk bench --smoke'),
+    'demo': (demo.demo, 'timm-sk demo', 'timm-sk demo --model sknet_atto.digits --port 8000'),
+    'explain': (
+        explain.explain_selection,
+        'timm-sk explain photos/ --model skresnet34 --out report',
+        'timm-sk explain --data imagenet --model skresnet34',
+    ),
+    'export': (
+        export.export_model,
+        'timm-sk export skresnet34 net.onnx',
+        'timm-sk export skresnet34 net.xml --int8 --calibrate photos/',
+    ),
+    'finetune': (
+        finetune.finetune_model,
+        'timm-sk finetune photos --model skresnet34',
+        'timm-sk finetune photos --model skresnet34 --linear-probe --epochs 5',
+    ),
+    'validate': (
+        validate.validate_models,
+        'timm-sk validate photos --model skresnet34',
+        'timm-sk validate imagenet --model skresnet34 --model resnest50d --results-file results.csv',
+    ),
+}
+for _name, (_function, *_examples) in _COMMANDS.items():
+    command(app, _name, *_examples)(_function)
 
 
 def main() -> None:
@@ -61,21 +81,27 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def show_version(
-    version: Annotated[bool, typer.Option('--version', help='Show the version and exit.')] = False,
+    version: Annotated[bool, typer.Option('--version', '-V', help='Show the version and exit.')] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Selective-kernel networks for timm."""
+    set_quiet(quiet)
     if version:
         print(__version__)
         raise typer.Exit
 
 
-@app.command('list')
+@command(app, 'list', 'timm-sk list "skresn*"', 'timm-sk list resnest --json')
 def list_models(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the table of docs/models.md.')] = False,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the models: parameters, multiply-adds, where the weights are, accuracy."""
+    from ..models.listing import COLUMNS, cells, describe, markdown
+    from ..pretrained.lookup import search_rows
+    from ..registry import architectures
+
     with one_line_errors():
         rows = search_rows(pattern)
         if not rows:
@@ -89,7 +115,7 @@ def list_models(
         print_table(COLUMNS, map(cells, rows), caption='GMACs: 10^9 multiply-adds at this input. top-1: percent.')
 
 
-@app.command('predict')
+@command(app, 'predict', 'timm-sk predict', 'timm-sk predict photos/ --model skresnet34 --topk 3 --json')
 def predict_images(
     images: Annotated[
         list[str] | None,
@@ -108,6 +134,9 @@ def predict_images(
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """Classify images."""
+    from ..factory import ready_model
+    from ..inference.prediction import iter_predictions, trained_on
+
     with one_line_errors():
         if images and not model_name:
             raise ValueError(NO_MODEL)
@@ -133,7 +162,7 @@ def predict_images(
         raise typer.Exit(1)
 
 
-def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[dict[str, Any]]:
+def _as_json(predictions: 'list[Prediction]', truths: list[str] | None) -> list[dict[str, Any]]:
     documents: list[dict[str, Any]] = []
     for index, prediction in enumerate(predictions):
         document: dict[str, Any] = dict(file=str(prediction.path))
@@ -148,7 +177,9 @@ def _as_json(predictions: list[Prediction], truths: list[str] | None) -> list[di
     return documents
 
 
-def _print_predictions(model_name: str, predictions: list[Prediction], truths: list[str] | None, caption: str) -> None:
+def _print_predictions(
+    model_name: str, predictions: 'list[Prediction]', truths: list[str] | None, caption: str
+) -> None:
     rows = []
     for index, prediction in enumerate(predictions):
         if prediction.error:
@@ -162,7 +193,12 @@ def _print_predictions(model_name: str, predictions: list[Prediction], truths: l
     print_table(columns, rows, title=model_name, caption=caption)
 
 
-@app.command('run', context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False))
+@command(
+    app,
+    'run',
+    'timm-sk run validate.py imagenet --model skresnet34',
+    context_settings=dict(ignore_unknown_options=True, allow_interspersed_args=False),
+)
 def run_script(
     script: Annotated[str, typer.Argument(metavar='SCRIPT', help='A Python file.')],
     arguments: Annotated[list[str] | None, typer.Argument(metavar='ARGS', help='Arguments of the script.')] = None,

@@ -5,19 +5,21 @@ import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column
 
 from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
 from ..csv_files import write_csv
-from ..distributed import DistributedContext, fail_together, init_distributed, is_peer_failure
 from ..errors import message_of
-from ..evaluation.validation import Validation, validate
 from ..evaluation.validation_config import ValidationConfig
-from ..evaluation.validation_data import ValidationData, open_validation_data
 from .dataclass_options import with_options
+
+if TYPE_CHECKING:
+    from ..distributed import DistributedContext
+    from ..evaluation.validation import Validation
+    from ..evaluation.validation_data import ValidationData
 
 _FAILURES = (ValueError, OSError, RuntimeError, AssertionError)  # timm asserts its settings
 
@@ -32,6 +34,8 @@ def validate_models(
     **settings: Any,
 ) -> None:
     """Evaluate models on a data set: top-1, top-5, loss, calibration, accuracy of each class, images per second."""
+    from ..distributed import init_distributed
+
     with one_line_errors(), init_distributed(device) as context:
         config = ValidationConfig(**settings)
         found, failures = _validate_all(models, config, results_file, context)
@@ -44,16 +48,21 @@ def validate_models(
         raise typer.Exit(1)
 
 
-def _open(config: ValidationConfig, results_file: Path | None) -> ValidationData:
+def _open(config: ValidationConfig, results_file: Path | None) -> 'ValidationData':
+    from ..evaluation.validation_data import open_validation_data
+
     if results_file and (results_file.is_dir() or not os.access(results_file.parent, os.W_OK)):
         raise ValueError(f'{results_file}: cannot write results there. Name a file in a writable folder.')
     return open_validation_data(config)
 
 
 def _validate_all(
-    models: Sequence[str], config: ValidationConfig, results_file: Path | None, context: DistributedContext
-) -> tuple[list[Validation], dict[str, str]]:
+    models: Sequence[str], config: ValidationConfig, results_file: Path | None, context: 'DistributedContext'
+) -> tuple['list[Validation]', dict[str, str]]:
     """The results, the best first, and the errors by model, or by '' for the data."""
+    from ..distributed import fail_together, is_peer_failure
+    from ..evaluation.validation import validate
+
     found, failures = [], {}
     try:
         data = fail_together(context, partial(_open, config, results_file))
@@ -75,7 +84,12 @@ def _validate_all(
 
 
 def _report(
-    found: Sequence[Validation], failures: dict[str, str], results_file: Path | None, *, per_class: bool, as_json: bool
+    found: 'Sequence[Validation]',
+    failures: dict[str, str],
+    results_file: Path | None,
+    *,
+    per_class: bool,
+    as_json: bool,
 ) -> dict[str, str]:
     """Print and write the results; returns an error if they cannot be written."""
     if as_json:
@@ -99,7 +113,7 @@ def _report(
     return {}
 
 
-def _document(result: Validation, *, per_class: bool) -> dict[str, Any]:
+def _document(result: 'Validation', *, per_class: bool) -> dict[str, Any]:
     evaluation = result.evaluation
     document: dict[str, Any] = dict(
         result.row(),
@@ -120,14 +134,14 @@ def _finite(value: float) -> float | None:
     return value if abs(value) < float('inf') else None
 
 
-def _classes(result: Validation) -> list[tuple[str, float | None, int]]:
+def _classes(result: 'Validation') -> list[tuple[str, float | None, int]]:
     """Name, top-1 accuracy and number of images of each class."""
     evaluation = result.evaluation
     names = result.class_names or [str(index) for index in range(len(evaluation.per_class))]
     return [*zip(names, evaluation.per_class, evaluation.confusion.sum(1).tolist(), strict=True)]
 
 
-def _print_results(found: Sequence[Validation]) -> None:
+def _print_results(found: 'Sequence[Validation]') -> None:
     names = ('top-1', 'top-5', 'loss', 'ECE', 'images', 'size', 'crop', 'M params', 'images/s')
     rows = [
         (
@@ -149,7 +163,7 @@ def _print_results(found: Sequence[Validation]) -> None:
     print_table(columns, rows, caption=caption, min_width=100)
 
 
-def _print_classes(result: Validation) -> None:
+def _print_classes(result: 'Validation') -> None:
     columns = (Column('class', overflow='fold'), number_column('top-1'), number_column('images'))
     rows = [(name, '' if top1 is None else f'{top1:.2f}', str(count)) for name, top1, count in _classes(result)]
     print_table(columns, rows, title=result.model, min_width=100)

@@ -11,25 +11,27 @@ from rich.markup import escape
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Column
 
-from ..catalog import describe_checkpoint
 from ..checkpoints import CHECKPOINTS, descriptions
 from ..console import log, log_error, one_line_errors, print_line, print_table, progress_bar
 from ..errors import TimmSkError, message_of, nearest
-from ..models._builder import shapes_of
-from ..pretrained import Store, fetch, lookup, store_file
-from ..publishing import local
+from .commands import command
+
+STATES = 'bundled, stored, cached, on the hub, on the web, needs a file'
 
 app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, package and publish checkpoints.')
 
 
-@app.command('list')
+@command(app, 'list', 'timm-sk weights list "resnest50d*"', 'timm-sk weights list --state stored --json')
 def list_checkpoints(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
-    state: Annotated[str | None, typer.Option(help=f'Only those that are {", ".join(local.STATES)}.')] = None,
+    state: Annotated[str | None, typer.Option(help=f'Only those that are {STATES}.')] = None,
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """List the checkpoints and where their weights are."""
+    from ..pretrained import Store, lookup
+    from ..publishing import local
+
     rows = [row for row in lookup.search_rows(pattern) if row.sources]
     if as_markdown:
         print(descriptions.markdown(rows))
@@ -56,15 +58,17 @@ def list_checkpoints(
     names = ('checkpoint', 'state', 'top-1', 'licence')
     columns = [Column(name, no_wrap=True, min_width=width) for name, width in zip(names, widths, strict=False)]
     print_table([*columns, Column('made by', no_wrap=True, overflow='ellipsis')], cells)
-    print_line(f'{len(shown)} checkpoints. Local store: {escape(str(store.root))}')
+    log(f'{len(shown)} checkpoints. Local store: {store.root}')
 
 
-@app.command('show')
+@command(app, 'show', 'timm-sk weights show resnest50d.in1k', 'timm-sk weights show skresnet34 --json')
 def show(
     name: Annotated[str, typer.Argument(metavar='NAME', help='arch.tag, or arch for its default.')],
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
     """Show a checkpoint's sources, licence, accuracy, preprocessing and hashes."""
+    from ..catalog import describe_checkpoint
+
     with one_line_errors():
         facts = describe_checkpoint(name).facts()
     if as_json:
@@ -74,7 +78,7 @@ def show(
         print_line(f'[bold]{fact:14}[/bold] {escape(text)}')
 
 
-@app.command('pull')
+@command(app, 'pull', 'timm-sk weights pull resnest50d skresnet34', 'timm-sk weights pull --all carried/')
 def pull(
     names: Annotated[
         list[str] | None,
@@ -85,6 +89,9 @@ def pull(
     ] = None,
 ) -> None:
     """Download checkpoints into the local store, unless they are in it."""
+    from ..models._builder import shapes_of
+    from ..pretrained import Store, fetch, lookup
+
     with one_line_errors():
         if bool(names) == bool(everything):
             raise ValueError('Name checkpoints, or give --all DIR.')
@@ -111,7 +118,7 @@ def pull(
         else:
             print_line(escape(f'{row.name}: {path.parent}'))
     if everything:
-        print_line(escape(f'Set TIMM_SK_HOME to a copy of {everything} on a machine without network.'))
+        log(f'Set TIMM_SK_HOME to a copy of {everything} on a machine without network.')
     if failed:
         raise typer.Exit(1)
 
@@ -120,12 +127,15 @@ def _show_bytes(update: Callable[..., None], received: int, total: int | None) -
     update(completed=received, total=total)
 
 
-@app.command('verify')
+@command(app, 'verify', 'timm-sk weights verify resnest50d.in1k', 'timm-sk weights verify net.pth --to resnest50d.in1k')
 def verify(
     targets: Annotated[list[str], typer.Argument(metavar='NAME|FILE|DIR', help='What to verify.')],
     to: Annotated[str | None, typer.Option(metavar='NAME', help='Checkpoint that a file is meant for.')] = None,
 ) -> None:
     """Verify the hash, structure, keys, values and outputs of checkpoints, files or folders."""
+    from ..pretrained import lookup
+    from ..publishing import local
+
     failed = False
     for target in targets:
         with one_line_errors():
@@ -144,14 +154,17 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command('convert')
+@command(app, 'convert', 'timm-sk weights convert sk_resnet50.pth.tar --to skresnet50_insight.insight_in1k')
 def convert(
     file: Annotated[Path, typer.Argument(metavar='FILE', help='Checkpoint file of any known format and layout.')],
     to: Annotated[str, typer.Option(metavar='NAME', help='Checkpoint that it is: arch.tag.')],
 ) -> None:
     """Convert a file into the local store, where `pretrained=True` finds it. Nothing in the file is executed."""
+    from ..models._builder import shapes_of
+    from ..pretrained import lookup, store_file
+
     with one_line_errors():
         row = lookup.find_row(to)
         folder = store_file(file, row, shapes_of(row)).parent
     print_line(escape(f'{row.name}: {folder}'))
-    print_line(f'Load it with timm.create_model("{row.name}", pretrained=True).')
+    log(f'Load it with timm.create_model("{row.name}", pretrained=True).')

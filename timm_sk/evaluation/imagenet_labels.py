@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ..data import ImageDataset
 
-LABELS = ('real', 'v2', 'a', 'r')
 MODEL_CLASSES = 1000
 
 

@@ -4,8 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from .imagenet_labels import LABELS
-
+LABELS = ('real', 'v2', 'a', 'r')  # see imagenet_labels.py
 INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'box', 'hamming', 'lanczos')
 AMP_DTYPES = ('bfloat16', 'float16')
 
