@@ -64,7 +64,7 @@ def test_held_out_accuracy(name, goal, held_out):
 @pytest.mark.deep
 def test_scale_table():
     model = timm.create_model('sknet_atto.shapes', pretrained=True).eval()
-    images = {scale: drawn(selection.PICTURES, scale=scale)[0] for scale in (0.3, 0.5, 0.7, 0.9)}
+    images = {scale: drawn(selection.IMAGES, scale=scale)[0] for scale in (0.3, 0.5, 0.7, 0.9)}
     measured = selection.measure(model, images)
     card = (bundled_folder('sknet_atto.shapes') / 'README.md').read_text()
     rows = re.findall(r'^\| (SK_\d_\d) \| (.*) \|$', card, re.MULTILINE)

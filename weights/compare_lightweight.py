@@ -30,7 +30,7 @@ RECIPE = Recipe(epochs=6, warmup_epochs=1, batch_size=32, lr=1e-2)  # chosen wit
 
 
 @dataclass(frozen=True)
-class NewPictures:
+class NewImages:
     """6,400 images per epoch, new ones for each seed and epoch."""
 
     seed: int
@@ -48,7 +48,7 @@ def run(unit: str, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
     start = time.perf_counter()
     model = timm.create_model(NAME, unit=unit, num_classes=len(CLASS_NAMES))
-    train(model, NewPictures(seed), RECIPE)
+    train(model, NewImages(seed), RECIPE)
     seconds = time.perf_counter() - start
     pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
     wrong = count_wrong(model, preprocess(pixels), torch.from_numpy(labels))
@@ -58,7 +58,7 @@ def run(unit: str, seed: int) -> dict[str, object]:
         seed=seed,
         top1=round(100 * (1 - wrong / TEST_COUNT), 2),
         seconds=round(seconds),
-        images=RECIPE.epochs * NewPictures(seed).steps * RECIPE.batch_size,
+        images=RECIPE.epochs * NewImages(seed).steps * RECIPE.batch_size,
         torch=torch.__version__.partition('+')[0],
         timm=timm.__version__,
         machine=platform.machine(),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
-from recipe import LabelledPictures, Recipe, Task
+from recipe import LabelledImages, Recipe, Task
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 
@@ -61,7 +61,7 @@ def augment(x: Tensor, recipe: DigitsRecipe) -> Tensor:
 
 
 @dataclass(frozen=True)
-class AugmentedPictures:
+class AugmentedImages:
     """A fixed set of images [N, C, H, W] with labels [N], shuffled and augmented anew in every epoch."""
 
     images: Tensor
@@ -95,21 +95,21 @@ class Digits(Task):
         trained[self.held_out_indices] = False
         self.training_indices = trained.nonzero().flatten()
 
-    def _subset(self, indices: Tensor) -> AugmentedPictures:
-        return AugmentedPictures(self.images[indices], self.labels[indices], self.recipe)
+    def _subset(self, indices: Tensor) -> AugmentedImages:
+        return AugmentedImages(self.images[indices], self.labels[indices], self.recipe)
 
-    def training_set(self) -> AugmentedPictures:
+    def training_set(self) -> AugmentedImages:
         return self._subset(self.training_indices)
 
-    def held_out(self) -> LabelledPictures:
+    def held_out(self) -> LabelledImages:
         indices = self.held_out_indices
-        return LabelledPictures(
+        return LabelledImages(
             images=self.images[indices],
             labels=self.labels[indices],
             originals=[self.originals[index] for index in indices.tolist()],
         )
 
-    def validation(self) -> Iterator[tuple[AugmentedPictures, Tensor, Tensor]]:
+    def validation(self) -> Iterator[tuple[AugmentedImages, Tensor, Tensor]]:
         generator = torch.Generator().manual_seed(self.recipe.seed)
         order = self.training_indices[torch.randperm(len(self.training_indices), generator=generator)]
         for fold in range(FOLDS):

@@ -6,7 +6,7 @@ from string import Template
 
 import timm
 import torch
-from recipe import LabelledPictures, Recipe
+from recipe import LabelledImages, Recipe
 from torch import nn
 
 from timm_sk.checkpoints import CHECKPOINTS
@@ -27,7 +27,7 @@ def write_card(name: str, model: nn.Module, recipe: Recipe, **facts: str) -> str
     )
 
 
-def export(name: str, model: nn.Module, recipe: Recipe, held_out: LabelledPictures, card: str) -> Path:
+def export(name: str, model: nn.Module, recipe: Recipe, held_out: LabelledImages, card: str) -> Path:
     """Write `weights/<name>/`.
 
     Args:

@@ -35,7 +35,7 @@ class TrainingSet(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledPictures:
+class LabelledImages:
     """Images for evaluation.
 
     Attributes:
@@ -65,7 +65,7 @@ class Task(ABC):
         """Training images."""
 
     @abstractmethod
-    def held_out(self) -> LabelledPictures:
+    def held_out(self) -> LabelledImages:
         """Images for the final evaluation; used once."""
 
     @abstractmethod

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from timm_sk import attention_weights
 
 SCALES = (0.3, 0.5, 0.7, 0.9)
-PICTURES = 500
+IMAGES = 500
 CLEAR = 3  # standard errors above which a difference is reported
 
 

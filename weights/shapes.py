@@ -9,7 +9,7 @@ import selection
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from recipe import LabelledPictures, Recipe, Task
+from recipe import LabelledImages, Recipe, Task
 from torch import Tensor, nn
 
 from timm_sk.checkpoints import CHECKPOINTS
@@ -38,7 +38,7 @@ def preprocess(pixels: NDArray[np.uint8]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class NewPictures:
+class NewImages:
     """Synthetic images; epoch k uses seed k."""
 
     recipe: ShapesRecipe
@@ -60,24 +60,24 @@ class Shapes(Task):
     # a second thread gains next to nothing on maps this small, and would change the last digits
     threads = 1
 
-    def training_set(self) -> NewPictures:
-        return NewPictures(self.recipe)
+    def training_set(self) -> NewImages:
+        return NewImages(self.recipe)
 
-    def held_out(self) -> LabelledPictures:
+    def held_out(self) -> LabelledImages:
         pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
-        return LabelledPictures(
+        return LabelledImages(
             images=preprocess(pixels),
             labels=torch.from_numpy(labels),
             originals=[Image.fromarray(image) for image in pixels],
         )
 
-    def validation(self) -> Iterator[tuple[NewPictures, Tensor, Tensor]]:
+    def validation(self) -> Iterator[tuple[NewImages, Tensor, Tensor]]:
         pixels, labels = draw(VALIDATION_COUNT, seed=VALIDATION_SEED)
         yield self.training_set(), preprocess(pixels), torch.from_numpy(labels)
 
     def facts(self, model: nn.Module) -> dict[str, str]:
         images = {
-            scale: preprocess(draw(selection.PICTURES, seed=TEST_SEED, scale=scale)[0]) for scale in selection.SCALES
+            scale: preprocess(draw(selection.IMAGES, seed=TEST_SEED, scale=scale)[0]) for scale in selection.SCALES
         }
         measured = selection.measure(model, images)
         return dict(
@@ -87,7 +87,7 @@ class Shapes(Task):
             validation_count=f'{VALIDATION_COUNT:,}',
             test_seed=str(TEST_SEED),
             test_count=f'{TEST_COUNT:,}',
-            scale_pictures=str(selection.PICTURES),
+            scale_pictures=str(selection.IMAGES),
             scale_table=selection.table(measured),
             scale_verdict=textwrap.fill(selection.verdict(measured), 120),
         )

@@ -360,6 +360,10 @@ def test_corrupt_images(tmp_path):
         (['gone'], 'gone: no such folder or tar of images.'),
         (['hollow'], 'hollow/7: the class has no images'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
+        (
+            ['ten', '--class-map', 'reversed.txt'],
+            f"{MODEL} has the data set's classes in another order, 0, 1, 2, …: name them in that order",
+        ),
         (['parts', '--split', 'tset'], 'parts has no split tset: name one of train, validation.'),
         (
             ['ten', '--split', 'test'],
@@ -387,6 +391,7 @@ def test_errors_in_one_line(arguments, message, tmp_path, monkeypatch):
     shutil.rmtree(tmp_path / 'nine' / '4')
     for split in ('train', 'validation'):
         shutil.copytree(tmp_path / 'ten', tmp_path / 'parts' / split)
+    (tmp_path / 'reversed.txt').write_text('\n'.join(map(str, range(9, -1, -1))))
     monkeypatch.chdir(tmp_path)
     done = command(*arguments, '--model', MODEL)
     assert (done.exit_code, done.stdout) == (1, '')

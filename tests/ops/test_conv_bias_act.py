@@ -70,7 +70,7 @@ def test_one_pass_where_it_is_faster(monkeypatch):
 
     assert not takes_steps(1, 2, nhwc=True)
     assert takes_steps(4, 2, nhwc=False)
-    for dilation in (1, 2):  # a single small picture
+    for dilation in (1, 2):  # a single small image
         assert takes_steps(1, 1, nhwc=True, dilation=dilation)
         assert takes_steps(1, 1, nhwc=False, dilation=dilation)
 
@@ -79,9 +79,9 @@ def test_one_pass_where_it_is_faster(monkeypatch):
 def test_odd_inputs():
     x, weight, bias, shortcut = make(torch.float32, 1)
     point = x[:, :, :1, :1]  # its layout could be either
-    for picture in (x[:0], x[:, :, ::2], x.transpose(2, 3), point, x.expand(2, 8, 9, 7)):
-        found = convolve(picture, weight, bias, *NUMBERS, 1, 'relu')
-        wanted = F.relu(F.conv2d(picture, weight, bias, *NUMBERS))
+    for image in (x[:0], x[:, :, ::2], x.transpose(2, 3), point, x.expand(2, 8, 9, 7)):
+        found = convolve(image, weight, bias, *NUMBERS, 1, 'relu')
+        wanted = F.relu(F.conv2d(image, weight, bias, *NUMBERS))
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
     bfloat = [tensor.bfloat16() for tensor in (point, weight, bias)]
     assert convolve(*bfloat, *NUMBERS, 1, 'relu', torch.ones(2, 12, 1, 3).bfloat16()).shape == (2, 12, 1, 3)
@@ -116,8 +116,8 @@ def test_gradients_where_only_one_input_has_them():
 def test_others_see_public_operations_only():
     x, weight, bias, shortcut = make(torch.float32, 1)
 
-    def run(picture: Tensor) -> Tensor:
-        return convolve(picture, weight, bias, *NUMBERS, 1, 'relu', shortcut)
+    def run(image: Tensor) -> Tensor:
+        return convolve(image, weight, bias, *NUMBERS, 1, 'relu', shortcut)
 
     with FlopCounterMode(display=False) as counter:
         run(x)

@@ -215,6 +215,12 @@ def _num_classes(name: str, model: Any, data: ValidationData) -> int:
     if count != expected:
         owner = f'the labels {data.label_map.labels} are for' if data.label_map else 'the data set has'
         raise ValueError(f'{name} has {count} classes, {owner} {expected}: choose a model of those classes.')
+    labels, classes = [*(model.pretrained_cfg.get('label_names') or ())], data.class_names or []
+    if labels != classes and sorted(labels) == sorted(classes):
+        raise ValueError(
+            f"{name} has the data set's classes in another order, {', '.join(labels[:3])}, …: "
+            'name them in that order in a file, --class-map FILE.'
+        )
     return len(data.label_map.class_names) if data.label_map else count
 
 

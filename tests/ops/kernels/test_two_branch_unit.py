@@ -43,7 +43,7 @@ def folded(layer: type[SelectiveKernel] = SelectiveKernel, channels: int = 16, *
     return reparameterize_model(fill_model(unit).eval()).requires_grad_(False)
 
 
-def picture(channels: int = 16, size: tuple[int, int] = (5, 4)) -> Tensor:
+def image(channels: int = 16, size: tuple[int, int] = (5, 4)) -> Tensor:
     return make_input((1, channels, *size))
 
 
@@ -59,11 +59,11 @@ def assert_close(found: Tensor, wanted: Tensor) -> None:
 def test_same_values_and_state_dict(layer, kwargs, form):
     unit = folded(layer, **kwargs)
     before = {key: tensor.clone() for key, tensor in unit.state_dict().items()}
-    wanted = unit(picture())
+    wanted = unit(image())
     joined = TwoBranchSelectiveKernel(unit, form)
     for twin in (joined, copy.deepcopy(joined), pickle.loads(pickle.dumps(joined))):
         with launched(**LAUNCHES[form]):
-            assert_close(twin(picture()), wanted)
+            assert_close(twin(image()), wanted)
         assert twin.state_dict().keys() == before.keys()
         assert all(torch.equal(tensor, before[key]) for key, tensor in twin.state_dict().items())
 
@@ -71,15 +71,15 @@ def test_same_values_and_state_dict(layer, kwargs, form):
 @pytest.mark.parametrize('form', FORMS)
 def test_compiles_in_one_graph(form):
     joined = TwoBranchSelectiveKernel(folded(), form)
-    wanted = joined(picture())
+    wanted = joined(image())
     with launched(**LAUNCHES[form]):
-        assert_close(torch.compile(joined, backend='aot_eager', fullgraph=True)(picture()), wanted)
+        assert_close(torch.compile(joined, backend='aot_eager', fullgraph=True)(image()), wanted)
 
 
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 def test_modules_run_where_the_kernel_cannot(monkeypatch):
     unit = folded()
-    joined, x = TwoBranchSelectiveKernel(copy.deepcopy(unit), 'store_branches'), picture()
+    joined, x = TwoBranchSelectiveKernel(copy.deepcopy(unit), 'store_branches'), image()
     wanted, launches = unit(x), launcher.launches['two_branch']
     assert_close(torch.jit.trace(joined, x, check_trace=False)(x), wanted)
     assert_close(torch.export.export(joined, (x,)).module()(x), wanted)
@@ -109,8 +109,8 @@ def test_loaded_weights_are_packed():
     joined = TwoBranchSelectiveKernel(folded(), 'recompute_branches')
     joined.load_state_dict(other.state_dict())
     with launched(two_branch=2):
-        found = joined(picture())
-    assert_close(found, other(picture()))
+        found = joined(image())
+    assert_close(found, other(image()))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ matrix units. Both branches read the same neighbourhood of the tile, from memory
 Products are summed in float32. `fused` goes through one partial sum per tile, so that it is the same in every run.
 
 Bytes moved to and from memory, if the caches hold halos and weights: with X = B C_in H W and P = B C H' W' elements of
-e bytes, H' = ceil(H / stride), and T tiles per picture,
+e bytes, H' = ceil(H / stride), and T tiles per image,
 
     separate, bias and ReLU in the convolutions' own pass   (2 X +  7 P) e   x twice, U written, read twice, result
     separate, bias and ReLU in a pass of their own each     (2 X + 15 P) e   U read and written twice more
@@ -44,7 +44,7 @@ from .two_branch_tiling import LIMIT, check, output_size, tiling
 
 @triton.jit
 def _neighbours(x, row, column, channel, height, width, channels, in_block):
-    """Input at rows and columns [P] and channels [BLOCK_K] of a picture [height, width, channels], zero outside."""
+    """Input at rows and columns [P] and channels [BLOCK_K] of an image [height, width, channels], zero outside."""
     inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     at = (row * width + column) * channels
     return tl.load(x + at[:, None] + channel[None, :], mask=inside[:, None] & in_block[None, :], other=0.0)
@@ -94,7 +94,7 @@ def _two_branch_kernel(
     in_n = n < N
     in_channels, out_channels = blocks * K, blocks * N
 
-    picture = x + image * height * width * in_channels
+    pixels = x + image * height * width * in_channels
     first = tl.full([TILE_H * TILE_W, BLOCK_N], 0.0, tl.float32)
     second = tl.full([TILE_H * TILE_W, BLOCK_N], 0.0, tl.float32)
     STEPS: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
@@ -105,8 +105,8 @@ def _two_branch_kernel(
         in_k = k < K
         row_0, column_0 = row * stride + down * dilation_0, column * stride + right * dilation_0
         row_1, column_1 = row * stride + down * dilation_1, column * stride + right * dilation_1
-        near = _neighbours(picture, row_0, column_0, block * K + k, height, width, in_channels, in_k)
-        far = _neighbours(picture, row_1, column_1, block * K + k, height, width, in_channels, in_k)
+        near = _neighbours(pixels, row_0, column_0, block * K + k, height, width, in_channels, in_k)
+        far = _neighbours(pixels, row_1, column_1, block * K + k, height, width, in_channels, in_k)
         of_tap = weight + ((block * 9 + tap) * K + k[:, None]) * N + n[None, :]
         in_tap = in_k[:, None] & in_n[None, :]
         first = tl.dot(near, tl.load(of_tap, mask=in_tap, other=0.0), first, input_precision='ieee')
@@ -116,12 +116,12 @@ def _two_branch_kernel(
     first = _activate(first, tl.load(bias + channel, mask=in_n, other=0.0))
     second = _activate(second, tl.load(bias + out_channels + channel, mask=in_n, other=0.0))
 
-    in_picture = (row < out_height) & (column < out_width)
-    there = in_picture[:, None] & in_n[None, :]
+    in_image = (row < out_height) & (column < out_width)
+    there = in_image[:, None] & in_n[None, :]
     at = image * out_height * out_width * out_channels
     at += ((row * out_width + column) * out_channels)[:, None] + channel[None, :]
     if partial is not None:
-        sums = tl.sum(tl.where(in_picture[:, None], first + second, 0.0), axis=0)
+        sums = tl.sum(tl.where(in_image[:, None], first + second, 0.0), axis=0)
         tl.store(partial + place * out_channels + channel, sums, mask=in_n)
     if branch_0 is not None:
         tl.store(branch_0 + at, first.to(branch_0.dtype.element_ty), mask=there)
