@@ -131,6 +131,7 @@ def test_resume_with_other_data(data: Path, tmp_path: Path, monkeypatch: pytest.
         with pytest.raises(ResumeError, match='was trained on other data') as caught:
             finetune(config.changed(resume='auto'))
         assert '\n' not in str(caught.value)
+        assert str(caught.value).endswith('copy data with cp -p or rsync -a.')
     shutil.rmtree(copy)
     shutil.copytree(data, copy)
     assert finetune(config.changed(resume='auto')).metrics['epoch'] <= 1
