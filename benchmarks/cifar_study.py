@@ -5,7 +5,8 @@
 trains each net for a few epochs on half of the training images of each class, from the same seeds, in the same order
 and with the same augmentation, and evaluates the last weights on the test images, once. Rows are appended to
 `benchmarks/cifar_study.csv`; a run that is there is not repeated, so an interrupted study goes on with this command.
-`python benchmarks/cifar_study.py --report` prints the tables of docs/cifar.md and draws its chart.
+`--costs`, on an idle machine, writes parameters, multiply-adds, memory and the time of a training step of each net to
+`benchmarks/cifar_study_costs.csv`. `--report` prints the tables of docs/cifar.md and draws its chart.
 """
 
 import csv
@@ -30,9 +31,9 @@ from timm_sk.models.sk_blocks import SelectiveKernelBottleneck
 from timm_sk.models.sknet_cifar import CifarResNet
 
 HERE = Path(__file__).parent
-RESULTS, CHART = HERE / 'cifar_study.csv', HERE.parent / 'docs' / 'cifar_study'
-COLUMNS = ('net', 'seed', 'top1', 'loss', 'params', 'macs', 'step_ms', 'saved_bytes_per_image', 'seconds', 'processor')
-SEEDS = range(5)
+RESULTS, COSTS, CHART = HERE / 'cifar_study.csv', HERE / 'cifar_study_costs.csv', HERE.parent / 'docs' / 'cifar_study'
+COLUMNS = ('net', 'seed', 'top1', 'loss', 'seconds', 'processor')
+SEEDS, ROUNDS = range(5), 9
 EPOCHS, BATCH, PEAK_LR, WEIGHT_DECAY, SMOOTHING, PADDING = 8, 128, 0.2, 5e-4, 0.1, 4
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 
@@ -97,25 +98,35 @@ def batches(images: Tensor, labels: Tensor, generator: torch.Generator) -> Itera
         yield normalized(cropped), labels[chosen]
 
 
-def train(model: nn.Module, images: Tensor, labels: Tensor, seed: int) -> list[float]:
-    """Train in place; returns the seconds of each step."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY)
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: Tensor, targets: Tensor) -> None:
+    """A training step: forward pass in bfloat16, backward pass, new weights."""
+    with torch.autocast('cpu', torch.bfloat16):
+        logits = model(inputs)
+    F.cross_entropy(logits.float(), targets, label_smoothing=SMOOTHING).backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """A net with random weights in train mode, and its optimizer."""
+    torch.manual_seed(seed)
+    model = (COMPARED | ABLATIONS)[name]().train().to(memory_format=torch.channels_last)
+    return model, torch.optim.SGD(
+        model.parameters(), lr=PEAK_LR, momentum=0.9, nesterov=True, weight_decay=WEIGHT_DECAY
+    )
+
+
+def train(name: str, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
+    """Train a net from its seed."""
+    model, optimizer = build(name, seed)
     steps = EPOCHS * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, cycle_momentum=False)
     generator = torch.Generator().manual_seed(seed)
-    model.train().to(memory_format=torch.channels_last)
-    seconds = []
     for _ in range(EPOCHS):
         for inputs, targets in batches(images, labels, generator):
-            start = time.perf_counter()
-            with torch.autocast('cpu', torch.bfloat16):
-                logits = model(inputs)
-            F.cross_entropy(logits.float(), targets, label_smoothing=SMOOTHING).backward()
-            optimizer.step()
-            optimizer.zero_grad()
+            step(model, optimizer, inputs, targets)
             schedule.step()
-            seconds.append(time.perf_counter() - start)
-    return seconds
+    return model
 
 
 @torch.inference_mode()
@@ -128,62 +139,78 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
 
 def run(name: str, seed: int, training: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Any]:
     """Train and evaluate one net; returns its row."""
-    torch.manual_seed(seed)
-    model = (COMPARED | ABLATIONS)[name]()
-    inputs = normalized(training[0][:BATCH])
-    model.to(memory_format=torch.channels_last)
-    saved = saved_bytes(lambda: model(inputs), excluded=[*model.parameters(), *model.buffers()]) / BATCH
-    torch.manual_seed(seed)
-    model = (COMPARED | ABLATIONS)[name]()  # without the statistics of that pass
     start = time.perf_counter()
-    steps = train(model, *training, seed)
-    top1, loss = evaluate(model, *test)
+    top1, loss = evaluate(train(name, *training, seed), *test)
     return dict(
         net=name,
         seed=seed,
         top1=f'{top1:.2f}',
         loss=f'{loss:.4f}',
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=count_macs(model, (3, 32, 32)),
-        step_ms=f'{1e3 * statistics.median(steps):.1f}',
-        saved_bytes_per_image=round(saved),
         seconds=f'{time.perf_counter() - start:.0f}',
         processor=describe(torch.device('cpu'))['processor'],
     )
 
 
-def read_rows() -> list[dict[str, str]]:
-    """The finished runs."""
-    if not RESULTS.exists():
+def measure_costs() -> list[dict[str, Any]]:
+    """Parameters, multiply-adds, memory and the milliseconds of a training step; the nets take turns."""
+    nets = {name: build(name) for name in COMPARED | ABLATIONS}
+    inputs = torch.randn(BATCH, 3, 32, 32).to(memory_format=torch.channels_last)
+    targets = torch.arange(BATCH) % 10
+    times: dict[str, list[float]] = {name: [] for name in nets}
+    for _ in range(ROUNDS + 2):
+        for name, (model, optimizer) in nets.items():
+            start = time.perf_counter()
+            step(model, optimizer, inputs, targets)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    rows = []
+    for name, (model, _) in nets.items():
+        with torch.autocast('cpu', torch.bfloat16):
+            saved = saved_bytes(lambda model=model: model(inputs), excluded=[*model.parameters(), *model.buffers()])
+        measured = times[name][2:]
+        rows.append(
+            dict(
+                net=name,
+                params=sum(parameter.numel() for parameter in model.parameters()),
+                macs=count_macs(model.eval(), (3, 32, 32)),
+                saved_bytes_per_image=round(saved / BATCH),
+                step_ms_min=f'{min(measured):.1f}',
+                step_ms_median=f'{statistics.median(measured):.1f}',
+                step_ms_max=f'{max(measured):.1f}',
+                processor=describe(torch.device('cpu'))['processor'],
+            )
+        )
+    return rows
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; none if there is no file."""
+    if not path.exists():
         return []
-    with RESULTS.open(newline='') as file:
+    with path.open(newline='') as file:
         return list(csv.DictReader(file))
 
 
-def report(rows: list[dict[str, str]]) -> str:
+def report(rows: list[dict[str, str]], costs: list[dict[str, str]]) -> str:
     """Markdown tables of the comparison and of the ablations; writes the chart."""
     from scipy.stats import ttest_1samp
 
     top1 = {name: [float(row['top1']) for row in rows if row['net'] == name] for name in COMPARED | ABLATIONS}
-    facts = {row['net']: row for row in rows}
+    facts = {row['net']: row for row in costs}
     lines = [
         '| net | top-1, mean of 5 seeds | lowest to highest | SK minus it, 95 % interval | params | M multiply-adds | '
         'ms per step | kB per image |',
         '|---|---|---|---|---|---|---|---|',
     ]
-    differences = {}
     for name in COMPARED:
         found, row = top1[name], facts[name]
         text = '-'
         if name != 'SK':
             gains = [own - other for own, other in zip(top1['SK'], found, strict=True)]
             low, high = ttest_1samp(gains, 0).confidence_interval(0.95)
-            differences[name] = statistics.mean(gains), low, high
-            text = f'{differences[name][0]:+.2f} ({low:+.2f} to {high:+.2f})'
-        step = statistics.median(float(row['step_ms']) for row in rows if row['net'] == name)
+            text = f'{statistics.mean(gains):+.2f} ({low:+.2f} to {high:+.2f})'
         lines.append(
             f'| {name} | {statistics.mean(found):.2f} | {min(found):.2f} to {max(found):.2f} | {text} | '
-            f'{int(row["params"]):,} | {int(row["macs"]) / 1e6:.1f} | {step:.0f} | '
+            f'{int(row["params"]):,} | {int(row["macs"]) / 1e6:.1f} | {float(row["step_ms_median"]):.0f} | '
             f'{int(row["saved_bytes_per_image"]) / 1e3:.0f} |'
         )
     lines += ['', '| net, one seed | top-1 | params | M multiply-adds |', '|---|---|---|---|']
@@ -218,12 +245,20 @@ def _draw(top1: dict[str, list[float]], theme: str) -> None:
 def main(
     train_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the training images.')] = None,
     test_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the test images.')] = None,
+    only_costs: Annotated[bool, typer.Option('--costs', help='Measure the costs instead.')] = False,
     only_report: Annotated[bool, typer.Option('--report', help='Print the tables of the finished runs.')] = False,
 ) -> None:
     """Compare plain, SE and SK nets on CIFAR-10, and ablate the SK net."""
-    rows = read_rows()
+    if only_costs:
+        rows = measure_costs()
+        with COSTS.open('w', newline='') as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(rows)
+        return
+    rows = read_rows(RESULTS)
     if only_report:
-        print(report(rows))
+        print(report(rows, read_rows(COSTS)))
         return
     if train_images is None or test_images is None:
         raise typer.BadParameter('name the training and the test images')

@@ -12,13 +12,17 @@ from timm_sk.finetune.recipes import recipe_names
 
 pytestmark = pytest.mark.deep
 
+EXAMPLES = {
+    'sknet17_1x32d.cifar10': ('cat', 'coffee'),
+    **{name: CHECKPOINTS[name].label_names for name in ('sknet_atto.digits', 'sknet_atto.shapes')},
+}
 BUNDLED_FILES = {
     f'{name}/{file}'
     for name, row in CHECKPOINTS.items()
     if row.bundled
     for file in (
         *('README.md', 'config.json', 'golden.safetensors', 'model.safetensors', 'recipe.json'),
-        *(f'examples/{label}.png' for label in row.label_names),
+        *(f'examples/{stem}.png' for stem in EXAMPLES[name]),
     )
 }
 

@@ -13,6 +13,7 @@ from variants import ARCHITECTURES
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import app
 from timm_sk.cli.chosen_images import NO_MODEL
+from timm_sk.cli.main import MODELS_OF_EXAMPLES, NEXT
 from timm_sk.inference.prediction import example_images
 from timm_sk.models.listing import markdown
 from timm_sk.pretrained import bundled_folder
@@ -65,10 +66,13 @@ def test_documentation_has_generated_table():
 def test_predict_examples():
     done = timm_sk('predict')
     assert done.returncode == 0, done.stderr
-    assert done.stderr == ''
-    rows = [line.split()[:3] for line in done.stdout.splitlines() if '.png' in line]
-    assert rows == [[f'{digit}.png', digit, digit] for digit in '0123456789']
+    assert done.stderr == f'{NEXT}\n'
+    *digits, cat, coffee = [line.split()[:3] for line in done.stdout.splitlines() if '.png' in line]
+    assert digits == [[f'{digit}.png', digit, digit] for digit in '0123456789']
+    assert (cat, coffee[0]) == (['cat.png', 'cat', 'cat'], 'coffee.png')
+    assert 'coffee (no class)' in done.stdout
     assert 'sknet_atto.digits was trained on handwritten digits' in done.stdout
+    assert 'sknet17_1x32d.cifar10 was trained on photographs' in done.stdout
 
 
 def test_model_must_be_named_for_images():
@@ -110,9 +114,10 @@ def test_predict_json():
     assert probabilities == sorted(probabilities, reverse=True)
     assert probabilities[0] > 0.5
     done = invoke('predict', '--json', '--topk', 99)
-    assert done.stderr == 'sknet_atto.digits has 10 classes: --topk 99 shows all of them.\n'
+    notes = [f'{name} has 10 classes: --topk 99 shows all of them.' for name in MODELS_OF_EXAMPLES]
+    assert done.stderr.splitlines() == notes
     everything = json.loads(done.stdout)
-    assert [row['truth'] for row in everything] == list('0123456789')
+    assert [row['truth'] for row in everything] == [*'0123456789', 'cat', 'coffee (no class)']
     for row in everything:
         assert len(row['predictions']) == 10
         assert sum(prediction['probability'] for prediction in row['predictions']) == pytest.approx(1, abs=1e-5)

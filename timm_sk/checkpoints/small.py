@@ -1,5 +1,7 @@
 """Rows of the nets for small images."""
 
+from typing import Any
+
 from .rows import Checkpoint, Source, untrained
 
 
@@ -30,6 +32,16 @@ def _atto(
     )
 
 
+_CIFAR: dict[str, Any] = dict(
+    family='sknet_cifar',
+    input_size=(3, 32, 32),
+    pool_size=(8, 8),
+    interpolation='bilinear',
+    crop_pct=1.0,
+    num_classes=10,
+)
+CIFAR10_NAMES = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+
 SMALL_ROWS = (
     _atto(
         'sknet_atto.digits',
@@ -49,16 +61,22 @@ SMALL_ROWS = (
         dataset='2,000 held-out images of timm_sk.shapes',
         top1=99.25,
     ),
-    *(
-        untrained(
-            f'{arch}.untrained',
-            family='sknet_cifar',
-            input_size=(3, 32, 32),
-            pool_size=(8, 8),
-            interpolation='bilinear',
-            crop_pct=1.0,
-            num_classes=10,
-        )
-        for arch in ('sknet29_16x32d', 'sknet17_1x32d')
+    Checkpoint(
+        name='sknet17_1x32d.cifar10',
+        sources=(
+            Source(
+                kind='bundled', sha256='eb13486b9872631d4c53ff3c77cf132e7dc62005d4d79addd26e5d132e6df591', size=2036876
+            ),
+        ),
+        licence='apache-2.0',
+        origin='timm_sk, weights/cifar10.py',
+        label_names=CIFAR10_NAMES,
+        trained_on='photographs of CIFAR-10, as JPEG copies',
+        dataset='10,000 test images of CIFAR-10, as JPEG copies',
+        top1=89.41,
+        evaluation='timm_sk, weights/cifar10.py',
+        recipe='timm-sk finetune cifar10/train.tar --config cifar10',
+        **_CIFAR,
     ),
+    untrained('sknet29_16x32d.untrained', **_CIFAR),
 )

@@ -22,7 +22,8 @@ from .commands import Quiet, command
 if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
-MODEL_OF_EXAMPLES = 'sknet_atto.digits'
+MODELS_OF_EXAMPLES = ('sknet_atto.digits', 'sknet17_1x32d.cifar10')
+NEXT = 'Next: `timm-sk predict IMAGE --model skresnet34`, `timm-sk list` for all models, README.md for other tasks.'
 
 
 class _Commands(typer.core.TyperGroup):
@@ -125,7 +126,8 @@ def predict_images(
         str | None,
         typer.Option(
             '--model',
-            help=f'Architecture, arch.tag or exported folder; must be named for images. Without: {MODEL_OF_EXAMPLES}.',
+            help='Architecture, arch.tag or exported folder; must be named for images. '
+            f'Without: {" and ".join(MODELS_OF_EXAMPLES)}.',
             show_default=False,
         ),
     ] = None,
@@ -135,31 +137,41 @@ def predict_images(
 ) -> None:
     """Classify images."""
     from ..factory import ready_model
-    from ..inference.prediction import iter_predictions, trained_on
+    from ..inference.prediction import class_names, iter_predictions, trained_on
 
+    results = []
     with one_line_errors():
         if images and not model_name:
             raise ValueError(NO_MODEL)
-        model_name = model_name or MODEL_OF_EXAMPLES
-        paths = choose_images(images, model_name)
-        model = ready_model(model_name, device=device)
-        if topk > (num_classes := cast(int, model.num_classes)):
-            log(f'{model_name} has {num_classes} classes: --topk {topk} shows all of them.')
-        predictions = []
-        with progress_bar('Classifying', len(paths)) as update:
-            for prediction in iter_predictions(model, paths, topk=topk):
-                predictions.append(prediction)
-                update(1)
-    truths = None if images else [path.stem for path in paths]
+        for name in [model_name] if model_name else MODELS_OF_EXAMPLES:
+            paths = choose_images(images, name)
+            model = ready_model(name, device=device)
+            if topk > (num_classes := cast(int, model.num_classes)):
+                log(f'{name} has {num_classes} classes: --topk {topk} shows all of them.')
+            predictions = []
+            with progress_bar('Classifying', len(paths)) as update:
+                for prediction in iter_predictions(model, paths, topk=topk):
+                    predictions.append(prediction)
+                    update(1)
+            truths = None if images else _truths(paths, class_names(model))
+            results.append((name, predictions, truths, trained_on(model)))
     if as_json:
-        print(json.dumps(_as_json(predictions, truths), indent=2))
-    elif not all(prediction.error for prediction in predictions):
-        _print_predictions(model_name, predictions, truths, trained_on(model))
-    failures = [prediction.error for prediction in predictions if prediction.error]
+        print(json.dumps([line for _, found, truths, _ in results for line in _as_json(found, truths)], indent=2))
+    else:
+        for result in results:
+            _print_predictions(*result)
+    failures = [prediction.error for _, found, _, _ in results for prediction in found if prediction.error]
     for failure in failures:
         log_error(failure)
     if failures:
         raise typer.Exit(1)
+    if not (images or model_name or as_json):
+        log(NEXT)
+
+
+def _truths(paths: list[Path], classes: list[str]) -> list[str]:
+    """The names of example images; what the model has no class for is marked."""
+    return [path.stem if path.stem in classes else f'{path.stem} (no class)' for path in paths]
 
 
 def _as_json(predictions: 'list[Prediction]', truths: list[str] | None) -> list[dict[str, Any]]:
@@ -180,6 +192,8 @@ def _as_json(predictions: 'list[Prediction]', truths: list[str] | None) -> list[
 def _print_predictions(
     model_name: str, predictions: 'list[Prediction]', truths: list[str] | None, caption: str
 ) -> None:
+    if all(prediction.error for prediction in predictions):
+        return
     rows = []
     for index, prediction in enumerate(predictions):
         if prediction.error:

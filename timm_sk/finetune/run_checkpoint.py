@@ -107,8 +107,8 @@ def restore(
         _require_same_settings(content.get('config'), config)
         if content.get('data') != data:
             raise ResumeError(
-                f'{folder} was trained on other data ({content.get("data")}; this is {data}). Modification times count: '
-                'copy data with cp -p or rsync -a.'
+                f'{folder} was trained on other data ({content.get("data")}; this is {data}). Modification times '
+                'count: copy data with cp -p or rsync -a.'
             )
         state.load_state_dict(content, context, images_per_epoch)
     except ResumeError:
