@@ -12,8 +12,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import timm
 from demo.sample_images import SEVEN, photo, png
+
+from timm_sk import load
 
 pytestmark = pytest.mark.browser
 
@@ -192,9 +193,9 @@ def test_keyboard(open_page, shoot):
 def test_slow_answer_does_not_replace_newer_one(open_page, monkeypatch):
     def slow(name):
         time.sleep(2)
-        return timm.create_model('sknet_atto', num_classes=8).eval()
+        return load('sknet_atto', pretrained=False, device='cpu')
 
-    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
     page = open_page()
     panel = tab(page, 'One model')
     panel.get_by_role('combobox', name='Model and checkpoint').click()

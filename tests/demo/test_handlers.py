@@ -21,7 +21,7 @@ from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.data.images import read_image
 from timm_sk.errors import UnknownModelError, UnreadableImageError
 from timm_sk.explain import attention_difference, contribution_difference, zoom_in
-from timm_sk.factory import ready_model, transforms
+from timm_sk.factory import load, transforms
 from timm_sk.inference.prediction import predict
 from timm_sk.models import costs
 from timm_sk.pretrained import Store
@@ -40,7 +40,7 @@ SHAPES = 'sknet_atto.shapes'
 
 @pytest.fixture(scope='module')
 def shapes():
-    return PageModel(ready_model(SHAPES, device='cpu'))
+    return PageModel(*load(SHAPES, device='cpu'))
 
 
 def text_of(html):
@@ -66,7 +66,7 @@ def test_classes_and_attention(shapes):
 
 
 def test_enlarge_small_image():
-    digits = PageModel(ready_model('sknet_atto.digits', device='cpu'))
+    digits = PageModel(*load('sknet_atto.digits', device='cpu'))
     seven = read_image(SEVEN)
     assert seven.size == (8, 8)
     assert [analysis._enlarged(seven, scale).size for scale in (1, 3)] == [(8, 8), (11, 11)]
@@ -81,11 +81,13 @@ def test_single_pixel(shapes):
 
 
 def test_model_with_one_channel():
-    torch.manual_seed(0)
-    grey = PageModel(timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
+    fresh = dict(pretrained=False, num_classes=3, device='cpu')
+    grey = PageModel(*load('sknet_atto', in_chans=1, **fresh))
     found = analysis.analyse(grey, read_image(RING), 1)
-    expected = attention_weights(grey.model, grey.transform(read_image(RING).convert('L'))[None])
+    expected = attention_weights(grey.model, grey.transform(read_image(RING))[None])
     assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
+    with pytest.raises(ValueError, match='the model takes 4'):
+        PageModel(*load('sknet_atto', in_chans=4, **fresh))
 
 
 def test_html_has_numbers_as_text(shapes):
@@ -119,7 +121,7 @@ def test_names_are_escaped():
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnest50d_1s1x64d'])
 def test_model_without_several_branches(name):
-    model = PageModel(timm.create_model(name, num_classes=3).eval())
+    model = PageModel(*load(name, pretrained=False, num_classes=3, device='cpu'))
     found = analysis.analyse(model, read_image(RING), 1)
     assert (found.units, len(found.labels)) == ((), 3)
     assert 'no units that choose' in bars.answer(found, name)
@@ -210,9 +212,9 @@ def test_model_cache(monkeypatch):
     def load(name):
         slow.wait(0.2)
         loaded.append(name)
-        return torch.nn.Identity()
+        return torch.nn.Identity(), None
 
-    monkeypatch.setattr(model_cache, 'ready_model', load)
+    monkeypatch.setattr(model_cache, 'load', load)
     cache = ModelCache(max_models=2)
     threads = [threading.Thread(target=cache.get, args=('a',)) for _ in range(8)]
     for thread in threads:
@@ -231,7 +233,7 @@ def test_model_cache_retries(monkeypatch):
     with pytest.raises(UnknownModelError):
         cache.get('sknet_atto.nothing')
     model = torch.nn.Identity()
-    monkeypatch.setattr(model_cache, 'ready_model', lambda name: model)
+    monkeypatch.setattr(model_cache, 'load', lambda name: (model, None))
     assert cache.get('sknet_atto.nothing').model is model
 
 

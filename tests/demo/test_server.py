@@ -162,7 +162,7 @@ def test_loading_one_model_does_not_block_others(client, monkeypatch):
         loaded.wait(30)
         raise UnobtainableCheckpointError(name)
 
-    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
     sent = handle_file(str(RING))
     waiting = [client.submit(sent, 'skresnet18.ra_in1k', 1, api_name='/analyse') for _ in range(6)]
     try:
@@ -180,7 +180,7 @@ def test_one_visitor_does_not_block_others(address, client, monkeypatch):
         loaded.wait(60)
         raise UnobtainableCheckpointError(name)
 
-    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
     path = upload(address, 'ring.png', RING.read_bytes()).json()[0]
     image = dict(path=path, meta={'_type': 'gradio.FileData'})
     body, url = dict(data=[image, 'skresnet18.ra_in1k', 1]), f'{address}/gradio_api/call/analyse'

@@ -110,18 +110,10 @@ def _explain(
     from ..inference.prediction import trained_on
 
     images = [read_image(path) for path in paths]
+    full, short = ([printable(name) for name in names] for names in (map(str, paths), (path.name for path in paths)))
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
-        found = explain_images(
-            model,
-            images,
-            scales=zoom.scales,
-            units=units,
-            names=[printable(str(path)) for path in paths],
-            on_batch=update,
-        )
-    names = [printable(path.name) for path in paths]
-    if len(set(names)) < len(names):
-        names = [printable(str(path)) for path in paths]
+        found = explain_images(model, images, scales=zoom.scales, units=units, names=full, on_batch=update)
+    names = short if len(set(short)) == len(short) else full
     write_explanation(folder, found, images, names, model_name=model_name)
     mean = f'Mean over {len(images)} images. ' if len(images) > 1 else ''
     caption = f'{mean}Field: side of the effective receptive field, pixels of the input. {trained_on(model)}'

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 import typer.core
-from rich.table import Column
 
 from ..console import log, log_error, one_line_errors, print_table, progress_bar, set_quiet
 from ..errors import nearest
@@ -150,47 +149,35 @@ def predict_images(
             for prediction in iter_predictions(model, paths, topk=topk):
                 predictions.append(prediction)
                 update(1)
-    truths = None if images else [path.stem for path in paths]
+    read = [prediction for prediction in predictions if not prediction.error]
     if as_json:
-        print(json.dumps(_as_json(predictions, truths), indent=2))
-    elif not all(prediction.error for prediction in predictions):
-        _print_predictions(model_name, predictions, truths, trained_on(model))
-    failures = [prediction.error for prediction in predictions if prediction.error]
-    for failure in failures:
-        log_error(failure)
-    if failures:
+        print(json.dumps([_document(prediction, is_example=not images) for prediction in predictions], indent=2))
+    elif read:
+        rows = [_cells(prediction, is_example=not images) for prediction in read]
+        columns = ('image', *(() if images else ('truth',)), 'prediction', 'runners-up')
+        print_table(columns, rows, title=model_name, caption=trained_on(model))
+    for prediction in predictions:
+        if prediction.error:
+            log_error(prediction.error)
+    if len(read) < len(predictions):
         raise typer.Exit(1)
 
 
-def _as_json(predictions: 'list[Prediction]', truths: list[str] | None) -> list[dict[str, Any]]:
-    documents: list[dict[str, Any]] = []
-    for index, prediction in enumerate(predictions):
-        document: dict[str, Any] = dict(file=str(prediction.path))
-        if truths:
-            document['truth'] = truths[index]
-        if prediction.error:
-            document['error'] = prediction.error
-        else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            document['predictions'] = [dict(label=label, probability=probability) for label, probability in pairs]
-        documents.append(document)
-    return documents
+def _document(prediction: 'Prediction', *, is_example: bool) -> dict[str, Any]:
+    document: dict[str, Any] = dict(file=str(prediction.path))
+    if is_example:
+        document['truth'] = cast(Path, prediction.path).stem
+    if prediction.error:
+        return document | dict(error=prediction.error)
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    return document | dict(predictions=[dict(label=label, probability=probability) for label, probability in pairs])
 
 
-def _print_predictions(
-    model_name: str, predictions: 'list[Prediction]', truths: list[str] | None, caption: str
-) -> None:
-    rows = []
-    for index, prediction in enumerate(predictions):
-        if prediction.error:
-            continue
-        pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-        first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
-        name = Path(str(prediction.path)).name if truths else str(prediction.path)
-        rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
-    names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
-    columns = (Column('image', overflow='fold'), *map(Column, names))
-    print_table(columns, rows, title=model_name, caption=caption)
+def _cells(prediction: 'Prediction', *, is_example: bool) -> list[str]:
+    path = cast(Path, prediction.path)
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
+    return [*([path.name, path.stem] if is_example else [str(path)]), first, ', '.join(others)]
 
 
 @command(

@@ -72,9 +72,7 @@ def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ValueError(f'The scale must be {MIN_SCALE:g} to {MAX_SCALE:g}, got {scale:g}.')
     model = page_model.model
-    mode = 'L' if model.in_chans == 1 else 'RGB'
-    views = (image, _enlarged(image, scale))
-    x = torch.stack([page_model.transform(view.convert(mode)) for view in views])  # [2, C, H, W]
+    x = torch.stack([*map(page_model.transform, (image, _enlarged(image, scale)))])  # [2, C, H, W]
     parameter = next(model.parameters())
     recording: AbstractContextManager[list[UnitWeights]] = (
         record_attention(model, contributions=True) if page_model.selects else nullcontext([])

@@ -40,7 +40,7 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     """Build the page; it shows the answer to an example before the first event.
 
     Args:
-        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.factory.ready_model` takes.
+        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.load` takes.
 
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.
