@@ -91,11 +91,7 @@ def record_attention(model: nn.Module, *, contributions: bool = False) -> Iterat
 
 
 def selecting_units(model: nn.Module) -> list[tuple[str, Unit]]:
-    """The units of a model that have attention, with their paths.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """The units of a model that have attention, with their paths; raises ValueError if it has none."""
     units = [
         (path, unit)
         for path, unit in model.named_modules()

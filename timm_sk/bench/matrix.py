@@ -136,11 +136,7 @@ def cases(
 
 
 def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
-    """Check that there is at least one name, and that all are known.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raise ValueError if there is no name, or an unknown one."""
     for name in names or ['']:
         if name not in known:
             raise ValueError(f'Unknown {kind} "{name}": expected {", ".join(filter(None, known))}.')

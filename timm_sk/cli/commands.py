@@ -19,14 +19,7 @@ Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Print no progress an
 
 
 def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[[F], F]:
-    """Decorate a function to register it as a command.
-
-    Args:
-        app: Group of commands that gets it.
-        name: Name of the command.
-        *examples: Command lines at the end of its help.
-        **settings: Other arguments of typer's `command`.
-    """
+    """Decorate a function to register it as a command; the examples are command lines at the end of its help."""
 
     def decorate(function: F) -> F:
         @wraps(function)

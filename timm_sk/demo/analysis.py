@@ -44,7 +44,7 @@ class Analysis:
     """A model's answer.
 
     Attributes:
-        scale: Magnification of the object.
+        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
         labels: Likeliest classes of the enlarged image, best first.
         probabilities: Their probabilities, 0 to 1.
         units: Units with several branches, by depth; empty for a model without selection.
@@ -59,16 +59,7 @@ class Analysis:
 
 
 def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis:
-    """Run a model on an image as it is and with its object enlarged.
-
-    Args:
-        page_model: Model.
-        image: Image in 8-bit RGB.
-        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
-
-    Raises:
-        ValueError: If the scale is out of range.
-    """
+    """Run a model on an image as it is and with its object enlarged; raises ValueError if the scale is out of range."""
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ValueError(f'The scale must be {MIN_SCALE:g} to {MAX_SCALE:g}, got {scale:g}.')
     model = page_model.model

@@ -31,13 +31,7 @@ def side_names(analysis: Analysis) -> tuple[str, str]:
 
 
 def answer(analysis: Analysis, name: str, note: str = '') -> str:
-    """A model's answer.
-
-    Args:
-        analysis: Classes and attention.
-        name: Name of the model.
-        note: Sentence on the model, if any.
-    """
+    """The answer of a model of this name, with a sentence on it, if there is one."""
     return f"""<section class="sk-answer" aria-label="{escape(name)}">
 <div class="sk-result">{_seen(analysis)}{_predictions(analysis)}</div>
 {f'<p>{escape(note)}</p>' if note else ''}{_attention(analysis)}

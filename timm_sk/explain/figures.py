@@ -91,9 +91,7 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
         for s, scale in enumerate(explanation.scales):
             axes.plot(range(len(explanation.units)), shown[s], label=scale_label(scale), **_style(s))
         axes.set_ylabel(label, fontsize=9)
-        _plain(axes)
-    if not np.isnan(explanation.differences).all():
-        rows[0].axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
+        _plain(axes, zero_line=label == _DIFFERENCE and not np.isnan(values).all())
     _name_units(rows[-1], explanation.units)
     _legend(figure, rows[0])
     return figure
