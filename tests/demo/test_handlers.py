@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from email.message import Message
 
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ from timm_sk.models import costs
 from timm_sk.pretrained import Store
 
 pytest.importorskip('gradio')
-from timm_sk.demo import analysis, charts, checkpoint_table, choices, examples, links, model_cache, uploads
+from timm_sk.demo import analysis, charts, checkpoint_table, choices, examples, model_cache, uploads
 from timm_sk.demo import html as bars
 from timm_sk.demo.choices import offered
 from timm_sk.demo.handlers import respond
@@ -327,15 +326,3 @@ def test_maps():
     same = replace(found, units=(replace(unit, one_size=True),))
     assert 'the last branch contributes more' in maps(same)
     assert 'gives its last branch minus that of its first branch' in bars.answer(same, SHAPES)
-
-
-@pytest.mark.deep
-def test_links_to_documentation(monkeypatch):
-    links.docs.cache_clear()
-    described = Message()
-    monkeypatch.setattr(links, 'metadata', lambda name: described)
-    assert links.docs('demo') == 'See docs/demo.md.'
-    described['Project-URL'] = 'Documentation, https://docs.example/timm_sk/'
-    links.docs.cache_clear()
-    assert 'href="https://docs.example/timm_sk/demo/"' in links.docs('demo')
-    links.docs.cache_clear()

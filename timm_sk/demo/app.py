@@ -14,8 +14,7 @@ from . import charts, checkpoint_table, examples
 from .analysis import MAX_SCALE, MIN_SCALE
 from .choices import choices, offered
 from .handlers import respond
-from .html import message
-from .links import PAPER, docs, link
+from .html import PAPER, link, message
 from .model_cache import ModelCache
 from .uploads import MAX_DECODED, read_upload
 from .visitors import BusyError, Turns, visitor_of
@@ -32,7 +31,7 @@ INTRODUCTION = f"""# {TITLE}
 
 A selective-kernel unit runs kernels of several sizes, and weighs them anew for each image
 ({link(PAPER, 'Selective Kernel Networks')}, CVPR 2019). Enlarge the object to see how the weights change.
-{docs('demo')}
+See docs/demo.md.
 """
 
 

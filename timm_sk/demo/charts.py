@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..checkpoints.rows import IMAGENET
 from ..models.costs import cost
-from .links import link
+from .html import link
 
 # ResNet and ResNeXt with torchvision's weights (tv: its first recipe, tv2: its second) at 224 pixels: the accuracies
 # are timm's, the costs are counted like those of the checkpoints.

@@ -8,14 +8,21 @@ from io import BytesIO
 from PIL import Image
 
 from .analysis import Analysis, UnitDifference
-from .links import PAPER, link
 
-_SEEN_SIDE = 192
+PAPER = 'https://arxiv.org/abs/1903.06586'
+
+
+def link(url: str, text: str) -> str:
+    """A link as HTML, which opens in a new tab."""
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(text)}</a>'
+
+
 _PAPERS = {
     'SK': link(PAPER, 'Section 5 of the paper'),
     'SA': link('https://arxiv.org/abs/2004.08955', 'The paper on ResNeSt'),
     'LSK': link('https://arxiv.org/abs/2303.09030', 'The paper on LSKNet'),
 }
+_SEEN_SIDE = 192
 _LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays the same while the slider moves
 
 
