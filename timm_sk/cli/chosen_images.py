@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
+]
 NO_MODEL = 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'
 
 

@@ -11,7 +11,7 @@ from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
 from ..evaluation.validation_config import ValidationConfig
 from ..optional_packages import require_package
-from .chosen_images import NO_MODEL, choose_images
+from .chosen_images import NO_MODEL, Images, choose_images
 
 if TYPE_CHECKING:
     from ..explain import Zoom
@@ -22,10 +22,7 @@ MAX_IMAGES = 100
 
 
 def explain_selection(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
-    ] = None,
+    images: Images = None,
     model_name: Annotated[
         str | None,
         typer.Option(

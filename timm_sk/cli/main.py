@@ -15,7 +15,7 @@ from ..console import log, log_error, one_line_errors, print_table, progress_bar
 from ..errors import nearest
 from ..version import __version__
 from . import bench, demo, explain, export, finetune, publish, validate, weights
-from .chosen_images import NO_MODEL, choose_images
+from .chosen_images import NO_MODEL, Images, choose_images
 from .commands import Quiet, command
 
 if TYPE_CHECKING:
@@ -116,10 +116,7 @@ def list_models(
 
 @command(app, 'predict', 'timm-sk predict', 'timm-sk predict photos/ --model skresnet34 --topk 3 --json')
 def predict_images(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
-    ] = None,
+    images: Images = None,
     model_name: Annotated[
         str | None,
         typer.Option(

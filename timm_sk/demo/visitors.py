@@ -57,23 +57,18 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] in ('http', 'websocket'):
-            name = _host_name(Headers(scope=scope).get('host', ''))
-            if name not in self._names and not _is_address(name):
-                text = f'Unknown host {name[:100]!r}: start the server with --allowed-host and this name.'
+            host = Headers(scope=scope).get('host', '')
+            if not self._is_own(host):
+                name = host.partition(':')[0][:100]
+                text = f'Unknown host {name!r}: start the server with --allowed-host and this name.'
                 return await PlainTextResponse(text, 421)(scope, receive, send)
         await self._app(scope, receive, send)
 
-
-def _host_name(host: str) -> str:
-    with suppress(ValueError):
-        return urlsplit(f'//{host}').hostname or ''
-    return ''
-
-
-def _is_address(name: str) -> bool:
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
+    def _is_own(self, host: str) -> bool:
+        with suppress(ValueError):  # neither a name nor an address
+            name = urlsplit(f'//{host}').hostname or ''
+            return name in self._names or bool(ipaddress.ip_address(name))
+        return False
 
 
 class BodyLimit:
