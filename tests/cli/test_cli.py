@@ -225,9 +225,3 @@ def test_run_errors(tmp_path):
     done = invoke('run', tmp_path / 'invalid.py')
     assert (done.exit_code, done.stderr.splitlines()[0]) == (1, f'{frame}1'.replace('broken', 'invalid'))
     assert invoke('run', tmp_path / 'gone.py').stderr == f'timm-sk: No such file: {tmp_path}/gone.py\n'
-
-
-def test_version_and_help():
-    assert invoke('--version').stdout == '0.1.0\n'
-    done = invoke('--help')
-    assert all(command in done.stdout for command in ('list', 'predict', 'run'))

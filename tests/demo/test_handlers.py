@@ -100,13 +100,9 @@ def test_html_has_numbers_as_text(shapes):
         numbers = numbers.replace('-', '−')
         assert f'{unit.name} {numbers}' in text
     assert 'the middle of the image, enlarged 2 times"' in html
+    assert [bars._signed(value) for value in (-0.0004, -0.0006)] == ['+0.000', '−0.001']  # zero has no minus
     lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
-
-
-def test_signed_zero():
-    assert bars._signed(-0.0004) == '+0.000'
-    assert bars._signed(-0.0006) == '−0.001'
 
 
 def test_names_are_escaped():

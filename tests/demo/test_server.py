@@ -155,14 +155,20 @@ def test_address_is_not_downloaded(address, client, monkeypatch):
     assert 'ring' in analyse(client, RING)
 
 
-def test_loading_one_model_does_not_block_others(client, monkeypatch):
-    loaded = threading.Event()
+@pytest.fixture
+def loaded(monkeypatch):
+    """An event that loading another model waits for, and then fails."""
+    event = threading.Event()
 
     def slow(name):
-        loaded.wait(30)
+        event.wait(60)
         raise UnobtainableCheckpointError(name)
 
     monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
+    return event
+
+
+def test_loading_one_model_does_not_block_others(client, loaded):
     sent = handle_file(str(RING))
     waiting = [client.submit(sent, 'skresnet18.ra_in1k', 1, api_name='/analyse') for _ in range(6)]
     try:
@@ -173,14 +179,7 @@ def test_loading_one_model_does_not_block_others(client, monkeypatch):
     assert all('they are not on this server' in job.result(timeout=30) for job in waiting)
 
 
-def test_one_visitor_does_not_block_others(address, client, monkeypatch):
-    loaded = threading.Event()
-
-    def slow(name):
-        loaded.wait(60)
-        raise UnobtainableCheckpointError(name)
-
-    monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
+def test_one_visitor_does_not_block_others(address, client, loaded):
     path = upload(address, 'ring.png', RING.read_bytes()).json()[0]
     image = dict(path=path, meta={'_type': 'gradio.FileData'})
     body, url = dict(data=[image, 'skresnet18.ra_in1k', 1]), f'{address}/gradio_api/call/analyse'

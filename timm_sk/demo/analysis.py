@@ -1,6 +1,6 @@
 """A model's classes and the attention of every unit for an image whose object is enlarged."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
@@ -65,10 +65,10 @@ def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis
     model = page_model.model
     x = torch.stack([*map(page_model.transform, (image, _enlarged(image, scale)))])  # [2, C, H, W]
     parameter = next(model.parameters())
-    recording: AbstractContextManager[list[UnitWeights]] = (
-        record_attention(model, contributions=True) if page_model.selects else nullcontext([])
-    )
-    with page_model.lock, _computing, torch.inference_mode(), recording as units:
+    units: list[UnitWeights] = []
+    with page_model.lock, _computing, torch.inference_mode(), ExitStack() as stack:
+        with suppress(ValueError):  # of a model without selection
+            units = stack.enter_context(record_attention(model, contributions=True))
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
     return Analysis(

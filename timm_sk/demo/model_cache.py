@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
-from ..attention import selecting_units
 from ..factory import ImageTransform, load
 from ..inference.prediction import class_names
 from ..models.inputs import preprocessing
@@ -38,14 +37,6 @@ class PageModel:
     @cached_property
     def class_names(self) -> list[str]:
         return class_names(self.model)
-
-    @cached_property
-    def selects(self) -> bool:
-        """Whether it has units with attention."""
-        try:
-            return bool(selecting_units(self.model))
-        except ValueError:
-            return False
 
     def as_image(self, x: Tensor) -> Image.Image:
         """The image of a transformed tensor [C, H, W]: resized and cropped, without the normalization."""
