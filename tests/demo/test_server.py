@@ -93,6 +93,7 @@ def test_upload_limit(address):
     before, temporary = uploads(), set(Path(tempfile.gettempdir()).glob('tmp*'))
     assert upload(address, 'large.png', bytes(MAX_BYTES + 1)).status_code == 413
     assert upload(address, 'larger.png', bytes(MAX_BODY_BYTES)).status_code == 413
+    assert upload(address, '..', RING.read_bytes()).status_code == 400
     assert upload(address, 'small.png', RING.read_bytes()).status_code == 200
     assert len(uploads() - before) == 1
     assert not {path for path in set(Path(tempfile.gettempdir()).glob('tmp*')) - temporary if path.is_file()}
@@ -117,10 +118,6 @@ def test_upload_names_with_paths(address, name):
     assert path.resolve().parent.parent == folder
     assert '..' not in path.parts
     assert uploads() - before == {path}
-
-
-def test_upload_named_as_folder(address):
-    assert upload(address, '..', RING.read_bytes()).status_code == 400
 
 
 def test_other_files_are_not_served(address, client):
@@ -191,16 +188,6 @@ def test_one_visitor_does_not_block_others(address, client, loaded):
         finally:
             loaded.set()
         assert 'they are not on this server' in other.get(f'{url}/{jobs[0]}').text
-
-
-def test_other_names_are_refused(address):
-    port = urlsplit(address).port
-    for host, status in ((f'localhost:{port}', 200), (f'attacker.example:{port}', 421)):
-        assert httpx.get(address, headers=dict(host=host)).status_code == status
-    answer = httpx.post(
-        f'{address}/gradio_api/upload', files={'files': RING.read_bytes()}, headers=dict(host='a.example')
-    )
-    assert answer.status_code == 421
 
 
 def test_fifty_parallel_requests(client):
