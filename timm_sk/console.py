@@ -80,11 +80,7 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Show a progress bar until the context ends, if standard error is a terminal and `--quiet` is not given.
 
-    Args:
-        title: Text before the bar.
-        total: Number of steps; None if unknown.
-        *columns: Columns after the bar; completed steps and remaining time if not given.
-        is_active: False to show none.
+    The columns after the bar are completed steps and remaining time by default; `total` is None if unknown.
 
     Yields:
         A function that updates the bar: by a number of steps, or to `completed=` of `total=`. `values=` is a text for

@@ -157,9 +157,8 @@ def _print_results(found: 'Sequence[Validation]') -> None:
         )
         for result in found
     ]
-    columns = ('model', *map(number_column, names))
     caption = 'top-1, top-5: percent. ECE: expected calibration error.'
-    print_table(columns, rows, caption=caption, min_width=100)
+    print_table(['model', *map(number_column, names)], rows, caption=caption, min_width=100)
 
 
 def _print_classes(result: 'Validation') -> None:

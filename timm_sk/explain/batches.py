@@ -24,14 +24,8 @@ def data_batches(
 ) -> Batches:
     """Batches of a data set, in which each image is read once for all scales.
 
-    Args:
-        images: Data set from `timm_sk.data.open_dataset`.
-        zoom: The model's.
-        device: Device of the model.
-        batch_size: Images in a batch.
-        workers: Processes that load; 0 to load in this one.
-        on_bad: Called with a line for each image that is skipped, because it is unreadable or smaller than the model's
-            input; None to raise. A small image in a stream always raises.
+    `on_bad` is called with a line for each image that is skipped, because it is unreadable or smaller than the model's
+    input; None to raise. A small image in a stream always raises.
 
     Yields:
         Images [B, C, H, W] at each scale, and labels [B].
