@@ -107,7 +107,7 @@ def _explain(
     from ..inference.prediction import trained_on
 
     images = [read_image(path) for path in paths]
-    full, short = ([printable(name) for name in names] for names in (map(str, paths), (path.name for path in paths)))
+    full, short = [printable(str(path)) for path in paths], [printable(path.name) for path in paths]
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
         found = explain_images(model, images, scales=zoom.scales, units=units, names=full, on_batch=update)
     names = short if len(set(short)) == len(short) else full
