@@ -13,7 +13,7 @@ from timm_sk.finetune.recipes import recipe_names
 pytestmark = pytest.mark.deep
 
 EXAMPLES = {
-    'sknet17_1x32d.cifar10': ('cat', 'coffee'),
+    'sknet17_1x32d.cifar10': ('cat', 'other-coffee'),
     **{name: CHECKPOINTS[name].label_names for name in ('sknet_atto.digits', 'sknet_atto.shapes')},
 }
 BUNDLED_FILES = {

@@ -155,7 +155,7 @@ def test_photographs():
             assert torch.equal(parameter, stored[key].float())
     cat, coffee = predict(model, example_images(name))
     assert (cat.path.stem, cat.labels[0]) == ('cat', 'cat')
-    assert coffee.path.stem == 'coffee'  # of none of the classes
+    assert coffee.path.stem == 'other-coffee'  # of none of the classes
     card = (bundled_folder(name) / 'README.md').read_text()
     top1, low, high = map(
         float, re.search(r'Test top-1 \| ([\d.]+) % \(95 % interval ([\d.]+) to ([\d.]+)', card).groups()

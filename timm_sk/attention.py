@@ -72,21 +72,26 @@ def record_attention(model: nn.Module, *, contributions: bool = False) -> Iterat
         ValueError: If the model has no unit with attention.
     """
     recorded: list[UnitWeights] = []
+    last: dict[nn.Module, Tensor] = {}  # outputs of the layers of the logits
+
+    def keep(layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        last[layer] = out.detach()
+
+    def record(path: str, unit: Unit, inputs: tuple[Tensor, ...], out: Tensor) -> None:
+        logits = last.pop(_logits_layer(unit))[: len(out)]  # Lucid's attend to a single image twice in train mode
+        weights = _weights(unit, logits)
+        norms = _contributions(unit.split(inputs[0]), weights) if contributions else None
+        recorded.append(UnitWeights(unit_name(path, unit), path, weights, kernel_extents(unit), norms))
+
     with ExitStack() as hooks:
         for path, unit in selecting_units(model):
-            expanded: list[Tensor] = []  # the last output of the layer of the logits
-            record = partial(_record, recorded, path, expanded, kernel_extents(unit), contributions)
-            hooks.callback(_logits_layer(unit).register_forward_hook(partial(_keep, expanded)).remove)
-            hooks.callback(unit.register_forward_hook(record).remove)
+            hooks.enter_context(_logits_layer(unit).register_forward_hook(keep))
+            hooks.enter_context(unit.register_forward_hook(partial(record, path)))
         yield recorded
 
 
 def selecting_units(model: nn.Module) -> list[tuple[str, Unit]]:
-    """The units of a model that have attention, with their paths.
-
-    Raises:
-        ValueError: If it has none.
-    """
+    """The units of a model that have attention, with their paths; raises ValueError if it has none."""
     units = [
         (path, unit)
         for path, unit in model.named_modules()
@@ -106,31 +111,10 @@ def _logits_layer(unit: Unit) -> nn.Module:
     return unit.fc2 if isinstance(unit, SplitAttention) else unit.get_submodule('attn')
 
 
-def _keep(expanded: list[Tensor], layer: nn.Module, inputs: tuple[Tensor, ...], out: Tensor) -> None:
-    expanded[:] = [out.detach()]
-
-
-def _record(
-    recorded: list[UnitWeights],
-    path: str,
-    expanded: list[Tensor],
-    extents: tuple[int, ...],
-    contributions: bool,
-    unit: Unit,
-    inputs: tuple[Tensor, ...],
-    out: Tensor,
-) -> None:
-    (logits,) = expanded
-    logits = logits[: out.shape[0]]  # Lucid's units attend to a single image twice in train mode
+def _weights(unit: Unit, logits: Tensor) -> Tensor:
     if isinstance(unit, SplitAttention):
-        weights = gate_weights(unit.by_branch(logits.flatten(1)), unit.gate)
-    elif isinstance(unit, LargeSelectiveKernel):
-        weights = logits.sigmoid()
-    else:
-        weights = gate_weights(logits, 'softmax')
-    norms = _contributions(unit.split(inputs[0]), weights) if contributions else None
-    name = unit_name(path, unit)
-    recorded.append(UnitWeights(name=name, path=path, weights=weights, kernel_extents=extents, contributions=norms))
+        return gate_weights(unit.by_branch(logits.flatten(1)), unit.gate)
+    return logits.sigmoid() if isinstance(unit, LargeSelectiveKernel) else gate_weights(logits, 'softmax')
 
 
 def _contributions(branches: Iterable[Tensor], weights: Tensor) -> Tensor:

@@ -66,16 +66,7 @@ def print_table(
     caption: str = '',
     min_width: int = 0,
 ) -> None:
-    """Print a table to standard output.
-
-    Args:
-        columns: Columns, or their names.
-        rows: Cells of each row.
-        title: Line above the table.
-        caption: Line below the table.
-        min_width: Width in characters that the table may take even if the terminal is narrower; where standard output
-            is no terminal, nothing is cut or wrapped.
-    """
+    """Print a table to standard output: on a terminal in its width, at least `min_width`, else without wrapping."""
     folded = [Column(column, overflow='fold') if isinstance(column, str) else column for column in columns]
     table = Table(*folded, title=escape(title), caption=caption, box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for row in rows:
@@ -89,11 +80,7 @@ def progress_bar(
 ) -> Iterator[Callable[..., None]]:
     """Show a progress bar until the context ends, if standard error is a terminal and `--quiet` is not given.
 
-    Args:
-        title: Text before the bar.
-        total: Number of steps; None if unknown.
-        *columns: Columns after the bar; completed steps and remaining time if not given.
-        is_active: Whether to show it.
+    The columns after the bar are completed steps and remaining time by default; `total` is None if unknown.
 
     Yields:
         A function that updates the bar: by a number of steps, or to `completed=` of `total=`. `values=` is a text for
@@ -132,9 +119,7 @@ def one_line_errors() -> Iterator[None]:
 def log_once(message: str, *, unless_within: float = 0.0) -> None:
     """Log an error unless another process of the same torchrun has logged it.
 
-    Args:
-        message: The error.
-        unless_within: Seconds to wait for an error of another process; this one is not logged if there is any.
+    With `unless_within`, wait so many seconds for any error of another process, and log this one only if there is none.
     """
     store = _agent_store()
     if store is None:

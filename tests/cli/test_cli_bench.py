@@ -133,12 +133,14 @@ def test_ratio_bars(tmp_path):
         result('skresnet34', 'ours', 'eager', **ratio(1.25)),  # the later row counts
         result('skresnet34', 'ours', 'reparameterized', **ratio(1.5)),
         result('resnest50d', 'plain', 'eager', **ratio(2.0)),
+        result('resnest50d', 'plain', 'eager+graph', **ratio(2.5)),
         result('skresnet34', 'convolutions', 'eager', median_ms=5.0),
     ]
     figure = figure_of(rows)
     shown = [axes for axes in figure.axes if axes.get_visible()]
     assert [axes.get_title() for axes in shown] == ['inference, float32, channels_last, 8x3x224x224']
-    assert [bar.get_height() for bar in shown[0].patches] == [1.25, 1.5, 2.0]
+    assert [bar.get_height() for bar in shown[0].patches] == [1.25, 1.5, 2.0, 2.5]
+    assert [bar.get_hatch() or '' for bar in shown[0].patches] == ['', '', '', '//']
     assert [label.get_text() for label in shown[0].get_xticklabels()] == ['skresnet34', 'resnest50d']
     file = tmp_path / 'results.csv'
     file.write_text('\n'.join([','.join(COLUMNS), *(','.join(row.values()) for row in rows)]))

@@ -45,7 +45,7 @@ def serve_until_sigterm(tmp_path):
     )
     try:
         line = server.stdout.readline()  # the address, or nothing if it has ended
-        assert f'http://127.0.0.1:{port}' in line
+        assert line.rstrip('/\n') == f'http://127.0.0.1:{port}'
         assert 'Examples of sknet_atto.shapes' in httpx.get(f'http://127.0.0.1:{port}', timeout=60).text
         for host, status in ((SPACE['SPACE_HOST'], 200), ('attacker.example', 421)):
             answer = httpx.get(f'http://127.0.0.1:{port}', headers=dict(host=host), timeout=60)
@@ -57,7 +57,7 @@ def serve_until_sigterm(tmp_path):
     finally:
         server.kill()
         _, errors = server.communicate()
-    assert errors == ''
+    assert errors == 'Press Ctrl-C to stop.\n'
     assert not list((tmp_path / 'temporary').glob('timm_sk_demo_*'))
     assert not list((tmp_path / 'cwd').iterdir())
 

@@ -12,40 +12,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import timm
 from demo.sample_images import SEVEN, photo, png
+
+from timm_sk import load
 
 pytestmark = pytest.mark.browser
 
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run']
 FLAGS += ['--disable-background-networking', '--disable-component-update', '--disable-sync']
 TABS = ('One model', 'Two models', 'Checkpoints')
-
-# Contrast ratios by WCAG 2 of all visible text.
-CONTRASTS = """() => {
-    const parse = (text) => text.match(/[\\d.]+/g).map(Number);
-    const luminance = (colour) => {
-        const linear = (c) => c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
-        const [r, g, b] = colour.slice(0, 3).map((c) => linear(c / 255));
-        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-    };
-    const behind = (element) => {
-        for (let e = element; e; e = e.parentElement) {
-            const colour = parse(getComputedStyle(e).backgroundColor);
-            if (colour.length < 4 || colour[3] > 0.5) return colour;
-        }
-        return [255, 255, 255];
-    };
-    const found = [];
-    for (const element of document.querySelectorAll('.gradio-container *')) {
-        const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-        if (!own || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
-        if (element.closest('footer, .sk-unseen')) continue;
-        const [a, b] = [parse(getComputedStyle(element).color), behind(element)].map(luminance);
-        found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), element.textContent.trim().slice(0, 40)]);
-    }
-    return found;
-}"""
 
 
 @pytest.fixture(scope='module')
@@ -132,14 +107,6 @@ def test_load(open_page, shoot):
     assert classes(panel.locator('.sk-answer')) == ('ring', 'seen at 1×')
     assert panel.locator('.sk-units tbody th').all_inner_texts() == ['SK_2_1', 'SK_3_1', 'SK_4_1', 'SK_5_1']
     assert page.title() == 'Selective kernels'
-    unnamed = page.eval_on_selector_all('img:not([alt])', 'images => images.map(image => image.outerHTML)')
-    assert unnamed == []
-    inputs = 'input:not([type=hidden]):not([type=file]), button'
-    for element in page.locator(inputs).all():
-        if element.is_visible():
-            assert element.evaluate('e => (e.labels?.length || e.ariaLabel || e.title || e.innerText) && true'), (
-                element.evaluate('e => e.outerHTML')
-            )
     shoot(page, 'load')
 
 
@@ -192,9 +159,9 @@ def test_keyboard(open_page, shoot):
 def test_slow_answer_does_not_replace_newer_one(open_page, monkeypatch):
     def slow(name):
         time.sleep(2)
-        return timm.create_model('sknet_atto', num_classes=8).eval()
+        return load('sknet_atto', pretrained=False, device='cpu')
 
-    monkeypatch.setattr('timm_sk.demo.model_cache.ready_model', slow)
+    monkeypatch.setattr('timm_sk.demo.model_cache.load', slow)
     page = open_page()
     panel = tab(page, 'One model')
     panel.get_by_role('combobox', name='Model and checkpoint').click()
@@ -294,18 +261,10 @@ def test_labels_of_the_charts(open_page, width):
 
 
 @pytest.mark.parametrize('scheme', ['light', 'dark'])
-def test_accessibility(open_page, scheme):
-    axe = pytest.importorskip('axe_playwright_python.sync_playwright').Axe()
-    page = open_page(scheme=scheme)
-    for name in TABS:
-        tab(page, name)
-        results = axe.run(page)
-        assert results.violations_count == 0, results.generate_report()
-
-
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
 @pytest.mark.parametrize('width', [400, 1400])
 def test_tabs_are_readable(open_page, shoot, width, scheme):
+    """Nothing is cut off, and axe-core finds no fault, such as a low contrast or an input without a name."""
+    axe = pytest.importorskip('axe_playwright_python.sync_playwright').Axe()
     page = open_page(width, 850, scheme)
     for name in TABS:
         tab(page, name)
@@ -320,8 +279,7 @@ def test_tabs_are_readable(open_page, shoot, width, scheme):
             '.sk-answer, .sk-maps, .sk-examples, .sk-charts, .sk-table',
         )
         assert clipped == []
-        contrasts = page.evaluate(CONTRASTS)
-        assert len(contrasts) > 10
-        assert [pair for pair in contrasts if pair[0] < 4.5] == []
+        results = axe.run(page)
+        assert results.violations_count == 0, results.generate_report()
     background = page.evaluate('getComputedStyle(document.body).backgroundColor')
     assert (max(map(int, re.findall(r'\d+', background)[:3])) < 60) == (scheme == 'dark')

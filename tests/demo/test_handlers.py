@@ -6,7 +6,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from email.message import Message
 
 import numpy as np
 import pytest
@@ -21,13 +20,13 @@ from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.data.images import read_image
 from timm_sk.errors import UnknownModelError, UnreadableImageError
 from timm_sk.explain import attention_difference, contribution_difference, zoom_in
-from timm_sk.factory import ready_model, transforms
+from timm_sk.factory import load, transforms
 from timm_sk.inference.prediction import predict
 from timm_sk.models import costs
 from timm_sk.pretrained import Store
 
 pytest.importorskip('gradio')
-from timm_sk.demo import analysis, charts, checkpoint_table, choices, examples, links, model_cache, uploads
+from timm_sk.demo import analysis, charts, checkpoint_table, choices, examples, model_cache, uploads
 from timm_sk.demo import html as bars
 from timm_sk.demo.choices import offered
 from timm_sk.demo.handlers import respond
@@ -40,7 +39,7 @@ SHAPES = 'sknet_atto.shapes'
 
 @pytest.fixture(scope='module')
 def shapes():
-    return PageModel(ready_model(SHAPES, device='cpu'))
+    return PageModel(*load(SHAPES, device='cpu'))
 
 
 def text_of(html):
@@ -66,7 +65,7 @@ def test_classes_and_attention(shapes):
 
 
 def test_enlarge_small_image():
-    digits = PageModel(ready_model('sknet_atto.digits', device='cpu'))
+    digits = PageModel(*load('sknet_atto.digits', device='cpu'))
     seven = read_image(SEVEN)
     assert seven.size == (8, 8)
     assert [analysis._enlarged(seven, scale).size for scale in (1, 3)] == [(8, 8), (11, 11)]
@@ -81,11 +80,13 @@ def test_single_pixel(shapes):
 
 
 def test_model_with_one_channel():
-    torch.manual_seed(0)
-    grey = PageModel(timm.create_model('sknet_atto', in_chans=1, num_classes=3).eval())
+    fresh = dict(pretrained=False, num_classes=3, device='cpu')
+    grey = PageModel(*load('sknet_atto', in_chans=1, **fresh))
     found = analysis.analyse(grey, read_image(RING), 1)
-    expected = attention_weights(grey.model, grey.transform(read_image(RING).convert('L'))[None])
+    expected = attention_weights(grey.model, grey.transform(read_image(RING))[None])
     assert found.units[0].scaled == pytest.approx(float(attention_difference(expected[0])), abs=1e-6)
+    with pytest.raises(ValueError, match='the model takes 4'):
+        PageModel(*load('sknet_atto', in_chans=4, **fresh))
 
 
 def test_html_has_numbers_as_text(shapes):
@@ -99,13 +100,9 @@ def test_html_has_numbers_as_text(shapes):
         numbers = numbers.replace('-', '−')
         assert f'{unit.name} {numbers}' in text
     assert 'the middle of the image, enlarged 2 times"' in html
+    assert [bars._signed(value) for value in (-0.0004, -0.0006)] == ['+0.000', '−0.001']  # zero has no minus
     lefts = [float(left) for left in re.findall(r'sk-mark" style="left:([\d.]+)%', html)]
     assert lefts == pytest.approx([50 + 50 * unit.unscaled / 0.25 for unit in found.units], abs=0.01)
-
-
-def test_signed_zero():
-    assert bars._signed(-0.0004) == '+0.000'
-    assert bars._signed(-0.0006) == '−0.001'
 
 
 def test_names_are_escaped():
@@ -119,7 +116,7 @@ def test_names_are_escaped():
 
 @pytest.mark.parametrize('name', ['resnet18', 'resnest50d_1s1x64d'])
 def test_model_without_several_branches(name):
-    model = PageModel(timm.create_model(name, num_classes=3).eval())
+    model = PageModel(*load(name, pretrained=False, num_classes=3, device='cpu'))
     found = analysis.analyse(model, read_image(RING), 1)
     assert (found.units, len(found.labels)) == ((), 3)
     assert 'no units that choose' in bars.answer(found, name)
@@ -210,9 +207,9 @@ def test_model_cache(monkeypatch):
     def load(name):
         slow.wait(0.2)
         loaded.append(name)
-        return torch.nn.Identity()
+        return torch.nn.Identity(), None
 
-    monkeypatch.setattr(model_cache, 'ready_model', load)
+    monkeypatch.setattr(model_cache, 'load', load)
     cache = ModelCache(max_models=2)
     threads = [threading.Thread(target=cache.get, args=('a',)) for _ in range(8)]
     for thread in threads:
@@ -231,7 +228,7 @@ def test_model_cache_retries(monkeypatch):
     with pytest.raises(UnknownModelError):
         cache.get('sknet_atto.nothing')
     model = torch.nn.Identity()
-    monkeypatch.setattr(model_cache, 'ready_model', lambda name: model)
+    monkeypatch.setattr(model_cache, 'load', lambda name: (model, None))
     assert cache.get('sknet_atto.nothing').model is model
 
 
@@ -326,15 +323,3 @@ def test_maps():
     same = replace(found, units=(replace(unit, one_size=True),))
     assert 'the last branch contributes more' in maps(same)
     assert 'gives its last branch minus that of its first branch' in bars.answer(same, SHAPES)
-
-
-@pytest.mark.deep
-def test_links_to_documentation(monkeypatch):
-    links.docs.cache_clear()
-    described = Message()
-    monkeypatch.setattr(links, 'metadata', lambda name: described)
-    assert links.docs('demo') == 'See docs/demo.md.'
-    described['Project-URL'] = 'Documentation, https://docs.example/timm_sk/'
-    links.docs.cache_clear()
-    assert 'href="https://docs.example/timm_sk/demo/"' in links.docs('demo')
-    links.docs.cache_clear()

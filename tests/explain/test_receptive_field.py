@@ -56,6 +56,8 @@ def test_no_effect():
     model = one_unit([3, 5], 0)
     (side,) = receptive_fields(model, -torch.ones(1, 3, 16, 16)).values()  # which no ReLU lets through
     assert side.item() == 0
+    with pytest.raises(ValueError, match='Linear has no unit that selects'):
+        receptive_fields(nn.Linear(2, 2), images())
 
 
 def test_images_are_independent_and_the_model_unchanged():

@@ -4,10 +4,8 @@ import math
 from dataclasses import replace
 
 import pytest
-import timm
 import torch
 from torch import nn
-from variants import images
 
 import timm_sk
 from timm_sk import explain
@@ -84,9 +82,3 @@ def test_unknown_units():
         explain.choose_units(PAPERS, ['SK_2_1', 'SK_9_9', 'conv1'])
     with pytest.raises(ValueError, match='No unit given: the model has SK_2_1'):
         explain.choose_units(PAPERS, [])
-
-
-def test_models_without_selection():
-    for model in (timm.create_model('resnet18'), nn.Linear(2, 2)):
-        with pytest.raises(ValueError, match='has no unit that selects'):
-            explain.receptive_fields(model, images())

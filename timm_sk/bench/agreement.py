@@ -30,13 +30,7 @@ BASELINE_BOUND = 0.5  # of the largest value: a baseline farther from its own fl
 
 @dataclass(frozen=True)
 class Comparison:
-    """The comparison that is closest to its bound, or beyond it.
-
-    Attributes:
-        compared: Name of the compared values.
-        difference: Relative difference from the reference.
-        bound: Largest difference allowed.
-    """
+    """Name of the compared values, their relative difference from the reference, and the largest one allowed."""
 
     compared: str
     difference: float
@@ -70,12 +64,9 @@ def differences(observed: Mapping[str, Tensor], reference: Mapping[str, Tensor])
 def compare(
     found: Mapping[str, float], *, dtype: torch.dtype, baseline: Mapping[str, float] | None = None
 ) -> Comparison:
-    """Compare differences from the float32 reference with their bounds.
+    """The comparison of a variant's differences that is closest to its bound, or beyond it.
 
-    Args:
-        found: Differences of the variant, from `differences`.
-        dtype: Dtype of the variant.
-        baseline: Differences of the baseline in that dtype; None if this is the baseline.
+    The differences are from the float32 reference, and so are the baseline's in that dtype; None for the baseline.
     """
     comparisons = []
     for compared, difference in found.items():

@@ -17,10 +17,6 @@ def record_convs(module: nn.Module, run: Callable[[], object]) -> list[Replay]:
 
     Each computes what the model did: the output, or if that has a graph, the gradients of input, weight and bias for a
     random gradient of the output. Under autocast, input and weight are cast here, once.
-
-    Args:
-        module: The model.
-        run: Runs its forward pass once.
     """
     replays: list[Replay] = []
 

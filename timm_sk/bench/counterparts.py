@@ -41,11 +41,7 @@ _RADIX_MODELS = ('resnest14d', 'resnest26d', 'resnest50d', 'resnest101e', 'resne
 
 
 def branch_counts(arch: str) -> tuple[int, ...]:
-    """The numbers of branches in which both ours and timm's can be built: a radix of 3 does not divide the channels.
-
-    Raises:
-        ValueError: If the number is fixed.
-    """
+    """The numbers of branches that ours and timm's can have, not 3 in a ResNeSt; raises ValueError if it is fixed."""
     possible = [*_ATTENTION, *TIMM_FUNCTIONS, *_RADIX_MODELS]
     if arch not in possible:
         raise ValueError(f'The number of branches of {arch} is fixed: pass one of {", ".join(possible)}.')

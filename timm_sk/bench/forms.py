@@ -28,15 +28,7 @@ _DEPLOY_ARGUMENTS: dict[str, dict[str, Any]] = {
 
 
 def prepare(variant: Variant, case: Case, weights: dict[str, Tensor], images: Sequence[Tensor], labels: Tensor) -> Step:
-    """Build the model of a variant, and return its step.
-
-    Args:
-        variant: Side and form.
-        case: Setting.
-        weights: State dict of the model.
-        images: Batches in float32 on the device.
-        labels: Labels on the device, [B].
-    """
+    """Build the model of a variant, load its weights, and return its step on float32 batches on the device."""
     dtype, memory_format = DTYPES[case.dtype], MEMORY_FORMATS[case.memory_format]
     training = case.task == 'training'
     images = [x.to(torch.float32 if training else dtype, memory_format=memory_format) for x in images]

@@ -15,11 +15,7 @@ _BFLOAT16_INSTRUCTIONS = ('avx512_bf16', 'amx_bf16')
 
 
 def require_supported(device: torch.device, *, dtype: str, forms: Sequence[str] = ()) -> None:
-    """Check that a dtype and forms can be measured on a device.
-
-    Raises:
-        ValueError: If the dtype is float16, or a form a CUDA graph, on a CPU.
-    """
+    """Raise ValueError if the dtype is float16, or a form a CUDA graph, on a CPU."""
     if device.type == 'cuda':
         return
     if dtype == 'float16':

@@ -97,16 +97,8 @@ def cases(
 ) -> Iterator[Case]:
     """Every combination, the points of a scaling axis innermost.
 
-    Training steps of one image are omitted: the attention's BatchNorm would see one value per channel.
-
-    Args:
-        models: Our architectures.
-        dtypes: Keys of `DTYPES`.
-        memory_formats: Keys of `MEMORY_FORMATS`.
-        tasks: Some of `TASKS`.
-        batch: Images in a step, unless it is the axis.
-        size: Height and width, unless it is the axis.
-        scaling: Key of `SCALING`, or '' for one point.
+    Names are explained in `Case`. Training steps of one image are omitted: the attention's BatchNorm would see one
+    value per channel.
 
     Raises:
         ValueError: If a name is unknown, or the architecture is not ours or has a fixed number of branches.
@@ -136,11 +128,7 @@ def cases(
 
 
 def require_names(kind: str, names: Sequence[str], known: Collection[str]) -> None:
-    """Check that there is at least one name, and that all are known.
-
-    Raises:
-        ValueError: If not.
-    """
+    """Raise ValueError if there is no name, or an unknown one."""
     for name in names or ['']:
         if name not in known:
             raise ValueError(f'Unknown {kind} "{name}": expected {", ".join(filter(None, known))}.')

@@ -60,32 +60,34 @@ def figure_of(results: Sequence[Result]) -> Any:
         _draw_scaling(figure, timed, axis)
     else:
         _draw_ratios(figure, timed)
-    machine = [f'{device}, {processor.split(";")[0]}' for device, processor in _unique(timed, 'device', 'processor')]
-    versions = [f'torch {torch}, timm {timm}' for torch, timm in _unique(timed, 'torch', 'timm')]
+    machine = [f'{device}, {processor.split(";")[0]}' for device, processor in _grouped(timed, 'device', 'processor')]
+    versions = [f'torch {torch}, timm {timm}' for torch, timm in _grouped(timed, 'torch', 'timm')]
     title = f'Scaling with {axis}' if axis else _TITLE
     figure.suptitle(f'{title}\n{"; ".join([*machine, *versions])}', fontsize=10)
     return figure
 
 
-def _unique(results: Sequence[Result], *names: str) -> list[tuple[str, ...]]:
-    return list(dict.fromkeys(tuple(result[name] for name in names) for result in results))
+def _grouped(results: Sequence[Result], *names: str) -> dict[tuple[str, ...], list[Result]]:
+    groups: dict[tuple[str, ...], list[Result]] = {}
+    for result in results:
+        groups.setdefault(tuple(result[name] for name in names), []).append(result)
+    return groups
 
 
 def _draw_ratios(figure: Any, results: Sequence[Result]) -> None:
     """A panel per task, dtype, memory format and shape; bars by architecture and form, whiskers from min to max."""
     from matplotlib.patches import Patch
 
-    names = ('task', 'dtype', 'memory_format', 'batch', 'size')
     compared = [result for result in results if result['ratio_median'] and result['side'] != 'timm']
     if not compared:
         raise ValueError('No row has a ratio to draw.')
-    panels = {key: [r for r in compared if tuple(r[n] for n in names) == key] for key in _unique(compared, *names)}
+    panels = _grouped(compared, 'task', 'dtype', 'memory_format', 'batch', 'size')
     columns = min(len(panels), 2)
     lines = -(-len(panels) // columns)
     bars = max(map(len, panels.values()))
     figure.set_size_inches(min(max(4.5, 1.5 + 0.45 * bars), 10) * columns, 4 * lines + 1)
     grid = figure.subplots(lines, columns, squeeze=False, sharey=True)
-    kinds = [kind for kind in _COLORS if any(kind == f'{r["side"]} {r["form"]}' for r in compared)]
+    kinds = [kind for kind in _COLORS if kind in map(_kind, compared)]
     for axes, ((task, dtype, memory_format, batch, size), members) in zip(grid.flat, panels.items(), strict=False):
         _draw_bars(axes, members, kinds)
         axes.set_title(f'{task}, {dtype}, {memory_format}, {batch}x3x{size}x{size}', fontsize=10)
@@ -101,24 +103,26 @@ def _draw_ratios(figure: Any, results: Sequence[Result]) -> None:
     figure.legend(handles=handles, loc='outside lower center', ncols=min(len(handles), 6), frameon=False, fontsize=9)
 
 
+def _kind(result: Result) -> str:
+    return f'{result["side"]} {result["form"].removesuffix(GRAPH)}'
+
+
 def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> None:
     x = 0.0
     ticks = []
-    architectures = list(dict.fromkeys(result['arch'] for result in results))
-    for arch in architectures:
-        bars = sorted((r for r in results if r['arch'] == arch), key=lambda r: kinds.index(f'{r["side"]} {r["form"]}'))
+    by_arch = _grouped(results, 'arch')
+    for bars in by_arch.values():
         ticks.append(x + (len(bars) - 1) / 2)
-        for result in bars:
+        for result in sorted(bars, key=lambda bar: kinds.index(_kind(bar))):
             median, lowest, highest = (float(result[f'ratio_{name}']) for name in ('median', 'min', 'max'))
-            form = result['form'].removesuffix(GRAPH)
-            style = dict(color=_COLORS[f'{result["side"]} {form}'], hatch='' if form == result['form'] else '//')
+            style = dict(color=_COLORS[_kind(result)], hatch='//' if result['form'].endswith(GRAPH) else '')
             spread = [[median - lowest], [highest - median]]
             axes.bar(x, median, width=0.9, **style, yerr=spread, ecolor='#333333', capsize=2, zorder=2)
             axes.text(x + 0.04, 0.03, f'{median:.2f}', ha='center', va='bottom', fontsize=8, zorder=4, bbox=_TEXT_BOX)
             x += 1
         x += 0.8
     axes.axhline(1, color='black', linewidth=1, zorder=3)
-    axes.set_xticks(ticks, architectures, fontsize=9)
+    axes.set_xticks(ticks, [arch for (arch,) in by_arch], fontsize=9)
     axes.tick_params(labelleft=True)
     axes.grid(axis='y', color='#e5e5e5', zorder=0)
     axes.spines[['top', 'right']].set_visible(False)
@@ -127,13 +131,11 @@ def _draw_bars(axes: Any, results: Sequence[Result], kinds: Sequence[str]) -> No
 
 def _draw_scaling(figure: Any, results: Sequence[Result], axis: str) -> None:
     """Columns are tasks and dtypes, rows time and memory, both axes logarithmic; ours solid, timm's dashed."""
-    names = ('task', 'dtype', 'memory_format')
-    panels = _unique(results, *names)
+    panels = _grouped(results, 'task', 'dtype', 'memory_format')
     measures = [name for name in _MEASURES if any(result[name] for result in results)]
     figure.set_size_inches(5.2 * len(panels), 3.3 * len(measures) + 1.0)
     grid = figure.subplots(len(measures), len(panels), squeeze=False)
-    for column, panel in enumerate(panels):
-        members = [r for r in results if tuple(r[name] for name in names) == panel]
+    for column, (panel, members) in enumerate(panels.items()):
         for line, measure in enumerate(measures):
             axes = grid[line][column]
             _draw_lines(axes, members, axis, measure)

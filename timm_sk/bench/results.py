@@ -75,12 +75,7 @@ COLUMNS = Row.columns()
 
 
 def require_appendable(path: Path, columns: Sequence[str] = COLUMNS) -> None:
-    """Check that rows can be added to a file.
-
-    Raises:
-        ValueError: If it has other columns.
-        OSError: If it cannot be written.
-    """
+    """Raise ValueError if a file has other columns, or OSError if it cannot be written."""
     with path.open('a+', newline='') as file:
         file.seek(0)
         header = next(csv.reader(file), None)
@@ -96,12 +91,7 @@ def append(path: Path, rows: Sequence[Measurement]) -> None:
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a file, as text by column.
-
-    Raises:
-        ValueError: If it is not a CSV of the bench.
-        OSError: If it cannot be read.
-    """
+    """Read the rows of a file, as text by column; raises ValueError if it is not a CSV of the bench."""
     with path.open(newline='') as file:
         reader = csv.DictReader(file)
         if tuple(reader.fieldnames or ()) != COLUMNS:

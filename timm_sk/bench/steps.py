@@ -14,12 +14,9 @@ Forward = Callable[[Tensor], Tensor]
 
 
 class Inference:
-    """A forward pass in eval mode without gradients.
+    """A forward pass in eval mode without gradients, of batches [B, 3, H, W] in the model's dtype, which take turns.
 
-    Args:
-        module: Model, which holds the weights.
-        images: Batches in the model's dtype, [B, 3, H, W] each, which take turns.
-        forward: Function that runs the model; None for the model itself.
+    `forward` runs the model if that is not the module itself.
     """
 
     def __init__(self, module: nn.Module, images: Sequence[Tensor], *, forward: Forward | None = None) -> None:
@@ -32,11 +29,7 @@ class Inference:
             return self.forward(self.images[index % len(self.images)])
 
     def observe(self, first: int | None = None) -> dict[str, Tensor]:
-        """The output of the first batch, in float32, without TF32.
-
-        Args:
-            first: Number of images to return; None for all. The whole batch is computed, for which it was deployed.
-        """
+        """The output of the first images, in float32, without TF32; the batch is computed for which it was deployed."""
         with exact_float32():
             return {'output': self()[:first].float().clone()}
 
@@ -44,14 +37,8 @@ class Inference:
 class Training:
     """Zero the gradients, forward, cross entropy, backward, SGD with momentum 0.9, in train mode.
 
-    Parameters are float32; in another dtype the forward pass runs under autocast, and in float16 the loss is scaled.
-
-    Args:
-        module: Model, which holds the weights.
-        images: Batches in float32, [B, 3, H, W] each, which take turns.
-        labels: Random classes, [B].
-        dtype: Dtype of the forward pass.
-        forward: Function that runs the model; None for the model itself.
+    Parameters and images are float32; in another dtype the forward pass runs under autocast, and in float16 the loss is
+    scaled. `forward` runs the model if that is not the module itself.
     """
 
     def __init__(
@@ -72,22 +59,13 @@ class Training:
         self.scaler = torch.amp.GradScaler(labels.device.type, enabled=dtype is torch.float16)
 
     def loss(self, index: int = 0, *, first: int | None = None) -> tuple[Tensor, Tensor]:
-        """Loss and output [B, classes] of one forward pass, with their graph.
-
-        Args:
-            index: Number of the batch.
-            first: Number of images to use of it; None for all.
-        """
+        """Loss and output [B, classes] of the first images of a batch, with their graph."""
         with torch.autocast(self.labels.device.type, self.dtype, enabled=self.dtype is not torch.float32):
             output = self.forward(self.images[index % len(self.images)][:first])
             return F.cross_entropy(output, self.labels[:first]), output
 
     def observe(self, first: int | None = None) -> dict[str, Tensor]:
-        """Output, loss, gradients and running statistics of the first batch, in float32; no parameter changes.
-
-        Args:
-            first: Number of images to use; None for all.
-        """
+        """Output, loss, gradients and running statistics of the first images, in float32; no parameter changes."""
         self.optimizer.zero_grad()
         with exact_float32():
             loss, output = self.loss(first=first)

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+Images = Annotated[
+    list[str] | None,
+    typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
+]
 NO_MODEL = 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'
 
 
 def choose_images(arguments: Sequence[str] | None, model_name: str) -> list[Path]:
-    """The image files that a command names, or without arguments the model's examples.
-
-    Raises:
-        ValueError: If the model has no examples.
-        UnknownModelError: If examples are wanted, and there is no such model.
-    """
+    """The image files that a command names, or without arguments the model's examples; ValueError if it has none."""
     from ..data.images import find_images
     from ..inference.prediction import example_images
 

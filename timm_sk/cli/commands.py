@@ -19,14 +19,7 @@ Quiet = Annotated[bool, typer.Option('--quiet', '-q', help='Print no progress an
 
 
 def command(app: typer.Typer, name: str, *examples: str, **settings: Any) -> Callable[[F], F]:
-    """Decorate a function to register it as a command.
-
-    Args:
-        app: Group of commands that gets it.
-        name: Name of the command.
-        *examples: Command lines at the end of its help.
-        **settings: Other arguments of typer's `command`.
-    """
+    """Decorate a function to register it as a command; the examples are command lines at the end of its help."""
 
     def decorate(function: F) -> F:
         @wraps(function)
@@ -55,26 +48,22 @@ def _load_package() -> None:
         importlib.reload(package)
 
 
-def _architectures(incomplete: str) -> list[str]:
-    return [name for name in dict.fromkeys(row.arch for row in CHECKPOINTS.values()) if name.startswith(incomplete)]
+def _architectures() -> list[str]:
+    return list(dict.fromkeys(row.arch for row in CHECKPOINTS.values()))
 
 
-def _checkpoints(incomplete: str) -> list[str]:
-    return [name for name, row in CHECKPOINTS.items() if row.sources and name.startswith(incomplete)]
+def _checkpoints() -> list[str]:
+    return [name for name, row in CHECKPOINTS.items() if row.sources]
 
 
-def _models(incomplete: str) -> list[str]:
-    return [*_architectures(incomplete), *_checkpoints(incomplete)]
+def _models() -> list[str]:
+    return [*_architectures(), *_checkpoints()]
 
 
-def _recipes(incomplete: str) -> list[str]:
-    return [name for name in recipe_names() if name.startswith(incomplete)]
-
-
-# What the shell completes, by the name of a command's parameter.
-_COMPLETIONS: dict[str, Callable[[str], list[str]]] = {
+# What the shell completes, by the name of a command's parameter; typer leaves out what does not begin as the word does.
+_COMPLETIONS: dict[str, Callable[[], list[str]]] = {
     **dict.fromkeys(('model', 'model_name', 'models', 'pattern', 'name', 'names', 'targets'), _models),
     **dict.fromkeys(('base', 'to'), _checkpoints),
     'arch': _architectures,
-    'config': _recipes,
+    'config': recipe_names,
 }

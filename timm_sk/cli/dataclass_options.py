@@ -13,9 +13,7 @@ F = TypeVar('F', bound=Callable[..., None])
 def with_options(config_class: type) -> Callable[[F], F]:
     """Decorate a command that has `**settings`: they become an option for each field of a dataclass.
 
-    Args:
-        config_class: Dataclass whose fields have a `help`, and optionally a `group`, in their metadata. The field
-            `data` becomes an argument.
+    The fields have a `help`, and optionally a `group`, in their metadata. The field `data` becomes an argument.
     """
     hints = get_type_hints(config_class)
     options = [_parameter(field, hints[field.name]) for field in dataclasses.fields(config_class)]

@@ -11,7 +11,7 @@ from ..atomic_io import require_empty_dir
 from ..console import log, number_column, one_line_errors, print_table, progress_bar
 from ..evaluation.validation_config import ValidationConfig
 from ..optional_packages import require_package
-from .chosen_images import NO_MODEL, choose_images
+from .chosen_images import NO_MODEL, Images, choose_images
 
 if TYPE_CHECKING:
     from ..explain import Zoom
@@ -22,10 +22,7 @@ MAX_IMAGES = 100
 
 
 def explain_selection(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
-    ] = None,
+    images: Images = None,
     model_name: Annotated[
         str | None,
         typer.Option(
@@ -110,18 +107,10 @@ def _explain(
     from ..inference.prediction import trained_on
 
     images = [read_image(path) for path in paths]
+    full, short = [printable(str(path)) for path in paths], [printable(path.name) for path in paths]
     with progress_bar(model_name, len(images) * len(zoom.scales)) as update:
-        found = explain_images(
-            model,
-            images,
-            scales=zoom.scales,
-            units=units,
-            names=[printable(str(path)) for path in paths],
-            on_batch=update,
-        )
-    names = [printable(path.name) for path in paths]
-    if len(set(names)) < len(names):
-        names = [printable(str(path)) for path in paths]
+        found = explain_images(model, images, scales=zoom.scales, units=units, names=full, on_batch=update)
+    names = short if len(set(short)) == len(short) else full
     write_explanation(folder, found, images, names, model_name=model_name)
     mean = f'Mean over {len(images)} images. ' if len(images) > 1 else ''
     caption = f'{mean}Field: side of the effective receptive field, pixels of the input. {trained_on(model)}'

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
-from ..console import one_line_errors, print_line
+from ..console import one_line_errors
 
 
 def export_model(
@@ -68,4 +67,4 @@ def export_model(
             options = dict(input_size=input_size, dynamic_size=dynamic_size, embed_preprocessing=embed_preprocessing)
         export(model, path, format=format, half=half, overwrite=overwrite, **options)
     files = [path, path.with_suffix('.bin')] if path.suffix == '.xml' else [path]
-    print_line(escape(f'{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB{note}'))
+    print(f'{path}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB{note}')

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 import typer.core
-from rich.table import Column
 
 from ..console import log, log_error, one_line_errors, print_table, progress_bar, set_quiet
 from ..errors import nearest
 from ..version import __version__
 from . import bench, demo, explain, export, finetune, publish, validate, weights
-from .chosen_images import NO_MODEL, choose_images
+from .chosen_images import NO_MODEL, Images, choose_images
 from .commands import Quiet, command
 
 if TYPE_CHECKING:
@@ -118,10 +117,7 @@ def list_models(
 
 @command(app, 'predict', 'timm-sk predict', 'timm-sk predict photos/ --model skresnet34 --topk 3 --json')
 def predict_images(
-    images: Annotated[
-        list[str] | None,
-        typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
-    ] = None,
+    images: Images = None,
     model_name: Annotated[
         str | None,
         typer.Option(
@@ -137,7 +133,7 @@ def predict_images(
 ) -> None:
     """Classify images."""
     from ..factory import ready_model
-    from ..inference.prediction import class_names, iter_predictions, trained_on
+    from ..inference.prediction import iter_predictions, trained_on
 
     results = []
     with one_line_errors():
@@ -153,14 +149,17 @@ def predict_images(
                 for prediction in iter_predictions(model, paths, topk=topk):
                     predictions.append(prediction)
                     update(1)
-            truths = None if images else _truths(paths, class_names(model))
-            results.append((name, predictions, truths, trained_on(model)))
+            results.append((name, predictions, trained_on(model)))
+    everything = [prediction for _, predictions, _ in results for prediction in predictions]
     if as_json:
-        print(json.dumps([line for _, found, truths, _ in results for line in _as_json(found, truths)], indent=2))
+        print(json.dumps([_document(prediction, is_example=not images) for prediction in everything], indent=2))
     else:
-        for result in results:
-            _print_predictions(*result)
-    failures = [prediction.error for _, found, _, _ in results for prediction in found if prediction.error]
+        for name, predictions, caption in results:
+            rows = [_cells(prediction, is_example=not images) for prediction in predictions if not prediction.error]
+            columns = ('image', *(() if images else ('truth',)), 'prediction', 'runners-up')
+            if rows:
+                print_table(columns, rows, title=name, caption=caption)
+    failures = [prediction.error for prediction in everything if prediction.error]
     for failure in failures:
         log_error(failure)
     if failures:
@@ -169,42 +168,21 @@ def predict_images(
         log(NEXT)
 
 
-def _truths(paths: list[Path], classes: list[str]) -> list[str]:
-    """The names of example images; what the model has no class for is marked."""
-    return [path.stem if path.stem in classes else f'{path.stem} (no class)' for path in paths]
+def _document(prediction: 'Prediction', *, is_example: bool) -> dict[str, Any]:
+    document: dict[str, Any] = dict(file=str(prediction.path))
+    if is_example:
+        document['truth'] = cast(Path, prediction.path).stem
+    if prediction.error:
+        return document | dict(error=prediction.error)
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    return document | dict(predictions=[dict(label=label, probability=probability) for label, probability in pairs])
 
 
-def _as_json(predictions: 'list[Prediction]', truths: list[str] | None) -> list[dict[str, Any]]:
-    documents: list[dict[str, Any]] = []
-    for index, prediction in enumerate(predictions):
-        document: dict[str, Any] = dict(file=str(prediction.path))
-        if truths:
-            document['truth'] = truths[index]
-        if prediction.error:
-            document['error'] = prediction.error
-        else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            document['predictions'] = [dict(label=label, probability=probability) for label, probability in pairs]
-        documents.append(document)
-    return documents
-
-
-def _print_predictions(
-    model_name: str, predictions: 'list[Prediction]', truths: list[str] | None, caption: str
-) -> None:
-    if all(prediction.error for prediction in predictions):
-        return
-    rows = []
-    for index, prediction in enumerate(predictions):
-        if prediction.error:
-            continue
-        pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-        first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
-        name = Path(str(prediction.path)).name if truths else str(prediction.path)
-        rows.append([name, *([truths[index]] if truths else []), first, ', '.join(others)])
-    names = ('truth', 'prediction', 'runners-up') if truths else ('prediction', 'runners-up')
-    columns = (Column('image', overflow='fold'), *map(Column, names))
-    print_table(columns, rows, title=model_name, caption=caption)
+def _cells(prediction: 'Prediction', *, is_example: bool) -> list[str]:
+    path = cast(Path, prediction.path)
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    first, *others = [f'{label} ({probability:.1%})' for label, probability in pairs]
+    return [*([path.name, path.stem] if is_example else [str(path)]), first, ', '.join(others)]
 
 
 @command(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Column
 
 from ..console import log, log_error, number_column, one_line_errors, print_table, progress_bar
 from ..csv_files import write_csv
@@ -158,12 +157,11 @@ def _print_results(found: 'Sequence[Validation]') -> None:
         )
         for result in found
     ]
-    columns = (Column('model', overflow='fold'), *map(number_column, names))
     caption = 'top-1, top-5: percent. ECE: expected calibration error.'
-    print_table(columns, rows, caption=caption, min_width=100)
+    print_table(['model', *map(number_column, names)], rows, caption=caption, min_width=100)
 
 
 def _print_classes(result: 'Validation') -> None:
-    columns = (Column('class', overflow='fold'), number_column('top-1'), number_column('images'))
+    columns = ('class', number_column('top-1'), number_column('images'))
     rows = [(name, '' if top1 is None else f'{top1:.2f}', str(count)) for name, top1, count in _classes(result)]
     print_table(columns, rows, title=result.model, min_width=100)

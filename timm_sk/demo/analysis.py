@@ -1,6 +1,6 @@
 """A model's classes and the attention of every unit for an image whose object is enlarged."""
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from threading import BoundedSemaphore
 
@@ -44,7 +44,7 @@ class Analysis:
     """A model's answer.
 
     Attributes:
-        scale: Magnification of the object.
+        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
         labels: Likeliest classes of the enlarged image, best first.
         probabilities: Their probabilities, 0 to 1.
         units: Units with several branches, by depth; empty for a model without selection.
@@ -59,27 +59,16 @@ class Analysis:
 
 
 def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis:
-    """Run a model on an image as it is and with its object enlarged.
-
-    Args:
-        page_model: Model.
-        image: Image in 8-bit RGB.
-        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
-
-    Raises:
-        ValueError: If the scale is out of range.
-    """
+    """Run a model on an image as it is and with its object enlarged; raises ValueError if the scale is out of range."""
     if not MIN_SCALE <= scale <= MAX_SCALE:
         raise ValueError(f'The scale must be {MIN_SCALE:g} to {MAX_SCALE:g}, got {scale:g}.')
     model = page_model.model
-    mode = 'L' if model.in_chans == 1 else 'RGB'
-    views = (image, _enlarged(image, scale))
-    x = torch.stack([page_model.transform(view.convert(mode)) for view in views])  # [2, C, H, W]
+    x = torch.stack([*map(page_model.transform, (image, _enlarged(image, scale)))])  # [2, C, H, W]
     parameter = next(model.parameters())
-    recording: AbstractContextManager[list[UnitWeights]] = (
-        record_attention(model, contributions=True) if page_model.selects else nullcontext([])
-    )
-    with page_model.lock, _computing, torch.inference_mode(), recording as units:
+    units: list[UnitWeights] = []
+    with page_model.lock, _computing, torch.inference_mode(), ExitStack() as stack:
+        with suppress(ValueError):  # of a model without selection
+            units = stack.enter_context(record_attention(model, contributions=True))
         logits = model(x.to(parameter.device, parameter.dtype))
     best = logits[1].float().softmax(dim=0).topk(min(TOPK, logits.shape[1]))
     return Analysis(

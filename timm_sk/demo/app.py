@@ -14,8 +14,7 @@ from . import charts, checkpoint_table, examples
 from .analysis import MAX_SCALE, MIN_SCALE
 from .choices import choices, offered
 from .handlers import respond
-from .html import message
-from .links import PAPER, docs, link
+from .html import PAPER, link, message
 from .model_cache import ModelCache
 from .uploads import MAX_DECODED, read_upload
 from .visitors import BusyError, Turns, visitor_of
@@ -32,7 +31,7 @@ INTRODUCTION = f"""# {TITLE}
 
 A selective-kernel unit runs kernels of several sizes, and weighs them anew for each image
 ({link(PAPER, 'Selective Kernel Networks')}, CVPR 2019). Enlarge the object to see how the weights change.
-{docs('demo')}
+See docs/demo.md.
 """
 
 
@@ -40,7 +39,7 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
     """Build the page; it shows the answer to an example before the first event.
 
     Args:
-        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.factory.ready_model` takes.
+        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.load` takes.
 
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.
@@ -56,7 +55,9 @@ def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
             with gr.Tab('Two models', elem_id='two-models'):
                 _two_models(models, names, answers)
             with gr.Tab('Checkpoints', elem_id='checkpoints'):
-                _checkpoints()
+                rows = checkpoint_table.rows()
+                _html(charts.charts(rows))
+                _html(checkpoint_table.table(rows), js_on_load=checkpoint_table.ON_LOAD)
     return app
 
 
@@ -116,7 +117,8 @@ def _image_input(checkpoint: str) -> tuple[gr.Image, gr.HTML]:
         buttons=[],
         elem_classes='sk-image',
     )
-    image.preprocess = _path  # gradio's own decodes the file before its size is checked
+    # gradio's own decodes the file before its size is checked; a data URI with the image itself has no path
+    image.preprocess = lambda upload: upload and upload.path
     move_to_cache = image.async_move_resource_to_block_cache
 
     async def move_upload_to_cache(path: str | Path | None) -> str | None:
@@ -126,14 +128,9 @@ def _image_input(checkpoint: str) -> tuple[gr.Image, gr.HTML]:
         return await move_to_cache(path)
 
     image.async_move_resource_to_block_cache = move_upload_to_cache
-    buttons = gr.HTML(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD, apply_default_css=False)
+    buttons = _html(examples.buttons(checkpoint), js_on_load=examples.ON_LOAD)
     buttons.click(_example, None, image, api_visibility='private', queue=False)
     return image, buttons
-
-
-def _path(payload: Any) -> str | None:
-    """Path of an upload on the server; a data URI with the image itself is not accepted."""
-    return payload.path if payload is not None else None
 
 
 def _example(event: gr.EventData) -> str:
@@ -142,18 +139,12 @@ def _example(event: gr.EventData) -> str:
 
 def _scale_input() -> gr.Slider:
     """The slider; its place is close above the answer, so that a phone shows both."""
-    return gr.Slider(
-        MIN_SCALE,
-        MAX_SCALE,
-        value=MIN_SCALE,
-        step=0.05,
-        label='Scale of the object',
-        info='Magnification of the middle of the image.',
-    )
+    label, info = 'Scale of the object', 'Magnification of the middle of the image.'
+    return gr.Slider(MIN_SCALE, MAX_SCALE, value=MIN_SCALE, step=0.05, label=label, info=info)
 
 
-def _html(value: str, kind: str | None = None) -> gr.HTML:
-    return gr.HTML(value, js_on_load=None, apply_default_css=False, elem_classes=kind)
+def _html(value: str, kind: str | None = None, js_on_load: str | None = None) -> gr.HTML:
+    return gr.HTML(value, js_on_load=js_on_load, apply_default_css=False, elem_classes=kind)
 
 
 class Answers:
@@ -197,12 +188,6 @@ def _answer_on_change(
         show_progress='minimal',
         trigger_mode='always_last',
     )
-
-
-def _checkpoints() -> None:
-    rows = checkpoint_table.rows()
-    _html(charts.charts(rows))
-    gr.HTML(checkpoint_table.table(rows), js_on_load=checkpoint_table.ON_LOAD, apply_default_css=False)
 
 
 def theme() -> gr.themes.Base:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ..checkpoints import Checkpoint
 from ..checkpoints.rows import IMAGENET
 from ..models.costs import cost
-from .links import link
+from .html import link
 
 # ResNet and ResNeXt with torchvision's weights (tv: its first recipe, tv2: its second) at 224 pixels: the accuracies
 # are timm's, the costs are counted like those of the checkpoints.
@@ -23,6 +23,7 @@ SOURCE = (
 # Families by the first part of their name; style.css has a colour and a shape for each.
 _KINDS = {'sknet': 'SKNet, SK-ResNet', 'resnest': 'ResNeSt', 'baseline': 'ResNet, ResNeXt'}
 _PLOTS = {'wide': (500, 440), 'narrow': (250, 440)}  # pixels of a plot whose labels have this class in style.css
+_COST_TICKS = [factor * 10.0**power for power in range(-3, 6) for factor in (1, 2, 5)]
 _LETTER, _LINE, _POINT = 5.6, 13, 6  # width and height of a label's letter, and half a point, in pixels
 
 
@@ -72,7 +73,7 @@ Point at a mark for its name and numbers.</p>"""
 
 def _chart(points: Sequence[Point], unit: str, costs: Sequence[float]) -> str:
     accuracies = [point.accuracy for point in points]
-    ticks_x, ticks_y = _log_ticks(min(costs), max(costs)), _ticks(min(accuracies), max(accuracies))
+    ticks_x, ticks_y = _enclosing(_COST_TICKS, costs), _enclosing(range(0, 102, 2), accuracies)
 
     def x(cost: float) -> float:
         return (math.log(cost) - math.log(ticks_x[0])) / (math.log(ticks_x[-1]) - math.log(ticks_x[0]))
@@ -133,15 +134,8 @@ def label_sides(
     return sides
 
 
-def _log_ticks(lowest: float, highest: float) -> list[float]:
-    """1, 2 and 5 times powers of ten that enclose all values."""
-    steps = [factor * 10.0**power for power in range(-3, 6) for factor in (1, 2, 5)]
-    first = max(step for step in steps if step <= lowest)
-    last = min(step for step in steps if step >= highest)
-    return [step for step in steps if first <= step <= last]
-
-
-def _ticks(lowest: float, highest: float, step: int = 2) -> list[float]:
-    """Multiples of a step that enclose all values."""
-    first, last = math.floor(lowest / step), math.ceil(highest / step)
-    return [float(step * number) for number in range(first, last + 1)]
+def _enclosing(ticks: Sequence[float], values: Sequence[float]) -> list[float]:
+    """The ticks of an axis that shows all values."""
+    first = max(tick for tick in ticks if tick <= min(values))
+    last = min(tick for tick in ticks if tick >= max(values))
+    return [tick for tick in ticks if first <= tick <= last]

@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ..checkpoints import CHECKPOINTS, Checkpoint
-from ..models.costs import cost
-from ..models.listing import weights_from
-from .links import docs
+from ..models import listing
 
 COLUMNS = ('checkpoint', 'params (M)', 'GMACs', 'input', 'top-1 (%)', 'measured on', 'licence', 'weights')
 
@@ -38,17 +36,9 @@ def rows() -> list[Checkpoint]:
 
 def cells(row: Checkpoint) -> tuple[str, ...]:
     """The text of a row, in the order of `COLUMNS`."""
-    params, macs = cost(row)
-    return (
-        row.name,
-        f'{params / 1e6:.2f}',
-        f'{macs / 1e9:.3f}',
-        str(row.input_size[-1]),
-        '' if row.top1 is None else f'{row.top1:.2f}',
-        row.dataset or 'not established',
-        row.licence or 'none stated',
-        weights_from(row),
-    )
+    _, _, params, macs, _, weights, top1 = listing.cells(row)
+    size, measured_on = str(row.input_size[-1]), row.dataset or 'not established'
+    return row.name, params.removesuffix(' M'), macs, size, top1, measured_on, row.licence or 'none stated', weights
 
 
 def table(checkpoints: Sequence[Checkpoint]) -> str:
@@ -56,7 +46,7 @@ def table(checkpoints: Sequence[Checkpoint]) -> str:
     heads = ''.join(f'<th scope="col"><button type="button">{column}</button></th>' for column in COLUMNS)
     lines = ''.join(f'<tr>{"".join(map(_cell, COLUMNS, cells(row)))}</tr>' for row in checkpoints)
     return f"""<p class="sk-note">Accuracies are those that the makers of the weights report. Weights are bundled
-with the package, on the Hugging Face Hub, at a release's URL, or to be downloaded by hand. {docs('checkpoints')}</p>
+with the package, on the Hugging Face Hub, at a release's URL, or to be downloaded by hand. See docs/checkpoints.md.</p>
 <label class="sk-filter">Filter <input type="search" placeholder="resnest50d"></label>
 <table class="sk-table"><caption class="sk-unseen">Checkpoints</caption>
 <thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table>"""

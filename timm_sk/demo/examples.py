@@ -38,11 +38,7 @@ def _button(owner: str, path: Path) -> str:
 
 
 def example(checkpoint: str, name: str) -> Path:
-    """The file of an example.
-
-    Raises:
-        ValueError: If there is no such example.
-    """
+    """The file of an example; raises ValueError if there is none of this name."""
     for path in _paths(checkpoint):
         if path.stem == name:
             return path

@@ -21,14 +21,7 @@ _REASONS = {
 
 
 def respond(models: ModelCache, path: str | None, checkpoint: str | None, scale: float) -> str:
-    """The HTML of a model's answer, or of an error message.
-
-    Args:
-        models: Models of the page.
-        path: Uploaded image, if there is one.
-        checkpoint: Chosen model.
-        scale: Magnification of the object.
-    """
+    """The HTML of a model's answer for an uploaded image whose object is magnified, or of an error message."""
     if not path:
         return message('Upload an image, or choose an example.')
     if not checkpoint:

@@ -8,14 +8,21 @@ from io import BytesIO
 from PIL import Image
 
 from .analysis import Analysis, UnitDifference
-from .links import PAPER, link
 
-_SEEN_SIDE = 192
+PAPER = 'https://arxiv.org/abs/1903.06586'
+
+
+def link(url: str, text: str) -> str:
+    """A link as HTML, which opens in a new tab."""
+    return f'<a href="{escape(url)}" target="_blank" rel="noopener">{escape(text)}</a>'
+
+
 _PAPERS = {
     'SK': link(PAPER, 'Section 5 of the paper'),
     'SA': link('https://arxiv.org/abs/2004.08955', 'The paper on ResNeSt'),
     'LSK': link('https://arxiv.org/abs/2303.09030', 'The paper on LSKNet'),
 }
+_SEEN_SIDE = 192
 _LIMITS = (0.25, 0.5, 1.0)  # few, so that the axis stays the same while the slider moves
 
 
@@ -31,13 +38,7 @@ def side_names(analysis: Analysis) -> tuple[str, str]:
 
 
 def answer(analysis: Analysis, name: str, note: str = '') -> str:
-    """A model's answer.
-
-    Args:
-        analysis: Classes and attention.
-        name: Name of the model.
-        note: Sentence on the model, if any.
-    """
+    """The answer of a model of this name, with a sentence on it, if there is one."""
     return f"""<section class="sk-answer" aria-label="{escape(name)}">
 <div class="sk-result">{_seen(analysis)}{_predictions(analysis)}</div>
 {f'<p>{escape(note)}</p>' if note else ''}{_attention(analysis)}

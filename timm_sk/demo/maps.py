@@ -8,7 +8,6 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from .analysis import Analysis, UnitDifference
 from .html import data_uri, side_names
-from .links import docs
 
 _SIDE = 112  # pixels of a map
 _FULL = 0.5  # difference with the full colour
@@ -28,7 +27,7 @@ def maps(analysis: Analysis) -> str:
     return f"""<div class="sk-maps" role="group" style="--seen: url({seen})" aria-label="{title}">
 <p class="sk-caption">{title}
 <small>Both outputs, times their weights, compared by their norm over the channels at every position; the percentage is
-the share of positions where the {largest} is ahead. {docs('attention')}</small></p>
+the share of positions where the {largest} is ahead. See docs/attention.md.</small></p>
 <p class="sk-scale" aria-hidden="true">{smallest}<i></i>{largest}</p>
 <div class="sk-grid" style="max-width: {1.2 * _SIDE * len(analysis.units):.0f}px">{figures}</div></div>"""
 

@@ -11,7 +11,8 @@ from threading import Event
 
 from starlette.middleware import Middleware
 
-from .app import DEFAULT_MODEL, DESCRIPTION, TITLE, build_app, theme
+from ..console import log
+from .app import DEFAULT_MODEL, build_app, theme
 from .sharing import ShareMetadata
 from .uploads import MAX_BYTES
 from .visitors import BodyLimit, HostCheck, UploadQuota
@@ -73,7 +74,7 @@ def serving(
         app.queue(max_size=MAX_QUEUED, default_concurrency_limit=None)
         middleware = [
             Middleware(HostCheck, names=names),
-            Middleware(ShareMetadata, title=TITLE, description=DESCRIPTION),
+            Middleware(ShareMetadata),
             Middleware(BodyLimit, limit=MAX_BODY_BYTES),
             Middleware(UploadQuota, folder=uploads, quota=UPLOAD_QUOTA, largest=MAX_BODY_BYTES),
         ]
@@ -109,5 +110,6 @@ def serve(
     """Serve the page until Ctrl-C or SIGTERM; arguments as for `serving`."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the folder is removed too
     with suppress(KeyboardInterrupt), serving(model, host=host, port=port, allowed_hosts=allowed_hosts) as address:
-        print(f'{address} (press Ctrl-C to stop)', flush=True)
+        print(address, flush=True)
+        log('Press Ctrl-C to stop.')
         Event().wait()

@@ -23,11 +23,7 @@ class BusyError(Exception):
 
 
 class Turns:
-    """Turns to do something, a few at a time for each visitor: nobody waits for the requests of another.
-
-    Args:
-        at_a_time: Number of turns that a visitor may have at a time; further requests wait.
-    """
+    """Turns to do something, `at_a_time` for each visitor: nobody waits for the requests of another."""
 
     def __init__(self, at_a_time: int) -> None:
         self._at_a_time = at_a_time
@@ -36,11 +32,7 @@ class Turns:
 
     @asynccontextmanager
     async def turn(self, visitor: str) -> AsyncIterator[None]:
-        """Wait for a turn of a visitor, and hold it while the context lasts.
-
-        Raises:
-            BusyError: If too many requests of the visitor wait already.
-        """
+        """Wait for a turn of a visitor, and hold it while the context lasts; BusyError if too many wait already."""
         if self._requests[visitor] >= MAX_WAITING:
             raise BusyError
         self._requests[visitor] += 1
@@ -56,11 +48,7 @@ class Turns:
 class HostCheck:
     """ASGI middleware that answers to its own names only: a page of another name may be of an attacker (DNS rebinding).
 
-    Addresses such as 192.168.1.5 are its own: no name server decides what they mean.
-
-    Args:
-        app: Application.
-        names: Names of this server in addition to localhost.
+    localhost is its own too, and addresses such as 192.168.1.5: no name server decides what they mean.
     """
 
     def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
@@ -69,36 +57,25 @@ class HostCheck:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope['type'] in ('http', 'websocket'):
-            name = _host_name(Headers(scope=scope).get('host', ''))
-            if name not in self._names and not _is_address(name):
-                text = f'Unknown host {name[:100]!r}: start the server with --allowed-host and this name.'
+            host = Headers(scope=scope).get('host', '')
+            if not self._is_own(host):
+                name = host.partition(':')[0][:100]
+                text = f'Unknown host {name!r}: start the server with --allowed-host and this name.'
                 return await PlainTextResponse(text, 421)(scope, receive, send)
         await self._app(scope, receive, send)
 
-
-def _host_name(host: str) -> str:
-    with suppress(ValueError):
-        return urlsplit(f'//{host}').hostname or ''
-    return ''
-
-
-def _is_address(name: str) -> bool:
-    with suppress(ValueError):
-        return bool(ipaddress.ip_address(name))
-    return False
+    def _is_own(self, host: str) -> bool:
+        with suppress(ValueError):  # neither a name nor an address
+            name = urlsplit(f'//{host}').hostname or ''
+            return name in self._names or bool(ipaddress.ip_address(name))
+        return False
 
 
 class BodyLimit:
-    """ASGI middleware that answers 413 to longer bodies; gradio limits files alone and keeps other bodies in memory.
+    """ASGI middleware that answers 413 to longer bodies; gradio limits files alone and keeps other bodies in memory."""
 
-    Args:
-        app: Application.
-        limit: Maximum number of bytes.
-    """
-
-    def __init__(self, app: ASGIApp, limit: int):
-        self._app = app
-        self._limit = limit
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app, self._limit = app, limit
         self._refusal = f'A request may have {limit} bytes at most.'
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,13 +98,9 @@ class BodyLimit:
 
 
 class UploadQuota:
-    """ASGI middleware that limits the uploads of all visitors together; the oldest are deleted for new ones.
+    """ASGI middleware that limits the bytes of all uploads together: the oldest in the folder are deleted for new ones.
 
-    Args:
-        app: Application.
-        folder: Folder of the uploads; files that are in it now are not deleted.
-        quota: Number of bytes of all uploads.
-        largest: Number of bytes of one upload.
+    Files that are in the folder before the first upload are kept.
     """
 
     def __init__(self, app: ASGIApp, folder: Path, quota: int, largest: int) -> None:

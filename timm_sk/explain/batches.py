@@ -24,14 +24,8 @@ def data_batches(
 ) -> Batches:
     """Batches of a data set, in which each image is read once for all scales.
 
-    Args:
-        images: Data set from `timm_sk.data.open_dataset`.
-        zoom: The model's.
-        device: Device of the model.
-        batch_size: Images in a batch.
-        workers: Processes that load; 0 to load in this one.
-        on_bad: Called with a line for each image that is skipped, because it is unreadable or smaller than the model's
-            input; None to raise. A small image in a stream always raises.
+    `on_bad` is called with a line for each image that is skipped, because it is unreadable or smaller than the model's
+    input; None to raise. A small image in a stream always raises.
 
     Yields:
         Images [B, C, H, W] at each scale, and labels [B].
@@ -55,28 +49,11 @@ def data_batches(
             yield [*map(prepare, scaled)], batch.targets
 
 
-def shape_batches(
-    count: int,
-    zoom: Zoom,
-    *,
-    device: torch.device,
-    batch_size: int = 64,
-    seed: int = shapes.TEST_SEED,
-) -> Batches:
+def shape_batches(count: int, zoom: Zoom, *, device: torch.device, batch_size: int = 64) -> Batches:
     """Batches of `timm_sk.shapes`, whose objects are drawn larger, all else equal, and are never cut off.
 
     At scale 1 an object's extent is `shapes.MIN_SCALE` of the image. Objects lie anywhere, so a crop of the center may
-    miss them.
-
-    Args:
-        count: Number of images.
-        zoom: The model's, with the scales of the objects.
-        device: Device of the model.
-        batch_size: Images in a batch.
-        seed: Seed of the drawing.
-
-    Yields:
-        Images [B, 3, H, W] at each scale, and labels [B].
+    miss them. Yields as `data_batches`.
 
     Raises:
         ValueError: If an object would be larger than the image, or the model's input is not square or not RGB.
@@ -90,7 +67,7 @@ def shape_batches(
             f'At a scale of {max(zoom.scales):g} a shape would be larger than the image: '
             f'take {1 / shapes.MIN_SCALE:.3g} at most.'
         )
-    drawn = [shapes.draw(count, seed=seed, scale=extent, size=height) for extent in extents]
+    drawn = [shapes.draw(count, seed=shapes.TEST_SEED, scale=extent, size=height) for extent in extents]
     labels = torch.from_numpy(drawn[0][1])
     prepare = normalizer(zoom.mean, zoom.std, device)
     for first in range(0, count, batch_size):

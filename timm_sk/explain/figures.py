@@ -91,9 +91,7 @@ def depth_figure(explanation: Explanation, index: int | None = None) -> Any:
         for s, scale in enumerate(explanation.scales):
             axes.plot(range(len(explanation.units)), shown[s], label=scale_label(scale), **_style(s))
         axes.set_ylabel(label, fontsize=9)
-        _plain(axes)
-    if not np.isnan(explanation.differences).all():
-        rows[0].axhline(0, color='#8c8c8c', linewidth=0.8, zorder=1)
+        _plain(axes, zero_line=label == _DIFFERENCE and not np.isnan(values).all())
     _name_units(rows[-1], explanation.units)
     _legend(figure, rows[0])
     return figure
@@ -103,11 +101,8 @@ def study_figure(study: Study) -> Any:
     """All images: the mean difference of every unit at each scale, and the shift from the first to the last."""
     figure = _figure(max(6.0, 3.0 + 0.45 * len(study.units)), 5.6)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-    places = np.arange(len(study.units))
-    for s, scale in enumerate(study.scales):
-        beside = places + _dodge(s, len(study.scales))
-        _with_intervals(upper, beside, study.overall[s], label=scale_label(scale), **_style(s))
-    _with_intervals(lower, places, study.shift, color='black', linestyle='none', marker='o')
+    _draw_levels(upper, study.scales, [study.overall[s] for s in range(len(study.scales))])
+    _with_intervals(lower, range(len(study.units)), study.shift, color='black', linestyle='none', marker='o')
     upper.set_ylabel(_DIFFERENCE)
     lower.set_ylabel(f'shift from {scale_label(study.scales[0])}\nto {scale_label(study.scales[-1])}')
     for axes in (upper, lower):
@@ -126,10 +121,8 @@ def classes_figure(study: Study) -> Any:
     rows = figure.subplots(len(study.chosen), 1, sharex=True, squeeze=False)[:, 0]
     for v, (axes, unit) in enumerate(zip(rows, study.chosen, strict=True)):
         if is_named:
-            for s, scale in enumerate(study.scales):
-                beside = np.arange(len(seen)) + _dodge(s, len(study.scales))
-                levels = study.by_class[seen, s, v]
-                _with_intervals(axes, beside, levels, label=scale_label(scale), **_style(s) | dict(linestyle='none'))
+            points = [study.by_class[seen, s, v] for s in range(len(study.scales))]
+            _draw_levels(axes, study.scales, points, linestyle='none')
         else:
             order = seen[np.argsort(study.by_class.mean[seen, 0, v], kind='stable')]
             for s, scale in enumerate(study.scales):
@@ -193,9 +186,11 @@ def _with_intervals(axes: Any, places: Any, estimate: Estimate, **style: Any) ->
     axes.errorbar(places, estimate.mean, yerr=spread, capsize=2.5, elinewidth=1, **style)
 
 
-def _dodge(index: int, count: int) -> float:
-    """Offset of a scale's points, so that intervals do not overlap."""
-    return 0.5 * ((index + 0.5) / count - 0.5)
+def _draw_levels(axes: Any, scales: Sequence[float], levels: Sequence[Estimate], **style: Any) -> None:
+    """Draw the points of each scale beside those of the others, so that intervals do not overlap."""
+    for s, (scale, estimate) in enumerate(zip(scales, levels, strict=True)):
+        places = np.arange(len(estimate.mean)) + 0.5 * ((s + 0.5) / len(scales) - 0.5)
+        _with_intervals(axes, places, estimate, label=scale_label(scale), **_style(s) | style)
 
 
 def _short(name: str, most: int = 24) -> str:

@@ -32,12 +32,7 @@ class Estimate:
 
 
 class RunningMeans:
-    """Means over images of each class, and over all.
-
-    Args:
-        classes: Number of classes.
-        shape: Shape of an image's values.
-    """
+    """Means of values, of the same shape for each image, over the images of each class and over all."""
 
     def __init__(self, classes: int, shape: Sequence[int]) -> None:
         self.counts = np.zeros(classes, dtype=np.int64)
@@ -74,10 +69,6 @@ def t_quantile(probability: float, degrees: Any) -> Any:
     """Quantile of Student's t, by an expansion about the normal one (Abramowitz and Stegun 26.7.5).
 
     For 4 degrees of freedom, the fewest used here, it is within 0.3 % for a two-sided interval of 95 or 99 %.
-
-    Args:
-        probability: Probability, 0 to 1.
-        degrees: Degrees of freedom, a number or an array.
     """
     z = NormalDist().inv_cdf(probability)
     return (

@@ -22,14 +22,7 @@ th:first-child, td:first-child { text-align: left; }
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A figure of the page.
-
-    Attributes:
-        name: Name of the PNG file.
-        png: Its bytes.
-        alt: Alternative text.
-        caption: Text below the figure.
-    """
+    """A figure of the page: name and bytes of its PNG file, alternative text, and the text below it."""
 
     name: str
     png: bytes
@@ -39,14 +32,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A section of the page: text, figures, then a table.
-
-    Attributes:
-        title: Heading.
-        text: Paragraphs of plain text.
-        figures: Figures.
-        table: Columns and rows of the table; None for no table.
-    """
+    """A section of the page: heading, paragraphs of plain text, figures, then columns and rows of a table."""
 
     title: str
     text: Sequence[str] = ()

@@ -44,7 +44,7 @@ def receptive_fields(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
 
     with eval_mode(model), ExitStack() as hooks, torch.inference_mode(False), torch.enable_grad():
         for path, unit in selecting_units(model):
-            hooks.callback(unit.register_forward_hook(partial(record, path)).remove)
+            hooks.enter_context(unit.register_forward_hook(partial(record, path)))
         images = x.detach().clone().requires_grad_()
         model(images)
         return {path: _side(center, images) for path, center in centers.items()}

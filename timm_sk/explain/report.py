@@ -33,19 +33,7 @@ _FIELDS = (
 def write_explanation(
     folder: Path, explanation: Explanation, images: Sequence[Image.Image], names: Sequence[str], *, model_name: str
 ) -> None:
-    """Write the folder of an explanation, atomically.
-
-    Args:
-        folder: Folder that is missing or empty.
-        explanation: Numbers.
-        images: Images of the explanation.
-        names: Names of the images.
-        model_name: Name of the model.
-
-    Raises:
-        ValueError: If the folder is not empty.
-        OSError: If it cannot be written.
-    """
+    """Write the folder of an explanation, atomically; raises ValueError if it is there and not empty."""
     scales = _listed(explanation.scales)
     alt = 'Attention difference, expected kernel extent and receptive field of each unit; numbers in the table below.'
     sections = [Section(title='How to read this', text=[f'Scales: {scales}.', _READING, _FIELDS])]
@@ -74,19 +62,7 @@ def write_explanation(
 
 
 def write_study(folder: Path, study: Study, *, model_name: str, data_name: str, by_class: bool) -> None:
-    """Write the folder of a study, atomically.
-
-    Args:
-        folder: Folder that is missing or empty.
-        study: Numbers.
-        model_name: Name of the model.
-        data_name: Name of the data set.
-        by_class: Write the results of each class too.
-
-    Raises:
-        ValueError: If the folder is not empty.
-        OSError: If it cannot be written.
-    """
+    """Write the folder of a study, atomically; raises ValueError if it is there and not empty."""
     count, scales = int(study.counts.sum()), _listed(study.scales)
     intervals = f'Intervals are {study.confidence:.0%} t-intervals over the images, for this one training run.'
     depth = Figure(

@@ -69,11 +69,7 @@ def expected_kernel_extent(unit: UnitWeights) -> Tensor:
 
 
 def unit_names(model: nn.Module) -> list[str]:
-    """Names of a model's units with attention, in the order of its modules.
-
-    Raises:
-        ValueError: If there is none.
-    """
+    """Names of a model's units with attention, in the order of its modules; raises ValueError if there is none."""
     return [unit_name(path, unit) for path, unit in selecting_units(model)]
 
 

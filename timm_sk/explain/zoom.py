@@ -39,11 +39,7 @@ def zoom_in(image: Image.Image, scale: float) -> Image.Image:
 
 
 def require_scales(scales: Sequence[float]) -> tuple[float, ...]:
-    """Check scales, and return them as floats.
-
-    Raises:
-        ValueError: If there is none, one is given twice, or one is below 1 or not finite.
-    """
+    """Scales as floats; raises ValueError if there is none, one is given twice, or one is below 1 or not finite."""
     found = tuple(float(scale) for scale in scales)
     for scale in found:
         if not (math.isfinite(scale) and scale >= 1):
