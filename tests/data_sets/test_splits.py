@@ -48,12 +48,6 @@ def test_split_indices_seed():
     assert chosen == {*range(len(TARGETS))}  # the first and last of a class as well
 
 
-@pytest.mark.parametrize('fraction', [0, 1, -0.1, 1.5, float('nan')])
-def test_split_indices_invalid_fraction(fraction):
-    with pytest.raises(ValueError, match=rf'val_fraction must be above 0 and below 1, got {fraction}\.'):
-        split_indices(TARGETS, fraction, seed=0)
-
-
 @pytest.mark.parametrize(('targets', 'images'), [([0], '1 image'), ([0, 1, 2], '3 images')])
 def test_split_indices_one_image_per_class(targets, images):
     with pytest.raises(

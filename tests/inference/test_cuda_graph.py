@@ -47,17 +47,23 @@ class Captures:
             tensor.fill_(torch.nan)
 
 
+@pytest.fixture
+def captures(monkeypatch):
+    found = Captures()
+    monkeypatch.setattr('timm_sk.inference.cuda_graph.record', found)
+    return found
+
+
 def captured(model, **kwargs):
-    captures = Captures()
-    deployed = timm_sk.deploy(model, **{**SMALL, 'compile': False, **kwargs})
-    deployed.capture_forward(capture=captures)
-    return deployed, captures
+    deployed = timm_sk.deploy(model, **SMALL, compile=False, **kwargs)
+    deployed.capture_forward()
+    return deployed
 
 
 @pytest.mark.parametrize('channels_last', [True, False])
-def test_only_one_shape_is_replayed(channels_last):
+def test_only_one_shape_is_replayed(captures, channels_last):
     model = filled('sknet_atto')
-    deployed, captures = captured(model, channels_last=channels_last)
+    deployed = captured(model, channels_last=channels_last)
     plain = timm_sk.deploy(model, **SMALL, compile=False, channels_last=channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     assert captures.input.shape == (2, 3, 32, 32)
@@ -71,8 +77,9 @@ def test_only_one_shape_is_replayed(channels_last):
     assert captures.replays == 5
 
 
+@pytest.mark.usefixtures('captures')
 def test_outputs_are_not_overwritten():
-    deployed, _ = captured(filled('sknet_atto'))
+    deployed = captured(filled('sknet_atto'))
     x = images(size=32)
     first = deployed(x)
     kept = first.clone()
@@ -86,8 +93,8 @@ def test_outputs_are_not_overwritten():
     assert not deployed(x).requires_grad
 
 
-def test_list_of_features():
-    deployed, captures = captured(filled('sknet_atto', features_only=True))
+def test_list_of_features(captures):
+    deployed = captured(filled('sknet_atto', features_only=True))
     x = images(size=32)
     found, kept = deployed(x), [features.clone() for features in deployed(x)]
     assert isinstance(found, list)
@@ -96,19 +103,18 @@ def test_list_of_features():
     assert captures.replays == 3
 
 
-def test_copies_are_not_captured():
-    deployed, captures = captured(filled('sknet_atto'))
+def test_copies_are_not_captured(captures):
+    deployed = captured(filled('sknet_atto'))
     x = images(size=32)
     assert torch.equal(copy.deepcopy(deployed)(x), deployed(x))
     assert captures.replays == 1
 
 
-def test_compiled_forward_is_captured():
-    deployed, _ = captured(filled('sknet_atto'))
+def test_compiled_forward_is_captured(captures):
+    deployed = timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
     seen = []
     deployed._compiled = lambda x: seen.append(x.shape) or deployed.model(x)  # in place of a minute's compilation
-    captures = Captures()
-    deployed.capture_forward(capture=captures)
+    deployed.capture_forward()
     assert seen == [(2, 3, 32, 32)]
     deployed(images(size=32))
     assert (captures.replays, len(seen)) == (1, 2)
@@ -116,20 +122,21 @@ def test_compiled_forward_is_captured():
     assert len(seen) == 2
 
 
-def test_capture_fails():
+def test_capture_fails(monkeypatch):
     deployed = timm_sk.deploy(filled('sknet_atto'), **SMALL, compile=False)
 
     def refuse(run, x):
         raise RuntimeError('operation not permitted when stream is capturing')
 
+    monkeypatch.setattr('timm_sk.inference.cuda_graph.record', refuse)
     with pytest.raises(ValueError, match=r'cannot be captured .*\(operation not permitted.*pass cuda_graph=False'):
-        deployed.capture_forward(capture=refuse)
+        deployed.capture_forward()
     assert deployed(images(size=32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize('function', ['torch.compiler.is_compiling', 'torch.jit.is_tracing'])
-def test_graph_is_not_used_when_traced_or_compiled(monkeypatch, function):
-    deployed, captures = captured(filled('sknet_atto'))
+def test_graph_is_not_used_when_traced_or_compiled(captures, monkeypatch, function):
+    deployed = captured(filled('sknet_atto'))
     monkeypatch.setattr(function, lambda: True)
     deployed(images(size=32))
     assert captures.replays == 0

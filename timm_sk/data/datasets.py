@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import timm.data
 from PIL import Image
@@ -20,14 +20,7 @@ from timm.data import IterableImageDataset
 from ..distributed import DistributedContext
 from . import shapes
 from .folders import TRAIN_NAMES, VAL_NAMES, ClassFolders, DataFolderError, require_split_for_timm
-from .images import (
-    IMAGE_ENDINGS,
-    UnreadableSampleError,
-    decode_image,
-    printable,
-    reason,
-    to_channels,
-)
+from .images import IMAGE_ENDINGS, UnreadableSampleError, decode_image, printable, reason, to_channels
 from .shards import decode_with
 
 Decode = Callable[[BinaryIO, int], Any]  # of a file and a number of channels
@@ -47,25 +40,16 @@ class ImageDataset:
 
     Args:
         dataset: Data set with an index, as `timm.data.create_dataset` gives it, or `ClassFolders`.
-        indices: Indices of its images; None for all.
-        channels: Number of channels of the images, as for `read_image`.
         decode: Decodes a file.
     """
 
-    def __init__(
-        self,
-        dataset: Any,
-        *,
-        indices: Sequence[int] | None = None,
-        channels: int = 3,
-        decode: Decode = decode_image,
-    ) -> None:
+    def __init__(self, dataset: Any, *, decode: Decode = decode_image) -> None:
         self.dataset = dataset
         # torchvision's have none
         self.reader = dataset if isinstance(dataset, ClassFolders) else getattr(dataset, 'reader', None)
         self.files = getattr(dataset, 'samples', getattr(dataset, 'imgs', None))  # torchvision's paths and labels
-        self.indices = range(len(dataset)) if indices is None else indices
-        self.channels, self.decode = channels, decode
+        self.indices: Sequence[int] = range(len(dataset))
+        self.channels, self.decode = 3, decode
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -147,17 +131,13 @@ class SyntheticImages(ImageDataset):
 
     def __init__(self, count: int, *, seed: int, size: int = 32) -> None:
         pixels, labels = shapes.draw(count, seed=seed, size=size)
-        super().__init__(_InMemory(zip(map(Image.fromarray, pixels), labels.tolist(), strict=True)))
+        super().__init__([*zip(map(Image.fromarray, pixels), labels.tolist(), strict=True)])
 
-
-class _InMemory(list[tuple[Image.Image, int]]):
-    """Images and labels of `timm_sk.shapes`, with the attributes of torchvision's data sets."""
-
-    class_to_idx: ClassVar = {name: index for index, name in enumerate(shapes.CLASS_NAMES)}
-
-    @property
     def targets(self) -> list[int]:
-        return [label for _, label in self]
+        return [self.dataset[index][1] for index in self.indices]
+
+    def class_names(self) -> list[str]:
+        return [*shapes.CLASS_NAMES]
 
 
 class ImageStream:

@@ -39,18 +39,11 @@ def make_splits(
     train: ImageDataset | ImageStream,
     val: ImageDataset | ImageStream | None,
     *,
-    val_fraction: float = 0.1,
-    num_classes: int | None = None,
-    seed: int = 0,
+    val_fraction: float,
+    num_classes: int | None,
+    seed: int,
 ) -> Splits:
-    """The splits of opened data; holds out a validation split if there is none.
-
-    Args:
-        train: Training images.
-        val: Validation images, if any.
-        val_fraction: Fraction of each class to hold out.
-        num_classes: Expected number of classes; the data set's by default.
-        seed: Seed of the held-out images.
+    """The splits of opened data; if there is no validation split, a fraction of each class is held out.
 
     Raises:
         ValueError: If there are too few images to hold out some, or another number of classes.
@@ -109,10 +102,8 @@ def split_indices(targets: Sequence[int], fraction: float, seed: int) -> tuple[l
     A class with a single image has it in the first part.
 
     Raises:
-        ValueError: If the fraction is not above 0 and below 1, or the second part would be empty.
+        ValueError: If the second part would be empty.
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f'val_fraction must be above 0 and below 1, got {fraction}.')
     by_class: dict[int, list[int]] = defaultdict(list)
     for index, label in enumerate(targets):
         by_class[label].append(index)

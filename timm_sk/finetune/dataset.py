@@ -14,12 +14,9 @@ def open_splits(config: Config) -> Splits:
         ValueError: If no data is named, it cannot be opened, or its classes do not fit.
     """
     train, val = open_parts(config)
-    if config.synthetic:
-        fraction = max(config.val_fraction, _MIN_SYNTHETIC_FRACTION)
-        return data.make_splits(train, val, val_fraction=fraction, seed=config.seed)
-    return data.make_splits(
-        train, val, val_fraction=config.val_fraction, num_classes=config.num_classes, seed=config.seed
-    )
+    fraction = max(config.val_fraction, _MIN_SYNTHETIC_FRACTION) if config.synthetic else config.val_fraction
+    num_classes = None if config.synthetic else config.num_classes
+    return data.make_splits(train, val, val_fraction=fraction, num_classes=num_classes, seed=config.seed)
 
 
 def open_parts(config: Config) -> tuple[ImageDataset | ImageStream, ImageDataset | ImageStream | None]:

@@ -19,12 +19,13 @@ from ..data.images import blank_image, require_few_bad
 from ..data.loading import Transform
 from ..distributed import DistributedContext, init_distributed
 from ..inference.prediction import checkpoint_name, pooled_features
+from ..models.inputs import preprocessing
 from ..pretrained import save_safetensors
 from ..registry import require_model
 from .config import Config
 from .dataset import open_parts
 from .model import build_model
-from .preprocessing import build_transforms, resolve_preprocessing
+from .preprocessing import build_transforms
 from .train_state import build_autocast
 
 INDEX, SOURCE = 'index.json', 'source.json'
@@ -53,7 +54,7 @@ def extract(config: Config) -> Path:
         open_data = partial(open_parts, config)
         train, val = context.main_process_first(open_data) if config.dataset_download else open_data()
         model = build_model(config, 0)
-        preprocessing = resolve_preprocessing(config, model)
+        inputs = preprocessing(model, any_channels=True, img_size=config.img_size)
         model.to(context.device).eval()
         parts = {'all': train} if val is None else {'train': train, 'validation': val}
         for name, images in parts.items():
@@ -61,12 +62,12 @@ def extract(config: Config) -> Path:
                 raise ValueError('--features needs a data set with an index: streams (wds/, hfids/, tfds/) have none.')
             write_features(
                 root / name,
-                with_channels(images, preprocessing['input_size'][0]),
+                with_channels(images, inputs['input_size'][0]),
                 model,
-                build_transforms(config, preprocessing)[1],
+                build_transforms(config, inputs)[1],
                 config=config,
                 context=context,
-                prepare=normalizer(preprocessing['mean'], preprocessing['std'], context.device),
+                prepare=normalizer(inputs['mean'], inputs['std'], context.device),
                 source=f'{config.data or "synthetic"} {name}' + (f' in {config.amp_dtype}' if config.amp else ''),
             )
     return root

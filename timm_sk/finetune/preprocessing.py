@@ -4,34 +4,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.data import Mixup, resolve_data_config
+from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import create_transform, normalizer
 from .config import Config
 
 
-def resolve_preprocessing(config: Config, model: nn.Module) -> dict[str, Any]:
-    """The model's preprocessing, as `timm.data.resolve_data_config` gives it, with the changes of the settings."""
-    changes = {} if config.in_chans is None else dict(in_chans=config.in_chans)
-    found: dict[str, Any] = resolve_data_config(changes, model=model)
-    channels = config.in_chans or found['input_size'][0]
-    size = (config.img_size,) * 2 if config.img_size else tuple(found['input_size'][1:])
-    for name in ('mean', 'std'):
-        if len(found[name]) != channels:
-            found[name] = (sum(found[name]) / len(found[name]),) * channels
-    return found | dict(input_size=(channels, *size))
-
-
 def build_transforms(config: Config, preprocessing: dict[str, Any]) -> tuple[Any, Any]:
     """Transforms of images to 8-bit pixels [C, H, W]: augmented for training, and for validation."""
-    evaluating = create_transform(
-        preprocessing['input_size'],
-        interpolation=preprocessing['interpolation'],
-        crop_pct=preprocessing['crop_pct'],
-        crop_mode=preprocessing.get('crop_mode'),
-    )
+    evaluating = create_transform(**preprocessing)
     if config.linear_probe:
         return evaluating, evaluating
     training = create_transform(

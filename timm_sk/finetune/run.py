@@ -11,6 +11,7 @@ from timm.utils import random_seed
 from ..data import ImageStream, Splits, eval_loader, fingerprint, normalizer, seed_of, train_loader
 from ..distributed import init_distributed
 from ..evaluation.metrics import evaluate
+from ..models.inputs import preprocessing
 from ..optional_packages import require_package
 from ..publishing.hub_folder import require_tag
 from ..registry import require_model
@@ -20,7 +21,7 @@ from .dataset import open_splits
 from .export import export_run
 from .loop import OnStep, Run, fit
 from .model import build_model
-from .preprocessing import batch_transform, build_transforms, resolve_preprocessing
+from .preprocessing import batch_transform, build_transforms
 from .run_checkpoint import claim_folder, load_best, restore
 from .run_report import open_events
 from .signals import stop_requests
@@ -79,15 +80,15 @@ def finetune(
         splits = context.main_process_first(open_data) if config.dataset_download else open_data()
         random_seed(seed_of(config.seed))  # of the weights that no checkpoint gives
         model = build_model(config, splits.num_classes)
-        preprocessing = resolve_preprocessing(config, model)
-        splits = splits.with_channels(preprocessing['input_size'][0])
-        train_transform, eval_transform = build_transforms(config, preprocessing)
+        inputs = preprocessing(model, any_channels=True, img_size=config.img_size)
+        splits = splits.with_channels(inputs['input_size'][0])
+        train_transform, eval_transform = build_transforms(config, inputs)
         loading: dict[str, Any] = dict(context=context, workers=config.workers)
         loader = train_loader(splits.train, train_transform, batch_size=config.batch_size, seed=config.seed, **loading)
         if not len(loader):
             raise ValueError(f'{len(splits.train)} images do not fill a batch per process: lower --batch-size.')
         state = build_train_state(config, model, context, -(-len(loader) // config.grad_accum_steps))
-        mean, std = preprocessing['mean'], preprocessing['std']
+        mean, std = inputs['mean'], inputs['std']
         evaluate_model = partial(
             evaluate,
             loader=eval_loader(
@@ -111,7 +112,7 @@ def finetune(
                 folder=folder,
                 state=state,
                 loader=loader,
-                transform=batch_transform(config, preprocessing, splits.num_classes, context.device),
+                transform=batch_transform(config, inputs, splits.num_classes, context.device),
                 evaluate=evaluate_model,
                 data=data,
                 stop=stop,
@@ -121,10 +122,10 @@ def finetune(
             )
             _log_start(run, splits)
             fit(run)
-        return finish(run, splits, preprocessing)
+        return finish(run, splits, inputs)
 
 
-def finish(run: Run, splits: Splits, preprocessing: dict[str, Any]) -> Finished:
+def finish(run: Run, splits: Splits, inputs: dict[str, Any]) -> Finished:
     """Evaluate the best weights again, and write the plots and the exported folder."""
     config, context, folder = run.config, run.context, run.folder
     best = build_model(config, splits.num_classes, initial_weights=False)
@@ -143,7 +144,7 @@ def finish(run: Run, splits: Splits, preprocessing: dict[str, Any]) -> Finished:
             class_names=splits.class_names,
             metrics=dict(metrics, ece=found.ece),
             dataset='synthetic' if config.synthetic else config.data,
-            preprocessing=preprocessing,
+            preprocessing=inputs,
         )
         run.log(f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %.')
         run.log(f'Load it with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')

@@ -17,7 +17,7 @@ from ..distributed import DistributedContext
 from ..errors import TimmSkError, UnreadableCheckpointError
 from ..pretrained.readers import read_contents
 from .config import MACHINE, RUN, Config, checked
-from .saved_values import describe, first_not_finite, require_like
+from .saved_values import describe, require_like
 from .train_state import TrainState
 
 LAST, BEST, CONFIG = 'last.pt', 'best.pt', 'config.yaml'
@@ -156,8 +156,9 @@ def require_finite(state_dict: dict[str, Tensor], step: int) -> None:
     Raises:
         ValueError: If one is NaN or infinite.
     """
-    if name := first_not_finite(state_dict):
-        raise ValueError(f'{name} is not finite after step {step}: nothing was saved. {WHAT_TO_TRY}')
+    for name, tensor in state_dict.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f'{name} is not finite after step {step}: nothing was saved. {WHAT_TO_TRY}')
 
 
 def _require_same_settings(saved: Any, config: Config) -> None:

@@ -50,9 +50,3 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, Tensor):
         return not value.is_floating_point() or bool(torch.isfinite(value).all())
     return abs(value) < _MAX_INT if isinstance(value, int) else not isinstance(value, float) or math.isfinite(value)
-
-
-def first_not_finite(state_dict: Mapping[str, Tensor]) -> str | None:
-    """The key of the first tensor that has NaN or infinite values."""
-    tensors = ((key, tensor) for key, tensor in state_dict.items() if tensor.is_floating_point())
-    return next((key for key, tensor in tensors if not torch.isfinite(tensor).all()), None)

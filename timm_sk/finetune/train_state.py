@@ -265,8 +265,6 @@ def build_train_state(
         sched_on_updates=config.sched_on_updates and config.sched != 'plateau',
     )
     try:
-        if config.sched not in _SCHEDULES:  # older versions of timm train without a schedule then
-            raise ValueError(f'Unknown scheduler {config.sched!r}.')
         optimizer = create_optimizer_v2(model, **optimizer_kwargs(resolved))
         scheduler, epochs = create_scheduler_v2(
             optimizer, **scheduler_kwargs(resolved), updates_per_epoch=updates_per_epoch

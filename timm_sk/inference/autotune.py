@@ -28,35 +28,19 @@ Candidate = TypeVar('Candidate', int, str)
 
 
 def pick_fastest(times: Mapping[Candidate, Sequence[float]], default: Candidate) -> Candidate:
-    """The candidate of the lowest median time; the default one unless another saves at least `MARGIN` of its time.
-
-    Args:
-        times: Times of each candidate, in any unit.
-        default: One of the candidates.
-    """
+    """The candidate of the lowest median time; the default one unless another saves at least `MARGIN` of its time."""
     medians = {candidate: statistics.median(taken) for candidate, taken in times.items()}
     fastest = min(medians, key=lambda candidate: medians[candidate])
     return fastest if medians[fastest] < (1 - MARGIN) * medians[default] else default
 
 
-def measure(
-    runs: Mapping[Candidate, Callable[[], object]],
-    device: torch.device,
-    *,
-    capture: Callable[[Run], Run] | None = None,
-) -> dict[Candidate, list[float]]:
+def measure(runs: Mapping[Candidate, Callable[[], object]], device: torch.device) -> dict[Candidate, list[float]]:
     """Milliseconds of one run, for each candidate and round; the candidates take turns.
 
     On CUDA each run is captured several times over in a CUDA graph, whose replays are timed: launched one by one, short
     runs take the time of their launches, and all candidates would seem equal.
-
-    Args:
-        runs: Function that runs each candidate.
-        device: Device of the candidates.
-        capture: Returns the replay of a captured run; None for a CUDA graph on CUDA, and for no capture elsewhere.
     """
-    if capture is None and device.type == 'cuda':
-        capture = partial(_graph, device=device)
+    capture = partial(_graph, device=device) if device.type == 'cuda' else None
     steps = {candidate: _without_index(run) for candidate, run in runs.items()}
     times, _ = interleave(steps, rounds=MIN_ROUNDS, device=device, round_seconds=1e-3, max_repeats=20, capture=capture)
     return times

@@ -12,13 +12,7 @@ Conv = TypeVar('Conv', bound=nn.Conv2d)
 def observe_convs(
     convs: Iterable[Conv], run: Callable[[], object], observe: Callable[[Conv, Tensor, Tensor], None]
 ) -> None:
-    """Call `observe` with each convolution, its input and its output, while a forward pass runs.
-
-    Args:
-        convs: The convolutions.
-        run: Runs the forward pass.
-        observe: Function to call, in the order in which the convolutions run.
-    """
+    """Call `observe` with each convolution, its input and its output, in the order in which `run` calls them."""
     hooks = [conv.register_forward_hook(lambda conv, args, output: observe(conv, args[0], output)) for conv in convs]
     try:
         run()
@@ -28,12 +22,7 @@ def observe_convs(
 
 
 def conv_inputs(convs: Iterable[Conv], run: Callable[[Tensor], object], x: Tensor) -> dict[Conv, Tensor]:
-    """The last input of each convolution without its values, as a tensor on the meta device.
-
-    Args:
-        convs: The convolutions.
-        run: The model.
-        x: Input of the model, [B, C, H, W].
+    """The last input of each convolution in a model, without its values, as a tensor on the meta device.
 
     Raises:
         ValueError: If the model does not take such inputs.

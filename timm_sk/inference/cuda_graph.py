@@ -49,18 +49,15 @@ class GraphedForward:
     Args:
         run: Forward pass, which must not synchronize, and must launch the same kernels each time.
         x: Input of the shape, [B, C, H, W], in the dtype and memory format of the pass.
-        capture: Function that records the pass; None for `record`.
 
     Raises:
         RuntimeError: If the pass cannot be captured.
     """
 
-    def __init__(
-        self, run: Forward, x: Tensor, *, capture: Callable[[Forward, Tensor], Recording] | None = None
-    ) -> None:
+    def __init__(self, run: Forward, x: Tensor) -> None:
         self._run = run  # keeps alive the memory that the kernels read
         with torch.inference_mode(False), torch.no_grad():
-            self._recording = (capture or record)(run, x.clone())
+            self._recording = record(run, x.clone())
 
     def takes(self, x: Tensor) -> bool:
         """Whether it can be replayed on an input, whatever its dtype and memory format."""
@@ -82,9 +79,7 @@ class GraphedForward:
 def record(run: Forward, x: Tensor) -> Recording:
     """Capture a forward pass on a CUDA device, after warming it up on the stream that captures.
 
-    Args:
-        run: Forward pass.
-        x: Its input, which the recording reads from then on.
+    The recording reads `x` from then on.
 
     Raises:
         RuntimeError: If it cannot be captured.

@@ -1,7 +1,7 @@
 """Deployment: a trained model optimized for inference on the device that it is on."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ..layers.folded_conv import FoldedConv
 from ..models.inputs import image_shape
 from .conv_inputs import conv_inputs
-from .cuda_graph import Forward, GraphedForward, Recording
-from .engines import ATTRIBUTES, EngineModel, keeps_device_and_dtype
+from .cuda_graph import Forward, GraphedForward
+from .engines import ATTRIBUTES, ConstantModel, EngineModel
 from .fold import fold_model, wrap_convolutions
 from .tune_branches import replace_where_faster
 from .tune_groups import merge_where_faster
@@ -118,7 +118,7 @@ def deploy(
     return deployed
 
 
-class Deployed(nn.Module):
+class Deployed(ConstantModel):
     """A folded model with a compiled or captured forward pass for one shape of input.
 
     It computes without gradients and without autocast. Input is converted to its dtype and memory format. It stays on
@@ -131,16 +131,12 @@ class Deployed(nn.Module):
         memory_format: Memory format of weights and inputs.
 
     Attributes:
-        model: Folded model.
         engine: 'torch'.
-        input_shape: As given.
-        dtype: Dtype of weights and outputs.
-        device: Device of the weights.
     """
 
     def __init__(self, model: nn.Module, input_shape: Sequence[int], *, memory_format: torch.memory_format) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model
         self.engine = 'torch'
         self.input_shape = list(input_shape)
         self.channels_last = memory_format == torch.channels_last  # a memory format cannot be pickled by old protocols
@@ -152,7 +148,10 @@ class Deployed(nn.Module):
                 setattr(self, name, getattr(model, name))
         self._compiled: Forward | None = None
         self._graphed: GraphedForward | None = None
-        super().train(False)
+        self.refusal = (
+            f'A deployed model stays in eval mode, on its device and in {self.dtype}, with its weights: train or '
+            'convert the model that it was made from, or load them into it, then deploy it again.'
+        )
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -181,17 +180,14 @@ class Deployed(nn.Module):
                 'needs a C++ compiler; or pass compile=False.'
             ) from error
 
-    def capture_forward(self, *, capture: Callable[[Forward, Tensor], Recording] | None = None) -> None:
-        """Capture the forward pass, compiled or not, for the shape of input.
-
-        Args:
-            capture: Function that captures it; None for a CUDA graph.
+    def capture_forward(self) -> None:
+        """Capture the forward pass, compiled or not, for the shape of input in a CUDA graph.
 
         Raises:
             ValueError: If it cannot be captured.
         """
         try:
-            self._graphed = GraphedForward(self._compiled or self.model, self._blank(), capture=capture)
+            self._graphed = GraphedForward(self._compiled or self.model, self._blank())
         except RuntimeError as error:
             raise ValueError(
                 f'The forward pass cannot be captured in a CUDA graph ({_first_line(error)}): pass cuda_graph=False.'
@@ -234,33 +230,12 @@ class Deployed(nn.Module):
     def forward_features(self, x: Tensor) -> Any:
         """The model's `forward_features`, not compiled."""
         with self._context():
-            return self._method('forward_features')(self._converted(x))
+            return self.model.forward_features(self._converted(x))
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Any:
         """The model's `forward_head`, not compiled."""
         with self._context():
-            return self._method('forward_head')(self._converted(x), pre_logits=pre_logits)
-
-    def train(self, mode: bool = True) -> 'Deployed':
-        """Raise ValueError if `mode` is True."""
-        if mode:
-            raise ValueError('A deployed model cannot be trained: train the model that it was made from.')
-        return self
-
-    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        """Raise ValueError."""
-        raise ValueError('A deployed model cannot load weights: load them into the model, then deploy it again.')
-
-    def to(self, *args: Any, **kwargs: Any) -> 'Deployed':
-        """Return the deployed model if it has the device and dtype already, else raise ValueError."""
-        if not keeps_device_and_dtype(self, *args, **kwargs):
-            self._apply()
-        return self
-
-    def _apply(self, *args: Any, **kwargs: Any) -> nn.Module:
-        raise ValueError(
-            f'A deployed model stays on its device and in {self.dtype}: convert the model, then deploy it again.'
-        )
+            return self.model.forward_head(self._converted(x), pre_logits=pre_logits)
 
     def _blank(self) -> Tensor:
         """An input of zeros."""
@@ -272,12 +247,6 @@ class Deployed(nn.Module):
             x = x.to(dtype=self.dtype, memory_format=self.memory_format)
         made_in_inference_mode = not torch.compiler.is_compiling() and x.is_inference()
         return (x.clone() if made_in_inference_mode else x).detach()
-
-    def _method(self, name: str) -> Any:
-        method = getattr(self.model, name, None)
-        if method is None:
-            raise ValueError(f'{type(self.model).__name__} has no {name}: call the deployed model itself.')
-        return method
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {'_compiled': None, '_graphed': None}

@@ -22,12 +22,7 @@ _logger = logging.getLogger(__name__)
 
 
 def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> EngineModel:
-    """Export a model in memory, and load it into an engine.
-
-    Args:
-        model: Model in eval mode.
-        shape: B, C, H and W of the input that it is compiled for at once; other shapes are compiled when they are seen.
-        engine: 'onnxruntime' or 'openvino'.
+    """Export a model in memory, load it into an engine, and compile it for an input of the shape B, C, H, W.
 
     Raises:
         ValueError: If the engine is not installed or cannot run the model, or its outputs differ.
@@ -54,14 +49,9 @@ def pick_engine(
     options: Mapping[str, Any],
     remember: bool,
 ) -> Any:
-    """Deploy a model in the fastest of torch and the installed engines, measured for one shape of input.
+    """Deploy a float32 model on the CPU in the fastest of torch and the installed engines, measured for one shape.
 
-    Args:
-        model: Model in eval mode on the CPU, in float32.
-        shape: B, C, H and W of the input.
-        deploy_torch: Deploys it in torch.
-        options: Options of `deploy_torch`, on which its time depends.
-        remember: Keep the result in the local store, and use an earlier one.
+    `options` are those of `deploy_torch`, on which its time depends.
     """
     engines = installed_engines()
     builders: dict[str, Callable[[], Any]] = {'torch': deploy_torch}

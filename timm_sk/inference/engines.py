@@ -45,17 +45,49 @@ def default_engine(path: Path | None = None) -> str:
     return 'openvino' if is_ir or 'openvino' in installed_engines() else 'onnxruntime'
 
 
-def keeps_device_and_dtype(model: Any, *args: Any, **kwargs: Any) -> bool:
-    """Whether `to` with these arguments leaves a model, which has `device` and `dtype`, as it is."""
-    device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)  # what nn.Module.to calls; torch has no public form
-    return dtype in (None, model.dtype) and device in (None, model.device, torch.device(model.device.type))
+class ConstantModel(nn.Module):
+    """A model in eval mode that keeps its weights, device and dtype.
+
+    Attributes:
+        device: Device of the weights.
+        dtype: Dtype of the weights.
+        refusal: Message of the ValueError that `train`, `load_state_dict`, and other devices and dtypes raise.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    refusal: str
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError(self.refusal)
+
+    load_state_dict = _apply = _refuse
+
+    def train(self, mode: bool = True) -> 'ConstantModel':
+        """Do nothing in eval mode; raise ValueError if `mode` is True."""
+        return self._refuse() if mode else self
+
+    def to(self, *args: Any, **kwargs: Any) -> 'ConstantModel':
+        """Return the model if it has the device and dtype already, else raise ValueError."""
+        # what nn.Module.to calls; torch has no public form
+        device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
+        devices = (None, self.device, torch.device(self.device.type))
+        return self if dtype in (None, self.dtype) and device in devices else self._refuse()
+
+    def cpu(self) -> 'ConstantModel':
+        return self.to('cpu')
+
+    def float(self) -> 'ConstantModel':
+        return self.to(torch.float32)
 
 
-class FrozenModel(nn.Module):
-    """An exported network: it infers on the CPU, and its weights are constants.
+class FrozenModel(ConstantModel):
+    """An exported network: it infers on the CPU in float32, and has neither `forward_features` nor `forward_head`.
 
-    What needs its parts or its weights (`forward_features`, `forward_head`, `load_state_dict`, `train`, other
-    devices and dtypes) raises a ValueError.
     Input [B, C, H, W] of any floating-point type, output in float32: a tensor, or a list of feature maps.
 
     Args:
@@ -63,8 +95,6 @@ class FrozenModel(nn.Module):
         metadata: What `timm_sk.export` wrote into the model: architecture, input size, preprocessing, label names.
 
     Attributes:
-        engine: Name of the engine.
-        metadata: Metadata of the exported model.
         input_shape: B, C, H and W of the input that it was deployed for; B is 1 for a model from a file.
         num_classes: Number of classes, or None if that is not known.
         pretrained_cfg: Preprocessing and label names, as timm names them.
@@ -78,7 +108,10 @@ class FrozenModel(nn.Module):
         self.num_classes = metadata.get('num_classes')
         self.pretrained_cfg = metadata | metadata.get('preprocessing', {})
         self.device, self.dtype = torch.device('cpu'), torch.float32
-        super().train(False)
+        self.refusal = (
+            f'{engine} runs the whole model in float32 on the CPU, with constant weights: use engine="torch", or '
+            'change the original model (features_only=True for feature maps), and deploy or export it again.'
+        )
 
     def run(self, x: Tensor) -> list[Tensor]:
         """The outputs for a contiguous float32 batch."""
@@ -93,35 +126,7 @@ class FrozenModel(nn.Module):
         outputs = self.run(x.detach().to('cpu', torch.uint8 if is_uint8 else torch.float32).contiguous())
         return outputs if self.metadata.get('features_only') else outputs[0]
 
-    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise ValueError(
-            f'{self.engine} runs the whole model in float32 on the CPU, with constant weights: use engine="torch", or '
-            'change the original model (features_only=True for feature maps), and deploy or export it again.'
-        )
-
-    forward_features = forward_head = load_state_dict = _apply = _refuse
-
-    def train(self, mode: bool = True) -> 'FrozenModel':
-        """Do nothing in eval mode.
-
-        Raises:
-            ValueError: If `mode` is True.
-        """
-        return self._refuse() if mode else self
-
-    def to(self, *args: Any, **kwargs: Any) -> 'FrozenModel':
-        """Do nothing for the CPU and float32.
-
-        Raises:
-            ValueError: For another device or dtype.
-        """
-        return self if keeps_device_and_dtype(self, *args, **kwargs) else self._refuse()
-
-    def cpu(self) -> 'FrozenModel':
-        """Do nothing."""
-        return self
-
-    float = cpu
+    forward_features = forward_head = ConstantModel._refuse
 
 
 class EngineModel(FrozenModel):

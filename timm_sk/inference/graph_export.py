@@ -122,12 +122,7 @@ def export(
             save_program(graph, x, target, aoti=format == 'aoti', **options)
             exported = load_program(target, trusted=True)
         else:
-            onnx_path = write_onnx(graph, x, target.with_suffix('.onnx'), **options)
-            if format == 'openvino':
-                exported = EngineModel(_write_openvino(onnx_path, target, half=half), 'openvino')
-                onnx_path.unlink()
-            else:
-                exported = EngineModel(onnx_path, 'onnxruntime')
+            exported = _convert(write_onnx(graph, x, target.with_suffix('.onnx'), **options), target, half=half)
         for images in checked:
             compare(exported, reference, images, HALF_TOLERANCE if half else TOLERANCE)
     return path
@@ -157,12 +152,7 @@ def load_deployed(path: str | Path, *, engine: str | None = None, trusted: bool 
 
 
 def describe(model: nn.Module, shape: Sequence[int]) -> dict[str, Any]:
-    """Metadata of an exported model: architecture, input size, preprocessing, label names and licence.
-
-    Args:
-        model: The model.
-        shape: B, C, H and W of its input.
-    """
+    """Metadata of an exported model with inputs B, C, H, W: architecture, preprocessing, label names and licence."""
     cfg = dict(getattr(model, 'pretrained_cfg', None) or {})
     found: dict[str, Any] = {'input_size': list(shape[1:])}
     found |= {key: cfg[key] for key in ('architecture', 'tag', 'license') if cfg.get(key) is not None}
@@ -188,20 +178,10 @@ def check_images(size: Sequence[int], metadata: dict[str, Any]) -> Tensor:
     return normalizer(config['mean'], config['std'], torch.device('cpu'))(pixels.permute(0, 3, 1, 2))
 
 
-def write_onnx(
-    graph: nn.Module, x: Tensor, path: Path, *, dynamic_size: bool = False, metadata: dict[str, Any] | None = None
-) -> Path:
-    """Write a model as ONNX with a dynamic batch.
+def write_onnx(graph: nn.Module, x: Tensor, path: Path, *, dynamic_size: bool, metadata: dict[str, Any]) -> Path:
+    """Write a model in its graph form as ONNX with a dynamic batch, and the metadata in it as JSON.
 
-    Args:
-        graph: A model in its graph form.
-        x: An example input of at least two images.
-        path: The file to write; above 2 GB the weights are in a second file, whose name ends in `.data`.
-        dynamic_size: Make height and width dynamic too.
-        metadata: Written into the model as JSON.
-
-    Returns:
-        The path.
+    The example input has at least two images. Above 2 GB the weights are in a second file, whose name ends in `.data`.
 
     Raises:
         ValueError: If an operation cannot be exported, or onnxscript is not installed.
@@ -220,29 +200,31 @@ def write_onnx(
     except Exception as error:  # the exporter raises classes of many packages
         raise ValueError(f'The model cannot be exported to ONNX: {root_reason(error)}') from error
     assert program is not None
-    program.model.metadata_props['timm_sk'] = json.dumps(metadata or {}, sort_keys=True)
+    program.model.metadata_props['timm_sk'] = json.dumps(metadata, sort_keys=True)
     weights = sum(tensor.nbytes for tensor in graph.state_dict().values())
     program.save(path, external_data=weights > MAX_PROTOBUF)
     return path
 
 
-def write_onnx_of_any_size(graph: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any] | None = None) -> Path:
+def write_onnx_of_any_size(graph: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any]) -> Path:
     """As `write_onnx`, with dynamic height and width unless an operation needs fixed ones."""
     try:
         return write_onnx(graph, x, path, dynamic_size=True, metadata=metadata)
     except ValueError:
-        return write_onnx(graph, x, path, metadata=metadata)
+        return write_onnx(graph, x, path, dynamic_size=False, metadata=metadata)
 
 
-def _write_openvino(onnx_path: Path, path: Path, *, half: bool = False) -> Path:
-    """Convert an ONNX model to OpenVINO's IR."""
+def _convert(onnx_path: Path, path: Path, *, half: bool = False) -> EngineModel:
+    """Load an ONNX file; if the path is another one, convert it to OpenVINO's IR there before, and remove it."""
+    if path == onnx_path:
+        return EngineModel(path, 'onnxruntime')
     import openvino
 
-    core = openvino.Core()
-    model = core.read_model(onnx_path)
+    model = openvino.Core().read_model(onnx_path)
     model.set_rt_info(json.dumps(read_metadata(onnx_path), sort_keys=True), ['timm_sk'])
     openvino.save_model(model, path, compress_to_fp16=half)
-    return path
+    onnx_path.unlink()
+    return EngineModel(path, 'openvino')
 
 
 def _resolve_format(path: Path, format: str | None) -> str:
@@ -281,13 +263,10 @@ def _embed_preprocessing(model: nn.Module, metadata: dict[str, Any]) -> nn.Modul
 
 
 def compare(exported: FrozenModel, model: nn.Module, images: Tensor, tolerance: float = TOLERANCE) -> None:
-    """Compare the outputs of an exported model with those of the original.
+    """Compare the outputs of an exported model with those of the original, in float32 on the CPU.
 
-    Args:
-        exported: The exported model.
-        model: The original, in float32 on the CPU.
-        images: Input of both, of another batch size than the example input.
-        tolerance: Largest difference, as a share of the largest output; more if the model itself rounds more.
+    The images are a batch of another size than the example input's. The tolerance is a share of the largest output; it
+    is larger if the model itself rounds more.
 
     Raises:
         ValueError: If they differ by more, or in the likeliest classes.
@@ -320,15 +299,10 @@ def _write_again(model: FrozenModel, path: Path, format: str) -> None:
         graph = graph.read_bytes() if graph.suffix == '.onnx' else None
     if graph is None or 'input_size' not in model.metadata or format not in ('onnx', 'openvino'):
         raise ValueError(f'A model in {model.engine} cannot be exported as {format}: export the original model.')
-    engine = 'openvino' if format == 'openvino' else model.engine
-    reference = EngineModel(graph, engine)
-    images = check_images(model.metadata['input_size'], model.metadata)
     onnx_path = path.with_suffix('.onnx')
     onnx_path.write_bytes(graph)
-    if format == 'openvino':
-        _write_openvino(onnx_path, path)
-        onnx_path.unlink()
-    compare(EngineModel(path, engine), reference, images)
+    exported = _convert(onnx_path, path)
+    compare(exported, EngineModel(graph, exported.engine), check_images(model.metadata['input_size'], model.metadata))
 
 
 @contextmanager

@@ -22,13 +22,7 @@ _FIELDS = dict(sha256=str, torch=str, aoti=bool, processor=str, instructions=lis
 
 
 class ProgramModel(FrozenModel):
-    """A program of torch that was loaded from a file.
-
-    Args:
-        path: The file.
-        call: Runs the program.
-        metadata: Metadata of the exported model.
-    """
+    """A program of torch that was loaded from a file."""
 
     def __init__(self, path: Path, call: Any, metadata: dict[str, Any]) -> None:
         super().__init__('torch program', metadata)
@@ -62,15 +56,10 @@ def header_path(path: Path) -> Path:
 def save_program(
     graph: nn.Module, x: Tensor, path: Path, *, aoti: bool, dynamic_size: bool, metadata: dict[str, Any]
 ) -> None:
-    """Write a model as a program of torch with a dynamic batch, and its header.
+    """Write a model as a program of torch with a dynamic batch, and its header with the metadata.
 
-    Args:
-        graph: A model in eval mode.
-        x: An example input of at least two images.
-        path: The file to write.
-        aoti: Compile it for this processor with AOTInductor; this needs a C++ compiler.
-        dynamic_size: Make height and width dynamic too.
-        metadata: Written into the header.
+    The example input has at least two images. With `aoti` the program is compiled for this processor with AOTInductor,
+    which needs a C++ compiler.
 
     Raises:
         ValueError: If torch cannot export or compile the model.

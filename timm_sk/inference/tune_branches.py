@@ -66,12 +66,7 @@ def replace_where_faster(
 
 @torch.no_grad()
 def fastest_form(unit: SelectiveKernel, like: Tensor) -> str:
-    """Measure a unit, or copies of it, in each form, without `torch.compile`, which would take seconds for each.
-
-    Args:
-        unit: Folded unit.
-        like: Its input, from `conv_inputs`.
-    """
+    """Measure a folded unit in each form, without `torch.compile`, which would take seconds for each."""
     x = random_input(like, convolutions(unit)[0].weight.device)
     runs: dict[str, Callable[[], object]] = {SEPARATE: partial(unit, x)}
     for form in FORMS:

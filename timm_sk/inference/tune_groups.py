@@ -16,12 +16,7 @@ from .conv_inputs import conv_inputs, memory_format_of, random_input
 
 
 def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool = True) -> None:
-    """Merge the groups of folded convolutions in place, where that is faster in inference.
-
-    Args:
-        inputs: Input of each convolution, from `conv_inputs`.
-        remember: Read and write the file of earlier results.
-    """
+    """Merge the groups of folded convolutions in place, where that is faster in inference."""
     cache = AutotuneCache(remember=remember)
     for conv, x in inputs.items():
         if len(group_counts(conv)) > 1:
@@ -45,12 +40,7 @@ def key_of(conv: nn.Conv2d, x: Tensor) -> str:
 
 @torch.no_grad()
 def fastest_groups(conv: FoldedConv, like: Tensor) -> int:
-    """Measure copies of a folded convolution with each number of groups in inference.
-
-    Args:
-        conv: The convolution, not merged.
-        like: Its input, from `conv_inputs`.
-    """
+    """Measure copies of a folded convolution with each number of groups in inference."""
     x = random_input(like, conv.weight.device)
     runs: dict[int, Callable[[], object]] = {}
     for number in group_counts(conv):
@@ -114,13 +104,7 @@ def merge_groups_for_training(
 
 @torch.enable_grad()
 def fastest_in_training(conv: nn.Conv2d, like: Tensor, autocast: torch.dtype | None) -> int:
-    """Measure copies of a convolution with each number of groups, forward and backward.
-
-    Args:
-        conv: The convolution.
-        like: Its input, from `conv_inputs`.
-        autocast: Dtype of the autocast, or None.
-    """
+    """Measure copies of a convolution with each number of groups, forward and backward, under autocast to a dtype."""
     x = random_input(like, conv.weight.device).requires_grad_()
     baseline = copy.deepcopy(conv).requires_grad_()
 
