@@ -33,12 +33,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def leftovers(folder: Path, name: str = '*') -> list[Path]:
-    """Files that `atomic_write` left in a folder when its process was killed.
-
-    Args:
-        folder: The folder.
-        name: Name of the file that was written; of any by default.
-    """
+    """Files that `atomic_write` left in a folder when its process was killed, of all names or of one."""
     return [path for path in folder.glob(f'{name}.*.partial') if re.search(r'\.\d+\.\d+\.partial$', path.name)]
 
 
@@ -46,10 +41,8 @@ def leftovers(folder: Path, name: str = '*') -> list[Path]:
 def atomic_dir(folder: Path) -> Iterator[Path]:
     """Write a folder atomically: yields an empty folder beside it, which replaces it at the end of the block.
 
-    An error leaves the old folder as it was.
-
-    Args:
-        folder: The folder. If a process is killed while it replaces an old one, the next call restores that first.
+    An error leaves the old folder as it was. If a process is killed while it replaces one, the next call restores that
+    first.
     """
     new, old = dir_leftovers(folder)
     recover_dir(folder)

@@ -81,21 +81,8 @@ def ready_model(
     """Create a model that is ready to call, in eval mode.
 
     On CUDA a net of this package runs once on a blank image of its checkpoint's size, which loads and compiles its
-    kernels.
-
-    Args:
-        name: Architecture, `arch.tag`, folder, or another name that `timm.create_model` takes.
-        pretrained: Load weights.
-        device: Device of the model; None for the best device of this machine: cuda, then mps, then cpu.
-        dtype: Floating-point type of parameters and buffers; None for float32.
-        channels_last: Memory format of the weights; None for channels last on cuda and contiguous elsewhere.
-        **kwargs: Further arguments of `timm.create_model`, such as `num_classes`.
-
-    Raises:
-        UnknownModelError: If timm's registry has no such name.
-        NoWeightsError: If `pretrained` and the checkpoint has no weights.
-        UnloadableModelError: If its weights or its folder cannot be read.
-        ValueError: If this machine does not have the device.
+    kernels. Arguments and errors are those of `load`; `channels_last` None is channels last on cuda and contiguous
+    elsewhere.
     """
     registry.require_model(name)
     target = open_device(device)

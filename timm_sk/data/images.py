@@ -234,15 +234,7 @@ def reason(error: Exception) -> str:
 
 
 def require_few_bad(bad: list[str], limit: int | None) -> None:
-    """Check the number of images that could not be read.
-
-    Args:
-        bad: Their names, with the reasons.
-        limit: Maximum number; None for no limit.
-
-    Raises:
-        ValueError: If there are more.
-    """
+    """Raise ValueError if more images than the limit could not be read; `bad` has their names, with the reasons."""
     if limit is not None and len(bad) > limit:
         raise ValueError(
             f'{len(bad)} image{"s" * (len(bad) != 1)} cannot be read, --max-bad-images allows {limit}: {few(bad)}. '

@@ -149,21 +149,13 @@ class _StreamSamples(IterableDataset[_Sample]):
 
 @dataclass
 class Loader:
-    """Batches of one process, by epoch.
-
-    Attributes:
-        loader: Loader of torch.
-        length: Number of batches per epoch.
-        batch_size: Batch size of this process; the last batch may be smaller in validation.
-        batches: Sampler of the batches; None in validation and for a stream.
-        stream: Samples of a stream; None for a data set.
-    """
+    """Batches of one process, by epoch."""
 
     loader: DataLoader[Any]
-    length: int
-    batch_size: int
-    batches: TrainBatches | None = None
-    stream: _StreamSamples | None = None
+    length: int  # number of batches per epoch
+    batch_size: int  # of this process; in validation the last batch may be smaller
+    batches: TrainBatches | None = None  # of training images with an index
+    stream: _StreamSamples | None = None  # of training
 
     def __len__(self) -> int:
         return self.length
@@ -197,15 +189,7 @@ def train_loader(
     seed: int,
     workers: int = 0,
 ) -> Loader:
-    """Training batches, all of one size.
-
-    Args:
-        images: Training images.
-        transform: Augmentation of an image to 8-bit pixels [C, H, W].
-        batch_size: Batch size of this process.
-        context: Processes and device.
-        seed: Seed of the order and of the augmentation.
-        workers: Number of workers; 0 to load in this process.
+    """Training batches, all of one size; order and augmentation follow from the seed.
 
     Raises:
         ValueError: If there are fewer images than processes, or too few in a stream for its workers.
@@ -231,12 +215,7 @@ def eval_loader(
 ) -> Loader:
     """Validation batches: every image once in all processes together, without padding.
 
-    Args:
-        images: Images.
-        transform: Transform of an image to 8-bit pixels [C, H, W].
-        batch_size: Batch size of this process; the last batch may be smaller, and so are those with unreadable images.
-        context: Processes and device.
-        workers: Number of workers; 0 to load in this process.
+    The last batch of a process may be smaller, and so are those with unreadable images.
     """
     settings = _settings(context, workers)
     if isinstance(images, ImageStream):
@@ -255,11 +234,7 @@ def normalizer(
 ) -> Callable[[Tensor], Tensor]:
     """A function from 8-bit images [B, C, H, W] to normalized float32 images on a device, as timm's prefetcher.
 
-    Args:
-        mean: Mean of each channel, 0 to 1.
-        std: Standard deviation of each channel, 0 to 1.
-        device: Device of the result.
-        channels_last: Whether the result is in channels-last memory format.
+    Mean and standard deviation of the channels are of values from 0 to 1.
     """
     centre, scale = (torch.tensor([255 * value for value in values], device=device) for values in (mean, std))
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -13,10 +13,8 @@ Sample = Mapping[str, Any]
 class NamingDecoder:
     """A pipeline stage of webdataset that decodes, and records what it cannot decode.
 
-    Args:
-        decode: Decodes an image.
-        image_keys: Endings of images, without dots; the first one that a sample has is decoded.
-        label_key: Key of the label in a sample's JSON; its file `cls` if empty.
+    The first of the endings `image_keys` that a sample has is decoded; its label is in its JSON, or without a
+    `label_key` in its file `cls`.
     """
 
     def __init__(self, decode: Callable[[BinaryIO], Any], *, image_keys: list[str], label_key: str) -> None:

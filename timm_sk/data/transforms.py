@@ -39,11 +39,7 @@ def create_transform(
 def input_transform(input_size: Sequence[int], *, mean: Sequence[float], std: Sequence[float], **options: Any) -> Any:
     """A transform of what `read_image` returns to a normalized input of a model, float32 [C, H, W].
 
-    Args:
-        input_size: Channels, height and width of the input.
-        mean: Mean of each channel, 0 to 1.
-        std: Standard deviation of each channel, 0 to 1.
-        **options: Options of `timm.data.create_transform`.
+    Mean and standard deviation of the channels are of values from 0 to 1; the options are those of `create_transform`.
     """
     to_pixels = create_transform(input_size, mean=mean, std=std, **options)
     return Compose([to_pixels, torch.as_tensor, ConvertImageDtype(torch.float32), Normalize(mean, std)])

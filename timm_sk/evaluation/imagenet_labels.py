@@ -51,12 +51,7 @@ class LabelMap:
         return logits if self.columns is None else logits[:, self.columns.to(logits.device)]
 
     def correct_classes(self, targets: Tensor, indices: Tensor) -> Tensor:
-        """The correct classes of a batch [B, M], padded with -1.
-
-        Args:
-            targets: Labels of the data set [B].
-            indices: Indices of the images [B].
-        """
+        """The correct classes [B, M], padded with -1, of labels of the data set [B] and indices of images [B]."""
         return targets[:, None] if self.accepted is None else self.accepted[indices]
 
 
@@ -71,12 +66,7 @@ def folder_classes(labels: str) -> dict[str, int] | None:
 
 
 def label_map(labels: str, images: ImageDataset | None = None, *, real_json: str | None = None) -> LabelMap:
-    """Labels by name.
-
-    Args:
-        labels: One of `LABELS`.
-        images: Data set; needed for 'real'.
-        real_json: File of ReaL labels instead of timm's: a list of classes for each image of the validation set.
+    """Labels by name, one of `LABELS`; those of ReaL for a data set, from timm or a file.
 
     Raises:
         ValueError: If the images are not those of the labels.

@@ -140,10 +140,7 @@ class Config:
 
 
 def read_settings(name: str) -> dict[str, Any]:
-    """Read the settings in a YAML file or a recipe of the package.
-
-    Args:
-        name: Path of the file, or name of the recipe.
+    """Read the settings in a YAML file, by its path, or in a recipe of the package, by its name.
 
     Raises:
         ValueError: If there is no such file or recipe, it is not YAML, or a key or value is invalid.
@@ -159,11 +156,7 @@ def read_settings(name: str) -> dict[str, Any]:
 
 
 def checked(settings: Mapping[Any, Any], where: str) -> dict[str, Any]:
-    """Settings by field name, converted to the types of the fields.
-
-    Args:
-        settings: Settings as read from YAML.
-        where: Name of the file, for errors.
+    """Settings as read from YAML, by field name and converted to the types of the fields.
 
     Raises:
         ValueError: If a key is unknown or a value has another type.

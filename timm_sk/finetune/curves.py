@@ -21,15 +21,7 @@ _STYLES = dict(train_loss='--o', val_loss='-s', train_top1='--o', val_top1='-s',
 
 
 def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None) -> Any:
-    """Plot loss, accuracy and learning rate by epoch.
-
-    Args:
-        history: Metrics of each epoch: `train_loss`, `val_loss`, `train_top1`, `val_top1`, `val_top5`, `lr`; the plot
-            omits those that are missing.
-        path: File to write.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
+    """Plot loss, accuracy and learning rate by epoch, except those that are missing; returns the figure.
 
     Raises:
         ValueError: If there is no epoch.
@@ -55,15 +47,9 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
 
 
 def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path | None = None) -> Any:
-    """Plot the confusion matrix; of many classes beside a list of the most confused pairs.
+    """Plot the confusion matrix; of many classes beside a list of the most confused pairs; returns the figure.
 
-    Args:
-        confusion: Number of images by true class (rows) and predicted class (columns), [K, K].
-        names: Names of the classes.
-        path: File to write.
-
-    Returns:
-        The `matplotlib.figure.Figure`.
+    The matrix [K, K] has the number of images by true class (rows) and predicted class (columns).
 
     Raises:
         ValueError: If the number of names is not K.

@@ -87,6 +87,8 @@ def write_features(
 ) -> None:
     """Write the embeddings of all images, in their order, with their labels and file names.
 
+    The folder is new, empty, or begun by the same call; the transform to 8-bit pixels [C, H, W] is deterministic.
+
     Chunk k has the images from k * `chunk` on and is written atomically by process k modulo the number of processes.
     A complete chunk is not computed again, so the same call continues an interrupted one, and its files are the same
     byte for byte. `index.json` is written last.
@@ -94,17 +96,6 @@ def write_features(
     In `safetensors` a chunk is a file with `embeddings` [n, D] in float32, `labels` [n], and in the header the JSON
     lists `names` and `bad`; in `npy` it is `embeddings-….npy`, `labels-….npy`, and `images-….json` with `names` and
     `bad`.
-
-    Args:
-        folder: Folder to write: new, empty, or begun by the same call.
-        images: Images.
-        model: Model of timm on the processes' device, in eval mode.
-        transform: Deterministic transform of an image to 8-bit pixels [C, H, W].
-        config: Settings: batch size, workers, format, mixed precision, number of unreadable images to skip.
-        context: Processes.
-        prepare: Makes model inputs of 8-bit images [B, C, H, W].
-        source: Name of the data.
-        chunk: Number of images per chunk.
 
     Raises:
         ValueError: If the folder holds something else, or too many images cannot be read.

@@ -35,35 +35,20 @@ class Stopped(Exception):  # noqa: N818 - not an error: the run can resume
 
 @dataclass(kw_only=True)
 class Run:
-    """What the parts of a run share.
-
-    Attributes:
-        config: Settings.
-        context: Processes and device.
-        folder: Folder of the run.
-        state: Everything that training changes.
-        loader: Batches of training images.
-        transform: Makes model inputs and targets of 8-bit images, labels and the epoch.
-        evaluate: Evaluates a model on the validation images.
-        data: Fingerprint of the data.
-        stop: Whether the run was asked to stop.
-        log: Called with each line of the log.
-        on_step: Called after each batch, as in `finetune`.
-        events: Writer of TensorBoard events, if enabled.
-    """
+    """What the parts of a run share."""
 
     config: Config
     context: DistributedContext
     folder: Path
     state: TrainState
     loader: Loader
-    transform: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-    evaluate: Callable[[nn.Module], Evaluation]
-    data: str
+    transform: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]  # as `batch_transform` makes it
+    evaluate: Callable[[nn.Module], Evaluation]  # on the validation images
+    data: str  # its fingerprint
     stop: StopRequest
     log: Callable[[str], None]
-    on_step: OnStep
-    events: Any = None
+    on_step: OnStep  # as in `finetune`
+    events: Any  # writer of TensorBoard events, if enabled
 
     def save(self) -> None:
         """Write the checkpoint of this moment."""
@@ -150,18 +135,10 @@ def train_epoch(run: Run) -> None:
 def train_step(
     state: TrainState, images: Tensor, targets: Tensor, *, config: Config, batches: int = 1, is_last: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Add the gradients of a batch; on the last batch of a step update the weights.
+    """Add the gradients of one of the batches of a step; after the last one update the weights.
 
-    Args:
-        state: State of the run.
-        images: Model inputs [B, C, H, W].
-        targets: Labels [B], or class probabilities [B, K].
-        config: Settings.
-        batches: Number of batches of this step.
-        is_last: Whether this is the last of them.
-
-    Returns:
-        The loss, and the logits [B, K], both detached.
+    Takes model inputs [B, C, H, W], and labels [B] or class probabilities [B, K]. Returns the loss, and the logits
+    [B, K], both detached.
     """
     net = state.net
     # gradients are averaged over the processes once per step

@@ -11,12 +11,7 @@ from .config import Config
 
 
 def build_model(config: Config, num_classes: int, *, initial_weights: bool = True) -> nn.Module:
-    """Build the model with its initial weights.
-
-    Args:
-        config: Settings.
-        num_classes: Number of classes.
-        initial_weights: Load the weights that the settings name; a model without classifier takes no classifier.
+    """Build the model, with the weights that the settings name; a model without classifier takes no classifier.
 
     Raises:
         ValueError: If the model or its weights do not exist, or it does not support the settings.
@@ -44,12 +39,9 @@ def build_model(config: Config, num_classes: int, *, initial_weights: bool = Tru
 
 
 def freeze(model: nn.Module, start: str | None, *, all_norms: bool = False) -> list[nn.Module]:
-    """Freeze the first modules of a model; returns the modules that have to stay in eval mode.
+    """Freeze the children of a model before one, or before the classifier ('head').
 
-    Args:
-        model: Model of timm, with its children in the order of the forward pass.
-        start: First child to train, or 'head' for the classifier; None freezes nothing.
-        all_norms: Freeze the running statistics of every BatchNorm.
+    Returns the modules that have to stay in eval mode; with `all_norms` every BatchNorm is among them.
 
     Raises:
         ValueError: If it has no such child.

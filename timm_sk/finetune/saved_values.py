@@ -13,10 +13,7 @@ _MAX_INT = 2**63  # of torch
 def require_like(found: Any, expected: Any, name: str = '') -> None:
     """Check that a value has the types, keys, lengths, shapes and dtypes of another; numbers and strings may differ.
 
-    Args:
-        found: The value. An `int` is accepted for a `float`; None is not.
-        expected: A value of the right structure.
-        name: Name of the value, for errors.
+    An `int` is accepted for a `float`; None is not.
 
     Raises:
         ValueError: If it has another structure, or a number that is not finite where the other has a finite one; names

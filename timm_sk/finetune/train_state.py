@@ -37,31 +37,19 @@ _SQRT_SCALED = ('ada', 'lamb')  # parts of the names of optimizers, as in timm's
 
 @dataclass(kw_only=True)
 class Progress:
-    """How far a run is.
+    """How far a run is."""
 
-    Attributes:
-        epoch: Number of finished epochs.
-        images: Number of images of the current epoch that all processes have trained on.
-        updates: Number of optimizer steps.
-        sums: Of this process and epoch: loss times images, correct predictions, images; on the model's device.
-        seconds: Duration of the epoch so far in this process.
-        waiting: Seconds of it that were spent waiting for images.
-        history: Metrics of each finished epoch.
-        best: Metrics of the best epoch; None before the first.
-        bad: Images that could not be read, with the reasons.
-        reported: Those of them that were logged.
-    """
-
-    epoch: int = 0
-    images: int = 0
-    updates: int = 0
+    epoch: int = 0  # number of finished epochs
+    images: int = 0  # of the current epoch, that all processes have trained on
+    updates: int = 0  # number of optimizer steps
+    # loss times images, correct predictions and images of this process and epoch, on the model's device
     sums: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
-    seconds: float = 0.0
-    waiting: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] | None = None
-    bad: list[str] = field(default_factory=list)
-    reported: list[str] = field(default_factory=list)
+    seconds: float = 0.0  # of the epoch so far, in this process
+    waiting: float = 0.0  # seconds of it that were spent waiting for images
+    history: list[dict[str, float]] = field(default_factory=list)  # metrics of each finished epoch
+    best: dict[str, float] | None = None  # metrics of the best epoch
+    bad: list[str] = field(default_factory=list)  # images that could not be read, with the reasons
+    reported: list[str] = field(default_factory=list)  # those of them that were logged
 
     def reset_sums(self) -> None:
         """Set all sums to zero."""
@@ -128,30 +116,16 @@ class Progress:
 
 @dataclass(kw_only=True)
 class TrainState:
-    """Everything that training changes.
+    """Everything that training changes."""
 
-    Attributes:
-        model: Model that is saved.
-        net: The same model as it is called: compiled, and wrapped for several processes.
-        frozen: Modules that stay in eval mode.
-        loss: Loss of logits [B, K] and labels [B], or class probabilities [B, K] as mixup gives.
-        optimizer: Optimizer of the parameters that are not frozen.
-        scheduler: Schedule of the learning rate; None for a constant one.
-        epochs: Number of epochs of the schedule.
-        scaler: Loss scaling for float16.
-        ema: Averaged model; None if disabled.
-        autocast: Context of a forward pass.
-        progress: How far the run is.
-    """
-
-    model: nn.Module
-    net: nn.Module
-    frozen: list[nn.Module]
-    loss: Callable[[Tensor, Tensor], Tensor]
+    model: nn.Module  # that is saved
+    net: nn.Module  # the same model as it is called: compiled, and wrapped for several processes
+    frozen: list[nn.Module]  # modules that stay in eval mode
+    loss: Callable[[Tensor, Tensor], Tensor]  # of logits [B, K] and labels [B], or probabilities [B, K] as mixup gives
     optimizer: torch.optim.Optimizer
-    scheduler: Scheduler | None
-    epochs: int
-    scaler: torch.amp.GradScaler
+    scheduler: Scheduler | None  # None for a constant learning rate
+    epochs: int  # of the schedule
+    scaler: torch.amp.GradScaler  # of the loss, for float16
     ema: ModelEmaV3 | None
     autocast: Autocast
     progress: Progress = field(default_factory=Progress)
@@ -187,12 +161,7 @@ class TrainState:
         return state
 
     def load_state_dict(self, state: dict[str, Any], context: DistributedContext, images_per_epoch: int) -> None:
-        """Restore what `state_dict` gave.
-
-        Args:
-            state: The state, as read from a file; nothing in it is trusted.
-            context: Processes and device.
-            images_per_epoch: Number of training images.
+        """Restore what `state_dict` gave, as read from a file; nothing in it is trusted.
 
         Raises:
             ValueError: If an entry is missing or not finite, or is not what a run of this model and these settings
@@ -237,12 +206,6 @@ def build_train_state(
     config: Config, model: nn.Module, context: DistributedContext, updates_per_epoch: int
 ) -> TrainState:
     """Prepare a model for training.
-
-    Args:
-        config: Settings.
-        model: Model as built by `build_model`.
-        context: Processes and device.
-        updates_per_epoch: Number of optimizer steps per epoch.
 
     Raises:
         ValueError: If the model, the device or timm's factories do not support the settings.
@@ -327,10 +290,6 @@ def resolve_lr(config: Config, images_per_step: int) -> float:
 
     `lr` if it is given. Else `lr_base` scaled by `images_per_step / lr_base_size`, or by its square root. 0.001 if
     neither is given.
-
-    Args:
-        config: Settings.
-        images_per_step: Number of images per optimizer step.
     """
     if config.lr is not None:
         return config.lr

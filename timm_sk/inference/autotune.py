@@ -55,11 +55,7 @@ def _graph(run: Run, device: torch.device) -> Run:
 
 
 class AutotuneCache:
-    """The fastest candidates measured so far.
-
-    Args:
-        remember: Read the file of earlier results, and add new ones to it.
-    """
+    """The fastest candidates measured so far; with `remember` also those in the file, to which new ones are added."""
 
     def __init__(self, *, remember: bool) -> None:
         self._remember = remember
@@ -67,13 +63,7 @@ class AutotuneCache:
         self._measured: dict[str, int | str] = {}
 
     def fastest(self, key: str, candidates: Sequence[Candidate], find_fastest: Callable[[], Candidate]) -> Candidate:
-        """The fastest candidate.
-
-        Args:
-            key: Everything that the result depends on, as a line of text.
-            candidates: All candidates; another one in the file is ignored.
-            find_fastest: Measures the candidates, if the result is not known.
-        """
+        """The fastest candidate, which is measured if it is not known by the key; others in the file are ignored."""
         known = self._measured.get(key, self._known.get(key))
         for candidate in candidates:
             if candidate == known:

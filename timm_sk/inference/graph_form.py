@@ -74,12 +74,7 @@ def _pool(x: Tensor) -> Tensor:
 
 
 class _Interpolation(nn.Module):
-    """A unit of two branches: [B, in_channels, H, W] -> [B, C, H', W'].
-
-    Args:
-        hidden: Layers of the attention before its last one.
-        expand: The last one.
-    """
+    """A unit of two branches, [B, in_channels, H, W] -> [B, C, H', W']; `expand` is the attention's last layer."""
 
     def __init__(self, hidden: Iterable[nn.Module], expand: nn.Conv2d) -> None:
         super().__init__()

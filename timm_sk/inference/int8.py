@@ -105,11 +105,7 @@ def load_calibration(
 ) -> Tensor:
     """Read calibration images, preprocessed for a model: [N, C, H, W].
 
-    Args:
-        model: A model of timm.
-        paths: Image files; of more than `limit`, as many are taken at equal distances.
-        input_size: Channels, height and width; None for those of the model's checkpoint.
-        limit: Largest number of images.
+    Of more files than the limit, as many are taken at equal distances. `input_size` is as for `quantize`.
 
     Raises:
         ValueError: If there are fewer than 16 images, or one cannot be read.

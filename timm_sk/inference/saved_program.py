@@ -91,11 +91,7 @@ def save_program(
 
 
 def load_program(path: str | Path, trusted: bool = False) -> ProgramModel:
-    """Load a program that `timm_sk.export` wrote.
-
-    Args:
-        path: The file; its header lies beside it.
-        trusted: Confirm that the file comes from a source that you trust: loading runs code that it holds.
+    """Load a program that `timm_sk.export` wrote, with its header beside it; loading runs code that it holds.
 
     Raises:
         ValueError: If it is not trusted, missing, damaged, without a header, or made for another version of torch or

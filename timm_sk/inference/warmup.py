@@ -30,10 +30,6 @@ def warm_up(run: Callable[[Tensor], Any], x: Tensor) -> None:
     """Call a model without gradients on an input of the shape that it should be fast for.
 
     On CUDA this waits for the device, so that calls on other streams find the model ready.
-
-    Args:
-        run: Model in eval mode.
-        x: Input, [B, C, H, W].
     """
     with torch.no_grad(), cudnn_benchmark():
         for _ in range(CALLS):
