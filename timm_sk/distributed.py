@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from .devices import open_device
 from .errors import PeerStoppedError
@@ -20,19 +20,12 @@ _TIMEOUT = datetime.timedelta(minutes=10)
 
 @dataclass(frozen=True, kw_only=True)
 class DistributedContext:
-    """The rank and device of this process, and the collective operations; a single process by default.
+    """The rank and device of this process, and the collective operations; a single process by default."""
 
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
-        device: Device that this process computes on.
-        restarts: How often torchrun has restarted the processes.
-    """
-
-    rank: int = 0
-    size: int = 1
+    rank: int = 0  # from 0
+    size: int = 1  # number of processes
     device: torch.device = field(default_factory=lambda: torch.device('cpu'))
-    restarts: int = 0
+    restarts: int = 0  # of the processes by torchrun
 
     @property
     def is_main(self) -> bool:
@@ -74,13 +67,6 @@ class DistributedContext:
         """Call a function in the main process; its result or its error is that of all processes."""
         result = fail_together(self, work if self.is_main else lambda: None)
         return self.all_gather(result)[0]  # type: ignore[return-value]
-
-    @torch.no_grad()
-    def broadcast_buffers(self, model: nn.Module) -> None:
-        """Copy the main process's buffers to all processes, whose running statistics differ."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
 
 
 @contextmanager

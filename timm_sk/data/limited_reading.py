@@ -30,23 +30,14 @@ if _has_server:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What reading one image may take.
+    """What reading one image may take."""
 
-    Attributes:
-        pixels: Number of pixels, also of an image inside another, as in an ICO.
-        aspect: Ratio of the longer to the shorter side.
-        side: Side in pixels that a larger image is reduced to.
-        megabytes: Memory, beyond what an idle process has; where the platform can limit it.
-        seconds: Time.
-        formats: Formats of Pillow.
-    """
-
-    pixels: int
-    aspect: float
-    side: int
-    megabytes: int
+    pixels: int  # also of an image inside another, as in an ICO
+    aspect: float  # ratio of the longer to the shorter side
+    side: int  # in pixels, that a larger image is reduced to
+    megabytes: int  # of memory, beyond what an idle process has; where the platform can limit it
     seconds: float
-    formats: tuple[str, ...]
+    formats: tuple[str, ...]  # of Pillow
 
 
 def read_image_limited(path: Path, limits: Limits) -> Image.Image:

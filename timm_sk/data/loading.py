@@ -27,19 +27,12 @@ MAX_SKIPPED = 100  # neighbours that are tried in place of an unreadable image
 
 
 class Batch(NamedTuple):
-    """A batch as it is loaded.
+    """A batch as it is loaded."""
 
-    Attributes:
-        images: 8-bit images [B, C, H, W]; empty if none could be read.
-        targets: Labels [B].
-        indices: Indices in the data set [B]; -1 in a stream.
-        bad: Names of images that could not be read, with the reasons.
-    """
-
-    images: Tensor
-    targets: Tensor
-    indices: Tensor
-    bad: list[str]
+    images: Tensor  # 8-bit, [B, C, H, W]; empty if none could be read
+    targets: Tensor  # labels [B]
+    indices: Tensor  # in the data set [B]; -1 in a stream
+    bad: list[str]  # names of images that could not be read, with the reasons
 
 
 class _Place(NamedTuple):

@@ -129,13 +129,8 @@ def _cover(
 ) -> Floats:
     """Coverage of each pixel by the objects, 0 to 1, [B, size, size].
 
-    Args:
-        labels: Classes [B].
-        angles: Rotations [B] in radians.
-        scales: Extents [B] of the images.
-        places: Position between the left and right, and the top and bottom borders, 0 to 1, [B, 2].
-        scale: Extent of all objects instead, or None.
-        size: Width and height in pixels.
+    Classes, rotations in radians, and extents are [B], the places between the left and right and the top and bottom
+    borders [B, 2], 0 to 1; `scale` is the extent of all objects instead.
     """
     cos, sin = np.cos(angles), np.sin(angles)
     outline = _OUTLINES[labels]  # [B, K, 2]

@@ -14,21 +14,13 @@ from .images import few
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Training and validation images and their classes.
-
-    Attributes:
-        train: Training images.
-        val: Validation images; none of them is a training image.
-        class_names: Names of the classes by index; None if unknown.
-        num_classes: Number of classes.
-        held_out: Fraction of each class of the only split that the validation images are; None if they have their own.
-    """
+    """Training and validation images and their classes."""
 
     train: ImageDataset | ImageStream
-    val: ImageDataset | ImageStream
-    class_names: list[str] | None
+    val: ImageDataset | ImageStream  # none of them is a training image
+    class_names: list[str] | None  # by index; None if unknown
     num_classes: int
-    held_out: float | None
+    held_out: float | None  # fraction of each class that the validation images are; None if they have a split
 
     def with_channels(self, channels: int) -> 'Splits':
         """The same images, read with a number of channels."""

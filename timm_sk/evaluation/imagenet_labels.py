@@ -23,19 +23,12 @@ MODEL_CLASSES = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMap:
-    """Labels for the outputs of a model of ImageNet's 1000 classes.
+    """Labels for the outputs of a model of ImageNet's 1000 classes."""
 
-    Attributes:
-        labels: One of `LABELS`.
-        class_names: Descriptions of the classes [K].
-        columns: Their indices in the model's output [K]; None for all.
-        accepted: Correct classes of each image of the data set [N, M], padded with -1; None for the data set's labels.
-    """
-
-    labels: str
-    class_names: list[str]
-    columns: Tensor | None = None
-    accepted: Tensor | None = None
+    labels: str  # one of `LABELS`
+    class_names: list[str]  # [K]
+    columns: Tensor | None = None  # indices of the classes in the model's output [K]; None for all
+    accepted: Tensor | None = None  # correct classes of each image [N, M], padded with -1; None for the data set's
 
     def restricted(self, logits: Tensor) -> Tensor:
         """The logits [B, K] of the classes, from those of a model [B, 1000].

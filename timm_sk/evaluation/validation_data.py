@@ -10,17 +10,11 @@ from .validation_config import ValidationConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ValidationData:
-    """Images to evaluate on.
-
-    Attributes:
-        images: Images with the labels of the data set.
-        class_names: Names of the classes; None if unknown.
-        label_map: Other ImageNet labels; None for those of the data set.
-    """
+    """Images to evaluate on."""
 
     images: ImageDataset | ImageStream
-    class_names: list[str] | None = None
-    label_map: LabelMap | None = None
+    class_names: list[str] | None  # None if unknown
+    label_map: LabelMap | None = None  # ImageNet labels other than the data set's
 
 
 def open_validation_data(config: ValidationConfig) -> ValidationData:

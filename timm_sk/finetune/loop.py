@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from timm.models import model_parameters
-from timm.utils import dispatch_clip_grad, random_seed
+from timm.utils import dispatch_clip_grad, distribute_bn, random_seed
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -176,8 +176,8 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
     """Metrics of a finished epoch, training and validation, the same in all processes."""
     state, progress = run.state, run.state.progress
     trained = progress.epoch_metrics(run.context)
-    run.context.broadcast_buffers(state.model)
-    run.context.broadcast_buffers(state.eval_model)
+    for model in (state.model, state.eval_model) if run.context.size > 1 else ():
+        distribute_bn(model, run.context.size)  # the main process's running statistics
     found = run.evaluate(state.eval_model)
     bad = {*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)}
     progress.bad = sorted(bad)

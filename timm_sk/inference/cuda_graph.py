@@ -22,19 +22,12 @@ Forward = Callable[[Tensor], Any]
 
 
 class Recording(NamedTuple):
-    """A captured forward pass.
+    """A captured forward pass."""
 
-    Attributes:
-        input: Tensor that it reads.
-        output: Tensor, or structure of tensors, that it writes.
-        replay: Function that runs it on the current stream.
-        lock: Context in which other threads, and on the device other streams, wait.
-    """
-
-    input: Tensor
-    output: Any
-    replay: Callable[[], object]
-    lock: Callable[[], AbstractContextManager[None]]
+    input: Tensor  # that it reads
+    output: Any  # tensor, or structure of tensors, that it writes
+    replay: Callable[[], object]  # runs it on the current stream
+    lock: Callable[[], AbstractContextManager[None]]  # in which other threads, and on the device other streams, wait
 
 
 class GraphedForward:

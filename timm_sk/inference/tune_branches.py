@@ -44,18 +44,14 @@ def replace_where_faster(
     Returns:
         The forms of the units that were replaced, by path.
     """
-    units: dict[str, SelectiveKernel] = {}
-    for path, unit in model.named_modules():
-        if can_replace(unit) and (first := convolutions(unit)[0]) in inputs:
-            device = first.weight.device
-            if kernels.runs_on(device) and (device.type == 'cuda' or interpret):
-                units[path] = unit
-    if not units or not kernels.load('two_branch'):
-        return {}
     tuned = AutotuneCache(remember=remember)
     forms: dict[str, str] = {}
-    for path, unit in units.items():
-        x = inputs[convolutions(unit)[0]]
+    for path, unit in list(model.named_modules()):
+        if not can_replace(unit) or (first := convolutions(unit)[0]) not in inputs:
+            continue
+        x, device = inputs[first], first.weight.device
+        if not (kernels.runs_on(device) and (device.type == 'cuda' or interpret) and kernels.load('two_branch')):
+            continue
         form = tuned.fastest(key_of(unit, x), [SEPARATE, *FORMS], partial(fastest_form, unit, x))
         if form != SEPARATE:
             put(model, path, TwoBranchSelectiveKernel(unit, form))
