@@ -88,8 +88,8 @@ class _LargeEnough(ImageDataset):
     """The same images, of which those smaller than the model's input are unreadable."""
 
     def __init__(self, images: ImageDataset, zoom: Zoom) -> None:
-        super().__init__(images.dataset, indices=images.indices, decode=images.decode)
-        self.zoom = zoom
+        super().__init__(images.dataset, decode=images.decode)
+        self.indices, self.zoom = images.indices, zoom
 
     def read(self, index: int) -> tuple[Any, int]:
         image, label = super().read(index)

@@ -6,7 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
 ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
 Run = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
+M = TypeVar('M', bound='ConstantModel')
+_COMPILING = threading.Lock()
 
 
 def installed_engines() -> list[str]:
@@ -67,21 +69,21 @@ class ConstantModel(nn.Module):
 
     load_state_dict = _apply = _refuse
 
-    def train(self, mode: bool = True) -> 'ConstantModel':
+    def train(self: M, mode: bool = True) -> M:
         """Do nothing in eval mode; raise ValueError if `mode` is True."""
         return self._refuse() if mode else self
 
-    def to(self, *args: Any, **kwargs: Any) -> 'ConstantModel':
+    def to(self: M, *args: Any, **kwargs: Any) -> M:
         """Return the model if it has the device and dtype already, else raise ValueError."""
         # what nn.Module.to calls; torch has no public form
         device, dtype, _, _ = torch._C._nn._parse_to(*args, **kwargs)
         devices = (None, self.device, torch.device(self.device.type))
         return self if dtype in (None, self.dtype) and device in devices else self._refuse()
 
-    def cpu(self) -> 'ConstantModel':
+    def cpu(self: M) -> M:
         return self.to('cpu')
 
-    def float(self) -> 'ConstantModel':
+    def float(self: M) -> M:
         return self.to(torch.float32)
 
 
@@ -91,7 +93,7 @@ class FrozenModel(ConstantModel):
     Input [B, C, H, W] of any floating-point type, output in float32: a tensor, or a list of feature maps.
 
     Args:
-        engine: What runs it, for messages.
+        engine: Name of the engine.
         metadata: What `timm_sk.export` wrote into the model: architecture, input size, preprocessing, label names.
 
     Attributes:
@@ -151,13 +153,12 @@ class EngineModel(FrozenModel):
         super().__init__(engine, read_metadata(graph))
         self.graph = graph.resolve() if isinstance(graph, Path) else graph
         self._compiled: dict[tuple[int, ...], Run] = {}
-        self._compiling = threading.Lock()
 
     def run(self, x: Tensor) -> list[Tensor]:
         key = (*x.shape, torch.get_num_threads())
         compiled = self._compiled.get(key)
         if compiled is None:
-            with self._compiling:  # threads that ask for the same shape wait for one compilation
+            with _COMPILING:  # threads that ask for the same shape wait for one compilation
                 compiled = self._compiled.get(key) or self._compile(x)
                 while len(self._compiled) >= MAX_COMPILED:
                     del self._compiled[list(self._compiled)[0]]  # noqa: RUF015, other threads change it meanwhile
@@ -183,11 +184,7 @@ class EngineModel(FrozenModel):
         return export(self, path)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {'_compiled': {}, '_compiling': None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._compiling = threading.Lock()
+        return self.__dict__ | {'_compiled': {}}
 
 
 def _translate(call: Callable[..., Any], *args: Any) -> Any:
@@ -223,11 +220,7 @@ def read_metadata(graph: bytes | Path) -> dict[str, Any]:
         else:
             import onnx
 
-            loaded = (
-                onnx.load_model_from_string(graph)
-                if isinstance(graph, bytes)
-                else onnx.load(graph, load_external_data=False)
-            )
+            loaded = onnx.load_model_from_string(graph if isinstance(graph, bytes) else graph.read_bytes())
             text = next((entry.value for entry in loaded.metadata_props if entry.key == 'timm_sk'), '{}')
         return dict(json.loads(text))
     except Exception as error:  # of protobuf, json, OpenVINO
