@@ -140,7 +140,10 @@ class Config:
 
 
 def read_settings(name: str) -> dict[str, Any]:
-    """Read the settings in a YAML file, by its path, or in a recipe of the package, by its name.
+    """Read the settings in a YAML file or a recipe of the package.
+
+    Args:
+        name: Path of the file, or name of the recipe.
 
     Raises:
         ValueError: If there is no such file or recipe, it is not YAML, or a key or value is invalid.

@@ -115,8 +115,7 @@ def load_calibration(
     files = [files[int(index * step)] for index in range(min(len(files), limit))]
     if len(files) < MIN_IMAGES:
         raise ValueError(f'Calibration takes at least {MIN_IMAGES} images, got {len(files)}.')
-    wanted: dict[str, Any] = {} if input_size is None else {'input_size': tuple(input_size)}
-    config = preprocessing(model, any_channels=True, **wanted)
+    config = preprocessing(model, any_channels=True, input_size=input_size)
     transform, channels = create_transform(**config), config['input_size'][0]
     prepare = normalizer(config['mean'], config['std'], torch.device('cpu'))
     return prepare(torch.stack([torch.as_tensor(transform(read_image(file, channels))) for file in files]))
