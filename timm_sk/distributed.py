@@ -126,7 +126,7 @@ def fail_together(context: DistributedContext, work: Callable[[], T]) -> T:
     failure: Exception | None = None
     try:
         result = work()
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other processes must not wait
         failure = error
     kind = RuntimeError if isinstance(failure, RuntimeError) else ValueError
     failures = context.all_gather(None if failure is None else (kind, str(failure) or type(failure).__name__))

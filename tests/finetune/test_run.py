@@ -18,7 +18,7 @@ from subprocesses import run_python
 
 from timm_sk import shapes
 from timm_sk.finetune import Config, Stopped, finetune, loop, read_settings
-from timm_sk.finetune.run_checkpoint import CLAIM, LAST, ResumeError, _claim, read
+from timm_sk.finetune.run_checkpoint import CLAIM, LAST, ResumeError, claim_folder, read
 
 EPOCHS = 2
 
@@ -87,7 +87,7 @@ def test_existing_run_is_not_overwritten(finished: Path, data: Path, monkeypatch
         finetune(config)
     monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'another')
     with pytest.raises(ValueError, match=message):  # a restart by another torchrun
-        _claim(finished, config, restarted=True)
+        claim_folder(finished, config, restarted=True)
     assert (finished / LAST).read_bytes() == before
 
 

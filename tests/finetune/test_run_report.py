@@ -38,7 +38,7 @@ def test_tensorboard_events(tmp_path):
     pytest.importorskip('tensorboard')
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with open_events(tmp_path, enabled=True) as writer:
+    with open_events(tmp_path) as writer:
         for epochs in (1, 2):
             write_events(writer, history(epochs))
     events = EventAccumulator(str(tmp_path / 'tensorboard')).Reload()

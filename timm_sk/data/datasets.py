@@ -121,13 +121,7 @@ class ImageDataset:
 
 
 class SyntheticImages(ImageDataset):
-    """Images of `timm_sk.shapes`, for a smoke test without data.
-
-    Args:
-        count: Number of images.
-        seed: Random seed.
-        size: Height and width in pixels.
-    """
+    """Images of `timm_sk.shapes`, for a smoke test without data."""
 
     def __init__(self, count: int, *, seed: int, size: int = 32) -> None:
         pixels, labels = shapes.draw(count, seed=seed, size=size)

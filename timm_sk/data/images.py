@@ -183,7 +183,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def blank_image(channels: int) -> Any:
     """A black image, as `read_image` returns it."""
-    return _from_array(np.zeros((64, 64, 1 if channels == 1 else channels), np.uint8), channels)
+    return _from_array(np.zeros((64, 64, channels), np.uint8), channels)
 
 
 def _upright(image: Image.Image) -> Image.Image:

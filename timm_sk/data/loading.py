@@ -59,17 +59,8 @@ class TrainBatches(Sampler[list[_Place]]):
     """The batches of one process: a new order of all images in each epoch, distributed over the processes.
 
     The k-th batches of all processes together are the k-th batch of a single process with the same total batch size.
-    Images that do not fill a batch are left out until the next epoch.
-
-    Args:
-        count: Number of images in the data set.
-        batch_size: Batch size of one process, reduced if there are fewer images.
-        context: Processes.
-        seed: Seed of the orders.
-
-    Attributes:
-        epoch: The epoch to iterate over.
-        first: Its first batch.
+    Images that do not fill a batch are left out until the next epoch. The batch size is that of one process; it is
+    reduced if there are fewer images. `epoch` and its `first` batch are to be set before iterating.
     """
 
     def __init__(self, count: int, batch_size: int, context: DistributedContext, seed: int) -> None:

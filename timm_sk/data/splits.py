@@ -57,17 +57,9 @@ def make_splits(
 def open_parts(
     data: str, *, train_split: str = 'train', val_split: str = 'validation', seed: int = 0, **options: Any
 ) -> tuple[ImageDataset | ImageStream, ImageDataset | ImageStream | None]:
-    """Open the training split of a data set, or all of it, and the validation split.
+    """Open the training split of a data set, or all of it, and the validation split, with options of `open_dataset`.
 
-    Args:
-        data: As for `open_dataset`.
-        train_split: Name of the training split.
-        val_split: Name of the validation split.
-        seed: Seed of the order of shards.
-        **options: Further options of `open_dataset`.
-
-    Returns:
-        Both; the second is None if the data set has only one split, which then has an index.
+    The second is None if the data set has only one split, which then has an index.
 
     Raises:
         ValueError: If a split cannot be opened, a class has no images, or the classes of the two differ.

@@ -16,14 +16,10 @@ from torchvision.transforms import Compose, ConvertImageDtype, InterpolationMode
 def create_transform(
     input_size: Sequence[int], *, is_training: bool = False, crop_padding: int = 0, **options: Any
 ) -> Any:
-    """A transform of what `read_image` returns to 8-bit pixels [C, H, W].
+    """A transform of what `read_image` returns to 8-bit pixels [C, H, W], with options of `timm.data.create_transform`.
 
-    Args:
-        input_size: Channels, height and width of the input.
-        is_training: Augment the images.
-        crop_padding: In training, crop images at random that are scaled to the input size and padded by so many
-            pixels, instead of timm's random resized crops.
-        **options: Options of `timm.data.create_transform`.
+    With `crop_padding` training crops images at random that are scaled to the input size and padded by so many pixels,
+    instead of timm's random resized crops.
     """
     is_usual = input_size[0] in (1, 3)
     if not is_usual and 'mean' in options:

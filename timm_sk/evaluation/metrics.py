@@ -54,7 +54,6 @@ class _Predictions:
     """Predictions of one process, a tensor [B] per batch; they stay on the device, so that no batch waits."""
 
     bad: list[str] = field(default_factory=list)
-    images: int = 0
     losses: list[Tensor] = field(default_factory=list)
     predicted: list[Tensor] = field(default_factory=list)
     truths: list[Tensor] = field(default_factory=list)
@@ -67,7 +66,6 @@ class _Predictions:
         best = logits.topk(min(5, logits.shape[1])).indices  # as timm's accuracy, so ties are broken the same way
         is_correct = (best[:, :, None] == correct[:, None, :]).any(2)  # [B, 5]
         has_label = correct[:, 0] >= 0
-        self.images += len(targets)
         self.losses.append(F.cross_entropy(logits.float(), targets, reduction='none'))
         self.predicted.append(best[has_label, 0])
         self.truths.append(torch.where(is_correct[:, 0], best[:, 0], correct[:, 0])[has_label])
@@ -152,7 +150,7 @@ def _reduce(
     confusion = context.all_reduce(multiclass_confusion_matrix(predicted, truths, num_classes, validate_args=False))
     losses, in_top5 = _joined(own.losses, torch.float64), _joined(own.in_top5, torch.int64)
     loss = float(context.all_reduce(losses.sum()))
-    images, top5_hits = context.all_reduce(torch.stack([torch.tensor(own.images), in_top5.sum()])).tolist()
+    images, top5_hits = context.all_reduce(torch.stack([torch.tensor(len(losses)), in_top5.sum()])).tolist()
     count = int(confusion.sum())
     if not count:
         raise ValueError(f'No image to evaluate on: {few(bad) or "none has a label"}.')

@@ -3,7 +3,6 @@
 import copy
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,6 @@ from .config import Config, checked
 # Settings of the machine of the run, which are not published.
 _PRIVATE = ('data', 'data_dir', 'class_map', 'output', 'resume', 'features', 'features_format', 'device')
 _PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Parent:
-    """The initial weights of a run: name, licence and repository, as far as they are known."""
-
-    name: str
-    licence: str | None = None
-    hub_id: str | None = None
 
 
 def export_run(
@@ -71,7 +61,7 @@ def export_run(
     dataset = Path(dataset).name if Path(dataset).exists() else dataset
     cfg: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
     start = _start(cfg, config.model)
-    parent = _parent(cfg, config, start)
+    provenance, base_model = _provenance(cfg, config, start)
     _require_replaceable(folder, start.arch, config.tag)
     row = fine_tuned_row(
         start,
@@ -97,9 +87,9 @@ def export_run(
             exported,
             row,
             settings=recipe_settings(settings),
-            base_model=parent.hub_id if parent else None,
+            base_model=base_model,
             trained_on=f'{dataset}, training split',
-            provenance=_story(parent, config.licence),
+            provenance=provenance,
             notes=_notes(settings, metrics),
         )
     return folder
@@ -142,16 +132,23 @@ def _start(cfg: Mapping[str, Any], name: str) -> Checkpoint:
     return Checkpoint(name=f'{arch}.{cfg.get("tag") or ""}', family='timm', **facts)
 
 
-def _parent(cfg: Mapping[str, Any], config: Config, row: Checkpoint) -> _Parent | None:
+def _provenance(cfg: Mapping[str, Any], config: Config, row: Checkpoint) -> tuple[str, str | None]:
+    """Origin and licence of the weights, for the card, and the repository of the initial ones, if it is known."""
+    own = f'The licence of these weights is {config.licence or NOT_ESTABLISHED}.'
+    licence = hub_id = None
     if config.initial_checkpoint:
-        return _Parent(name=f'the file {as_markdown(Path(config.initial_checkpoint).name)}')
-    if not config.pretrained:
-        return None
-    if ':' not in config.model and row.name in CHECKPOINTS:
-        return _Parent(name=f'`{row.name}`', licence=row.licence, hub_id=row.hub_id)
-    hub_id = config.model.removeprefix('hf-hub:') if config.model.startswith('hf-hub:') else cfg.get('hf_hub_id')
-    own = '.'.join(filter(None, (cfg['architecture'], cfg.get('tag')))).replace('`', '')
-    return _Parent(name=f'`{own}`', licence=cfg.get('license'), hub_id=None if ':' in (hub_id or '') else hub_id)
+        name = f'the file {as_markdown(Path(config.initial_checkpoint).name)}'
+    elif not config.pretrained:
+        return f'Trained by `timm-sk finetune` from random weights. {own}', None
+    elif ':' not in config.model and row.name in CHECKPOINTS:
+        name, licence, hub_id = f'`{row.name}`', row.licence, row.hub_id
+    else:
+        name = '.'.join(filter(None, (cfg['architecture'], cfg.get('tag')))).replace('`', '')
+        name, licence = f'`{name}`', cfg.get('license')
+        hub_id = config.model.removeprefix('hf-hub:') if config.model.startswith('hf-hub:') else cfg.get('hf_hub_id')
+    theirs = f'whose licence is {as_markdown(str(licence or NOT_ESTABLISHED))}'
+    text = f'Fine-tuned by `timm-sk finetune` from {name}, {theirs}. {own}'
+    return text, None if ':' in (hub_id or '') else hub_id
 
 
 def _require_replaceable(folder: Path, arch: str, tag: str) -> None:
@@ -169,15 +166,6 @@ def _require_replaceable(folder: Path, arch: str, tag: str) -> None:
             f'{folder} holds {others[0]}, which is not of an export, and would be replaced: nothing was written. '
             'Move it away.'
         )
-
-
-def _story(parent: _Parent | None, licence: str | None) -> str:
-    """Origin and licence of the weights, for the card."""
-    own = f'The licence of these weights is {licence or NOT_ESTABLISHED}.'
-    if parent is None:
-        return f'Trained by `timm-sk finetune` from random weights. {own}'
-    theirs = f'whose licence is {as_markdown(str(parent.licence or NOT_ESTABLISHED))}'
-    return f'Fine-tuned by `timm-sk finetune` from {parent.name}, {theirs}. {own}'
 
 
 def _notes(settings: Mapping[str, Any], metrics: Mapping[str, float]) -> str:

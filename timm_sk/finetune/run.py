@@ -1,6 +1,7 @@
 """A run from its settings to its outputs."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -101,11 +102,12 @@ def finetune(
             max_bad=config.max_bad_images,
         )
         data = context.run_in_main(partial(fingerprint, splits.train, splits.val))
-        if claim_folder(folder, config, context):
+        # in the main process: by themselves, processes would see each other's files
+        if context.run_in_main(partial(claim_folder, folder, config, restarted=context.restarts > 0)):
             is_stream = isinstance(splits.train, ImageStream)  # which may count the images of one process
             images = splits.train.total * (context.size if is_stream else 1)
             restore(folder, state, config, context, data=data, images_per_epoch=images)
-        with open_events(folder, enabled=config.tensorboard and context.is_main) as events:
+        with open_events(folder) if config.tensorboard and context.is_main else nullcontext() as events:
             run = Run(
                 config=config,
                 context=context,

@@ -4,7 +4,6 @@ import dataclasses
 import io
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +32,13 @@ class ResumeError(TimmSkError):
     """Raised when a run cannot resume: its checkpoint is damaged, or has other settings or data."""
 
 
-def claim_folder(folder: Path, config: Config, context: DistributedContext) -> bool:
+def claim_folder(folder: Path, config: Config, *, restarted: bool) -> bool:
     """Create the folder of a run, or find a run in it to resume; returns whether there is one.
-
-    The main process looks: by themselves, processes would see each other's files.
 
     Raises:
         ValueError: If the folder holds something else.
         OSError: If it cannot be written.
     """
-    return context.run_in_main(partial(_claim, folder, config, restarted=context.restarts > 0))
-
-
-def _claim(folder: Path, config: Config, *, restarted: bool) -> bool:
     if config.resume not in (None, 'auto'):
         raise ValueError(f'resume must be "auto", got {config.resume!r}: name the folder of the run with --output.')
     exists = folder.exists()

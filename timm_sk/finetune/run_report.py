@@ -1,7 +1,6 @@
 """The metrics of a run: lines of text, metrics.csv and TensorBoard events."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +38,11 @@ def write_metrics(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
     write_csv(folder / METRICS, [columns, *cells])
 
 
-@contextmanager
-def open_events(folder: Path, *, enabled: bool) -> Iterator[Any]:
-    """A writer of TensorBoard events; None if disabled."""
-    if not enabled:
-        yield None
-        return
+def open_events(folder: Path) -> Any:
+    """A writer of TensorBoard events, to be closed by `with`."""
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(folder / EVENTS)) as events:
-        yield events
+    return SummaryWriter(str(folder / EVENTS))
 
 
 def write_events(events: Any, history: Sequence[Mapping[str, float]]) -> None:

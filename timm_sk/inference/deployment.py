@@ -173,7 +173,7 @@ class Deployed(ConstantModel):
             # Dynamo reads freezing from the global config; all models of a class share its limit of versions
             with config.patch(freezing=freezing), dynamo_config.patch(_NO_LIMIT):
                 self(self._blank())
-        except Exception as error:
+        except Exception as error:  # of Dynamo, Inductor, the compiler
             self._compiled = None
             raise ValueError(
                 f'torch.compile fails on this model or machine ({type(error).__name__}: {_first_line(error)}): a CPU '

@@ -188,10 +188,10 @@ class EngineModel(FrozenModel):
 
 
 def _translate(call: Callable[..., Any], *args: Any) -> Any:
-    """Call an engine, whose exceptions are of classes of its own."""
+    """Call an engine."""
     try:
         return call(*args)
-    except Exception as error:
+    except Exception as error:  # of classes of its own
         raise ValueError(f'The engine cannot run this model on this input: {root_reason(error)}') from error
 
 

@@ -34,12 +34,8 @@ CHECK_IMAGES = 3  # not the batch of the example input
 class WithPreprocessing(nn.Module):
     """A classifier of uint8 images: [B, H, W, C] with values 0 to 255 -> probabilities [B, num_classes].
 
-    The images have the model's size; resizing and cropping are left to the caller.
-
-    Args:
-        model: Takes normalized images [B, C, H, W], returns logits.
-        mean: [C], of values from 0 to 1.
-        std: [C], likewise.
+    The images have the model's size; resizing and cropping are left to the caller. Mean and standard deviation [C] are
+    of values from 0 to 1.
     """
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:

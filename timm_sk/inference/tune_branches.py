@@ -33,16 +33,8 @@ def replace_where_faster(
 ) -> dict[str, str]:
     """Let one kernel compute both branches of a folded model's units, in place, where that is faster.
 
-    Only on a GPU, with channels-last inputs. Merge groups before, where that is faster.
-
-    Args:
-        model: Folded model.
-        inputs: Input of each folded convolution, from `conv_inputs`.
-        remember: Read and write the file of earlier results.
-        interpret: Measure on a CPU too, if Triton's interpreter is on; for tests.
-
-    Returns:
-        The forms of the units that were replaced, by path.
+    Only on a GPU (tests `interpret` on a CPU, in Triton's interpreter), with channels-last inputs. Merge groups before,
+    where that is faster. Returns the forms of the units that were replaced, by path.
     """
     tuned = AutotuneCache(remember=remember)
     forms: dict[str, str] = {}
