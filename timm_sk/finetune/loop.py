@@ -176,8 +176,9 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
     """Metrics of a finished epoch, training and validation, the same in all processes."""
     state, progress = run.state, run.state.progress
     trained = progress.epoch_metrics(run.context)
-    for model in (state.model, state.eval_model) if run.context.size > 1 else ():
-        distribute_bn(model, run.context.size)  # the main process's running statistics
+    if run.context.size > 1:  # all take the main process's running statistics
+        for model in (state.model, state.eval_model):
+            distribute_bn(model, run.context.size)
     found = run.evaluate(state.eval_model)
     bad = {*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)}
     progress.bad = sorted(bad)
