@@ -24,9 +24,9 @@ _FORKS = multiprocessing.get_context('forkserver')
 _FORKS.set_forkserver_preload(['timm_sk.finetune.run', 'torchmetrics', 'matplotlib.figure'])
 
 
-def draw_folder(root: Path, *, train: int = 6, validation: int = 5) -> Path:
-    """A folder of drawn images, so many of each class, in two parts."""
-    for part, count, seed in (('train', train, 1), ('validation', validation, 2)):
+def draw_folder(root: Path) -> Path:
+    """A folder of drawn images in two parts."""
+    for part, count, seed in (('train', 6, 1), ('validation', 5, 2)):
         write_folder(root / part, drawn(count, classes=shapes.CLASS_NAMES, seed=seed, size=32))
     return root
 
