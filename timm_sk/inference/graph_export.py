@@ -245,7 +245,7 @@ def require_writable(path: Path, format: str | None, overwrite: bool) -> str:
     second = {'.onnx': f'{path.name}.data', '.xml': f'{path.stem}.bin', '.pt2': f'{path.name}.json'}[path.suffix]
     for file in (path, path.with_name(second)):
         if file.exists() and not overwrite:
-            raise ValueError(f'{file} exists already: choose another path, or overwrite it.')
+            raise ValueError(f'{file} exists already: choose another path, or pass overwrite (--overwrite).')
     if not path.parent.is_dir():
         raise ValueError(f'{path.parent} is not a folder: create it first.')
     return format
