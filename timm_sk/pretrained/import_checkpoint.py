@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
@@ -61,22 +60,19 @@ def check_fit(
     check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else classifier)
 
 
-def read_header(path: Path) -> StateDict:
-    """The tensors of a safetensors file without their content, on the meta device.
+def is_in_our_layout(path: Path) -> bool:
+    """Whether a file can be loaded without conversion: a safetensors file in our layout.
 
     Raises:
-        UnreadableCheckpointError: If it is not a safetensors file.
+        UnreadableCheckpointError: If it is named like one, but is none.
     """
+    if path.suffix != '.safetensors':
+        return False
     try:
         with safe_open(path, 'pt') as file:
-            return {key: torch.empty(file.get_slice(key).get_shape(), device='meta') for key in file.keys()}  # noqa: SIM118
+            return recognize(dict.fromkeys(file.keys())) is None
     except SafetensorError as error:
         raise UnreadableCheckpointError(f'{path} is not a safetensors file: {error}.') from error
-
-
-def is_in_our_layout(path: Path) -> bool:
-    """Whether a file can be loaded without conversion: a safetensors file in our layout."""
-    return path.suffix == '.safetensors' and recognize(read_header(path)) is None
 
 
 def store_converted(

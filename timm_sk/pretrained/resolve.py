@@ -171,9 +171,8 @@ def _download_shards(source: Source, index: Path, store: Store, progress: Progre
     for shard in source.shards:
         _download_verified(shard, index.with_name(shard.url_name), store, progress)
     if source.format == 'tensorflow' and not source.shards:
-        timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
         with store.writing():
-            download_tensors(source.location, index, is_simclr_variable, timeout=timeout, progress=progress)
+            download_tensors(source.location, index, is_simclr_variable, progress=progress)
 
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
@@ -184,7 +183,6 @@ def _download_verified(source: Source, file: Path, store: Store, progress: Progr
         file,
         size=source.size,
         resume=source.published_hash is not None,
-        timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT),
         progress=progress,
     )
     with store.writing():

@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from .layout import Layout
 from .lucid_layouts import LUCID_LAYOUTS
 from .resnest_layouts import RESNEST_LAYOUTS, take_backbone
@@ -16,8 +14,8 @@ _LAYOUTS = (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
 
 
-def recognize(state_dict: Mapping[str, Tensor]) -> Layout | None:
-    """The layout of a state dict, by its signature; converting then checks every key.
+def recognize(state_dict: Mapping[str, object]) -> Layout | None:
+    """The layout of a state dict, by a signature of its keys; converting then checks every key.
 
     Returns:
         The layout; None for our own, which the authors' ResNeSts in PyTorch share, and for unknown ones.
