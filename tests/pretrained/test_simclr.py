@@ -23,7 +23,6 @@ from pretrained.readers.tensor_bundle_files import write_bundle
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import (
-    CorruptCheckpointError,
     MismatchedCheckpointError,
     UnobtainableCheckpointError,
     UnreadableCheckpointError,
@@ -334,31 +333,6 @@ def test_another_checkpoint_in_its_place(hub, online, fetched, store, variables,
         hub.files[file.name] = file.read_bytes()
     with pytest.raises(UnobtainableCheckpointError, match='the file has changed since it was first used'):
         fetched()
-
-
-@pytest.mark.parametrize('damaged', [False, True])
-def test_pinned_shards(hub, online, fetched, released, weights, store, damaged, tmp_path):
-    index = 'model.ckpt-37535.index'
-    source = released.sources[0]
-    known = dict(sha256=sha256(hub.files[SHARD]), size=len(hub.files[SHARD]))
-    shard = Source(kind='url', location=f'{source.location.removesuffix(index)}{SHARD}', format='tensorflow', **known)
-    source = replace(source, sha256=sha256(hub.files[index]), shards=(shard,))
-    row = replace(released, sources=(source,))
-    local = tmp_path / 'local' / index
-    local.parent.mkdir()
-    local.write_bytes(hub.files[index])
-    local.with_name(SHARD).write_bytes(hub.files[SHARD][:-1] + b'x' if damaged else hub.files[SHARD])
-    if not damaged:
-        fetched(row)
-        assert store.origin(NAME).pinned
-        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
-        assert store.origin(NAME).pinned
-        return
-    with pytest.raises(CorruptCheckpointError, match='is none of the published files'):
-        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
-    hub.files[SHARD] = hub.files[SHARD][:-1] + b'x'  # a moving average, which is not used
-    with pytest.raises(UnobtainableCheckpointError, match=r'its sha256 is .*, the published one'):
-        fetched(row)
 
 
 def test_server_without_ranges(online, fetched, released, variables, tmp_path):

@@ -24,14 +24,13 @@ class Source:
         revision: Pinned commit of the hub repository, if any.
         filename: Path of the file in a hub repository.
         format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe', 'mindspore', 'paddle' or
-            'tensorflow', whose location is that of the index.
+            'tensorflow', whose location is that of the index: of the shards beside it, only the tensors that are used
+            are downloaded, and verified by the checksums in the index.
         sha256: Hex digest of the file, if established; always for a bundled file.
         sha256_prefix: First digits of the digest, if its makers publish no more.
         content_sha1: Hex sha1 of the one file inside a zip.
         size: Bytes of the file.
         has_classifier: Whether the file includes the classifier's weights; if not, it loads only without classifier.
-        shards: Sources of a TensorFlow checkpoint's shards, if their hashes are established. Without them, only the
-            tensors that are used are downloaded, and verified by the checksums in the index.
     """
 
     kind: str
@@ -44,7 +43,6 @@ class Source:
     content_sha1: str | None = None
     size: int | None = None
     has_classifier: bool = True
-    shards: tuple['Source', ...] = ()
 
     @property
     def published_hash(self) -> tuple[str, str] | None:
@@ -64,7 +62,7 @@ class Source:
     def is_pinned(self) -> bool:
         """Whether a full hash was published, so that a file is known to be the published one."""
         has_hash = bool(self.sha256) or len(self.content_sha1 or '') == 40
-        return has_hash and (self.format != 'tensorflow' or bool(self.shards))
+        return has_hash and self.format != 'tensorflow'  # a hash of its index is none of its shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +118,11 @@ class Checkpoint:
     @property
     def tag(self) -> str:
         return self.name.partition('.')[2]
+
+    @property
+    def classifier_keys(self) -> tuple[str, str]:
+        """Keys of the classifier's weight and bias."""
+        return f'{self.classifier}.weight', f'{self.classifier}.bias'
 
     @property
     def has_classifier(self) -> bool:

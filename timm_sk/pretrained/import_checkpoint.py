@@ -48,16 +48,8 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
 def check_fit(
     state_dict: Mapping[str, Tensor], checkpoint: Checkpoint, shapes: Mapping[str, Size], source: Source
 ) -> None:
-    """Check that a state dict in our layout fits the checkpoint's architecture, as `check_state_dict` does.
-
-    Args:
-        state_dict: State dict to load or to store.
-        checkpoint: The table's row.
-        shapes: Shapes by key of the architecture, with the checkpoint's classifier.
-        source: Source of the state dict, which says whether the classifier must be included.
-    """
-    classifier = [f'{checkpoint.classifier}.{leaf}' for leaf in ('weight', 'bias')]
-    check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else classifier)
+    """Check that a state dict of a source, in our layout, fits the architecture, as `check_state_dict` does."""
+    check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else checkpoint.classifier_keys)
 
 
 def is_in_our_layout(path: Path) -> bool:
@@ -135,8 +127,6 @@ def _source_of(path: Path, checkpoint: Checkpoint) -> Source:
     for source in known:
         try:
             check_against_table(path, source)
-            for shard in source.shards:
-                check_against_table(path.with_name(shard.url_name), shard)
             return source
         except (CorruptCheckpointError, UnreadableCheckpointError) as error:
             reasons.append(str(error))

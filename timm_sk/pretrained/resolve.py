@@ -152,7 +152,9 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
             sha256 = _download_verified(source, file, store, progress)
             if not source.is_pinned:
                 check_first_seen(store, source, sha256)
-            _download_shards(source, file, store, progress)
+            if source.format == 'tensorflow':
+                with store.writing():
+                    download_tensors(source.location, file, is_simclr_variable, progress=progress)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
             shutil.rmtree(file.parent, ignore_errors=True)
@@ -164,15 +166,6 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
         finally:
             with suppress(OSError):  # not empty, because a partial file stays, or never created
                 file.parent.rmdir()
-
-
-def _download_shards(source: Source, index: Path, store: Store, progress: Progress | None) -> None:
-    """Download a TensorFlow checkpoint's shards: whole if the table has them, else the tensors that are used."""
-    for shard in source.shards:
-        _download_verified(shard, index.with_name(shard.url_name), store, progress)
-    if source.format == 'tensorflow' and not source.shards:
-        with store.writing():
-            download_tensors(source.location, index, is_simclr_variable, progress=progress)
 
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:

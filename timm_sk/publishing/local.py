@@ -27,14 +27,13 @@ from ..pretrained.lookup import find_row, find_rows
 from ..registry import architectures
 from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
 
-STATES = ('bundled', 'stored', 'cached', 'on the hub', 'on the web', 'needs a file')
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CHANNELS = 1024  # of images, hyperspectral ones included
 TRUST = {True: 'pinned: its publisher states this hash', False: 'not pinned: no published hash to compare'}
 
 
 def state_of(row: Checkpoint, store: Store) -> str:
-    """Where the weights are: one of `STATES`, or 'none'."""
+    """Where the weights are: one of `descriptions.STATES`, or 'none'."""
     if row.bundled:
         return 'bundled'
     if (store.folder(row.name) / WEIGHTS).is_file():
@@ -214,9 +213,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _verify_tensors(row: Checkpoint, path: Path) -> str:
     tensors = to_our_layout(read_checkpoint(path), arch=row.arch)
-    classifier = [f'{row.classifier}.{leaf}' for leaf in ('weight', 'bias')]
-    lacks = not any(key in tensors for key in classifier) and any(not source.has_classifier for source in row.sources)
-    check_state_dict(tensors, shapes_of(row), dropped=classifier if lacks else ())
+    lacks = tensors.keys().isdisjoint(row.classifier_keys) and not all(source.has_classifier for source in row.sources)
+    check_state_dict(tensors, shapes_of(row), dropped=row.classifier_keys if lacks else ())
     without = ', without the classifier' if lacks else ''
     return f'{len(tensors)} tensors, all finite, with the keys and shapes of {row.arch}{without}'
 

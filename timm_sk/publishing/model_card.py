@@ -157,7 +157,9 @@ def _sources(row: Checkpoint) -> str:
         return f'{NOT_ESTABLISHED.capitalize()}.'
     lines = ['| from | format | hash of the file there |', '|---|---|---|']
     for source in row.sources:
-        lines.append(f'| {_place(source)} | {source.format} | {_hash(source)} |')
+        kind, digits = source.published_hash or (NOT_ESTABLISHED, '')
+        found = f'{kind} `{digits}`' if digits else kind
+        lines.append(f'| {_place(source)} | {source.format} | {found} |')
     return '\n'.join(lines)
 
 
@@ -169,12 +171,6 @@ def _place(source: Source) -> str:
     revision = f' at `{source.revision}`' if source.revision else ''
     classifier = '' if source.has_classifier else ', without the classifier'
     return f'`{source.filename}` of `{source.location}`{revision}{classifier}'
-
-
-def _hash(source: Source) -> str:
-    """The published hash of a source's file."""
-    kind, digits = source.published_hash or (NOT_ESTABLISHED, '')
-    return f'{kind} `{digits}`' if digits else kind
 
 
 def _conversion(row: Checkpoint, origin: Origin | None) -> str:
