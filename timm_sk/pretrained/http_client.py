@@ -86,7 +86,7 @@ class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
     """Opens connections, plain and secure, whose answers are `Response`s."""
 
     def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> Any:
-        connection_class = type('Connection', (http_class,), dict(response_class=Response))
+        connection_class: Any = type('Connection', (http_class,), dict(response_class=Response))
         return super().do_open(connection_class, req, **http_conn_args)
 
 

@@ -171,15 +171,9 @@ def fine_tuned_row(
     label_names: tuple[str, ...] | None,
     **changed: Any,
 ) -> Checkpoint:
-    """A row for fine-tuned weights.
+    """A row for weights that were fine-tuned from those of another row.
 
-    Args:
-        start: Row of the weights that training started from.
-        tag: Tag of the fine-tuned weights.
-        num_classes: Number of classes.
-        input_size: (channels, height, width) of the images.
-        label_names: Names of the classes in order.
-        **changed: Further fields, such as licence, origin and preprocessing.
+    `input_size` is (channels, height, width); `changed` are further fields, such as licence, origin and preprocessing.
 
     Raises:
         ValueError: If there are more or fewer label names than classes.

@@ -23,6 +23,7 @@ from ..pretrained import (
     sha256_of,
     to_our_layout,
 )
+from ..pretrained.hf_hub import is_cached
 from ..pretrained.lookup import find_row, find_rows
 from ..registry import architectures
 from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
@@ -46,12 +47,8 @@ def state_of(row: Checkpoint, store: Store) -> str:
 
 def _cached_source(row: Checkpoint) -> Source | None:
     """The first source whose file is in the cache of the Hub's client."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for source in (source for source in row.sources if source.kind == 'hub' and source.has_classifier):
-        if isinstance(try_to_load_from_cache(source.location, source.filename, revision=source.revision), str):
-            return source
-    return None
+    of_hub = (source for source in row.sources if source.kind == 'hub' and source.has_classifier)
+    return next(filter(is_cached, of_hub), None)
 
 
 @dataclass

@@ -10,8 +10,7 @@ from .sknet_layouts import SKNET_LAYOUTS
 
 __all__ = ['LAYOUTS', 'Layout', 'convert_simclr_head', 'is_simclr_variable', 'recognize', 'take_backbone']
 
-_LAYOUTS = (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
+LAYOUTS = {layout.name: layout for layout in (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)}
 
 
 def recognize(state_dict: Mapping[str, object]) -> Layout | None:
