@@ -1,7 +1,6 @@
 """`timm-sk weights list | show | pull | verify | convert`: checkpoints, and where their weights are."""
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -101,14 +100,13 @@ def pull(
             continue
         try:
             with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
-                show = partial(_show_bytes, update)
                 path = fetch(
                     row,
                     partial(shapes_of, row),
                     needs_classifier=row.has_classifier,
                     store=store,
                     store_all=True,
-                    progress=show,
+                    progress=lambda received, total, update=update: update(completed=received, total=total),
                 )
         except (TimmSkError, OSError) as error:
             failed = True
@@ -119,10 +117,6 @@ def pull(
         log(f'Set TIMM_SK_HOME to a copy of {everything} on a machine without network.')
     if failed:
         raise typer.Exit(1)
-
-
-def _show_bytes(update: Callable[..., None], received: int, total: int | None) -> None:
-    update(completed=received, total=total)
 
 
 @command(app, 'verify', 'timm-sk weights verify resnest50d.in1k', 'timm-sk weights verify net.pth --to resnest50d.in1k')
