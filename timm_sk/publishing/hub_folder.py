@@ -3,7 +3,6 @@
 It has `model.safetensors`, `config.json`, `golden.safetensors` (a batch of inputs and the model's logits) and a card.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,7 +41,7 @@ RECIPE_KEYS = (*MAIN_SETTINGS, *_TECHNIQUES)
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:
     """Write the weights, in the order of the state dict and with `metadata` in their header, and the config."""
     save_safetensors(model.state_dict(), folder / WEIGHTS, metadata=dict(format='pt', **metadata))
-    (folder / CONFIG).write_text(json.dumps(config_of(model, row), indent=2) + '\n')
+    write_json(folder / CONFIG, config_of(model, row))
 
 
 def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:

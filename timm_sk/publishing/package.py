@@ -14,7 +14,7 @@ from ..checkpoints.rows import PREPROCESSING
 from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError, nearest
 from ..pretrained import load_checked, read_training_checkpoint
 from .hub_folder import MAX_SIDE, fine_tuned_row, recipe_settings, require_tag, write_folder
-from .licences import require_licence
+from .licences import LICENCE_RULE, is_licence
 
 
 def package_checkpoint(
@@ -51,8 +51,8 @@ def package_checkpoint(
         ValueError: If tag or licence are invalid, the folder is not empty, or the number of label names is wrong.
     """
     require_tag(tag)
-    if licence is not None:
-        require_licence(licence)
+    if licence is not None and not is_licence(licence):
+        raise ValueError(f'Invalid licence {licence!r}: expected {LICENCE_RULE}.')
     folder = out or Path(f'{arch}.{tag}')
     require_empty_dir(folder)
     state_dict, options = read_training_checkpoint(file, use_ema=True)
