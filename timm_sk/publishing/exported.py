@@ -58,8 +58,6 @@ def require_exported(folder: Path) -> str:
         UnpublishableError: If a file or the licence is missing, a file holds what no export does, the name is in the
             table, or the folder does not load as the model that its golden file is of.
     """
-    from ..finetune.export import require_shareable  # finetune itself needs this package
-
     for name in (WEIGHTS, CONFIG, GOLDEN, CARD):
         if not (folder / name).is_file():
             raise UnpublishableError(f'{folder} has no {name}: expected a complete exported folder.')
@@ -74,6 +72,8 @@ def require_exported(folder: Path) -> str:
         if (folder / RECIPE).exists():
             _require_fields(read_recipe(folder), dict.fromkeys(RECIPE_KEYS, str | int | float), RECIPE)
         if (folder / SETTINGS).exists():
+            from ..finetune.export import require_shareable  # finetune itself needs this package
+
             require_shareable(yaml.safe_load((folder / SETTINGS).read_text(encoding='utf-8')), SETTINGS)
         with safe_open(folder / WEIGHTS, 'pt') as file:
             _require_fields(file.metadata() or {}, dict.fromkeys(_METADATA, str), f'the metadata of {WEIGHTS}')
