@@ -1,6 +1,7 @@
 """`timm-sk weights list | show | pull | verify | convert`: checkpoints, and where their weights are."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -106,7 +107,7 @@ def pull(
                     needs_classifier=row.has_classifier,
                     store=store,
                     store_all=True,
-                    progress=lambda received, total, update=update: update(completed=received, total=total),
+                    progress=partial(_show_bytes, update),
                 )
         except (TimmSkError, OSError) as error:
             failed = True
@@ -117,6 +118,10 @@ def pull(
         log(f'Set TIMM_SK_HOME to a copy of {everything} on a machine without network.')
     if failed:
         raise typer.Exit(1)
+
+
+def _show_bytes(update: Callable[..., None], received: int, total: int | None) -> None:
+    update(completed=received, total=total)
 
 
 @command(app, 'verify', 'timm-sk weights verify resnest50d.in1k', 'timm-sk weights verify net.pth --to resnest50d.in1k')
