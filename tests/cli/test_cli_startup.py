@@ -15,13 +15,11 @@ from timm_sk.bench.matrix import FORMS, GRAPH
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.cli import app
 from timm_sk.cli.bench import FORMS_HELP
-from timm_sk.cli.weights import STATES
 from timm_sk.console import log, log_error, progress_bar, set_quiet
 from timm_sk.finetune.recipes import recipe_names
 from timm_sk.inference.graph_export import SUFFIXES
 from timm_sk.inference.int8 import CALIBRATION_IMAGES
 from timm_sk.pretrained import bundled_folder
-from timm_sk.publishing import local
 from timm_sk.publishing.hub_folder import WEIGHTS
 
 RUN = 'from timm_sk_cli import main; main()'
@@ -87,7 +85,6 @@ def test_help_texts():
     forms = FORMS_HELP.removeprefix('Some of ').partition(';')[0].split(', ')
     with_graph = [form + GRAPH for form in forms if form not in ('merged', 'max_autotune')]
     assert (*forms, *with_graph) == FORMS
-    assert ', '.join(local.STATES) == STATES
     helps = {(*path, option.name): option.help for path, command in leaves() for option in command.params}
     assert helps['export', 'format'].startswith(', '.join(SUFFIXES) + ';')
     assert f'at most {CALIBRATION_IMAGES} ' in helps['export', 'calibrate']

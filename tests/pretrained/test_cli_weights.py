@@ -268,15 +268,6 @@ def folder(tmp_path):
     return shutil.copytree(FOLDER, tmp_path / 'copy')
 
 
-@pytest.mark.parametrize('value', [float('nan'), float('inf')])
-@pytest.mark.parametrize('key', ['inputs', 'logits'])
-def test_goldens_not_finite(folder, key, value):
-    golden = load_file(folder / 'golden.safetensors')
-    save_file({**golden, key: torch.full_like(golden[key], value)}, folder / 'golden.safetensors')
-    code, text = weights_command('verify', folder)
-    assert (code, 'NaN or infinite values' in text) == (1, True)
-
-
 SHAPES = [(0, 3, 32, 32), (1, 1, 32, 32), (1, 3, 0, 32), (4, 3, 1100, 1100), (1 << 22, 3, 1, 1), (1, 3, 1, 1 << 22)]
 
 

@@ -1,6 +1,5 @@
 """Checkpoints of SimCLRv2: both layouts, what is refused, and downloads of an index and its shards."""
 
-import json
 import shutil
 import threading
 from dataclasses import replace
@@ -23,7 +22,6 @@ from pretrained.readers.tensor_bundle_files import write_bundle
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS, Source
 from timm_sk.errors import (
-    CorruptCheckpointError,
     MismatchedCheckpointError,
     UnobtainableCheckpointError,
     UnreadableCheckpointError,
@@ -319,48 +317,6 @@ def test_checkpoint_that_stays_damaged(hub, online, fetched, store):
     assert not store.folder(NAME).exists()
 
 
-def test_shard_that_is_not_on_the_server(hub, online, fetched):
-    del hub.files[SHARD]
-    with pytest.raises(UnobtainableCheckpointError, match='the server answers 404'):
-        fetched()
-
-
-def test_another_checkpoint_in_its_place(hub, online, fetched, store, variables, tmp_path):
-    fetched()
-    shutil.rmtree(store.folder(NAME))
-    changed = {**variables, 'base_model/conv2d/kernel': variables['base_model/conv2d/kernel'] + 1}
-    index = write_bundle(tmp_path / 'model.ckpt-37535', changed.items())
-    for file in (index, index.with_name(SHARD)):
-        hub.files[file.name] = file.read_bytes()
-    with pytest.raises(UnobtainableCheckpointError, match='the file has changed since it was first used'):
-        fetched()
-
-
-@pytest.mark.parametrize('damaged', [False, True])
-def test_pinned_shards(hub, online, fetched, released, weights, store, damaged, tmp_path):
-    index = 'model.ckpt-37535.index'
-    source = released.sources[0]
-    known = dict(sha256=sha256(hub.files[SHARD]), size=len(hub.files[SHARD]))
-    shard = Source(kind='url', location=f'{source.location.removesuffix(index)}{SHARD}', format='tensorflow', **known)
-    source = replace(source, sha256=sha256(hub.files[index]), shards=(shard,))
-    row = replace(released, sources=(source,))
-    local = tmp_path / 'local' / index
-    local.parent.mkdir()
-    local.write_bytes(hub.files[index])
-    local.with_name(SHARD).write_bytes(hub.files[SHARD][:-1] + b'x' if damaged else hub.files[SHARD])
-    if not damaged:
-        fetched(row)
-        assert store.origin(NAME).pinned
-        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
-        assert store.origin(NAME).pinned
-        return
-    with pytest.raises(CorruptCheckpointError, match='is none of the published files'):
-        store_file(local, row, shapes_of(without_proj(weights))(), store=store)
-    hub.files[SHARD] = hub.files[SHARD][:-1] + b'x'  # a moving average, which is not used
-    with pytest.raises(UnobtainableCheckpointError, match=r'its sha256 is .*, the published one'):
-        fetched(row)
-
-
 def test_server_without_ranges(online, fetched, released, variables, tmp_path):
     folder = tmp_path / 'served'
     folder.mkdir()
@@ -379,14 +335,6 @@ def test_index_of_too_much(hub, online, fetched, monkeypatch):
     monkeypatch.setattr('timm_sk.pretrained.tensor_download.MAX_BYTES', 1000)
     with pytest.raises(UnobtainableCheckpointError, match='the limit is 1000'):
         fetched()
-
-
-def test_rows_are_published_once():
-    steps = {name: json.dumps([source.location for source in row.sources]) for name, row in CHECKPOINTS.items()}
-    simclr = {name: place for name, place in steps.items() if '_simclr' in name}
-    assert len(simclr) == len(set(simclr.values())) == 35
-    assert sum('lightly-ai' in place for place in simclr.values()) == 7
-    assert sum('_proj' in name for name in simclr) == 14
 
 
 CONVERT = """

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .rows import Checkpoint, Source
+from .rows import Checkpoint, Source, pth_release
 
 _SIZES = {'resnest50d': 224, 'resnest101e': 256, 'resnest200e': 320, 'resnest269e': 416}
 
@@ -33,9 +33,9 @@ def _detectron2(arch: str, tag: str, file: str) -> Checkpoint:
 
 
 def _openmmlab(arch: str, digits: str) -> Checkpoint:
-    """A file of OpenMMLab, named after the first digits of its sha256."""
+    """A file of OpenMMLab."""
     location = f'https://download.openmmlab.com/pretrain/third_party/{arch[:-1]}_d2-{digits}.pth'
-    source = Source(kind='url', location=location, format='pytorch', sha256_prefix=digits, has_classifier=False)
+    source = pth_release(location, has_classifier=False)
     return _backbone(f'{arch}.openmmlab', 'OpenMMLab, converted from Detectron2', source, mean=None, std=None)
 
 

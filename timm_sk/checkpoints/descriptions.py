@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from . import Checkpoint, Source
 
 NOT_ESTABLISHED = 'not established'
+STATES = ('bundled', 'stored', 'cached', 'on the hub', 'on the web', 'needs a file')  # where a row's weights are
 
 
 def _preprocessing(row: Checkpoint) -> str:

@@ -1,16 +1,14 @@
 """Rows of LSKNet, whose makers publish neither accuracy nor preprocessing for ImageNet."""
 
-from .rows import Checkpoint, Source
+from .rows import Checkpoint, pth_release
 
 
 def _lsknet(arch: str, file: str) -> Checkpoint:
-    """A backbone of the makers, who name a file after the first digits of its sha256."""
-    location = f'https://download.openmmlab.com/mmrotate/v1.0/lsknet/backbones/{file}.pth'
-    digits = file.rpartition('-')[2]
+    """A backbone of the makers."""
     return Checkpoint(
         name=f'{arch}.in1k',
         family='lsknet',
-        sources=(Source(kind='url', location=location, format='pytorch', sha256_prefix=digits),),
+        sources=(pth_release(f'https://download.openmmlab.com/mmrotate/v1.0/lsknet/backbones/{file}.pth'),),
         licence='cc-by-nc-4.0',
         origin='the authors of LSKNet',
         mean=None,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, timm_release, untrained
+from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, pth_release, timm_release, untrained
 
 _EVALUATION = 'the centre square of side s / (s + 32) of the short edge, resized to s'
 
@@ -25,13 +25,13 @@ def _resnest(
 
 
 def _authors_release(file: str) -> Source:
-    """A file of the ResNeSt authors' release, named after the first digits of its sha256."""
-    return Source(
-        kind='url',
-        location=f'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/{file}.pth',
-        format='pytorch',
-        sha256_prefix=file.rpartition('-')[2],
-    )
+    """A file of the ResNeSt authors' release."""
+    return pth_release(f'https://github.com/zhanghang1989/ResNeSt/releases/download/weights_step1/{file}.pth')
+
+
+def _both_releases(file: str) -> tuple[Source, Source]:
+    """A file of the authors, which timm has released too."""
+    return _authors_release(file), timm_release(file, 'v0.1-resnest')
 
 
 def _timm(name: str, *others: Source, size: int = 224, **fields: Any) -> Checkpoint:
@@ -154,8 +154,7 @@ RESNEST_ROWS = (
     ),
     _timm(
         'resnest50d.in1k',
-        _authors_release('resnest50-528c19ca'),
-        timm_release('resnest50-528c19ca', 'v0.1-resnest'),
+        *_both_releases('resnest50-528c19ca'),
         lucid_upload('resnest-50', 'IN1K', 'e9609ee480a096682e04c34acf0b13e2161258862060f09a1bacddd7eddf8b48'),
         interpolation='bilinear',
         top1=80.958,
@@ -163,8 +162,7 @@ RESNEST_ROWS = (
     ),
     _timm(
         'resnest101e.in1k',
-        _authors_release('resnest101-22405ba7'),
-        timm_release('resnest101-22405ba7', 'v0.1-resnest'),
+        *_both_releases('resnest101-22405ba7'),
         lucid_upload('resnest-101', 'IN1K', 'b3403d554ee27612f25bd646c7202b0520f697e8150227538ae7ec5474a8479b'),
         size=256,
         interpolation='bilinear',
@@ -173,8 +171,7 @@ RESNEST_ROWS = (
     ),
     _timm(
         'resnest200e.in1k',
-        _authors_release('resnest200-75117900'),
-        timm_release('resnest200-75117900', 'v0.1-resnest'),
+        *_both_releases('resnest200-75117900'),
         lucid_upload('resnest-200', 'IN1K', '9adc2f6282549bce1b1289a42fa4ddbc722ec5759b2e8d0decf154575ec5a065'),
         size=320,
         crop_pct=0.909,
@@ -183,8 +180,7 @@ RESNEST_ROWS = (
     ),
     _timm(
         'resnest269e.in1k',
-        _authors_release('resnest269-0cc87c48'),
-        timm_release('resnest269-0cc87c48', 'v0.1-resnest'),
+        *_both_releases('resnest269-0cc87c48'),
         lucid_upload('resnest-269', 'IN1K', '8ddfb4eb21e96a48a27fcf9d0b66105514cbfcab37a2b5289fa349dbb9e88034'),
         size=416,
         crop_pct=0.928,
@@ -193,15 +189,13 @@ RESNEST_ROWS = (
     ),
     _timm(
         'resnest50d_4s2x40d.in1k',
-        _authors_release('resnest50_fast_4s2x40d-41d14ed0'),
-        timm_release('resnest50_fast_4s2x40d-41d14ed0', 'v0.1-resnest'),
+        *_both_releases('resnest50_fast_4s2x40d-41d14ed0'),
         top1=81.146,
         top5=95.566,
     ),
     _timm(
         'resnest50d_1s4x24d.in1k',
-        _authors_release('resnest50_fast_1s4x24d-d4a4f76f'),
-        timm_release('resnest50_fast_1s4x24d-d4a4f76f', 'v0.1-resnest'),
+        *_both_releases('resnest50_fast_1s4x24d-d4a4f76f'),
         top1=81.024,
         top5=95.338,
     ),

@@ -7,6 +7,10 @@ from urllib.parse import urlsplit
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IMAGENET = 'ImageNet-1k validation'
+PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')  # of an evaluation, after resizing to the input size
+_TIMM_FIELDS = (  # of a row, which timm has by the same name
+    *('input_size', 'pool_size', *PREPROCESSING, 'num_classes', 'label_names', 'first_conv', 'classifier'),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,14 +24,13 @@ class Source:
         revision: Pinned commit of the hub repository, if any.
         filename: Path of the file in a hub repository.
         format: 'safetensors', 'pytorch', 'pytorch in zip', 'mxnet in zip', 'caffe', 'mindspore', 'paddle' or
-            'tensorflow', whose location is that of the index.
+            'tensorflow', whose location is that of the index: of the shards beside it, only the tensors that are used
+            are downloaded, and verified by the checksums in the index.
         sha256: Hex digest of the file, if established; always for a bundled file.
         sha256_prefix: First digits of the digest, if its makers publish no more.
         content_sha1: Hex sha1 of the one file inside a zip.
         size: Bytes of the file.
         has_classifier: Whether the file includes the classifier's weights; if not, it loads only without classifier.
-        shards: Sources of a TensorFlow checkpoint's shards, if their hashes are established. Without them, only the
-            tensors that are used are downloaded, and verified by the checksums in the index.
     """
 
     kind: str
@@ -40,7 +43,6 @@ class Source:
     content_sha1: str | None = None
     size: int | None = None
     has_classifier: bool = True
-    shards: tuple['Source', ...] = ()
 
     @property
     def published_hash(self) -> tuple[str, str] | None:
@@ -60,7 +62,7 @@ class Source:
     def is_pinned(self) -> bool:
         """Whether a full hash was published, so that a file is known to be the published one."""
         has_hash = bool(self.sha256) or len(self.content_sha1 or '') == 40
-        return has_hash and (self.format != 'tensorflow' or bool(self.shards))
+        return has_hash and self.format != 'tensorflow'  # a hash of its index is none of its shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +120,11 @@ class Checkpoint:
         return self.name.partition('.')[2]
 
     @property
+    def classifier_keys(self) -> tuple[str, str]:
+        """Keys of the classifier's weight and bias."""
+        return f'{self.classifier}.weight', f'{self.classifier}.bias'
+
+    @property
     def has_classifier(self) -> bool:
         """Whether a source includes the classifier's weights."""
         return any(source.has_classifier for source in self.sources)
@@ -148,23 +155,10 @@ class Checkpoint:
 
         Fields that are not established are left to timm's defaults.
         """
-        fields = dict(
-            url='' if self.hub_id else self.url or '',
-            hf_hub_id=self.hub_id,
-            input_size=self.input_size,
-            pool_size=self.pool_size,
-            mean=self.mean,
-            std=self.std,
-            interpolation=self.interpolation,
-            crop_pct=self.crop_pct,
-            num_classes=self.num_classes,
-            label_names=self.label_names,
-            first_conv=self.first_conv,
-            classifier=self.classifier,
-            license=self.licence,
-        )
-        established = ('mean', 'std', 'interpolation', 'crop_pct')
-        return {key: value for key, value in fields.items() if value is not None or key not in established}
+        place = dict(url='' if self.hub_id else self.url or '', hf_hub_id=self.hub_id)
+        fields = {name: getattr(self, name) for name in _TIMM_FIELDS}
+        established = {key: value for key, value in fields.items() if value is not None or key not in PREPROCESSING}
+        return dict(**place, **established, license=self.licence)
 
     def hub_config(self, **of_model: Any) -> dict[str, Any]:
         """The content of a `config.json`, which timm's `local-dir:` and `hf-hub:`, and transformers, read.
@@ -175,22 +169,10 @@ class Checkpoint:
         Args:
             **of_model: Fields that depend on the model, such as `num_features`.
         """
-        preprocessing = dict(custom_load=False, fixed_input_size=False, crop_mode='center', **self.timm_cfg())
+        fields = dict(tag=self.tag, custom_load=False, fixed_input_size=False, crop_mode='center', **self.timm_cfg())
+        cfg = {key: value for key, value in fields.items() if value is not None and key not in ('url', 'hf_hub_id')}
         labels = dict(label_names=self.label_names) if self.label_names else {}
-        return dict(
-            architecture=self.arch,
-            num_classes=self.num_classes,
-            **of_model,
-            **labels,
-            pretrained_cfg=dict(
-                tag=self.tag,
-                **{
-                    key: value
-                    for key, value in preprocessing.items()
-                    if value is not None and key not in ('url', 'hf_hub_id')
-                },
-            ),
-        )
+        return dict(architecture=self.arch, num_classes=self.num_classes, **of_model, **labels, pretrained_cfg=cfg)
 
 
 def untrained(name: str, *, family: str = 'sknet', **fields: Any) -> Checkpoint:
@@ -198,14 +180,15 @@ def untrained(name: str, *, family: str = 'sknet', **fields: Any) -> Checkpoint:
     return Checkpoint(name=name, family=family, licence='apache-2.0', origin='timm_sk', **fields)
 
 
+def pth_release(location: str, **fields: Any) -> Source:
+    """A file in PyTorch's format whose name ends with the first digits of its sha256."""
+    digits = location.removesuffix('.pth').rpartition('-')[2]
+    return Source(kind='url', location=location, format='pytorch', sha256_prefix=digits, **fields)
+
+
 def timm_release(file: str, release: str = 'v0.1-weights') -> Source:
-    """A file of timm's releases, named after the first digits of its sha256."""
-    return Source(
-        kind='url',
-        location=f'https://github.com/rwightman/pytorch-image-models/releases/download/{release}/{file}.pth',
-        format='pytorch',
-        sha256_prefix=file.rpartition('-')[2],
-    )
+    """A file of timm's releases."""
+    return pth_release(f'https://github.com/rwightman/pytorch-image-models/releases/download/{release}/{file}.pth')
 
 
 def lucid_upload(repository: str, folder: str, sha256: str) -> Source:

@@ -16,15 +16,13 @@ from ..console import log, log_error, one_line_errors, print_line, print_table, 
 from ..errors import TimmSkError, message_of, nearest
 from .commands import command
 
-STATES = 'bundled, stored, cached, on the hub, on the web, needs a file'
-
 app = typer.Typer(no_args_is_help=True, help='List, download, verify, convert, package and publish checkpoints.')
 
 
 @command(app, 'list', 'timm-sk weights list "resnest50d*"', 'timm-sk weights list --state stored --json')
 def list_checkpoints(
     pattern: Annotated[str, typer.Argument(metavar='FILTER', help='Part of a name, or a pattern such as "sk*".')] = '',
-    state: Annotated[str | None, typer.Option(help=f'Only those that are {STATES}.')] = None,
+    state: Annotated[str | None, typer.Option(help=f'Only those that are {", ".join(descriptions.STATES)}.')] = None,
     as_markdown: Annotated[bool, typer.Option('--markdown', help='Print the tables of docs/checkpoints.md.')] = False,
     as_json: Annotated[bool, typer.Option('--json', help='Print JSON.')] = False,
 ) -> None:
@@ -39,8 +37,8 @@ def list_checkpoints(
     with one_line_errors():
         store = Store()
         states = {row.name: local.state_of(row, store) for row in rows}
-        if state and state not in local.STATES:
-            raise ValueError(f'Invalid state "{state}": expected one of {", ".join(local.STATES)}.')
+        if state and state not in descriptions.STATES:
+            raise ValueError(f'Invalid state "{state}": expected one of {", ".join(descriptions.STATES)}.')
         shown = [row for row in rows if state in (None, states[row.name])]
         if not shown:
             near = '' if rows else nearest(pattern, CHECKPOINTS)
@@ -103,14 +101,13 @@ def pull(
             continue
         try:
             with progress_bar(row.name, None, DownloadColumn(), TransferSpeedColumn()) as update:
-                show = partial(_show_bytes, update)
                 path = fetch(
                     row,
                     partial(shapes_of, row),
                     needs_classifier=row.has_classifier,
                     store=store,
                     store_all=True,
-                    progress=show,
+                    progress=partial(_show_bytes, update),
                 )
         except (TimmSkError, OSError) as error:
             failed = True

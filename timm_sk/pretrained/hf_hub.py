@@ -89,16 +89,20 @@ def require_hub(repository: str, *filenames: str, cache_dir: str | os.PathLike[s
         UnreachableHubError: If neither is so.
     """
     location, _, revision = repository.partition('@')
+    sources = [Source(kind='hub', location=location, filename=name, revision=revision or None) for name in filenames]
     cache = os.fspath(cache_dir or constants.HF_HUB_CACHE)
-    for filename in filenames:
-        if isinstance(try_to_load_from_cache(location, filename, cache, revision or None), str):
-            return
-    _require_answer(Source(kind='hub', location=location, filename=filenames[0], revision=revision or None), cache)
+    if not any(is_cached(source, cache) for source in sources):
+        _require_answer(sources[0])
+
+
+def is_cached(source: Source, cache: str | None = None) -> bool:
+    """Whether a hub's file is in the client's cache."""
+    return isinstance(try_to_load_from_cache(source.location, source.filename, cache, source.revision), str)
 
 
 def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_download: bool = False) -> Path:
-    if not only_cached:
-        _require_answer(source, cache)
+    if not only_cached and not is_cached(source, cache):
+        _require_answer(source)
     notice = threading.Timer(
         _SECONDS_BEFORE_NOTICE,
         _logger.warning,
@@ -129,10 +133,8 @@ def _fetch(source: Source, cache: str, *, only_cached: bool = False, force_downl
         notice.cancel()
 
 
-def _require_answer(source: Source, cache: str) -> None:
+def _require_answer(source: Source) -> None:
     """Ask for a file that is not cached before the client does, which takes minutes to give up on a silent network."""
-    if isinstance(try_to_load_from_cache(source.location, source.filename, cache, source.revision), str):
-        return
     url = hf_hub_url(source.location, source.filename, revision=source.revision)
     for attempt in (1, 2):
         try:

@@ -82,22 +82,12 @@ class Response(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self.incoming)
 
 
-class _Connection(http.client.HTTPConnection):
-    response_class = Response
+class _Handler(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
+    """Opens connections, plain and secure, whose answers are `Response`s."""
 
-
-class _SecureConnection(http.client.HTTPSConnection):
-    response_class = Response
-
-
-class _Handler(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_Connection, req)
-
-
-class _SecureHandler(urllib.request.HTTPSHandler):
-    def https_open(self, req: urllib.request.Request) -> Any:
-        return self.do_open(_SecureConnection, req)
+    def do_open(self, http_class: Any, req: urllib.request.Request, **http_conn_args: Any) -> Any:
+        connection_class: Any = type('Connection', (http_class,), dict(response_class=Response))
+        return super().do_open(connection_class, req, **http_conn_args)
 
 
 class SafeRedirects(urllib.request.HTTPRedirectHandler):
@@ -113,7 +103,7 @@ class SafeRedirects(urllib.request.HTTPRedirectHandler):
 def send(request: urllib.request.Request, timeout: float) -> Response:
     """Send a request, and receive the headers of the answer."""
     try:
-        return urllib.request.build_opener(SafeRedirects, _Handler, _SecureHandler).open(request, timeout=timeout)
+        return urllib.request.build_opener(SafeRedirects, _Handler).open(request, timeout=timeout)
     except (urllib.error.HTTPError, DownloadError):
         raise
     except urllib.error.URLError as error:

@@ -12,6 +12,8 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from huggingface_hub import constants
+
 from ..atomic_io import no_follow
 from ..errors import DownloadError
 from .http_client import MAX_HEADER_BYTES, TransientError, send
@@ -32,7 +34,7 @@ def download(
     size: int | None = None,
     extent: tuple[int, int] | None = None,
     resume: bool = False,
-    timeout: float = 10.0,
+    timeout: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Download a file atomically.
@@ -47,7 +49,7 @@ def download(
         extent: First byte and end of the part to download; None for the whole file.
         resume: Resume even if the server gives no ETag; for files whose hash the caller checks.
         timeout: Seconds without an answer or another byte after which an attempt has failed, as it has after three
-            times as many seconds with less than 1,000 bytes each.
+            times as many seconds with less than 1,000 bytes each; huggingface_hub's `HF_HUB_DOWNLOAD_TIMEOUT` if None.
         progress: Called with the bytes received so far and, if known, those of the whole file.
 
     Raises:
@@ -59,6 +61,8 @@ def download(
     partial = _PartialFile(path)
     if extent:
         size = extent[1] - extent[0]
+    if timeout is None:
+        timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     for attempt in range(1, ATTEMPTS + 1):
         try:
             _attempt(url, partial, size=size, extent=extent, resume=resume, timeout=timeout, progress=progress)

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Size, Tensor
 
@@ -49,34 +48,23 @@ def to_our_layout(state_dict: StateDict, *, arch: str | None = None) -> StateDic
 def check_fit(
     state_dict: Mapping[str, Tensor], checkpoint: Checkpoint, shapes: Mapping[str, Size], source: Source
 ) -> None:
-    """Check that a state dict in our layout fits the checkpoint's architecture, as `check_state_dict` does.
-
-    Args:
-        state_dict: State dict to load or to store.
-        checkpoint: The table's row.
-        shapes: Shapes by key of the architecture, with the checkpoint's classifier.
-        source: Source of the state dict, which says whether the classifier must be included.
-    """
-    classifier = [f'{checkpoint.classifier}.{leaf}' for leaf in ('weight', 'bias')]
-    check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else classifier)
-
-
-def read_header(path: Path) -> StateDict:
-    """The tensors of a safetensors file without their content, on the meta device.
-
-    Raises:
-        UnreadableCheckpointError: If it is not a safetensors file.
-    """
-    try:
-        with safe_open(path, 'pt') as file:
-            return {key: torch.empty(file.get_slice(key).get_shape(), device='meta') for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise UnreadableCheckpointError(f'{path} is not a safetensors file: {error}.') from error
+    """Check that a state dict of a source, in our layout, fits the architecture, as `check_state_dict` does."""
+    check_state_dict(state_dict, shapes, dropped=[] if source.has_classifier else checkpoint.classifier_keys)
 
 
 def is_in_our_layout(path: Path) -> bool:
-    """Whether a file can be loaded without conversion: a safetensors file in our layout."""
-    return path.suffix == '.safetensors' and recognize(read_header(path)) is None
+    """Whether a file can be loaded without conversion: a safetensors file in our layout.
+
+    Raises:
+        UnreadableCheckpointError: If it is named like one, but is none.
+    """
+    if path.suffix != '.safetensors':
+        return False
+    try:
+        with safe_open(path, 'pt') as file:
+            return recognize(dict.fromkeys(file.keys())) is None
+    except SafetensorError as error:
+        raise UnreadableCheckpointError(f'{path} is not a safetensors file: {error}.') from error
 
 
 def store_converted(
@@ -139,8 +127,6 @@ def _source_of(path: Path, checkpoint: Checkpoint) -> Source:
     for source in known:
         try:
             check_against_table(path, source)
-            for shard in source.shards:
-                check_against_table(path.with_name(shard.url_name), shard)
             return source
         except (CorruptCheckpointError, UnreadableCheckpointError) as error:
             reasons.append(str(error))

@@ -152,7 +152,9 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
             sha256 = _download_verified(source, file, store, progress)
             if not source.is_pinned:
                 check_first_seen(store, source, sha256)
-            _download_shards(source, file, store, progress)
+            if source.format == 'tensorflow':
+                with store.writing():
+                    download_tensors(source.location, file, is_simclr_variable, progress=progress)
             stored = store_converted(file, checkpoint, shapes(), source=source, sha256=sha256, store=store)
             record_first_seen(store, source, sha256)
             shutil.rmtree(file.parent, ignore_errors=True)
@@ -166,16 +168,6 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
                 file.parent.rmdir()
 
 
-def _download_shards(source: Source, index: Path, store: Store, progress: Progress | None) -> None:
-    """Download a TensorFlow checkpoint's shards: whole if the table has them, else the tensors that are used."""
-    for shard in source.shards:
-        _download_verified(shard, index.with_name(shard.url_name), store, progress)
-    if source.format == 'tensorflow' and not source.shards:
-        timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
-        with store.writing():
-            download_tensors(source.location, index, is_simclr_variable, timeout=timeout, progress=progress)
-
-
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
     """Download a file, and once more if it is damaged; returns its sha256."""
     fetch_file = partial(
@@ -184,7 +176,6 @@ def _download_verified(source: Source, file: Path, store: Store, progress: Progr
         file,
         size=source.size,
         resume=source.published_hash is not None,
-        timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT),
         progress=progress,
     )
     with store.writing():

@@ -176,11 +176,11 @@ class Store:
         return path
 
     def put(self, checkpoint: Checkpoint, tensors: Mapping[str, Tensor], source: Source, *, sha256: str) -> Path:
-        """Store a checkpoint, or replace a stored one; returns the weights' path. Call it in the checkpoint's `lock`.
+        """Store a state dict in our layout, or replace a stored one; returns the weights' path. Call it in the `lock`.
 
         Args:
             checkpoint: The table's row.
-            tensors: State dict in our layout.
+            tensors: The state dict.
             source: The source that it comes from.
             sha256: Hash of the original file.
 

@@ -16,9 +16,7 @@ from .readers.tensor_bundle import BundleEntry, read_index, read_tensor
 _MAX_GAP_BYTES = 1 << 20  # that are downloaded to save a request
 
 
-def download_tensors(
-    url: str, index: Path, wanted: Callable[[str], bool], *, timeout: float, progress: Progress | None = None
-) -> None:
+def download_tensors(url: str, index: Path, wanted: Callable[[str], bool], *, progress: Progress | None = None) -> None:
     """Download tensors to their places in the shards beside an index; the rest of these files stays empty.
 
     Tensors that are there and intact are not downloaded again, and damaged ones once more.
@@ -27,11 +25,11 @@ def download_tensors(
         url: The index; the shards are beside it.
         index: The downloaded index.
         wanted: Selects tensors by name.
-        timeout: See `download`, whose errors it raises too.
         progress: Called with the bytes that were received, and those of all tensors that were missing.
 
     Raises:
         UnreadableCheckpointError: If the index is damaged.
+        DownloadError, OSError: See `download`.
     """
     for _ in range(2):
         with reader_errors(index), index.open('rb') as opened:
@@ -42,7 +40,7 @@ def download_tensors(
             raise DownloadError(f'its tensors have {total} bytes, the limit is {MAX_BYTES}.')
         for shard, begin, end in parts:
             part = shard.with_name(f'{shard.name}.{begin}')
-            download(urljoin(url, shard.name), part, extent=(begin, end), timeout=timeout)
+            download(urljoin(url, shard.name), part, extent=(begin, end))
             mode = 'r+b' if shard.exists() else 'xb'
             with part.open('rb') as source, open(shard, mode, opener=no_follow) as file:
                 file.seek(begin)

@@ -72,7 +72,9 @@ def require_exported(folder: Path) -> str:
         if (folder / RECIPE).exists():
             _require_fields(read_recipe(folder), dict.fromkeys(RECIPE_KEYS, str | int | float), RECIPE)
         if (folder / SETTINGS).exists():
-            _require_settings(folder / SETTINGS)
+            from ..finetune.export import require_shareable  # finetune itself needs this package
+
+            require_shareable(yaml.safe_load((folder / SETTINGS).read_text(encoding='utf-8')), SETTINGS)
         with safe_open(folder / WEIGHTS, 'pt') as file:
             _require_fields(file.metadata() or {}, dict.fromkeys(_METADATA, str), f'the metadata of {WEIGHTS}')
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
@@ -99,12 +101,6 @@ def require_exported(folder: Path) -> str:
         reason = ' '.join(f'{type(error).__name__}: {error}'.split())
         raise UnpublishableError(f'Could not load {folder}: {reason}') from error
     return name
-
-
-def _require_settings(path: Path) -> None:
-    from ..finetune.export import require_shareable  # finetune itself needs this package
-
-    require_shareable(yaml.safe_load(path.read_text(encoding='utf-8')), path.name)
 
 
 def _require_fields(found: Any, kinds: Mapping[str, Any], where: str) -> None:

@@ -3,7 +3,6 @@
 It has `model.safetensors`, `config.json`, `golden.safetensors` (a batch of inputs and the model's logits) and a card.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -42,7 +41,7 @@ RECIPE_KEYS = (*MAIN_SETTINGS, *_TECHNIQUES)
 def write_model(folder: Path, model: nn.Module, row: Checkpoint, *, metadata: Mapping[str, str]) -> None:
     """Write the weights, in the order of the state dict and with `metadata` in their header, and the config."""
     save_safetensors(model.state_dict(), folder / WEIGHTS, metadata=dict(format='pt', **metadata))
-    (folder / CONFIG).write_text(json.dumps(config_of(model, row), indent=2) + '\n')
+    write_json(folder / CONFIG, config_of(model, row))
 
 
 def config_of(model: nn.Module, row: Checkpoint) -> dict[str, Any]:
@@ -171,15 +170,9 @@ def fine_tuned_row(
     label_names: tuple[str, ...] | None,
     **changed: Any,
 ) -> Checkpoint:
-    """A row for fine-tuned weights.
+    """A row for weights that were fine-tuned from those of another row.
 
-    Args:
-        start: Row of the weights that training started from.
-        tag: Tag of the fine-tuned weights.
-        num_classes: Number of classes.
-        input_size: (channels, height, width) of the images.
-        label_names: Names of the classes in order.
-        **changed: Further fields, such as licence, origin and preprocessing.
+    `input_size` is (channels, height, width); `changed` are further fields, such as licence, origin and preprocessing.
 
     Raises:
         ValueError: If there are more or fewer label names than classes.

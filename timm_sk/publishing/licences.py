@@ -23,9 +23,3 @@ def is_licence(text: object) -> bool:
         return text.lower() in _OF_HUB.split() or bool(canonicalize_license_expression(text))
     except InvalidLicenseExpression:
         return False
-
-
-def require_licence(licence: str) -> None:
-    """Raise a ValueError if a licence is not `LICENCE_RULE`."""
-    if not is_licence(licence):
-        raise ValueError(f'Invalid licence {licence!r}: expected {LICENCE_RULE}.')

@@ -1,7 +1,7 @@
 """The checkpoints on this machine: where their weights are, and whether files and folders are valid."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,18 +23,18 @@ from ..pretrained import (
     sha256_of,
     to_our_layout,
 )
+from ..pretrained.hf_hub import is_cached
 from ..pretrained.lookup import find_row, find_rows
 from ..registry import architectures
 from .hub_folder import CONFIG, GOLDEN, WEIGHTS, check_golden
 
-STATES = ('bundled', 'stored', 'cached', 'on the hub', 'on the web', 'needs a file')
 _MAX_CONFIG_BYTES = 1 << 20
 _MAX_CHANNELS = 1024  # of images, hyperspectral ones included
 TRUST = {True: 'pinned: its publisher states this hash', False: 'not pinned: no published hash to compare'}
 
 
 def state_of(row: Checkpoint, store: Store) -> str:
-    """Where the weights are: one of `STATES`, or 'none'."""
+    """Where the weights are: one of `descriptions.STATES`, or 'none'."""
     if row.bundled:
         return 'bundled'
     if (store.folder(row.name) / WEIGHTS).is_file():
@@ -47,12 +47,8 @@ def state_of(row: Checkpoint, store: Store) -> str:
 
 def _cached_source(row: Checkpoint) -> Source | None:
     """The first source whose file is in the cache of the Hub's client."""
-    from huggingface_hub import try_to_load_from_cache
-
-    for source in (source for source in row.sources if source.kind == 'hub' and source.has_classifier):
-        if isinstance(try_to_load_from_cache(source.location, source.filename, revision=source.revision), str):
-            return source
-    return None
+    of_hub = (source for source in row.sources if source.kind == 'hub' and source.has_classifier)
+    return next(filter(is_cached, of_hub), None)
 
 
 @dataclass
@@ -82,61 +78,62 @@ def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verificatio
     """
     path = Path(target)
     if target in CHECKPOINTS:
-        yield _checked(target, partial(_verify_row, find_row(target)))
+        yield _checked(target, _verify_row(find_row(target)))
     elif path.is_dir():
-        yield _checked(target, partial(_verify_folder, path))
+        yield _checked(target, _verify_folder(path))
     elif path.is_file():
-        yield _checked(target, partial(_verify_file, path, to))
+        yield _checked(target, _verify_file(path, to))
     else:
         for row in find_rows([target]):
-            yield _checked(row.name, partial(_verify_row, row))
+            yield _checked(row.name, _verify_row(row))
 
 
-def _checked(target: str, check: Callable[[list[str]], None]) -> Verification:
+def _checked(target: str, checks: Iterator[str]) -> Verification:
+    """Run checks, which yield a line when they pass, up to the first that fails."""
     verification = Verification(target)
     try:
-        check(verification.passed)
+        for line in checks:
+            verification.passed.append(line)
     except (TimmSkError, OSError) as error:
         verification.problem = message_of(error)
     return verification
 
 
-def _verify_row(row: Checkpoint, passed: list[str]) -> None:
+def _verify_row(row: Checkpoint) -> Iterator[str]:
     store = Store()
     stored = None if row.bundled else store.find(row, needs_classifier=False)
     if row.bundled:
         path = fetch(row, partial(shapes_of, row))
-        passed.append(f'sha256 {sha256_of(path)}, as published')
+        yield f'sha256 {sha256_of(path)}, as published'
     elif stored:
         path = stored
         if origin := store.origin(row.name):
             original = f'{origin.sha256[:8]}…, {TRUST[origin.pinned]}'
-            passed.append(f'sha256 {origin.stored_sha256}, as stored; the original {original}')
+            yield f'sha256 {origin.stored_sha256}, as stored; the original {original}'
     elif source := _cached_source(row):
         path, sha256 = hub_file(source, store, only_cached=True)
-        passed.append(f"sha256 {sha256} in the cache of the Hub's client, {TRUST[source.is_pinned]}")
+        yield f"sha256 {sha256} in the cache of the Hub's client, {TRUST[source.is_pinned]}"
     else:
         raise CorruptCheckpointError(
             f'{row.name} is not in the local store ({state_of(row, store)}): '
             f'run `timm-sk weights pull {row.name}`, then verify it.'
         )
-    _verify_tensors(row, path, passed)
+    yield _verify_tensors(row, path)
     if (golden := path.with_name(GOLDEN)).is_file():
         overlay = dict(file=str(path), source='')
-        _compare_golden(timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=overlay), golden, passed)
+        yield _compare_golden(timm.create_model(row.name, pretrained=True, pretrained_cfg_overlay=overlay), golden)
 
 
-def _verify_file(path: Path, to: Checkpoint | None, passed: list[str]) -> None:
+def _verify_file(path: Path, to: Checkpoint | None) -> Iterator[str]:
     sha256 = sha256_of(path)
     row = to or _row_by_hash(sha256)
     match = f'which matches the published hash of {row.name}' if row and not to else 'not one of the published hashes'
-    passed.append(f'sha256 {sha256}, {match}')
-    tensors = read_checkpoint(path)
-    passed.append(f'{len(tensors)} tensors, readable')
+    yield f'sha256 {sha256}, {match}'
+    yield f'{len(read_checkpoint(path))} tensors, readable'
     if row is None:
-        passed.append('all values finite; name the checkpoint with --to to check that it fits')
+        yield 'all values finite; name the checkpoint with --to to check that it fits'
     else:
-        _verify_tensors(row, path, passed)
+        yield _verify_tensors(row, path)
 
 
 def _row_by_hash(sha256: str) -> Checkpoint | None:
@@ -144,12 +141,12 @@ def _row_by_hash(sha256: str) -> Checkpoint | None:
     return next((row for row, digits in known if digits and sha256.startswith(digits)), None)
 
 
-def _verify_folder(folder: Path, passed: list[str]) -> None:
+def _verify_folder(folder: Path) -> Iterator[str]:
     config = read_config(folder / CONFIG)
     arch, cfg = config['architecture'], config['pretrained_cfg']
-    passed.append(f'config of {arch} with {config["num_classes"]} classes')
+    yield f'config of {arch} with {config["num_classes"]} classes'
     weights = folder / WEIGHTS
-    passed.append(_compare_hash(folder, f'{arch}.{cfg.get("tag")}'))
+    yield _compare_hash(folder, f'{arch}.{cfg.get("tag")}')
     tensors = read_checkpoint(weights)
     first_conv = tensors.get(f'{cfg.get("first_conv", "conv1")}.weight')
     in_chans = 3 if first_conv is None or first_conv.ndim != 4 else first_conv.shape[1]
@@ -158,11 +155,11 @@ def _verify_folder(folder: Path, passed: list[str]) -> None:
     model_args = dict(num_classes=config['num_classes'], in_chans=in_chans)
     on_meta = timm.create_model(arch, device='meta', **model_args).state_dict()  # costs no memory
     check_state_dict(tensors, {key: tensor.shape for key, tensor in on_meta.items()})
-    passed.append(f'{len(tensors)} tensors, all finite, with the keys and shapes of {arch}')
+    yield f'{len(tensors)} tensors, all finite, with the keys and shapes of {arch}'
     if (folder / GOLDEN).is_file():
         model = timm.create_model(arch, **model_args)
         model.load_state_dict(tensors, strict=False)
-        _compare_golden(model, folder / GOLDEN, passed)
+        yield _compare_golden(model, folder / GOLDEN)
 
 
 def _compare_hash(folder: Path, name: str) -> str:
@@ -211,14 +208,13 @@ def read_config(path: Path) -> dict[str, Any]:
     return dict(architecture=arch, num_classes=num_classes, pretrained_cfg=cfg)
 
 
-def _verify_tensors(row: Checkpoint, path: Path, passed: list[str]) -> None:
+def _verify_tensors(row: Checkpoint, path: Path) -> str:
     tensors = to_our_layout(read_checkpoint(path), arch=row.arch)
-    classifier = [f'{row.classifier}.{leaf}' for leaf in ('weight', 'bias')]
-    lacks = not any(key in tensors for key in classifier) and any(not source.has_classifier for source in row.sources)
-    check_state_dict(tensors, shapes_of(row), dropped=classifier if lacks else ())
+    lacks = tensors.keys().isdisjoint(row.classifier_keys) and not all(source.has_classifier for source in row.sources)
+    check_state_dict(tensors, shapes_of(row), dropped=row.classifier_keys if lacks else ())
     without = ', without the classifier' if lacks else ''
-    passed.append(f'{len(tensors)} tensors, all finite, with the keys and shapes of {row.arch}{without}')
+    return f'{len(tensors)} tensors, all finite, with the keys and shapes of {row.arch}{without}'
 
 
-def _compare_golden(model: nn.Module, golden: Path, passed: list[str]) -> None:
-    passed.append(f'same outputs as in {golden.name}: logits differ by {check_golden(model, golden):.1g}')
+def _compare_golden(model: nn.Module, golden: Path) -> str:
+    return f'same outputs as in {golden.name}: logits differ by {check_golden(model, golden):.1g}'

@@ -69,16 +69,12 @@ def render_card(
         flops=f'{macs / 1e9:.4g} G multiply-adds at {size}',
         file_size=f'{weights.stat().st_size:,} bytes' if weights else NOT_ESTABLISHED,
         sha256=sha256_of(weights) if weights else NOT_ESTABLISHED,
-        licence=_known(row.licence),
-        origin=_known(row.origin),
+        **{name: _known(getattr(row, name)) for name in ('licence', 'origin', 'mean', 'std', 'interpolation')},
         training_data=as_markdown(trained_on or _training_data(row)),
         techniques=as_markdown(techniques) or NOT_ESTABLISHED,
         **{key: _known(settings.get(key)) for key in MAIN_SETTINGS},
         recipe=f'`{row.recipe}`' if row.recipe else NOT_ESTABLISHED,
         input_size=size,
-        mean=_known(row.mean),
-        std=_known(row.std),
-        interpolation=_known(row.interpolation),
         crop=f'{row.crop_pct:.4g} of the resized short edge' if row.crop_pct else NOT_ESTABLISHED,
         classes=f'{row.num_classes:,}' + _class_names(row),
         accuracy=_accuracy(row),
@@ -157,7 +153,9 @@ def _sources(row: Checkpoint) -> str:
         return f'{NOT_ESTABLISHED.capitalize()}.'
     lines = ['| from | format | hash of the file there |', '|---|---|---|']
     for source in row.sources:
-        lines.append(f'| {_place(source)} | {source.format} | {_hash(source)} |')
+        kind, digits = source.published_hash or (NOT_ESTABLISHED, '')
+        found = f'{kind} `{digits}`' if digits else kind
+        lines.append(f'| {_place(source)} | {source.format} | {found} |')
     return '\n'.join(lines)
 
 
@@ -169,12 +167,6 @@ def _place(source: Source) -> str:
     revision = f' at `{source.revision}`' if source.revision else ''
     classifier = '' if source.has_classifier else ', without the classifier'
     return f'`{source.filename}` of `{source.location}`{revision}{classifier}'
-
-
-def _hash(source: Source) -> str:
-    """The published hash of a source's file."""
-    kind, digits = source.published_hash or (NOT_ESTABLISHED, '')
-    return f'{kind} `{digits}`' if digits else kind
 
 
 def _conversion(row: Checkpoint, origin: Origin | None) -> str:

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ..atomic_io import atomic_dir, require_empty_dir
 from ..checkpoints import CHECKPOINTS, Checkpoint, of_arch
+from ..checkpoints.rows import PREPROCESSING
 from ..errors import MismatchedCheckpointError, UnknownModelError, UnloadableModelError, nearest
 from ..pretrained import load_checked, read_training_checkpoint
 from .hub_folder import MAX_SIDE, fine_tuned_row, recipe_settings, require_tag, write_folder
-from .licences import require_licence
-
-_PREPROCESSING = ('mean', 'std', 'interpolation', 'crop_pct')
+from .licences import LICENCE_RULE, is_licence
 
 
 def package_checkpoint(
@@ -52,14 +51,14 @@ def package_checkpoint(
         ValueError: If tag or licence are invalid, the folder is not empty, or the number of label names is wrong.
     """
     require_tag(tag)
-    if licence is not None:
-        require_licence(licence)
+    if licence is not None and not is_licence(licence):
+        raise ValueError(f'Invalid licence {licence!r}: expected {LICENCE_RULE}.')
     folder = out or Path(f'{arch}.{tag}')
     require_empty_dir(folder)
     state_dict, options = read_training_checkpoint(file, use_ema=True)
     _check_options(options, file)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
-    preprocessing = {key: options[key] for key in _PREPROCESSING if options.get(key) is not None}
+    preprocessing = {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
     row = fine_tuned_row(
         start,
         tag,
@@ -84,7 +83,7 @@ def _check_options(options: Mapping[str, Any], file: Path) -> None:
     Raises:
         UnloadableModelError: If one has another type than train.py gives it, or is too large.
     """
-    for name in ('img_size', 'input_size', *_PREPROCESSING):
+    for name in ('img_size', 'input_size', *PREPROCESSING):
         value = options.get(name)
         items = value if isinstance(value, list | tuple) else [value]
         if name in ('img_size', 'input_size'):

@@ -1,5 +1,6 @@
 """TensorFlow's V2 checkpoints: exact tensors, only those that are wanted, and every damage refused."""
 
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -244,9 +245,7 @@ def test_hostile_index(tmp_path, name):
     (tmp_path / DATA).write_bytes(bytes(8))
     path = tmp_path / 'net.index'
     path.write_bytes(content)
-    with pytest.raises(UnreadableCheckpointError, match=reason):
-        read_checkpoint(path)
-    refusal(path)
+    assert re.search(reason, refusal(path))
 
 
 def test_index_under_another_name(tmp_path):

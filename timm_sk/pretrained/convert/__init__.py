@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from .layout import Layout
 from .lucid_layouts import LUCID_LAYOUTS
 from .resnest_layouts import RESNEST_LAYOUTS, take_backbone
@@ -12,12 +10,11 @@ from .sknet_layouts import SKNET_LAYOUTS
 
 __all__ = ['LAYOUTS', 'Layout', 'convert_simclr_head', 'is_simclr_variable', 'recognize', 'take_backbone']
 
-_LAYOUTS = (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)
-LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in _LAYOUTS}
+LAYOUTS = {layout.name: layout for layout in (*SKNET_LAYOUTS, *SIMCLR_LAYOUTS, *RESNEST_LAYOUTS, *LUCID_LAYOUTS)}
 
 
-def recognize(state_dict: Mapping[str, Tensor]) -> Layout | None:
-    """The layout of a state dict, by its signature; converting then checks every key.
+def recognize(state_dict: Mapping[str, object]) -> Layout | None:
+    """The layout of a state dict, by a signature of its keys; converting then checks every key.
 
     Returns:
         The layout; None for our own, which the authors' ResNeSts in PyTorch share, and for unknown ones.

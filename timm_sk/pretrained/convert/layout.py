@@ -56,7 +56,7 @@ WEIGHT: Leaves = (Leaf('.weight', '.weight'),)
 WEIGHT_AND_BIAS: Leaves = (*WEIGHT, Leaf('.bias', '.bias'))
 NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var', '.num_batches_tracked')
 MINDCV_NORM = norm_leaves('.gamma', '.beta', '.moving_mean', '.moving_variance')
-BLOCK = ('layer{stage}.{block}.', 'layer{stage}.{block}.')
+_BLOCK = 'layer{stage}.{block}.'
 
 
 def same_names(leaves: Leaves, *names: str) -> list[Module]:
@@ -80,7 +80,7 @@ class Layout:
         signature: Keys that all state dicts of this layout have and no other layout has.
         archs: Regular expression of the architectures that such state dicts can belong to.
         net: Modules outside the blocks.
-        block: Prefixes of a block's names, theirs and ours.
+        prefix: Prefix of the names in a block; ours is `layer{stage}.{block}.`.
         modules: Modules of a block, without the prefix.
     """
 
@@ -91,15 +91,14 @@ class Layout:
         signature: tuple[str, ...],
         archs: str = '(?!.*_(mindcv|paddle)$).*',
         net: Iterable[Module],
-        block: tuple[str, str] = ('', ''),
+        prefix: str = _BLOCK,
         modules: Iterable[Module] = (),
     ) -> None:
         self.name, self.signature, self.archs = name, signature, archs
         self._to_ours: list[_Rule] = []
         self._to_theirs: list[_Rule] = []
         self._without_bias: list[_Template] = []  # weights of modules that have a bias in ours alone
-        their_block, our_block = block
-        in_blocks = ((their_block + theirs, our_block + ours, leaves) for theirs, ours, leaves in modules)
+        in_blocks = ((prefix + theirs, _BLOCK + ours, leaves) for theirs, ours, leaves in modules)
         for their_module, our_module, leaves in (*net, *in_blocks):
             for leaf in leaves:
                 ours = _Template(our_module + leaf.ours)

@@ -5,7 +5,7 @@ Converted, they are the state dicts of the classes in `timm_sk.lucid`: Lucid's S
 and without a pool in the downsample. `fc.bias` has shape [1, classes].
 """
 
-from .layout import BLOCK, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, Module, norm_leaves
+from .layout import WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, Module, norm_leaves
 
 _NORM = norm_leaves('.weight', '.bias', '.running_mean', '.running_var')
 _FC: Module = ('fc', 'fc', (*WEIGHT, Leaf('.bias', '.bias', (1, -1))))
@@ -55,21 +55,18 @@ LUCID_LAYOUTS = (
         'Lucid SKNet',
         signature=('layer1.0.sk_module.branches.0.weight',),
         net=[('stem.0', 'conv1', WEIGHT), ('stem.1', 'bn1', _NORM), _FC],
-        block=BLOCK,
         modules=_SK_BLOCK,
     ),
     Layout(
         'Lucid SKNet with a deep stem',
         signature=('layer1.0.sk_module.branches.0.weight', 'stem.6.weight'),
         net=[*_DEEP_STEM, _FC],
-        block=BLOCK,
         modules=_SK_BLOCK,
     ),
     Layout(
         'Lucid ResNeSt',
         signature=('layer1.0.conv2.fc1.conv.weight',),
         net=[*_DEEP_STEM, _FC],
-        block=BLOCK,
         modules=_RESNEST_BLOCK,
     ),
 )

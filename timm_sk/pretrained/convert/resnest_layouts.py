@@ -48,7 +48,6 @@ def _resnest(
     norm: Leaves = NORM,
     stem: Sequence[str] = tuple(_STEM),
     block: Sequence[str] = tuple(_BLOCK),
-    prefix: str = 'layer{stage}.{block}.',
     leaves: dict[str, Leaves] | None = None,
     others: Sequence[Module] = (('fc', 'fc', WEIGHT_AND_BIAS),),
     **layout: str,
@@ -56,14 +55,7 @@ def _resnest(
     """A layout by its names of `_STEM` and `_BLOCK`; `leaves` are those of modules with other tensors than ours."""
     modules = rename_modules(_STEM, stem), rename_modules(_BLOCK | (leaves or {}), block)
     net, in_block = ([(theirs, ours, norm if kind is NORM else kind) for theirs, ours, kind in m] for m in modules)
-    return Layout(
-        name,
-        signature=signature,
-        net=[*others, *net],
-        block=(prefix, 'layer{stage}.{block}.'),
-        modules=in_block,
-        **layout,
-    )
+    return Layout(name, signature=signature, net=[*others, *net], modules=in_block, **layout)
 
 
 _IMGCLSMOB_STEM = 'conv1.conv', 'conv1.bn', 'conv2.conv', 'conv2.bn', 'conv3.conv', 'conv3.bn'

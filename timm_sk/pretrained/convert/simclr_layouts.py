@@ -59,7 +59,7 @@ class _PortLayout(Layout):
             signature=(signature,),
             archs='.*_simclr(_proj)?',
             net=[*_STEM, ('fc', 'fc', WEIGHT_AND_BIAS), *_conv_norm(f'{_HEAD}0', f'{_HEAD}1', 'proj.0', 'proj.1')],
-            block=('net.{stage}.blocks.{block}.', 'layer{stage}.{block}.'),
+            prefix='net.{stage}.blocks.{block}.',
             modules=[*_SHORTCUT, *_BLOCK],
         )
 

@@ -1,7 +1,6 @@
 """Layouts of selective-kernel nets."""
 
 from .layout import (
-    BLOCK,
     MINDCV_NORM,
     NORM,
     WEIGHT,
@@ -44,7 +43,7 @@ SKNET_LAYOUTS = (
             ('conv1/7x7_s2', 'bn1', _CAFFE_NORM),
             ('classifier', 'fc', (*_BLOB, Leaf(':1', '.bias'))),
         ],
-        block=('conv{stage+1}_{block+1}/', 'layer{stage}.{block}.'),
+        prefix='conv{stage+1}_{block+1}/',
         modules=[
             ('1x1_reduce', 'conv1.conv', _BLOB),
             ('1x1_reduce', 'conv1.bn', _CAFFE_NORM),
@@ -66,7 +65,6 @@ SKNET_LAYOUTS = (
         'PytorchInsight SK-ResNet',
         signature=('layer1.0.conv2g.weight',),
         net=[*same_names(WEIGHT, 'conv1'), *same_names(NORM, 'bn1'), *same_names(WEIGHT_AND_BIAS, 'fc')],
-        block=BLOCK,
         modules=[
             ('conv1', 'conv1.conv', WEIGHT),
             ('bn1', 'conv1.bn', NORM),
@@ -88,7 +86,7 @@ SKNET_LAYOUTS = (
         'Holocron SKNet',
         signature=('features.4.0.conv.3.sa.1.weight',),
         net=[('features.0', 'conv1', WEIGHT), ('features.1', 'bn1', NORM), ('head', 'fc', WEIGHT_AND_BIAS)],
-        block=('features.{stage+3}.{block}.', 'layer{stage}.{block}.'),
+        prefix='features.{stage+3}.{block}.',
         modules=rename_modules(
             _BOTTLENECK | {'conv2.attn.fc_select': WEIGHT_AND_BIAS},
             (
@@ -106,7 +104,7 @@ SKNET_LAYOUTS = (
             ('basic_conv.1', 'bn1', NORM),
             ('classifier', 'fc', WEIGHT_AND_BIAS),
         ],
-        block=('stage_{stage}.{block}.', 'layer{stage}.{block}.'),
+        prefix='stage_{stage}.{block}.',
         modules=rename_modules(
             _BOTTLENECK | {'conv2.attn.fc_select': _TWO_LAYERS},
             (
@@ -124,7 +122,7 @@ SKNET_LAYOUTS = (
             ('features.init_block.conv.bn', 'bn1', NORM),
             ('output', 'fc', WEIGHT_AND_BIAS),
         ],
-        block=('features.stage{stage}.unit{block+1}.', 'layer{stage}.{block}.'),
+        prefix='features.stage{stage}.unit{block+1}.',
         modules=rename_modules(
             _BOTTLENECK,
             (
@@ -141,7 +139,6 @@ SKNET_LAYOUTS = (
         signature=('layer2.0.down_sample.0.weight',),
         archs='.*_mindcv',
         net=[('conv1', 'conv1', WEIGHT), ('bn1', 'bn1', MINDCV_NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
-        block=BLOCK,
         modules=[
             ('conv{conv}.0', 'conv{conv}.conv', WEIGHT),
             ('conv{conv}.1', 'conv{conv}.bn', MINDCV_NORM),
@@ -158,7 +155,6 @@ SKNET_LAYOUTS = (
         'Lucid 3 SK-ResNet',
         signature=('classifier.weight', 'layer1.0.conv1.paths.0.conv.weight'),
         net=[('stem.0', 'conv1', WEIGHT), ('stem.1', 'bn1', NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
-        block=BLOCK,
         modules=[
             *same_names(WEIGHT, 'conv{conv}.conv', 'conv{conv}.paths.{path}.conv', 'downsample.0'),
             *same_names(NORM, 'conv{conv}.bn', 'conv{conv}.paths.{path}.bn', 'downsample.1', 'conv{conv}.attn.bn'),

@@ -21,12 +21,11 @@ def read_caffe(file: BinaryIO) -> dict[str, Tensor]:
     """Read every blob; files of Caffe before 2014 are refused."""
     wire = Wire()
     tensors: dict[str, Tensor] = {}
-    for field in wire.fields(memoryview(file.read())):
-        if field.number == V1_LAYERS and field.wire_type == BYTES:
-            raise FormatError('it has layers of the old kind V1', "Upgrade it with Caffe's upgrade_net_proto_binary.")
-        if field.number != LAYERS or field.wire_type != BYTES:
-            continue
-        layer = wire.grouped(field.value)
+    net = wire.fields(memoryview(file.read()))
+    if net[V1_LAYERS, BYTES]:
+        raise FormatError('it has layers of the old kind V1', "Upgrade it with Caffe's upgrade_net_proto_binary.")
+    for message in net[LAYERS, BYTES]:
+        layer = wire.fields(message)
         name = text(bytes(single(layer[_NAME, BYTES])), 'the name of a layer')
         for index, blob in enumerate(layer[_BLOBS, BYTES]):
             add_tensor(tensors, f'{name}:{index}', _read_blob(wire, blob, f'blob {index} of layer {quote(name)}'))
@@ -34,11 +33,11 @@ def read_caffe(file: BinaryIO) -> dict[str, Tensor]:
 
 
 def _read_blob(wire: Wire, message: memoryview, name: str) -> Tensor:
-    blob = wire.grouped(message)
+    blob = wire.fields(message)
     lengths = [blob[number, VARINT] for number in _OLD_SHAPE]
     if blob[_SHAPE, BYTES]:
         check_shape_size(sum(map(len, blob[_SHAPE, BYTES])), name)
-        dimensions = wire.grouped(memoryview(b''.join(blob[_SHAPE, BYTES])))
+        dimensions = wire.fields(memoryview(b''.join(blob[_SHAPE, BYTES])))
         shape = integers(dimensions[_DIMENSIONS, VARINT] + dimensions[_DIMENSIONS, BYTES])
     elif any(lengths):
         shape = [sum(integers(length[-1:])) for length in lengths]

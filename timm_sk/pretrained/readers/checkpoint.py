@@ -113,16 +113,13 @@ def _read(path: str | os.PathLike[str], wanted: Callable[[str], bool] | None = N
     if not path.is_file():
         raise FormatError('it is not a regular file', 'Give the path of the file itself.')
     with path.open('rb') as file:
-        return _read_format(file, path, wanted)
-
-
-def _read_format(file: BinaryIO, path: Path, wanted: Callable[[str], bool] | None) -> Any:
-    found = detect(file)
-    if found == 'tensorflow-index':
-        return read_bundle(file, path, wanted)
-    if found == 'zip':
-        file = unzip_single(file)
         found = detect(file)
-        if found not in _READERS:
-            raise FormatError(f'it is a {found} in a zip', 'Unpack it first.')
-    return _READERS[found](file)
+        if found == 'tensorflow-index':
+            return read_bundle(file, path, wanted)
+        if found != 'zip':
+            return _READERS[found](file)
+        unzipped = unzip_single(file)
+    found = detect(unzipped)
+    if found not in _READERS:
+        raise FormatError(f'it is a {found} in a zip', 'Unpack it first.')
+    return _READERS[found](unzipped)

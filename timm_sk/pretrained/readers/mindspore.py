@@ -28,12 +28,12 @@ def read_mindspore(file: BinaryIO) -> dict[str, Tensor]:
     """Read every parameter; one that is split over several values is refused."""
     wire = Wire()
     tensors: dict[str, Tensor] = {}
-    for field in wire.fields(memoryview(file.read())):
-        if field.number != VALUES or field.wire_type != BYTES:
-            raise FormatError(
-                f'it has a field {field.number} of wire type {field.wire_type} that no MindSpore file has'
-            )
-        value = wire.grouped(field.value)
+    checkpoint = wire.fields(memoryview(file.read()))
+    if others := checkpoint.keys() - {(VALUES, BYTES)}:
+        number, wire_type = min(others)
+        raise FormatError(f'it has a field {number} of wire type {wire_type} that no MindSpore file has')
+    for message in checkpoint[VALUES, BYTES]:
+        value = wire.fields(message)
         tag = text(bytes(single(value[_TAG, BYTES])), 'the name of a parameter')
         if len(value[_TENSOR, BYTES]) != 1:
             raise FormatError(f'{quote(tag)} has {len(value[_TENSOR, BYTES]) or "no"} tensor')
@@ -42,7 +42,7 @@ def read_mindspore(file: BinaryIO) -> dict[str, Tensor]:
 
 
 def _read_tensor(wire: Wire, message: memoryview, name: str) -> Tensor:
-    tensor = wire.grouped(message)
+    tensor = wire.fields(message)
     dimensions = tensor[_DIMENSIONS, VARINT] + tensor[_DIMENSIONS, BYTES]
     check_shape_size(sum(map(len, dimensions)), name)
     kind = bytes(single(tensor[_TYPE, BYTES]))

@@ -1,8 +1,6 @@
-"""The protobuf wire format: a walk over the fields of a message, bounded because two bytes can be one field."""
+"""The protobuf wire format: the fields of a message, up to a number, because two bytes can be one field."""
 
 from collections import defaultdict
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from .stream import FormatError
 
@@ -10,14 +8,6 @@ VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 _FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
 _MAX_FIELDS = 200_000
 _MAX_SHAPE_BYTES = 256
-
-
-class Field(NamedTuple):
-    """One field on the wire: its number, wire type and value's bytes."""
-
-    number: int
-    wire_type: int
-    value: memoryview
 
 
 def varint(message: memoryview, position: int) -> tuple[int, int]:
@@ -40,8 +30,9 @@ class Wire:
     def __init__(self) -> None:
         self._walked = 0
 
-    def fields(self, message: memoryview) -> Iterator[Field]:
-        """The fields of a message in order; an error if one is longer than its message, or the file has too many."""
+    def fields(self, message: memoryview) -> dict[tuple[int, int], list[memoryview]]:
+        """The values of a message's fields in order, by field number and wire type; none for those that it lacks."""
+        values: dict[tuple[int, int], list[memoryview]] = defaultdict(list)
         position = 0
         while position < len(message):
             self._walked += 1
@@ -62,14 +53,8 @@ class Wire:
                 raise FormatError(
                     f'its protobuf field {number} has {end - position} bytes of {len(message) - position}'
                 )
-            yield Field(number, wire_type, message[position:end])
+            values[number, wire_type].append(message[position:end])
             position = end
-
-    def grouped(self, message: memoryview) -> dict[tuple[int, int], list[memoryview]]:
-        """The values of a message's fields by field number and wire type; no values for those that it lacks."""
-        values: dict[tuple[int, int], list[memoryview]] = defaultdict(list)
-        for field in self.fields(message):
-            values[field.number, field.wire_type].append(field.value)
         return values
 
 

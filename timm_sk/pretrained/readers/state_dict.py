@@ -19,9 +19,7 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
 
     Of {'resnet': …, 'head': …}, it takes both, the second one under the prefix `head.`.
 
-    Args:
-        loaded: A state dict, or wrappers around one.
-        use_ema: Take the averaged weights that timm's train.py saves beside the others, if there are any.
+    With `use_ema`, it takes the averaged weights that timm's train.py saves beside the others, if there are any.
 
     Returns:
         Dense, contiguous, finite tensors in the file's order, without the prefix `module.` if all keys have it.

@@ -61,7 +61,7 @@ def read_index(index: BinaryIO, path: Path) -> dict[str, BundleEntry]:
         raise FormatError(f'its index has more than {_MAX_INDEX_BYTES} bytes')
     wire, records = Wire(), _records(memoryview(content))
     key, message = next(records, (b'', memoryview(b'')))
-    header = wire.grouped(memoryview(b'') if key else message)
+    header = wire.fields(memoryview(b'') if key else message)
     num_shards = _integer(header[_NUM_SHARDS, VARINT])
     if not 1 <= num_shards <= _MAX_SHARDS:
         raise FormatError(f'its index names {num_shards} shards')
@@ -135,11 +135,11 @@ def _varints(view: memoryview, count: int, position: int = 0) -> tuple[list[int]
 
 
 def _parse_entry(wire: Wire, message: memoryview, what: str, path: Path, num_shards: int) -> BundleEntry:
-    fields = wire.grouped(message)
+    fields = wire.fields(message)
     if fields[_SLICES, BYTES]:
         raise FormatError(f'{what} is saved in slices, which are not read', 'Save it again without a partitioner.')
-    dims = wire.grouped(single(fields[_SHAPE, BYTES]))[_DIM, BYTES]
-    shape = [_integer(wire.grouped(dim)[_DIM_SIZE, VARINT]) for dim in dims]
+    dims = wire.fields(single(fields[_SHAPE, BYTES]))[_DIM, BYTES]
+    shape = [_integer(wire.fields(dim)[_DIM_SIZE, VARINT]) for dim in dims]
     dtype, shard, offset, size = (_integer(fields[number, VARINT]) for number in (_DTYPE, _SHARD, _OFFSET, _SIZE))
     if not 0 <= shard < num_shards or min(offset, size) < 0:
         raise FormatError(f'{what} has {size} bytes from byte {offset} on in shard {shard} of {num_shards}')

@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from .stream import FormatError, Stream, quote
-from .torch_pickle import read_pickle
+from .torch_pickle import TensorUnpickler
 from .torch_tensors import NOT_EXECUTED, TensorTable
 from .zips import open_zip, read_entry
 
@@ -38,7 +38,7 @@ def read_torch_archive(file: BinaryIO) -> Any:
             raise FormatError(f'its entries overlap: together they are larger than its {size} bytes')
         table = TensorTable()
         stream = Stream(io.BytesIO(read_entry(archive, entries[f'{root}/{_PICKLE}'])))
-        loaded = read_pickle(stream, table)
+        loaded = TensorUnpickler(stream, table).load()
         if stream.left:
             raise FormatError(f'{stream.left} bytes follow its pickle')
         for key, storage in table.storages.items():

@@ -33,21 +33,13 @@ INSTRUCTIONS = (
 )
 
 
-def read_pickle(stream: Stream, table: TensorTable) -> Any:
-    """Read one pickle.
+class TensorUnpickler(_PythonUnpickler):
+    """The standard library's unpickler, with the allowed instructions only. Nothing but a list can be appended to.
 
     Args:
-        stream: Positioned at the pickle's first byte; afterwards at the byte behind its last.
-        table: Collects the storages and tensors.
-
-    Returns:
-        The pickled object; its tensors are empty until the table fills them.
+        stream: Positioned at the pickle's first byte; after `load`, at the byte behind its last.
+        table: Collects the storages and tensors, and fills the tensors, which are empty, later.
     """
-    return TensorUnpickler(stream, table).load()
-
-
-class TensorUnpickler(_PythonUnpickler):
-    """The standard library's unpickler, with the allowed instructions only. Nothing but a list can be appended to."""
 
     instructions: tuple[bytes, ...] = INSTRUCTIONS
 

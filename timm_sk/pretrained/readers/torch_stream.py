@@ -3,7 +3,7 @@
 from typing import Any, BinaryIO
 
 from .stream import FormatError, Stream, quote
-from .torch_pickle import read_pickle
+from .torch_pickle import TensorUnpickler
 from .torch_tensors import TensorTable
 
 MAGIC = b'\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.'  # the first pickle: the number 0x1950a86a20f9469cfc6c
@@ -14,11 +14,11 @@ def read_torch_stream(file: BinaryIO) -> Any:
     """Read what `torch.save` wrote."""
     table, stream = TensorTable(), Stream(file)
     stream.take(len(MAGIC), 'the magic number')
-    if read_pickle(stream, table) != _PROTOCOL:
+    if TensorUnpickler(stream, table).load() != _PROTOCOL:
         raise FormatError(f'it does not have protocol {_PROTOCOL}, the only one of this format')
-    read_pickle(stream, table)  # about the machine that wrote the file
-    loaded = read_pickle(stream, table)
-    keys = read_pickle(stream, table)
+    TensorUnpickler(stream, table).load()  # about the machine that wrote the file
+    loaded = TensorUnpickler(stream, table).load()
+    keys = TensorUnpickler(stream, table).load()
     are_strings = isinstance(keys, list) and all(type(key) is str for key in keys)
     if not are_strings or sorted(keys) != sorted(table.storages):
         raise FormatError('its list of storages differs from the storages that its tensors use')
