@@ -61,6 +61,7 @@ SMALL_ROWS = (
         dataset='2,000 held-out images of timm_sk.shapes',
         top1=99.25,
     ),
+    untrained('sknet29_16x32d.untrained', **_CIFAR),
     Checkpoint(
         name='sknet17_1x32d.cifar10',
         sources=(
@@ -78,5 +79,4 @@ SMALL_ROWS = (
         recipe='timm-sk finetune cifar10/train.tar --config cifar10',
         **_CIFAR,
     ),
-    untrained('sknet29_16x32d.untrained', **_CIFAR),
 )
