@@ -17,6 +17,7 @@ from timm_sk.data import shapes
 from timm_sk.inference.engines import ENGINES, EngineModel, installed_engines
 from timm_sk.inference.graph_export import compare
 from timm_sk.inference.int8 import _CHOICES, _nodes_of_weights
+from timm_sk.pretrained import bundled_folder
 
 pytestmark = pytest.mark.integration
 onnx = pytest.importorskip('onnx')
@@ -178,6 +179,10 @@ def test_exported_files(tmp_path, shapes_model):
     assert found.metadata['preprocessing'] == dict(
         mean=[0.5] * 3, std=[0.5] * 3, interpolation='bilinear', crop_pct=1.0, crop_mode='center'
     )
+    ring = bundled_folder('sknet_atto.shapes') / 'examples' / 'ring.png'
+    (expected,), (prediction,) = timm_sk.predict(shapes_model, ring), timm_sk.predict(found, ring)
+    assert prediction.labels == expected.labels
+    assert prediction.probabilities == pytest.approx(expected.probabilities, abs=1e-5)
     (opset,) = (entry.version for entry in onnx.load(tmp_path / 'net.onnx').opset_import if entry.domain == '')
     assert opset == 20
     pytest.importorskip('openvino')

@@ -10,7 +10,10 @@ Images = Annotated[
     list[str] | None,
     typer.Argument(metavar='IMAGE', help="Files, folders or patterns; the model's examples by default."),
 ]
-NO_MODEL = 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'
+NO_MODEL = (
+    'No model: name one with --model, such as skresnet34, or sknet17_1x32d.cifar10, which ships with the package; '
+    '`timm-sk list` shows all.'
+)
 
 
 def choose_images(arguments: Sequence[str] | None, model_name: str) -> list[Path]:

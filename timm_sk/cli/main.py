@@ -22,7 +22,10 @@ if TYPE_CHECKING:
     from ..inference.prediction import Prediction
 
 MODELS_OF_EXAMPLES = ('sknet_atto.digits', 'sknet17_1x32d.cifar10')
-NEXT = 'Next: `timm-sk predict IMAGE --model skresnet34`, `timm-sk list` for all models, README.md for other tasks.'
+NEXT = (
+    'Next: `timm-sk predict IMAGE --model sknet17_1x32d.cifar10`, `timm-sk list` for all models, README.md for other '
+    'tasks.'
+)
 
 
 class _Commands(typer.core.TyperGroup):

@@ -48,7 +48,7 @@ def package(
             checkpoint, arch=arch, tag=tag, out=out_dir, label_names=names, licence=licence, origin=origin, base=base
         )
     print(folder)
-    log(f'Load it with timm.create_model("local-dir:{folder}", pretrained=True).')
+    log(f'Load it with timm.create_model("local-dir:{folder}", pretrained=True). Import timm_sk first.')
     log(f'Upload it with: hf upload ORG/{arch}.{tag} {folder}')
 
 

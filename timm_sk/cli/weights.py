@@ -164,4 +164,4 @@ def convert(
         row = lookup.find_row(to)
         folder = store_file(file, row, shapes_of(row)).parent
     print_line(escape(f'{row.name}: {folder}'))
-    log(f'Load it with timm.create_model("{row.name}", pretrained=True).')
+    log(f'Load it with timm.create_model("{row.name}", pretrained=True). Import timm_sk first.')

@@ -149,7 +149,9 @@ def finish(run: Run, splits: Splits, inputs: dict[str, Any]) -> Finished:
             preprocessing=inputs,
         )
         run.log(f'Best: epoch {metrics["epoch"] + 1:.0f}, top-1 {metrics["val_top1"]:.2f} %.')
-        run.log(f'Load it with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True).')
+        run.log(
+            f'Load it with timm.create_model("local-dir:{folder / EXPORT}", pretrained=True). Import timm_sk first.'
+        )
     context.barrier()
     return Finished(folder=folder, export=folder / EXPORT, metrics=metrics)
 

@@ -108,6 +108,7 @@ class FrozenModel(ConstantModel):
         self.input_shape = [1, *metadata.get('input_size', ())]
         self.metadata = metadata
         self.num_classes = metadata.get('num_classes')
+        self.in_chans = metadata.get('input_size', [3])[0]
         self.pretrained_cfg = metadata | metadata.get('preprocessing', {})
         self.device, self.dtype = torch.device('cpu'), torch.float32
         self.refusal = (

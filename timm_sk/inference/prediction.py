@@ -62,8 +62,8 @@ def predict(model: Any, images: ImageLike | Iterable[ImageLike], *, topk: int = 
     """Classify images with the preprocessing of the model's checkpoint.
 
     Args:
-        model: Classifier of timm, such as `timm_sk.load` returns, on any device; it is called in eval mode and left in
-            its own.
+        model: Classifier of timm, such as `timm_sk.load` returns, on any device, or a model of `deploy`, `quantize` or
+            `load_deployed`; it is called in eval mode and left in its own.
         images: One image or several: paths, PIL images of any mode, or float tensors [C, H, W] that the model's
             transform made; a tensor [N, C, H, W] is N images. A single path may be a folder or a pattern such as
             `photos/*.jpg`.
@@ -152,7 +152,8 @@ def iter_predictions(model: Any, images: Iterable[ImageLike], *, topk: int = 5) 
 
 def _batches(model: Any, images: Iterable[ImageLike]) -> Iterator[tuple[list[ImageLike], dict[int, str], Tensor]]:
     """Batches of images, errors of the unreadable ones by their place, and inputs [B, C, H, W] of the others."""
-    settings, parameter = preprocessing(model, any_channels=True), next(model.parameters())
+    settings = preprocessing(model, any_channels=True)
+    parameter = next(model.parameters(), torch.empty(0))  # exported models have none, and run on the CPU in float32
     channels, transform = settings['input_size'][0], input_transform(**settings)
     remaining = iter(images)
     while batch := list(islice(remaining, BATCH_SIZE)):
