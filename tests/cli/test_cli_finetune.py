@@ -52,7 +52,7 @@ def test_precedence_of_options_file_and_defaults(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        ([], 'No model: name one with --model, such as skresnet34; `timm-sk list` shows all.'),
+        ([], 'No model: name one with --model, such as skresnet34, or sknet17_1x32d.cifar10, which ships with'),
         ([*MODEL, '--lr', '-1'], 'lr must be above 0'),
         ([*MODEL, '--config', 'sknet51'], 'sknet51: neither a file nor a recipe. There are: cifar10, digits,'),
         ([*MODEL, '--resume', 'last.pt', '--synthetic', '32'], 'resume must be "auto"'),
