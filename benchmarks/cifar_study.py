@@ -5,6 +5,7 @@
 trains each net for a few epochs on half of the training images of each class, from the same seeds, in the same order
 and with the same augmentation, and evaluates the last weights on the test images, once. Rows are appended to
 `benchmarks/cifar_study.csv`; a run that is there is not repeated, so an interrupted study goes on with this command.
+Two runs go on at the same time, with a thread each: together 1.2 times as many steps as one run with two threads.
 `--costs`, on an idle machine, writes parameters, multiply-adds, memory and the time of a training step of each net to
 `benchmarks/cifar_study_costs.csv`. `--report` prints the tables of docs/cifar.md and draws its chart.
 """
@@ -13,6 +14,9 @@ import csv
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +37,7 @@ from timm_sk.models.sknet_cifar import CifarResNet
 HERE = Path(__file__).parent
 RESULTS, COSTS, CHART = HERE / 'cifar_study.csv', HERE / 'cifar_study_costs.csv', HERE.parent / 'docs' / 'cifar_study'
 COLUMNS = ('net', 'seed', 'top1', 'loss', 'seconds', 'processor')
-SEEDS, ROUNDS = range(5), 9
+SEEDS, ROUNDS, PROCESSES = range(5), 9, 2
 EPOCHS, BATCH, PEAK_LR, WEIGHT_DECAY, SMOOTHING, PADDING = 8, 128, 0.2, 5e-4, 0.1, 4
 MEAN, STD = timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD
 
@@ -119,6 +123,7 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:
 def train(name: str, images: Tensor, labels: Tensor, seed: int) -> nn.Module:
     """Train a net from its seed."""
     model, optimizer = build(name, seed)
+    model.compile()
     steps = EPOCHS * (len(images) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_LR, total_steps=steps, cycle_momentum=False)
     generator = torch.Generator().manual_seed(seed)
@@ -137,8 +142,16 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     return 100 * (logits.argmax(1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 
 
-def run(name: str, seed: int, training: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> dict[str, Any]:
-    """Train and evaluate one net; returns its row."""
+@lru_cache
+def read_data(train_images: Path, test_images: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Half of the training images of each class and all test images, with their labels."""
+    return read_images(train_images, 0.5), read_images(test_images)
+
+
+def run(name: str, seed: int, train_images: Path, test_images: Path) -> dict[str, Any]:
+    """Train and evaluate one net with one thread; returns its row."""
+    torch.set_num_threads(1)
+    training, test = read_data(train_images, test_images)
     start = time.perf_counter()
     top1, loss = evaluate(train(name, *training, seed), *test)
     return dict(
@@ -246,6 +259,7 @@ def main(
     train_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the training images.')] = None,
     test_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the test images.')] = None,
     only_costs: Annotated[bool, typer.Option('--costs', help='Measure the costs instead.')] = False,
+    processes: Annotated[int, typer.Option(help='Runs at the same time.', min=1)] = PROCESSES,
     only_report: Annotated[bool, typer.Option('--report', help='Print the tables of the finished runs.')] = False,
 ) -> None:
     """Compare plain, SE and SK nets on CIFAR-10, and ablate the SK net."""
@@ -262,19 +276,18 @@ def main(
         return
     if train_images is None or test_images is None:
         raise typer.BadParameter('name the training and the test images')
-    training, test = read_images(train_images, 0.5), read_images(test_images)
     done = {(row['net'], int(row['seed'])) for row in rows}
     planned = [(name, seed) for seed in SEEDS for name in COMPARED] + [(name, SEEDS[0]) for name in ABLATIONS]
-    with RESULTS.open('a', newline='') as file:
+    left = [pair for pair in planned if pair not in done]
+    with RESULTS.open('a', newline='') as file, ProcessPoolExecutor(processes, get_context('spawn')) as pool:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         if not rows:
             writer.writeheader()
-        for name, seed in planned:
-            if (name, seed) not in done:
-                row = run(name, seed, training, test)
-                writer.writerow(row)
-                file.flush()
-                print(*row.values(), flush=True)
+        for finished in as_completed([pool.submit(run, *pair, train_images, test_images) for pair in left]):
+            row = finished.result()
+            writer.writerow(row)
+            file.flush()
+            print(*row.values(), flush=True)
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """Opening data sets: every image with its label and its name, or an error in one line."""
 
+import os
 import sys
 import tarfile
 
@@ -248,7 +249,8 @@ def refusal(data, **settings):
 
 def test_invalid_folder_or_tar(tmp_path):
     assert refusal(tmp_path / 'none') == (
-        f'{tmp_path}/none: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/.'
+        f'{tmp_path}/none: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/; '
+        f'torch/cifar10 --dataset-download, for example, needs no file, but a network.'
     )
     (tmp_path / 'empty').mkdir()
     assert refusal(tmp_path / 'empty') == (
@@ -262,6 +264,15 @@ def test_invalid_folder_or_tar(tmp_path):
     assert refusal(tmp_path / 'none.tar').startswith(f'{tmp_path}/none.tar has no images: it should hold a folder')
     (tmp_path / 'broken.tar').write_bytes(b'this is no tar')
     assert refusal(tmp_path / 'broken.tar').startswith(f'{tmp_path}/broken.tar, split train, cannot be opened: ')
+
+
+@pytest.mark.parametrize('part', ['file', 'header'])
+def test_truncated_tar(tmp_path, part):
+    file = write_tar(tmp_path / 'images.tar', drawn(2))
+    with tarfile.open(file) as archive:
+        last = archive.getmembers()[-1]
+    os.truncate(file, last.offset + 100 if part == 'header' else last.offset_data + 10)
+    assert refusal(file) == f'{file}: the tar is truncated. Copy or download it again.'
 
 
 def test_missing_named_data_set(tmp_path):

@@ -148,6 +148,7 @@ class _Tar:
         members: dict[str, tuple[int, int] | str] = {}  # offset and size, or the target of a link
         folders: set[str] = set()
         with tarfile.open(root, 'r:') as archive:
+            _require_whole(root)
             _scan(archive, '', 0, members, folders)
         names = [name for name in members if not _has_hidden_part(name)]  # hidden ones may be targets of links
         parents = {posixpath.dirname(name) for name in names} | folders
@@ -188,6 +189,14 @@ class _Tar:
 
 
 _open_tar = lru_cache(maxsize=1)(_Tar)  # once for all of its splits
+
+
+def _require_whole(root: Path) -> None:
+    """Reject a tar without its closing blocks of zeros: tarfile may read it as one with fewer files."""
+    with root.open('rb') as file:
+        file.seek(-tarfile.BLOCKSIZE, os.SEEK_END)
+        if any(file.read()):
+            raise DataFolderError(f'{root}: the tar is truncated. Copy or download it again.')
 
 
 def _scan(
