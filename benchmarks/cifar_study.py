@@ -14,8 +14,7 @@ import csv
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from functools import lru_cache
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any
@@ -142,16 +141,11 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> tuple[float, f
     return 100 * (logits.argmax(1) == labels).double().mean().item(), F.cross_entropy(logits, labels).item()
 
 
-@lru_cache
-def read_data(train_images: Path, test_images: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Half of the training images of each class and all test images, with their labels."""
-    return read_images(train_images, 0.5), read_images(test_images)
-
-
-def run(name: str, seed: int, train_images: Path, test_images: Path) -> dict[str, Any]:
-    """Train and evaluate one net with one thread; returns its row."""
+def run(net: tuple[str, int], train_images: Path, test_images: Path) -> dict[str, Any]:
+    """Train and evaluate one net, given by name and seed, with one thread; returns its row."""
     torch.set_num_threads(1)
-    training, test = read_data(train_images, test_images)
+    name, seed = net
+    training, test = read_images(train_images, 0.5), read_images(test_images)
     start = time.perf_counter()
     top1, loss = evaluate(train(name, *training, seed), *test)
     return dict(
@@ -207,6 +201,7 @@ def report(rows: list[dict[str, str]], costs: list[dict[str, str]]) -> str:
     """Markdown tables of the comparison and of the ablations; writes the chart."""
     from scipy.stats import ttest_1samp
 
+    rows = sorted(rows, key=lambda row: int(row['seed']))
     top1 = {name: [float(row['top1']) for row in rows if row['net'] == name] for name in COMPARED | ABLATIONS}
     facts = {row['net']: row for row in costs}
     lines = [
@@ -278,13 +273,13 @@ def main(
         raise typer.BadParameter('name the training and the test images')
     done = {(row['net'], int(row['seed'])) for row in rows}
     planned = [(name, seed) for seed in SEEDS for name in COMPARED] + [(name, SEEDS[0]) for name in ABLATIONS]
-    left = [pair for pair in planned if pair not in done]
-    with RESULTS.open('a', newline='') as file, ProcessPoolExecutor(processes, get_context('spawn')) as pool:
+    left = [net for net in planned if net not in done]
+    run_net = partial(run, train_images=train_images, test_images=test_images)
+    with RESULTS.open('a', newline='') as file, get_context('spawn').Pool(processes, maxtasksperchild=1) as pool:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         if not rows:
             writer.writeheader()
-        for finished in as_completed([pool.submit(run, *pair, train_images, test_images) for pair in left]):
-            row = finished.result()
+        for row in pool.imap_unordered(run_net, left):
             writer.writerow(row)
             file.flush()
             print(*row.values(), flush=True)
