@@ -46,7 +46,7 @@ NOT_RUN = {
     r"timm-sk finetune '?wds/": 'reads object storage: tests/data_sets/test_remote_shards.py',
     r'timm-sk validate hfds/': 'downloads a data set: tests/data_sets/test_datasets.py',
     r'timm-sk validate imagenet': 'needs ImageNet: tests/evaluation/test_validation.py',
-    r'timm-sk explain --data imagenet': 'needs ImageNet: tests/cli/test_cli_explain.py',
+    r'timm-sk explain --data (imagenet|cifar10)': 'needs the data set: tests/cli/test_cli_explain.py',
     r'timm-sk run (validate|train)\.py|HF_HUB_OFFLINE=1 .*train\.py': "needs timm's scripts: tests/cli/test_cli.py",
     r'timm-sk weights pull --all': 'downloads everything: tests/pretrained/test_cli_weights.py',
     r'timm-sk weights publish': 'asks the Hub: tests/publishing/test_upload.py',
