@@ -34,7 +34,8 @@ from timm_sk.models.sk_blocks import SelectiveKernelBottleneck
 from timm_sk.models.sknet_cifar import CifarResNet
 
 HERE = Path(__file__).parent
-RESULTS, COSTS, CHART = HERE / 'cifar_study.csv', HERE / 'cifar_study_costs.csv', HERE.parent / 'docs' / 'cifar_study'
+RESULTS, COSTS = HERE / 'cifar_study.csv', HERE / 'cifar_study_costs.csv'
+CHART = HERE.parent / 'docs' / 'cifar_study.svg'
 COLUMNS = ('net', 'seed', 'top1', 'loss', 'seconds', 'processor')
 SEEDS, ROUNDS, PROCESSES = range(5), 9, 2
 EPOCHS, BATCH, PEAK_LR, WEIGHT_DECAY, SMOOTHING, PADDING = 8, 128, 0.2, 5e-4, 0.1, 4
@@ -226,28 +227,24 @@ def report(rows: list[dict[str, str]], costs: list[dict[str, str]]) -> str:
     for name, value in sorted(single.items()):
         row = facts.get(name, facts['SK'])
         lines.append(f'| {name} | {value:.2f} | {int(row["params"]):,} | {int(row["macs"]) / 1e6:.1f} |')
-    for theme in ('light', 'dark'):
-        _draw(top1, theme)
+    _draw(top1)
     return '\n'.join(lines)
 
 
-def _draw(top1: dict[str, list[float]], theme: str) -> None:
+def _draw(top1: dict[str, list[float]]) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    colour = 'black' if theme == 'light' else 'white'
-    with rc_context({'svg.hashsalt': 'cifar'} | dict.fromkeys(('text.color', 'axes.labelcolor'), colour)):
+    with rc_context({'svg.hashsalt': 'cifar'}):
         figure = Figure(figsize=(6, 2.6), layout='constrained')
         axes = figure.add_subplot()
         for height, name in enumerate(reversed(COMPARED)):
             axes.plot(top1[name], [height] * len(top1[name]), 'o', alpha=0.6, color='tab:blue')
-            axes.plot(statistics.mean(top1[name]), height, '|', markersize=22, color=colour)
-        axes.set_yticks(range(len(COMPARED)), [*reversed(COMPARED)], color=colour)
-        axes.tick_params(axis='x', colors=colour)
+            axes.plot(statistics.mean(top1[name]), height, '|', markersize=22, color='black')
+        axes.set_yticks(range(len(COMPARED)), [*reversed(COMPARED)])
+        axes.set_ylim(-0.5, len(COMPARED) - 0.5)
         axes.set_xlabel('top-1 on the test images, percent: five seeds and their mean')
-        axes.spines[:].set_color(colour)
-        axes.patch.set_alpha(0)
-        figure.savefig(f'{CHART}_{theme}.svg', transparent=True, metadata={'Date': None})
+        figure.savefig(CHART, metadata={'Date': None})
 
 
 def main(
