@@ -251,7 +251,6 @@ def main(
     train_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the training images.')] = None,
     test_images: Annotated[Path | None, typer.Argument(help='Folder or tar of the test images.')] = None,
     only_costs: Annotated[bool, typer.Option('--costs', help='Measure the costs instead.')] = False,
-    processes: Annotated[int, typer.Option(help='Runs at the same time.', min=1)] = PROCESSES,
     only_report: Annotated[bool, typer.Option('--report', help='Print the tables of the finished runs.')] = False,
 ) -> None:
     """Compare plain, SE and SK nets on CIFAR-10, and ablate the SK net."""
@@ -272,7 +271,7 @@ def main(
     planned = [(name, seed) for seed in SEEDS for name in COMPARED] + [(name, SEEDS[0]) for name in ABLATIONS]
     left = [net for net in planned if net not in done]
     run_net = partial(run, train_images=train_images, test_images=test_images)
-    with RESULTS.open('a', newline='') as file, get_context('spawn').Pool(processes, maxtasksperchild=1) as pool:
+    with RESULTS.open('a', newline='') as file, get_context('spawn').Pool(PROCESSES, maxtasksperchild=1) as pool:
         writer = csv.DictWriter(file, COLUMNS, lineterminator='\n')
         if not rows:
             writer.writeheader()

@@ -250,7 +250,7 @@ def refusal(data, **settings):
 def test_invalid_folder_or_tar(tmp_path):
     assert refusal(tmp_path / 'none') == (
         f'{tmp_path}/none: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/; '
-        f'torch/cifar10 --dataset-download, for example, needs no file, but a network.'
+        'torch/cifar10 --dataset-download, for example, needs no file, but a network.'
     )
     (tmp_path / 'empty').mkdir()
     assert refusal(tmp_path / 'empty') == (

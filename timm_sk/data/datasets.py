@@ -311,7 +311,7 @@ def _require_images(root: Path) -> None:
     if not root.exists():
         raise ValueError(
             f'{root}: no such folder or tar of images. Other data sets begin with hfds/, wds/ or torch/; '
-            f'torch/cifar10 --dataset-download, for example, needs no file, but a network.'
+            'torch/cifar10 --dataset-download, for example, needs no file, but a network.'
         )
     if root.is_file() and root.suffix != '.tar':
         raise ValueError(f'{root}: neither a folder nor a .tar of images.')
