@@ -3,9 +3,8 @@
 After adding an architecture, run `python docs/costs.py`.
 """
 
-import csv
-
 from timm_sk.checkpoints import CHECKPOINTS
+from timm_sk.csv_files import write_csv
 from timm_sk.models.costs import FILE, count, shape
 
 COLUMNS = ('arch', 'num_classes', 'input_size', 'params', 'macs')
@@ -13,12 +12,11 @@ COLUMNS = ('arch', 'num_classes', 'input_size', 'params', 'macs')
 
 def main() -> None:
     """Count every architecture."""
-    with FILE.open('w', newline='', encoding='utf-8') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(COLUMNS)
-        for arch, num_classes, input_size in dict.fromkeys(map(shape, CHECKPOINTS.values())):
-            size = 'x'.join(map(str, input_size))
-            writer.writerow([arch, num_classes, size, *count(arch, num_classes, input_size)])
+    rows = [
+        [arch, num_classes, 'x'.join(map(str, input_size)), *count(arch, num_classes, input_size)]
+        for arch, num_classes, input_size in dict.fromkeys(map(shape, CHECKPOINTS.values()))
+    ]
+    write_csv(FILE, [COLUMNS, *rows])
 
 
 if __name__ == '__main__':

@@ -6,40 +6,25 @@ Nine runs (three units, three seeds) on images of `timm_sk.shapes`, evaluated on
 `benchmarks/lightweight_shapes.csv`, which `docs/lightweight.py` puts into words.
 """
 
-import csv
 import platform
 import time
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import timm
 import torch
 from recipe import Recipe
-from shapes import preprocess
-from torch import Tensor
+from shapes import NewImages, preprocess
 from train import count_wrong, train
 
+from timm_sk.csv_files import write_csv
 from timm_sk.data.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
 
 RESULTS = Path(__file__).resolve().parent.parent / 'benchmarks' / 'lightweight_shapes.csv'
 NAME = 'sk_shufflenetv2_x0_5'
 UNITS, SEEDS = ('plain', 'se', 'sk'), (0, 1, 2)
 RECIPE = Recipe(epochs=6, warmup_epochs=1, batch_size=32, lr=1e-2)  # chosen with the plain net, on other images
-
-
-@dataclass(frozen=True)
-class NewImages:
-    """6,400 images per epoch, new ones for each seed and epoch."""
-
-    seed: int
-    steps: int = 200
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels, labels = draw(self.steps * RECIPE.batch_size, seed=1000 * self.seed + epoch)
-        size = RECIPE.batch_size
-        yield from zip(preprocess(pixels).split(size), torch.from_numpy(labels).split(size), strict=True)
+STEPS = 200  # of an epoch, whose images are new ones for each seed
 
 
 def run(unit: str, seed: int) -> dict[str, object]:
@@ -48,7 +33,7 @@ def run(unit: str, seed: int) -> dict[str, object]:
     torch.manual_seed(seed)
     start = time.perf_counter()
     model = timm.create_model(NAME, unit=unit, num_classes=len(CLASS_NAMES))
-    train(model, NewImages(seed), RECIPE)
+    train(model, NewImages(STEPS, RECIPE.batch_size, first_seed=1000 * seed), RECIPE)
     seconds = time.perf_counter() - start
     pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
     wrong = count_wrong(model, preprocess(pixels), torch.from_numpy(labels))
@@ -58,7 +43,7 @@ def run(unit: str, seed: int) -> dict[str, object]:
         seed=seed,
         top1=round(100 * (1 - wrong / TEST_COUNT), 2),
         seconds=round(seconds),
-        images=RECIPE.epochs * NewImages(seed).steps * RECIPE.batch_size,
+        images=RECIPE.epochs * STEPS * RECIPE.batch_size,
         torch=torch.__version__.partition('+')[0],
         timm=timm.__version__,
         machine=platform.machine(),
@@ -70,11 +55,7 @@ def main() -> None:
     jobs = [(unit, seed) for seed in SEEDS for unit in UNITS]
     with ProcessPoolExecutor(max_workers=2) as pool:
         rows = list(pool.map(run, *zip(*jobs, strict=True)))
-    RESULTS.parent.mkdir(exist_ok=True)
-    with RESULTS.open('w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
+    write_csv(RESULTS, [rows[0], *(row.values() for row in rows)])
     for row in rows:
         print(row)
 

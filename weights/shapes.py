@@ -39,17 +39,15 @@ def preprocess(pixels: NDArray[np.uint8]) -> Tensor:
 
 @dataclass(frozen=True)
 class NewImages:
-    """Synthetic images; epoch k uses seed k."""
+    """Synthetic images; the seed of epoch k is k above the first one."""
 
-    recipe: ShapesRecipe
-
-    @property
-    def steps(self) -> int:
-        return self.recipe.epoch_pictures // self.recipe.batch_size
+    steps: int
+    batch_size: int
+    first_seed: int = 0
 
     def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        pixels, labels = draw(self.steps * self.recipe.batch_size, seed=epoch)
-        size = self.recipe.batch_size
+        pixels, labels = draw(self.steps * self.batch_size, seed=self.first_seed + epoch)
+        size = self.batch_size
         yield from zip(preprocess(pixels).split(size), torch.from_numpy(labels).split(size), strict=True)
 
 
@@ -61,7 +59,7 @@ class Shapes(Task):
     threads = 1
 
     def training_set(self) -> NewImages:
-        return NewImages(self.recipe)
+        return NewImages(self.recipe.epoch_pictures // self.recipe.batch_size, self.recipe.batch_size)
 
     def held_out(self) -> LabelledImages:
         pixels, labels = draw(TEST_COUNT, seed=TEST_SEED)
