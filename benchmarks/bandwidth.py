@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from stages import Results, Stage, convolutions, operations, unit_stages
+from stages import Place, Results, Stage, convolutions, operations, unit_stages
 
 from timm_sk.bench.agreement import exact_float32
 from timm_sk.bench.machine import describe, require_supported
@@ -73,16 +73,8 @@ def measure_stages(
 ) -> Iterator[list[StageRow]]:
     """Measure fuse, select and its backward pass beside the reference's, and one deployed unit stage by stage.
 
-    What disagrees with the reference is not timed.
-
-    Args:
-        shape: B, C, H, W of a branch.
-        branches: Number of branches.
-        groups: Groups of the unit's convolutions.
-        dtype: Key of `DTYPES`.
-        memory_format: Key of `MEMORY_FORMATS`.
-        device: A CPU or a CUDA GPU.
-        rounds: Timed rounds; None to compare only.
+    The shape is B, C, H, W of a branch; dtype and memory format are keys of `DTYPES` and `MEMORY_FORMATS`. What
+    disagrees with the reference is not timed, and without `rounds` nothing is.
 
     Raises:
         ValueError: If there are too few rounds, or float16 is asked of a CPU.
@@ -90,9 +82,7 @@ def measure_stages(
     if rounds is not None:
         require_rounds(rounds)
     require_supported(device, dtype=dtype)
-    place: dict[str, Any] = dict(
-        branches=branches, dtype=DTYPES[dtype], memory_format=MEMORY_FORMATS[memory_format], device=device
-    )
+    place = Place(DTYPES[dtype], MEMORY_FORMATS[memory_format], device)
     batch, channels, height, width = shape
     common: dict[str, Any] = dict(
         dtype=dtype,
@@ -105,10 +95,10 @@ def measure_stages(
         **describe(device),
     )
     with cudnn_benchmark():
-        copy, *selection = operations(shape, **place)
+        copy, *selection = operations(shape, place, branches=branches)
         yield _measure([copy, *selection], common, device, rounds)
         del selection  # and the memory of its maps
-        unit = unit_stages(shape, groups=groups, **place)
+        unit = unit_stages(shape, place, branches=branches, groups=groups)
         yield _measure([copy, *unit], common | dict(groups=groups), device, rounds)
 
 
@@ -123,30 +113,17 @@ def measure_convolutions(
 ) -> Iterator[list[StageRow]]:
     """Measure convolutions of `CONVOLUTIONS` with what follows them: bias, ReLU and shortcut.
 
-    Args:
-        batch: Number of images.
-        size: Largest height and width.
-        dtype: Key of `DTYPES`.
-        memory_format: Key of `MEMORY_FORMATS`.
-        device: A CPU or a CUDA GPU.
-        rounds: Timed rounds; None to compare only.
+    Maps are at most `size` high and wide; the other arguments are those of `measure_stages`.
     """
     require_supported(device, dtype=dtype)
+    place = Place(DTYPES[dtype], MEMORY_FORMATS[memory_format], device)
     for channels, out_channels, width, groups, kernel_size in CONVOLUTIONS:
         width = min(size, width)
         shape = (batch, channels, width, width)
         common: dict[str, Any] = dict(zip(('batch', 'channels', 'height', 'width'), shape, strict=True))
         common |= dict(dtype=dtype, memory_format=memory_format, branches=1, groups=groups, **describe(device))
         with cudnn_benchmark():
-            stages = convolutions(
-                shape,
-                out_channels=out_channels,
-                kernel_size=kernel_size,
-                groups=groups,
-                dtype=DTYPES[dtype],
-                memory_format=MEMORY_FORMATS[memory_format],
-                device=device,
-            )
+            stages = convolutions(shape, place, out_channels=out_channels, kernel_size=kernel_size, groups=groups)
             yield _measure(stages, common, device, rounds)
 
 

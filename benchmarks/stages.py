@@ -8,7 +8,7 @@ that make the branches; descriptors, logits and weights are counted too, and are
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -55,39 +55,25 @@ def runs_on(branches: list[Tensor]) -> str:
     return 'triton' if ops.runs_kernels(branches) else 'torch'
 
 
-def normal(
-    shape: Sequence[int], *, seed: int, dtype: torch.dtype, memory_format: torch.memory_format, device: torch.device
-) -> Tensor:
-    """A random tensor."""
-    generator = torch.Generator(device).manual_seed(seed)
-    x = torch.randn(*shape, generator=generator, device=device).to(dtype)
-    return x.contiguous(memory_format=memory_format) if x.dim() == 4 else x
+class Place(NamedTuple):
+    """What the tensors of a measurement have in common."""
+
+    dtype: torch.dtype
+    memory_format: torch.memory_format
+    device: torch.device
+
+    def draw(self, *shape: int, seed: int) -> Tensor:
+        """A random tensor."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        x = torch.randn(*shape, generator=generator, device=self.device).to(self.dtype)
+        return x.contiguous(memory_format=self.memory_format) if x.dim() == 4 else x
 
 
-def operations(
-    shape: Sequence[int],
-    *,
-    branches: int,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    device: torch.device,
-) -> list[Stage]:
-    """The copy of one map, which is the baseline, and `timm_sk.ops` beside its reference.
-
-    Args:
-        shape: B, C, H, W of a branch.
-        branches: Number of branches.
-        dtype: Dtype of branches and logits.
-        memory_format: Memory format of the branches.
-        device: Device of the tensors.
-    """
-
-    def draw(seed: int, size: Sequence[int] = shape) -> Tensor:
-        return normal(size, seed=seed, dtype=dtype, memory_format=memory_format, device=device)
-
-    sets = [[draw(10 * index + m) for m in range(branches)] for index in range(INPUT_SETS)]
-    logits = [draw(10 * index + 8, (shape[0], branches, shape[1])) for index in range(INPUT_SETS)]
-    grads = [draw(10 * index + 9) for index in range(INPUT_SETS)]
+def operations(shape: Sequence[int], place: Place, *, branches: int) -> list[Stage]:
+    """The copy of one map [B, C, H, W], which is the baseline, and `timm_sk.ops` on branches beside its reference."""
+    sets = [[place.draw(*shape, seed=10 * index + m) for m in range(branches)] for index in range(INPUT_SETS)]
+    logits = [place.draw(shape[0], branches, shape[1], seed=10 * index + 8) for index in range(INPUT_SETS)]
+    grads = [place.draw(*shape, seed=10 * index + 9) for index in range(INPUT_SETS)]
     by = runs_on(sets[0])
 
     def backward(run: Callable[..., Tensor]) -> Callable[[int], Results]:
@@ -144,34 +130,16 @@ def copy(maps: Sequence[Tensor]) -> Stage:
 
 
 def convolutions(
-    shape: Sequence[int],
-    *,
-    out_channels: int,
-    kernel_size: int,
-    groups: int,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    device: torch.device,
+    shape: Sequence[int], place: Place, *, out_channels: int, kernel_size: int, groups: int
 ) -> list[Stage]:
     """A copy, and a convolution alone, with bias and ReLU, and with a shortcut too: as passes of their own or cuDNN's.
 
-    Args:
-        shape: B, C, H, W of its input.
-        out_channels: Channels of its output, which is as high and wide.
-        kernel_size: Height and width of the kernel, odd.
-        groups: Groups of the convolution.
-        dtype: Dtype of weight and input.
-        memory_format: Memory format of weight and input.
-        device: Device of the tensors.
+    Its input is [B, C, H, W], and its output as high and wide: the kernel size is odd.
     """
     batch, channels, height, width = shape
-
-    def draw(seed: int, *size: int) -> Tensor:
-        return normal(size, seed=seed, dtype=dtype, memory_format=memory_format, device=device)
-
-    maps = [draw(index, *shape) for index in range(INPUT_SETS)]
-    weight = draw(3, out_channels, channels // groups, kernel_size, kernel_size)
-    bias, shortcut = draw(4, out_channels), draw(5, batch, out_channels, height, width)
+    maps = [place.draw(*shape, seed=index) for index in range(INPUT_SETS)]
+    weight = place.draw(out_channels, channels // groups, kernel_size, kernel_size, seed=3)
+    bias, shortcut = place.draw(out_channels, seed=4), place.draw(batch, out_channels, height, width, seed=5)
     settings = ([1, 1], [kernel_size // 2] * 2, [1, 1], groups)
     wide = weight.float(), bias.float()
 
@@ -229,41 +197,24 @@ def _recorded(run: Callable[..., Tensor], maps: Sequence[Tensor], logits: Tensor
     return run(leaves, scores), [*leaves, scores]
 
 
-def unit_stages(
-    shape: Sequence[int],
-    *,
-    branches: int,
-    groups: int,
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    device: torch.device,
-) -> list[Stage]:
-    """A deployed selective-kernel unit with as many channels in as out: its stages, each by itself, and the whole.
+def unit_stages(shape: Sequence[int], place: Place, *, branches: int, groups: int) -> list[Stage]:
+    """A deployed selective-kernel unit [B, C, H, W] -> [B, C, H, W]: its stages, each by itself, and the whole.
 
-    Each stage's input is what the stage before it gives. The whole unit's least traffic is the sum of the stages'.
-
-    Args:
-        shape: B, C, H, W of its input and of each branch.
-        branches: Number of branches, of kernel sizes 3, 5, and so on.
-        groups: Groups of its convolutions.
-        dtype: Dtype of weights and inputs.
-        memory_format: Memory format of weights and inputs.
-        device: Device of the tensors.
+    The kernel sizes of its branches are 3, 5, and so on. Each stage's input is what the stage before it gives. The
+    whole unit's least traffic is the sum of the stages'.
     """
     plain = _random_unit(shape[1], branches, groups)
-    unit = _deployed(plain, shape, dtype, memory_format, device)
+    unit = _deployed(plain, shape, place)
     attention: Any = unit.attn
-    images = [
-        normal(shape, seed=index, dtype=dtype, memory_format=memory_format, device=device)
-        for index in range(INPUT_SETS)
-    ]
+    images = [place.draw(*shape, seed=index) for index in range(INPUT_SETS)]
     with torch.no_grad():
         maps = [unit.split(x) for x in images]
         fused = [ops.fuse(branch_maps) for branch_maps in maps]
         logits = [attention(descriptor) for descriptor in fused]
 
     def expected() -> Results:
-        exact: Any = deepcopy(plain).to(dtype).float().to(device)  # weights that were rounded, arithmetic that is not
+        # weights that were rounded, arithmetic that is not
+        exact: Any = deepcopy(plain).to(place.dtype).float().to(place.device)
         with torch.no_grad():
             branch_maps = list(exact.split(images[0].float()))
             return (reference.select(branch_maps, exact.attn(reference.fuse(branch_maps))),)
@@ -313,20 +264,14 @@ def _random_unit(channels: int, branches: int, groups: int) -> SelectiveKernel:
     return unit
 
 
-def _deployed(
-    unit: SelectiveKernel,
-    shape: Sequence[int],
-    dtype: torch.dtype,
-    memory_format: torch.memory_format,
-    device: torch.device,
-) -> Any:
+def _deployed(unit: SelectiveKernel, shape: Sequence[int], place: Place) -> Any:
     """The unit as `deploy` leaves it in a net: norms folded, groups merged where that is faster, not compiled."""
     deployed = deploy(
-        nn.Sequential(deepcopy(unit).to(device)).eval(),
+        nn.Sequential(deepcopy(unit).to(place.device)).eval(),
         input_size=shape[1:],
         batch_size=shape[0],
-        dtype=dtype,
-        channels_last=memory_format == torch.channels_last,
+        dtype=place.dtype,
+        channels_last=place.memory_format == torch.channels_last,
         compile=False,
         remember=False,
     )

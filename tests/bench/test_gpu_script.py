@@ -11,7 +11,7 @@ import pytest
 import torch
 import typer
 from bandwidth import StageRow, difference, measure_stages
-from stages import operations, unit_stages
+from stages import Place, operations, unit_stages
 from subprocesses import ROOT
 
 from benchmarks import kernels
@@ -153,16 +153,16 @@ def test_order_of_measurements(stand_in, tmp_path):
 
 
 def test_least_bytes():
-    shape, place = [2, 16, 8, 8], dict(dtype=torch.bfloat16, memory_format=torch.channels_last, device=CPU)
+    shape, place = [2, 16, 8, 8], Place(torch.bfloat16, torch.channels_last, CPU)
     for branches in (1, 2, 3):
         tensor, logits, descriptor = 2 * 16 * 64 * 2, 2 * branches * 16 * 2, 2 * 16 * 2
-        assert {stage.name: stage.least_bytes for stage in operations(shape, branches=branches, **place)} == {
+        assert {stage.name: stage.least_bytes for stage in operations(shape, place, branches=branches)} == {
             'copy': 2 * tensor,
             'fuse': branches * tensor + descriptor,
             'select': (branches + 1) * tensor + logits,
             'select_backward': (2 * branches + 1) * tensor + 2 * logits,
         }
-        *stages, unit = unit_stages(shape, branches=branches, groups=4, **place)
+        *stages, unit = unit_stages(shape, place, branches=branches, groups=4)
         weights = 2 * branches * (16 * 4 * 9 + 16)
         mlp = 2 * (16 * 32 + 32 + 32 * 16 * branches)
         assert {stage.name: stage.least_bytes for stage in stages} == {
@@ -175,8 +175,8 @@ def test_least_bytes():
 
 
 def test_stages_of_a_unit():
-    place = dict(dtype=torch.float32, memory_format=torch.contiguous_format, device=CPU)
-    *stages, unit = unit_stages([2, 16, 8, 8], branches=2, groups=4, **place)
+    place = Place(torch.float32, torch.contiguous_format, CPU)
+    *stages, unit = unit_stages([2, 16, 8, 8], place, branches=2, groups=4)
     for index in range(4):
         (selected,) = stages[-1].step(index)
         torch.testing.assert_close(selected, unit.step(index)[0])
