@@ -27,6 +27,7 @@ CONVOLUTIONS = (
     (128, 128, 56, 32, 3),
     (512, 512, 14, 32, 3),
 )
+SIZES = ('batch', 'channels', 'height', 'width')
 ROUNDING_STEPS = 8  # of the dtype, below float32: a unit rounds its branches, its logits and its output
 
 
@@ -83,17 +84,8 @@ def measure_stages(
         require_rounds(rounds)
     require_supported(device, dtype=dtype)
     place = Place(DTYPES[dtype], MEMORY_FORMATS[memory_format], device)
-    batch, channels, height, width = shape
-    common: dict[str, Any] = dict(
-        dtype=dtype,
-        memory_format=memory_format,
-        batch=batch,
-        channels=channels,
-        height=height,
-        width=width,
-        branches=branches,
-        **describe(device),
-    )
+    common: dict[str, Any] = dict(zip(SIZES, shape, strict=True))
+    common |= dict(dtype=dtype, memory_format=memory_format, branches=branches, **describe(device))
     with cudnn_benchmark():
         copy, *selection = operations(shape, place, branches=branches)
         yield _measure([copy, *selection], common, device, rounds)
@@ -120,7 +112,7 @@ def measure_convolutions(
     for channels, out_channels, width, groups, kernel_size in CONVOLUTIONS:
         width = min(size, width)
         shape = (batch, channels, width, width)
-        common: dict[str, Any] = dict(zip(('batch', 'channels', 'height', 'width'), shape, strict=True))
+        common: dict[str, Any] = dict(zip(SIZES, shape, strict=True))
         common |= dict(dtype=dtype, memory_format=memory_format, branches=1, groups=groups, **describe(device))
         with cudnn_benchmark():
             stages = convolutions(shape, place, out_channels=out_channels, kernel_size=kernel_size, groups=groups)

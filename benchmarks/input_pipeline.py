@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import timm
 import torch
@@ -69,8 +69,7 @@ class PipelineRow(Measurement):
     max_waiting: float | None = None
 
 
-@dataclass
-class Timing:
+class Timing(NamedTuple):
     """Seconds of a round, and those spent waiting for a batch."""
 
     seconds: float
@@ -106,27 +105,22 @@ def training_step(model: str, device: torch.device) -> Step:
     return step
 
 
-def loading(loader: Loader, batches: int, epoch: int, step: Step | None = None) -> Timing:
+def loading(loader: Loader, batches: int, epoch: int, step: Step = lambda batch: None) -> Timing:
     """Load an epoch, with a step on each batch or none, and time the batches in its middle."""
     found = loader.epoch(epoch)
     first = (len(loader) - batches) // 2
     for _ in range(first):
-        _take(next(found), step)
+        step(next(found))
     waiting, began = 0.0, time.perf_counter()
     for _ in range(batches):
         before = time.perf_counter()
         batch = next(found)
         waiting += time.perf_counter() - before
-        _take(batch, step)
+        step(batch)
     taken = Timing(time.perf_counter() - began, waiting)
     for _ in found:  # else the workers would disturb the next measurement
         pass
     return taken
-
-
-def _take(batch: Batch, step: Step | None) -> None:
-    if step is not None:
-        step(batch)
 
 
 def stepping(step: Step, batch: Batch, batches: int) -> Timing:
@@ -240,8 +234,8 @@ def main(
             found = measure(
                 opened,
                 **setting,
-                workers=_numbers(workers),
-                with_step=_numbers(with_step),
+                workers=[*map(int, workers.split(','))],
+                with_step=[*map(int, with_step.split(','))],
                 batch_size=batch_size,
                 batches=batches,
                 rounds=rounds,
@@ -258,10 +252,6 @@ def main(
         speed = f'{row.median_images_per_s:9.1f} {row.min_images_per_s:6.1f}-{row.max_images_per_s:.1f}'
         share = f'{row.median_waiting:8.2%} {row.min_waiting:.2%}-{row.max_waiting:.2%}' if row.what == 'both' else ''
         print(f'{row.what:8} {"" if row.workers is None else row.workers:>7} {speed:23} {share}'.rstrip())
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in text.split(',')]
 
 
 if __name__ == '__main__':
