@@ -82,14 +82,13 @@ def recording(model: nn.Module, source: Source) -> None:
                 model(x)
 
 
-def studying(model: nn.Module, source: Source, *, scales: Sequence[float]) -> None:
-    """A whole study."""
-    study(model, source(), scales=scales, class_names=shapes.CLASS_NAMES)
-
-
 def measure(model: nn.Module, zoom: Zoom, sources: dict[str, Source], *, rounds: int | None) -> dict[Name, list[float]]:
     """Milliseconds of each round by what is measured and the source of images; without rounds all run once."""
-    doing = {'plain': plain, 'recording': recording, 'study': partial(studying, scales=zoom.scales)}
+
+    def whole_study(model: nn.Module, source: Source) -> None:
+        study(model, source(), scales=zoom.scales, class_names=shapes.CLASS_NAMES)
+
+    doing = {'plain': plain, 'recording': recording, 'study': whole_study}
     device = next(model.parameters()).device
     found: dict[Name, list[float]] = {}
     for place, source in sources.items():

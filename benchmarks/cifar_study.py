@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from timm_sk.bench.machine import describe
 from timm_sk.bench.memory import saved_bytes
+from timm_sk.csv_files import write_csv
 from timm_sk.models.costs import count_macs
 from timm_sk.models.sk_blocks import SelectiveKernelBottleneck
 from timm_sk.models.sknet_cifar import CifarResNet
@@ -256,10 +257,7 @@ def main(
     """Compare plain, SE and SK nets on CIFAR-10, and ablate the SK net."""
     if only_costs:
         rows = measure_costs()
-        with COSTS.open('w', newline='') as file:
-            writer = csv.DictWriter(file, rows[0], lineterminator='\n')
-            writer.writeheader()
-            writer.writerows(rows)
+        write_csv(COSTS, [rows[0], *(row.values() for row in rows)])
         return
     rows = read_rows(RESULTS)
     if only_report:

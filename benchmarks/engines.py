@@ -183,7 +183,7 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
             differences[name] = ((form(x) - expected).abs().max() / expected.abs().max()).item()
             if not differences[name] <= TOLERANCE['int8' if 'int8' in name else 'float32']:
                 raise SystemExit(f'{models.net} {name} differs by {differences[name]:.1e}: not timed.')
-        steps = {name: _step(form, x) for name, form in forms.items()}
+        steps = {name: lambda index, form=form: form(x) for name, form in forms.items()}
         times, _ = interleave(steps, rounds=rounds, device=torch.device('cpu'))
     machine = describe(torch.device('cpu'))
     packages = ('torch', 'timm', 'onnxruntime', 'openvino')
@@ -200,9 +200,9 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
     rows = []
     for name, taken in times.items():
         row: dict[str, Any] = shared | dict(form=name, difference=f'{differences[name]:.1e}')
-        row |= dict(zip(('min_ms', 'median_ms', 'max_ms'), map(_text, summarize(taken)), strict=True))
+        row |= dict(zip(('min_ms', 'median_ms', 'max_ms'), map('{:.4g}'.format, summarize(taken)), strict=True))
         spread = summarize(ratios(taken, times[BASELINE]))
-        row |= dict(zip(('ratio_min', 'ratio_median', 'ratio_max'), map(_text, spread), strict=True))
+        row |= dict(zip(('ratio_min', 'ratio_median', 'ratio_max'), map('{:.4g}'.format, spread), strict=True))
         stem, _, engine = name.rpartition(' ')
         path = models.folder / f'{stem}.onnx'
         is_file = engine in ENGINES
@@ -216,18 +216,10 @@ def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _step(form: Callable[[Tensor], Any], x: Tensor) -> Callable[[int], Any]:
-    return lambda index: form(x)
-
-
 def _nodes(path: Path) -> int:
     import onnx
 
     return len(onnx.load(path, load_external_data=False).graph.node)
-
-
-def _text(value: float) -> str:
-    return f'{value:.4g}'
 
 
 if __name__ == '__main__':

@@ -64,7 +64,7 @@ def measure(models: _Models, batch: int, rounds: int) -> list[list[Any]]:
     x = models.calibration[-batch:]
     with torch.no_grad():
         forms = {name: models.builders[name](batch) for name in FORMS}
-        steps = {name: (lambda index, form=form: form(x)) for name, form in forms.items()}
+        steps = {name: lambda index, form=form: form(x) for name, form in forms.items()}
         times, _ = interleave(steps, rounds=rounds, device=torch.device('cpu'))
     return [
         [name, f'{summarize(taken)[1]:.4g}', *(f'{ratio:.4g}' for ratio in summarize(ratios(taken, times[BASELINE])))]
