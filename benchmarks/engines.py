@@ -115,7 +115,8 @@ class _Models:
     def export(self, other_quantizers: bool) -> None:
         """Write the ONNX models that the engines run."""
         x, batches = self.calibration[:2], self.calibration.split(8)
-        self._add_file(write_onnx(copy.deepcopy(self.timm), x, self.folder / 'timm.onnx'))
+        timms = self.folder / 'timm.onnx'
+        self._add_file(write_onnx(copy.deepcopy(self.timm), x, timms, dynamic_size=False, metadata={}))
         self._add_file(timm_sk.export(self.ours, self.folder / 'ours.onnx', input_size=self.shape))
         quantized = timm_sk.quantize(self.ours, batches, input_size=self.shape, engine='onnxruntime')
         self._add_file(timm_sk.export(quantized, self.folder / 'ours int8.onnx'))
