@@ -9,15 +9,13 @@ card is that of the rounded weights on the test images, which are looked at once
 """
 
 import csv
-import subprocess
 from pathlib import Path
-from string import Template
 from typing import Annotated
 
 import timm
-import torch
 import typer
 import yaml
+from export import ROOT, git_commit, write_card
 from torch import Tensor, nn
 
 from timm_sk.checkpoints import CHECKPOINTS
@@ -38,7 +36,6 @@ from timm_sk.publishing.hub_folder import (
 )
 
 NAME = 'sknet17_1x32d.cifar10'
-ROOT = Path(__file__).resolve().parent
 HALVED = (nn.Conv2d, nn.Linear)
 
 
@@ -78,20 +75,22 @@ def main(
     weights = rounded(model)
     model.load_state_dict(weights)  # copies into float32
     folder.mkdir(exist_ok=True)
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, capture_output=True, text=True)
-    source = dict(source='weights/cifar10.py', commit=commit.stdout.strip())
+    source = dict(source='weights/cifar10.py', commit=git_commit())
     write_model(folder, model, row, metadata=source)  # for its config; the weights are replaced
     save_safetensors(weights, folder / WEIGHTS, metadata=dict(format='pt', **source))
     write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=source)
     settings = yaml.safe_load((run / 'export' / SETTINGS).read_text())
-    write_recipe(folder, recipe_settings(settings))
+    recipe = recipe_settings(settings)
+    write_recipe(folder, recipe)
     found = validate(f'local-dir:{folder}', ValidationConfig(data=str(test_images), workers=0)).evaluation
     with (run / 'metrics.csv').open(newline='') as file:
         history = list(csv.DictReader(file))
     fastest = min(float(epoch['seconds']) for epoch in history)
     low, high = wilson_interval(found.top1 / 100 * found.count, found.count)
-    card = Template((ROOT / f'{NAME}.card.md').read_text()).substitute(
-        params=f'{sum(parameter.numel() for parameter in model.parameters()):,}',
+    card = write_card(
+        NAME,
+        model,
+        recipe,
         top1=f'{found.top1:.2f}',
         interval=f'{low:.2f} to {high:.2f}',
         wrong=f'{round((1 - found.top1 / 100) * found.count):,}',
@@ -103,9 +102,6 @@ def main(
         seconds=f'{fastest:.0f}',
         minutes=f'{len(history) * fastest / 60:.0f}',
         seed=settings['seed'],
-        torch=torch.__version__.partition('+')[0],
-        timm=timm.__version__,
-        settings='\n'.join(f'| {key} | {value} |' for key, value in recipe_settings(settings).items()),
     )
     (folder / CARD).write_text(card)
     print(f'top-1 {found.top1:.2f} % ({low:.2f} to {high:.2f}): {folder}')

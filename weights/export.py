@@ -1,8 +1,10 @@
 """A trained model as a folder: weights, config, goldens, recipe, card and example images."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
+from typing import Any
 
 import timm
 import torch
@@ -16,11 +18,16 @@ ROOT = Path(__file__).resolve().parent
 GOLDEN_INPUTS = 8
 
 
-def write_card(name: str, model: nn.Module, recipe: Recipe, **facts: str) -> str:
+def git_commit() -> str:
+    """The commit that is checked out."""
+    return subprocess.check_output(['git', 'rev-parse', 'HEAD'], cwd=ROOT, text=True).strip()
+
+
+def write_card(name: str, model: nn.Module, settings: Mapping[str, Any], **facts: object) -> str:
     """Fill the template `weights/<name>.card.md`."""
     return Template((ROOT / f'{name}.card.md').read_text()).substitute(
         params=f'{sum(p.numel() for p in model.parameters()):,}',
-        settings='\n'.join(f'| {field} | {value} |' for field, value in vars(recipe).items()),
+        settings='\n'.join(f'| {field} | {value} |' for field, value in settings.items()),
         torch=torch.__version__.partition('+')[0],
         timm=timm.__version__,
         **facts,
@@ -28,22 +35,16 @@ def write_card(name: str, model: nn.Module, recipe: Recipe, **facts: str) -> str
 
 
 def export(name: str, model: nn.Module, recipe: Recipe, held_out: LabelledImages, card: str) -> Path:
-    """Write `weights/<name>/`.
+    """Write `weights/<name>/`: a model in eval mode, its recipe and its card.
 
-    Args:
-        name: `arch.tag`.
-        model: In eval mode.
-        recipe: Its settings.
-        held_out: The first few become goldens, the first of each class becomes an example.
-        card: Text of the folder's README.md.
+    The first held-out images become goldens, the first of each class becomes an example.
     """
     folder = ROOT / name
     examples = folder / 'examples'
     examples.mkdir(parents=True, exist_ok=True)
     row = CHECKPOINTS[name]
-    commit = subprocess.run(['git', 'rev-parse', 'HEAD'], cwd=ROOT, check=True, capture_output=True, text=True)
     source = dict(source=f'weights/train.py {name}')
-    write_model(folder, model, row, metadata=dict(source, commit=commit.stdout.strip()))
+    write_model(folder, model, row, metadata=dict(source, commit=git_commit()))
     write_golden(folder / GOLDEN, model, held_out.images[:GOLDEN_INPUTS], metadata=source)
     write_recipe(folder, vars(recipe))
     for label, label_name in enumerate(row.label_names or ()):

@@ -96,7 +96,7 @@ def main(
     total = len(held_out.labels)
     wrong = count_wrong(model, held_out.images, held_out.labels)
     task.export_for_tests()
-    card = write_card(name, model, task.recipe, top1=top1(wrong, total), wrong=str(wrong), **task.facts(model))
+    card = write_card(name, model, vars(task.recipe), top1=top1(wrong, total), wrong=str(wrong), **task.facts(model))
     folder = export(name, model, task.recipe, held_out, card)
     print(f'held-out top-1 {top1(wrong, total)} %: {folder}')
     print('For its row in timm_sk/checkpoints/small.py:')
