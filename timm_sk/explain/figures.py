@@ -193,5 +193,5 @@ def _draw_levels(axes: Any, scales: Sequence[float], levels: Sequence[Estimate],
         _with_intervals(axes, places, estimate, label=scale_label(scale), **_style(s) | style)
 
 
-def _short(name: str, most: int = 24) -> str:
-    return (name if len(name) <= most else f'{name[: most - 1]}…').replace('$', r'\$')
+def _short(name: str) -> str:
+    return (name if len(name) <= 24 else f'{name[:23]}…').replace('$', r'\$')

@@ -5,6 +5,7 @@ Names are those of timm's `train.py` where it has the setting, so that a recipe 
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -190,12 +191,12 @@ def _converted(name: str, kind: str, value: Any, where: str) -> Any:
     elif plain == 'str' and isinstance(value, str | int | float):
         return str(value)
     elif plain in ('int', 'float'):
-        try:
+        with suppress(TypeError, ValueError, OverflowError):
             number = float(value)
-            if plain == 'float' or number == int(number):
-                return number if plain == 'float' else int(number)
-        except (TypeError, ValueError, OverflowError):
-            pass
+            if plain == 'float':
+                return number
+            if number.is_integer():
+                return int(number)
     raise ValueError(f'{where}: {name} must be of type {plain}, got {value!r}.')
 
 

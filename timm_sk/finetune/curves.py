@@ -95,10 +95,9 @@ def _most_confused(counts: Tensor, shares: Tensor) -> list[tuple[int, int]]:
     return sorted(pairs, key=lambda pair: (-float(wrong[pair]), -float(shares[pair]), pair))[:_MAX_PAIRS]
 
 
-def _shortened(name: str, length: int = 20) -> str:
+def _shortened(name: str) -> str:
     """A name without its middle if it is long; dollars are escaped, as matplotlib reads them as formulas."""
-    half = length // 2
-    return (name if len(name) <= length else f'{name[: half - 1]}…{name[-half:]}').replace('$', r'\$')
+    return (name if len(name) <= 20 else f'{name[:9]}…{name[-10:]}').replace('$', r'\$')
 
 
 def _save(figure: Any, path: Path | None) -> None:

@@ -42,16 +42,8 @@ def export_run(
     """Write weights, config, golden batch, model card and settings of a fine-tuned model; returns the folder.
 
     An older export of the same architecture and tag is replaced atomically. Paths of this machine are not written; of
-    the data's path only the last part is.
-
-    Args:
-        folder: Folder to write.
-        model: Model on any device and in any mode; it stays as it is.
-        config: Settings of the run.
-        class_names: Names of the classes in order, if known.
-        metrics: Metrics on the validation split; `val_top1` and `val_top5` are accuracies in percent.
-        dataset: Name of the data, or its path.
-        preprocessing: Preprocessing as timm resolves it.
+    the data's path only the last part is. The model stays as it is, on any device and in any mode. Metrics are those
+    of the validation split, `val_top1` and `val_top5` in percent; the preprocessing is as timm resolves it.
 
     Raises:
         ValueError: If the tag is invalid, the number of names is wrong, or the folder holds something else.

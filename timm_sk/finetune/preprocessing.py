@@ -42,8 +42,7 @@ def batch_transform(
     The function takes 8-bit images [B, C, H, W], labels [B] and the epoch. It returns images in float32, and labels
     [B], or class probabilities [B, K] with mixup.
     """
-    mean, std = preprocessing['mean'], preprocessing['std']
-    prepare = normalizer(mean, std, device, channels_last=config.channels_last)
+    prepare = normalizer(preprocessing['mean'], preprocessing['std'], device, channels_last=config.channels_last)
     augments = not (config.no_aug or config.linear_probe)
     erase = RandomErasing(config.reprob, mode=config.remode, max_count=config.recount, device=str(device))
     mix = Mixup(

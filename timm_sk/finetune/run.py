@@ -89,7 +89,6 @@ def finetune(
         if not len(loader):
             raise ValueError(f'{len(splits.train)} images do not fill a batch per process: lower --batch-size.')
         state = build_train_state(config, model, context, -(-len(loader) // config.grad_accum_steps))
-        mean, std = inputs['mean'], inputs['std']
         evaluate_model = partial(
             evaluate,
             loader=eval_loader(
@@ -97,7 +96,7 @@ def finetune(
             ),
             num_classes=splits.num_classes,
             context=context,
-            prepare=normalizer(mean, std, context.device, channels_last=config.channels_last),
+            prepare=normalizer(inputs['mean'], inputs['std'], context.device, channels_last=config.channels_last),
             autocast=state.autocast,
             max_bad=config.max_bad_images,
         )

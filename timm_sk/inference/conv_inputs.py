@@ -1,6 +1,7 @@
 """The inputs of a model's convolutions in one forward pass."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from typing import TypeVar
 
 import torch
@@ -13,12 +14,10 @@ def observe_convs(
     convs: Iterable[Conv], run: Callable[[], object], observe: Callable[[Conv, Tensor, Tensor], None]
 ) -> None:
     """Call `observe` with each convolution, its input and its output, in the order in which `run` calls them."""
-    hooks = [conv.register_forward_hook(lambda conv, args, output: observe(conv, args[0], output)) for conv in convs]
-    try:
+    with ExitStack() as hooks:
+        for conv in convs:
+            hooks.enter_context(conv.register_forward_hook(lambda conv, args, output: observe(conv, args[0], output)))
         run()
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 def conv_inputs(convs: Iterable[Conv], run: Callable[[Tensor], object], x: Tensor) -> dict[Conv, Tensor]:

@@ -15,7 +15,7 @@ from .autotune import AutotuneCache, measure, pick_fastest, setting
 from .conv_inputs import conv_inputs, memory_format_of, random_input
 
 
-def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool = True) -> None:
+def merge_where_faster(inputs: Mapping[FoldedConv, Tensor], *, remember: bool) -> None:
     """Merge the groups of folded convolutions in place, where that is faster in inference."""
     cache = AutotuneCache(remember=remember)
     for conv, x in inputs.items():
