@@ -12,15 +12,7 @@ CLEAR = 3  # standard errors above which a difference is reported
 
 
 def larger_kernel_weights(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The weight of each SK unit's last branch, averaged over the channels, per image.
-
-    Args:
-        model: A net of `timm_sk`, in eval mode.
-        images: Preprocessed images [N, 3, H, W].
-
-    Returns:
-        Weights [N] from 0 to 1, by the paper's unit names.
-    """
+    """The weight [N] of each SK unit's last branch, averaged over the channels, by the paper's name of the unit."""
     return {unit.name: unit.weights[:, -1].mean(dim=1) for unit in attention_weights(model, images)}
 
 

@@ -54,13 +54,10 @@ def has_timm(arch: str) -> bool:
 
 
 def build(side: str, arch: str, *, branches: int | None = None) -> nn.Module:
-    """Build a model with fresh weights, on the CPU in float32.
+    """Build a model of one of our architectures that has this side, with fresh weights, on the CPU in float32.
 
-    Args:
-        side: 'ours', 'timm' or 'plain'.
-        arch: One of our architectures that has this side.
-        branches: One of `branch_counts`: branches of kernel sizes 3, 5, 7, 9, each of which sees all input channels,
-            or the radix of a ResNeSt. None for the architecture's own.
+    `branches` is one of `branch_counts`: branches of kernel sizes 3, 5, 7, 9, each of which sees all input channels, or
+    the radix of a ResNeSt; None for the architecture's own.
     """
     if side == 'plain':
         return timm.create_model(PLAIN_BACKBONES[arch])

@@ -15,12 +15,9 @@ from torch.profiler import ProfilerActivity, profile
 def saved_bytes(forward: Callable[[], object], *, excluded: Iterable[Tensor] = ()) -> int:
     """Bytes that a forward pass keeps for its backward pass.
 
-    Counts the whole storage of every tensor that passes through autograd's hooks, each once. Autocast's copies of
-    excluded tensors do not count. What a custom function keeps outside `save_for_backward` is not seen.
-
-    Args:
-        forward: Runs the forward pass and returns what holds the graph.
-        excluded: Tensors whose storages do not count, such as parameters and buffers.
+    Counts the whole storage of every tensor that passes through autograd's hooks, each once, except those of excluded
+    tensors, such as parameters and buffers, and autocast's copies of them. What a custom function keeps outside
+    `save_for_backward` is not seen. `forward` returns what holds the graph.
     """
     leaves = set(excluded)
     addresses = {tensor.untyped_storage().data_ptr() for tensor in leaves}
@@ -51,11 +48,7 @@ def peak_bytes(step: Callable[[], object], *, device: torch.device) -> int:
     """The most bytes of tensors that one step holds at a time beyond those before it.
 
     On CUDA by the caching allocator; on a CPU by torch's profiler, which sees all allocations of tensors, but not those
-    of libraries such as oneDNN.
-
-    Args:
-        step: Runs the step; run it once before, so that what is made on first use exists.
-        device: Device of the step.
+    of libraries such as oneDNN. Run the step once before, so that what is made on first use exists.
     """
     if device.type == 'cuda':
         torch.cuda.synchronize(device)

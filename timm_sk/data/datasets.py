@@ -36,12 +36,7 @@ _UNWRITABLE = ('Cc', 'Cs', 'Zl', 'Zp')  # in names of classes: controls, bytes t
 
 
 class ImageDataset:
-    """Labelled images by index.
-
-    Args:
-        dataset: Data set with an index, as `timm.data.create_dataset` gives it, or `ClassFolders`.
-        decode: Decodes a file.
-    """
+    """Labelled images by index, of a data set as `timm.data.create_dataset` gives it, or of `ClassFolders`."""
 
     def __init__(self, dataset: Any, *, decode: Decode = decode_image) -> None:
         self.dataset = dataset

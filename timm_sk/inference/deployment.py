@@ -14,7 +14,7 @@ from ..layers.folded_conv import FoldedConv
 from ..models.inputs import image_shape
 from .conv_inputs import conv_inputs
 from .cuda_graph import Forward, GraphedForward
-from .engines import ATTRIBUTES, ConstantModel, EngineModel
+from .engines import ConstantModel, EngineModel, copy_attributes
 from .fold import fold_model, wrap_convolutions
 from .tune_branches import replace_where_faster
 from .tune_groups import merge_where_faster
@@ -143,9 +143,7 @@ class Deployed(ConstantModel):
         weights = next(model.parameters(), torch.empty(0))
         self.dtype = weights.dtype
         self.device = weights.device
-        for name in ATTRIBUTES:
-            if hasattr(model, name):
-                setattr(self, name, getattr(model, name))
+        copy_attributes(model, self)
         self._compiled: Forward | None = None
         self._graphed: GraphedForward | None = None
         self.refusal = (

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .autotune import AutotuneCache, device_name, measure, pick_fastest
-from .engines import ATTRIBUTES, EngineModel, installed_engines, require_engine
+from .engines import EngineModel, copy_attributes, installed_engines, require_engine
 from .graph_export import compare, describe, write_onnx_of_any_size
 from .graph_form import graph_form
 
@@ -33,9 +33,7 @@ def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> En
         path = write_onnx_of_any_size(graph_form(model), x, Path(folder, 'model.onnx'), describe(model, shape))
         found = EngineModel(path.read_bytes(), engine)
     found.input_shape = list(shape)
-    for name in ATTRIBUTES:
-        if hasattr(model, name):
-            setattr(found, name, getattr(model, name))
+    copy_attributes(model, found)
     noise = torch.randn(tuple(shape), generator=torch.Generator().manual_seed(0))
     compare(found, copy.deepcopy(model).cpu().float(), noise)
     return found

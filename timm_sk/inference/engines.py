@@ -17,8 +17,7 @@ from ..optional_packages import require_package
 
 ENGINES = {'onnxruntime': 'onnx', 'openvino': 'openvino'}  # package -> extra of timm_sk that installs it
 MAX_COMPILED = 4  # shapes of input; each takes the memory of the packed weights
-# what a deployed model has of the original
-ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
+_ATTRIBUTES = ('num_classes', 'num_features', 'head_hidden_size', 'feature_info', 'pretrained_cfg', 'default_cfg')
 
 Run = Callable[[NDArray[Any]], list[NDArray[np.float32]]]
 M = TypeVar('M', bound='ConstantModel')
@@ -45,6 +44,13 @@ def default_engine(path: Path | None = None) -> str:
     """OpenVINO for its own format and where it is installed, otherwise ONNX Runtime."""
     is_ir = path is not None and path.suffix == '.xml'
     return 'openvino' if is_ir or 'openvino' in installed_engines() else 'onnxruntime'
+
+
+def copy_attributes(model: nn.Module, deployed: nn.Module) -> None:
+    """Give a deployed model what it has of the original one."""
+    for name in _ATTRIBUTES:
+        if hasattr(model, name):
+            setattr(deployed, name, getattr(model, name))
 
 
 class ConstantModel(nn.Module):

@@ -22,13 +22,9 @@ from .fold import fold_model
 
 
 def graph_form(model: nn.Module) -> nn.Module:
-    """Copy a model in the form in which it is exported: norms folded, units rewritten.
+    """Copy a model, plain or folded, in the form in which it is exported: norms folded, units rewritten.
 
-    Args:
-        model: A model in eval mode, plain or folded; it is not changed.
-
-    Returns:
-        A model with the same outputs up to rounding, in float32, without gradients.
+    The copy has the same outputs up to rounding, in float32 on the CPU, without gradients.
 
     Raises:
         ValueError: If a part of the model is in train mode.
