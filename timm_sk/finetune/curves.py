@@ -20,7 +20,7 @@ _PANELS = {
 _STYLES = dict(train_loss='--o', val_loss='-s', train_top1='--o', val_top1='-s', val_top5=':^', lr='-.')
 
 
-def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None) -> Any:
+def plot_curves(history: Sequence[Mapping[str, float]], path: Path) -> Any:
     """Plot loss, accuracy and learning rate by epoch, except those that are missing; returns the figure.
 
     Raises:
@@ -46,7 +46,7 @@ def plot_curves(history: Sequence[Mapping[str, float]], path: Path | None = None
     return figure
 
 
-def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path | None = None) -> Any:
+def plot_confusion(confusion: Tensor, names: Sequence[str], path: Path) -> Any:
     """Plot the confusion matrix; of many classes beside a list of the most confused pairs; returns the figure.
 
     The matrix [K, K] has the number of images by true class (rows) and predicted class (columns).
@@ -100,7 +100,6 @@ def _shortened(name: str) -> str:
     return (name if len(name) <= 20 else f'{name[:9]}…{name[-10:]}').replace('$', r'\$')
 
 
-def _save(figure: Any, path: Path | None) -> None:
-    if path is not None:
-        with atomic_write(path) as file:
-            figure.savefig(file, format=path.suffix.lstrip('.') or 'png', dpi=_DPI)
+def _save(figure: Any, path: Path) -> None:
+    with atomic_write(path) as file:
+        figure.savefig(file, format='png', dpi=_DPI)
