@@ -130,10 +130,10 @@ def fail_together(context: DistributedContext, work: Callable[[], T]) -> T:
         failure = error
     kind = RuntimeError if isinstance(failure, RuntimeError) else ValueError
     failures = context.all_gather(None if failure is None else (kind, str(failure) or type(failure).__name__))
-    first = next((rank for rank, found in enumerate(failures) if found), None)
-    if first is None:
-        return result
-    if first == context.rank and failure:
-        raise failure
-    echoed, message = failures[first] or (ValueError, '')
-    raise echoed(message) from failure
+    for rank, found in enumerate(failures):
+        if found:
+            if rank == context.rank and failure:
+                raise failure
+            echoed, message = found
+            raise echoed(message) from failure
+    return result

@@ -33,7 +33,7 @@ def _lines(part: ImageDataset | ImageStream) -> Iterator[str]:
     elif isinstance(part.reader, ClassFolders):
         yield from part.reader.stamps(part.indices)
     else:
-        yield repr([*part.indices] if isinstance(part.indices, range) else part.indices)
+        yield repr([*part.indices])
         yield repr(part.targets())
         for path, _ in part.files or ():
             yield f'{path} {stamp(path)}'

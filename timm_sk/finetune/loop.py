@@ -180,8 +180,7 @@ def evaluate_epoch(run: Run) -> dict[str, float]:
         for model in (state.model, state.eval_model):
             distribute_bn(model, run.context.size)
     found = run.evaluate(state.eval_model)
-    bad = {*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)}
-    progress.bad = sorted(bad)
+    progress.bad = sorted({*found.bad, *(line for lines in run.context.all_gather(progress.bad) for line in lines)})
     require_few_bad(progress.bad, run.config.max_bad_images)
     for line in progress.bad:
         if line not in progress.reported:
