@@ -7,6 +7,7 @@ bias, ReLU and shortcut cost after a convolution. Exits with 1 if something disa
 import argparse
 import sys
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 
 from bandwidth import StageRow, measure_convolutions, measure_stages
@@ -33,19 +34,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             require_rounds(rounds)
         if options.out:
             require_appendable(options.out, StageRow.columns())
-        for dtype in options.dtypes:
-            for memory_format in options.formats:
-                place = dict(dtype=dtype, memory_format=memory_format, device=device, rounds=rounds)
-                if options.convolutions:
-                    measured = measure_convolutions(shape[0], size=min(shape[2:]), **place)
-                else:
-                    groups = min(options.groups, shape[1] // 4)
-                    measured = measure_stages(shape, branches=options.branches, groups=groups, **place)
-                for found in measured:
-                    if options.out:
-                        append(options.out, found)
-                    print(table(found), flush=True)
-                    rows += found
+        for dtype, memory_format in product(options.dtypes, options.formats):
+            place = dict(dtype=dtype, memory_format=memory_format, device=device, rounds=rounds)
+            if options.convolutions:
+                measured = measure_convolutions(shape[0], size=min(shape[2:]), **place)
+            else:
+                groups = min(options.groups, shape[1] // 4)
+                measured = measure_stages(shape, branches=options.branches, groups=groups, **place)
+            for found in measured:
+                if options.out:
+                    append(options.out, found)
+                print(table(found), flush=True)
+                rows += found
     except (ValueError, OSError, RuntimeError) as error:
         print(f'kernels.py: {next(iter(str(error).splitlines()), type(error).__name__)}', file=sys.stderr)
         return 1

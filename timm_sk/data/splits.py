@@ -93,8 +93,7 @@ def split_indices(targets: Sequence[int], fraction: float, seed: int) -> tuple[l
         by_class[label].append(index)
     stream = np.random.RandomState(np.random.PCG64(seed))
     second: set[int] = set()
-    for label in sorted(by_class):
-        members = by_class[label]
+    for _, members in sorted(by_class.items()):
         count = min(max(round(fraction * len(members)), 1), len(members) - 1)
         second.update(members[position] for position in stream.permutation(len(members))[:count])
     if not second:

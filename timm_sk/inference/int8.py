@@ -198,6 +198,5 @@ def _with_metadata(graph: bytes, metadata: dict[str, Any]) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(graph)
-    del model.metadata_props[:]
-    model.metadata_props.add(key='timm_sk', value=json.dumps(metadata, sort_keys=True))
+    onnx.helper.set_model_props(model, {'timm_sk': json.dumps(metadata, sort_keys=True)})
     return bytes(model.SerializeToString())
