@@ -16,7 +16,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.input_pipeline import draw_folder
+from benchmarks.input_pipeline import draw_folder, spread
 from timm_sk import record_attention, shapes
 from timm_sk.bench.machine import describe
 from timm_sk.bench.results import Measurement, append, require_appendable
@@ -26,7 +26,7 @@ from timm_sk.devices import open_device
 from timm_sk.explain import Zoom, study
 from timm_sk.explain.batches import data_batches
 from timm_sk.factory import ready_model
-from timm_sk.inference.timing import MIN_ROUNDS, interleave, summarize
+from timm_sk.inference.timing import MIN_ROUNDS, interleave, ratios
 
 Batches = Iterable[tuple[Sequence[Tensor], Tensor]]
 Source = Callable[[], Batches]
@@ -105,20 +105,14 @@ def rows(found: dict[Name, list[float]], *, count: int, device: torch.device, **
     """A row for each measurement."""
     made = []
     for (what, place), times in found.items():
-        speeds = summarize([1e3 * count / time for time in times])
-        shares = summarize([base / time for base, time in zip(found['plain', place], times, strict=True)])
         made.append(
             StudyRow(
                 what=what,
                 source=place,
                 count=count,
                 rounds=len(times),
-                min_images_per_s=speeds[0],
-                median_images_per_s=speeds[1],
-                max_images_per_s=speeds[2],
-                min_of_plain=shares[0],
-                median_of_plain=shares[1],
-                max_of_plain=shares[2],
+                **spread('images_per_s', [1e3 * count / time for time in times]),
+                **spread('of_plain', ratios(times, found['plain', place])),
                 **setting,
                 **describe(device),
             )

@@ -6,7 +6,7 @@ folder. The step alone on a batch in memory, loading alone, and both together ta
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -175,6 +175,11 @@ def measure(
     return found
 
 
+def spread(of: str, values: Sequence[float]) -> dict[str, float]:
+    """Minimum, median and maximum, by the names of their columns."""
+    return dict(zip((f'min_{of}', f'median_{of}', f'max_{of}'), summarize(values), strict=True))
+
+
 def rows(
     found: dict[Name, list[Timing]], *, batches: int, device: torch.device, **setting: object
 ) -> list[PipelineRow]:
@@ -182,23 +187,19 @@ def rows(
     made = []
     for (what, workers), taken in found.items():
         timed = batches * (ALONE if what == 'loading' else 1)
-        least, median, most = summarize([timed * setting['batch'] / one.seconds for one in taken])
-        row = PipelineRow(
-            what=what,
-            workers=workers,
-            rounds=len(taken),
-            batches=timed,
-            min_images_per_s=least,
-            median_images_per_s=median,
-            max_images_per_s=most,
-            **setting,
-            **describe(device),
-        )
-        if what == 'both':
-            row.min_waiting, row.median_waiting, row.max_waiting = summarize(
-                [one.waiting / one.seconds for one in taken]
+        waiting = spread('waiting', [one.waiting / one.seconds for one in taken]) if what == 'both' else {}
+        made.append(
+            PipelineRow(
+                what=what,
+                workers=workers,
+                rounds=len(taken),
+                batches=timed,
+                **spread('images_per_s', [timed * setting['batch'] / one.seconds for one in taken]),
+                **waiting,
+                **setting,
+                **describe(device),
             )
-        made.append(row)
+        )
     return made
 
 

@@ -87,13 +87,11 @@ def deploy(
 
         if device.type != 'cpu' or dtype != torch.float32:
             raise ValueError(f'{engine} runs on the CPU in float32, got {dtype} on {device}: pass engine="torch".')
+        if engine != 'auto':
+            return deploy_for_engine(model, shape, engine)
         options: dict[str, Any] = dict(channels_last=channels_last, compile=compile, merge_groups=merge_groups)
         in_torch = partial(deploy, model, input_size=shape[1:], batch_size=batch_size, remember=remember, **options)
-        return (
-            pick_engine(model, shape, in_torch, options=options, remember=remember)
-            if engine == 'auto'
-            else deploy_for_engine(model, shape, engine)
-        )
+        return pick_engine(model, shape, in_torch, options=options, remember=remember)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     folded = copy.deepcopy(model).requires_grad_(False)
     fold_model(folded)
