@@ -222,26 +222,14 @@ def unit_stages(shape: Sequence[int], place: Place, *, branches: int, groups: in
     whole, branch_bytes = bytes_of(images[:1]), bytes_of(maps[0])
     small, scores = bytes_of(fused[:1]), bytes_of(logits[:1])
     by = runs_on(maps[0])
+    steps = {
+        'unit_split': (whole + branch_bytes + bytes_of(unit.paths.parameters()), _forward(unit.split, images)),
+        'unit_fuse': (branch_bytes + small, _forward(ops.fuse, maps)),
+        'unit_mlp': (small + bytes_of(attention.parameters()) + scores, _forward(attention, fused)),
+        'unit_select': (branch_bytes + scores + whole, _forward(ops.select, maps, logits)),
+    }
     stages = [
-        Stage(
-            name='unit_split',
-            implementation=by,
-            least_bytes=whole + branch_bytes + bytes_of(unit.paths.parameters()),
-            step=_forward(unit.split, images),
-        ),
-        Stage(name='unit_fuse', implementation=by, least_bytes=branch_bytes + small, step=_forward(ops.fuse, maps)),
-        Stage(
-            name='unit_mlp',
-            implementation=by,
-            least_bytes=small + bytes_of(attention.parameters()) + scores,
-            step=_forward(attention, fused),
-        ),
-        Stage(
-            name='unit_select',
-            implementation=by,
-            least_bytes=branch_bytes + scores + whole,
-            step=_forward(ops.select, maps, logits),
-        ),
+        Stage(name=name, implementation=by, least_bytes=moved, step=step) for name, (moved, step) in steps.items()
     ]
     least = sum(stage.least_bytes for stage in stages)
     return [
