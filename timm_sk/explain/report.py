@@ -1,5 +1,6 @@
 """The output folder of an explanation or a study: figures, a CSV of every number, one HTML page."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -125,8 +126,7 @@ def _listed(scales: Sequence[float]) -> str:
 
 def _file_name(name: str) -> str:
     """An image's name without characters that file names may not have."""
-    stem = ''.join(letter if letter.isalnum() or letter in '-_' else '-' for letter in PurePath(name).stem)
-    return stem.strip('-')[:40] or 'image'
+    return re.sub(r'[^\w-]', '-', PurePath(name).stem).strip('-')[:40] or 'image'
 
 
 def _write(folder: Path, title: str, sections: Sequence[Section], numbers: Sequence[Row]) -> None:
