@@ -210,7 +210,7 @@ def eval_loader(
         return Loader(loader, length, batch_size)
     indices = range(context.rank, len(images), context.size)
     loader = DataLoader(_EvalSamples(images, transform), sampler=indices, batch_size=batch_size, **settings)
-    return Loader(loader, -(-len(indices) // batch_size), batch_size)
+    return Loader(loader, len(loader), batch_size)
 
 
 def normalizer(

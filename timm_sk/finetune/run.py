@@ -86,8 +86,6 @@ def finetune(
         train_transform, eval_transform = build_transforms(config, inputs)
         loading: dict[str, Any] = dict(context=context, workers=config.workers)
         loader = train_loader(splits.train, train_transform, batch_size=config.batch_size, seed=config.seed, **loading)
-        if not len(loader):
-            raise ValueError(f'{len(splits.train)} images do not fill a batch per process: lower --batch-size.')
         state = build_train_state(config, model, context, -(-len(loader) // config.grad_accum_steps))
         evaluate_model = partial(
             evaluate,
