@@ -12,7 +12,7 @@ from timm_sk.bench.agreement import exact_float32
 from timm_sk.bench.machine import describe, require_supported
 from timm_sk.bench.matrix import DTYPES, MEMORY_FORMATS
 from timm_sk.bench.results import Measurement
-from timm_sk.inference.timing import WARMUP_ROUNDS, Timed, interleave, ratios, require_rounds, summarize
+from timm_sk.inference.timing import WARMUP_ROUNDS, Timed, interleave, ratios, summarize
 from timm_sk.inference.warmup import cudnn_benchmark
 
 _logger = logging.getLogger(__name__)
@@ -80,8 +80,6 @@ def measure_stages(
     Raises:
         ValueError: If there are too few rounds, or float16 is asked of a CPU.
     """
-    if rounds is not None:
-        require_rounds(rounds)
     require_supported(device, dtype=dtype)
     place = Place(DTYPES[dtype], MEMORY_FORMATS[memory_format], device)
     common: dict[str, Any] = dict(zip(SIZES, shape, strict=True))

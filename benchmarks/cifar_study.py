@@ -90,7 +90,7 @@ def normalized(images: Tensor) -> Tensor:
 
 def batches(images: Tensor, labels: Tensor, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
     """An epoch in a new order: images padded, cropped and flipped at random."""
-    size, span = images.shape[1], torch.arange(images.shape[1])
+    span = torch.arange(images.shape[1])
     order = torch.randperm(len(images), generator=generator)
     for chosen in order.split(BATCH)[: len(images) // BATCH]:
         padded = F.pad(images[chosen], (0, 0, PADDING, PADDING, PADDING, PADDING))
@@ -98,8 +98,7 @@ def batches(images: Tensor, labels: Tensor, generator: torch.Generator) -> Itera
         columns = left + span
         flips = torch.rand(len(chosen), 1, generator=generator) < 0.5
         columns = torch.where(flips, columns.flip(1), columns)
-        rows = (top + span)[:, :, None].expand(-1, -1, size)
-        cropped = padded[torch.arange(len(chosen))[:, None, None], rows, columns[:, None, :].expand(-1, size, -1)]
+        cropped = padded[torch.arange(len(chosen))[:, None, None], (top + span)[:, :, None], columns[:, None, :]]
         yield normalized(cropped), labels[chosen]
 
 
