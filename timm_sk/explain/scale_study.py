@@ -13,8 +13,6 @@ from ..models.modes import eval_mode
 from .intervals import Estimate, RunningMeans
 from .units import attention_difference, choose_units, inner_model
 
-CONFIDENCE = 0.95
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Study:
@@ -52,7 +50,7 @@ def study(
     scales: Sequence[float],
     class_names: Sequence[str],
     units: Sequence[str] | None = None,
-    confidence: float = CONFIDENCE,
+    confidence: float = 0.95,
     on_batch: Callable[[int], None] | None = None,
 ) -> Study:
     """Run a data set through a model, at several scales, and average the attention of its units.

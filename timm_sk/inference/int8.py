@@ -29,7 +29,6 @@ MIN_IMAGES = 16
 CALIBRATION_IMAGES = 256  # that are used of a folder
 BATCH_SIZE = 8
 AGREEMENT = 0.99  # of the calibration images, whose top-1 must not change
-
 MAX_DIFFERENCE = 0.1  # of the largest value, for models without a classifier
 
 _ATTENTION = r'\.(hidden|difference|attn|unit\.fc[12])\.'

@@ -11,7 +11,6 @@ import torch
 
 MIN_ROUNDS = 7
 WARMUP_ROUNDS = 2
-ROUND_SECONDS = 0.05
 
 Timed = Callable[[int], object]
 Run = Callable[[], object]
@@ -24,7 +23,7 @@ def interleave(
     *,
     rounds: int,
     device: torch.device,
-    round_seconds: float = ROUND_SECONDS,
+    round_seconds: float = 0.05,
     max_repeats: int = 100,
     capture: Callable[[Run], Run] | None = None,
 ) -> tuple[dict[Name, list[float]], int]:
