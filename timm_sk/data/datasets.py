@@ -240,8 +240,7 @@ def open_dataset(
         _require_images(folder)
         with _library_errors(data, split):
             if not timm_reader:
-                folders = ClassFolders(folder, split, class_map=class_map, natural_order=not prefix)
-                return ImageDataset(folders)
+                return ImageDataset(ClassFolders(folder, split, class_map=class_map, natural_order=not prefix))
             require_split_for_timm(folder, split)
     root, name = data_dir, data
     options: dict[str, Any] = dict(class_map=class_map or None, num_samples=num_samples)

@@ -44,7 +44,6 @@ class NamingDecoder:
 def decode_with(reader: Any, decode: Callable[[BinaryIO], Any]) -> NamingDecoder:
     """Replace the last stages of timm's `ReaderWds`, which has not begun to read: they decode and rename."""
     reader._lazy_init()  # builds the pipeline; timm has no public function for it
-    keys = reader.input_key.split(';')
-    decoder = NamingDecoder(decode, image_keys=keys, label_key=reader.split_info.alt_label)
+    decoder = NamingDecoder(decode, image_keys=reader.input_key.split(';'), label_key=reader.split_info.alt_label)
     reader.ds.pipeline[-2:] = [decoder]
     return decoder

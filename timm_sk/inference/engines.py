@@ -177,8 +177,7 @@ class EngineModel(FrozenModel):
         compile_graph = {'onnxruntime': _onnxruntime, 'openvino': _openvino}[self.engine]
         spatial = x.shape[1:3] if x.dtype == torch.uint8 else x.shape[2:]
         dims = dict(zip(('batch', 'height', 'width'), (len(x), *spatial), strict=True))
-        compiled: Run = _translate(compile_graph, self.graph, list(x.shape), dims, torch.get_num_threads())
-        return compiled
+        return _translate(compile_graph, self.graph, list(x.shape), dims, torch.get_num_threads())
 
     def save(self, path: str | Path) -> Path:
         """Write the model as ONNX (`.onnx`) or OpenVINO's IR (`.xml`), which `timm_sk.load_deployed` loads.
