@@ -16,7 +16,6 @@ from torch import nn
 from .autotune import AutotuneCache, device_name, measure, pick_fastest
 from .engines import EngineModel, copy_attributes, installed_engines, require_engine
 from .graph_export import compare, describe, write_onnx_of_any_size
-from .graph_form import graph_form
 
 _logger = logging.getLogger(__name__)
 
@@ -30,7 +29,7 @@ def deploy_for_engine(model: nn.Module, shape: Sequence[int], engine: str) -> En
     require_engine(engine)
     with tempfile.TemporaryDirectory() as folder:
         x = torch.full((max(2, shape[0]), *shape[1:]), 0.5)
-        path = write_onnx_of_any_size(graph_form(model), x, Path(folder, 'model.onnx'), describe(model, shape))
+        path = write_onnx_of_any_size(model, x, Path(folder, 'model.onnx'), describe(model, shape))
         found = EngineModel(path.read_bytes(), engine)
     found.input_shape = list(shape)
     copy_attributes(model, found)

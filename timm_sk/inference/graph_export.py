@@ -202,8 +202,9 @@ def write_onnx(graph: nn.Module, x: Tensor, path: Path, *, dynamic_size: bool, m
     return path
 
 
-def write_onnx_of_any_size(graph: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any]) -> Path:
-    """As `write_onnx`, with dynamic height and width unless an operation needs fixed ones."""
+def write_onnx_of_any_size(model: nn.Module, x: Tensor, path: Path, metadata: dict[str, Any]) -> Path:
+    """Write the graph form of a model as `write_onnx`, with dynamic height and width unless an operation forbids it."""
+    graph = graph_form(model)
     try:
         return write_onnx(graph, x, path, dynamic_size=True, metadata=metadata)
     except ValueError:

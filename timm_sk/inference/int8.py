@@ -23,7 +23,6 @@ from ..models.inputs import image_shape, preprocessing
 from .deployment import Deployed, require_deployable
 from .engines import EngineModel, default_engine, require_engine
 from .graph_export import describe, write_onnx_of_any_size
-from .graph_form import graph_form
 
 MIN_IMAGES = 16
 CALIBRATION_IMAGES = 256  # that are used of a folder
@@ -78,7 +77,7 @@ def quantize(
     candidates: list[EngineModel] = []
     with tempfile.TemporaryDirectory() as folder:
         metadata = describe(model, shape)
-        float32 = write_onnx_of_any_size(graph_form(model), calibration[:2], Path(folder, 'float32.onnx'), metadata)
+        float32 = write_onnx_of_any_size(model, calibration[:2], Path(folder, 'float32.onnx'), metadata)
         expected = _outputs(EngineModel(float32, engine), calibration)
         for kept, pattern in _CHOICES.items():
             graph = _quantize(float32, calibration, pattern)
