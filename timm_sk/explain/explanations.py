@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..attention import UnitWeights, attention_weights
 from ..data import normalizer
+from ..inference.deployment import inner_model
 from .receptive_field import receptive_fields
-from .units import attention_difference, choose_units, expected_kernel_extent, inner_model, unit_names
+from .units import attention_difference, choose_units, expected_kernel_extent, unit_names
 from .zoom import SCALES, Zoom
 
 Floats = NDArray[np.float32]

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import selecting_units
+from ..inference.deployment import inner_model
 from ..models.modes import eval_mode
-from .units import inner_model
 
 _SHARE = 1 - 0.9545  # two standard deviations of a Gaussian contain the rest
 

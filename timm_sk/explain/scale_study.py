@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attention import record_attention
+from ..inference.deployment import inner_model
 from ..models.modes import eval_mode
 from .intervals import Estimate, RunningMeans
-from .units import attention_difference, choose_units, inner_model
+from .units import attention_difference, choose_units
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

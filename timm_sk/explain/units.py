@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ..attention import UnitWeights, selecting_units, unit_name
-from ..inference.deployment import Deployed
 
 _OF_THE_PAPER = ('SK_2_3', 'SK_3_4', 'SK_5_3')
 
@@ -110,8 +109,3 @@ def choose_units(names: Sequence[str], wanted: Sequence[str] | None = None) -> t
 def _stage(name: str) -> str:
     match = re.match(r'(?:SK|SA|LSK)_\d+', name)
     return match.group() if match else name
-
-
-def inner_model(model: nn.Module) -> nn.Module:
-    """The folded model in a deployed one, whose units the compiled pass does not call; else the model itself."""
-    return model.model if isinstance(model, Deployed) else model

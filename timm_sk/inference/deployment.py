@@ -248,6 +248,11 @@ class Deployed(ConstantModel):
         return self.__dict__ | {'_compiled': None, '_graphed': None}
 
 
+def inner_model(model: nn.Module) -> nn.Module:
+    """The folded model in a deployed one, whose units the compiled pass does not call; else the model itself."""
+    return model.model if isinstance(model, Deployed) else model
+
+
 def require_deployable(model: nn.Module) -> torch.device:
     """Check a model, and return its device."""
     if not isinstance(model, nn.Module):

@@ -16,7 +16,7 @@ from ..data import normalizer
 from ..data.shapes import draw
 from ..models.inputs import image_shape, preprocessing
 from ..optional_packages import require_package
-from .deployment import Deployed, require_deployable
+from .deployment import inner_model, require_deployable
 from .engines import EngineModel, FrozenModel, default_engine, read_metadata, require_engine, root_reason
 from .graph_form import graph_form
 from .prediction import class_names
@@ -99,7 +99,7 @@ def export(
         with _written(path) as target:
             _write_again(model, target, format)
         return path
-    model = model.model if isinstance(model, Deployed) else model
+    model = inner_model(model)
     require_deployable(model)
     shape = image_shape(model, 2, input_size)
     metadata = describe(model, shape)

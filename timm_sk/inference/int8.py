@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from ..data import create_transform, normalizer
 from ..data.images import read_image
 from ..models.inputs import image_shape, preprocessing
-from .deployment import Deployed, require_deployable
+from .deployment import inner_model, require_deployable
 from .engines import EngineModel, default_engine, require_engine
 from .graph_export import describe, write_onnx_of_any_size
 
@@ -70,7 +70,7 @@ def quantize(
     """
     engine = engine or default_engine()
     require_engine(engine)
-    model = model.model if isinstance(model, Deployed) else model
+    model = inner_model(model)
     require_deployable(model)
     shape = image_shape(model, BATCH_SIZE, input_size)
     calibration = _collect(images, shape)
