@@ -9,8 +9,6 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-ADVICE = 'If it was downloaded, download it again.'
-
 # Limits on what costs memory beyond a file's own size. resnest269e has 2,447 tensors.
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
@@ -37,7 +35,7 @@ class FormatError(ValueError):
         advice: A sentence that says what to do next.
     """
 
-    def __init__(self, reason: str, advice: str = ADVICE) -> None:
+    def __init__(self, reason: str, advice: str = 'If it was downloaded, download it again.') -> None:
         super().__init__(reason)
         self.reason = reason
         self.advice = advice
