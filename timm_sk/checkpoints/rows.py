@@ -196,6 +196,23 @@ def lucid_upload(repository: str, folder: str, sha256: str) -> Source:
     return Source(kind='hub', location=f'lucid-dl/{repository}', filename=f'{folder}/model.safetensors', sha256=sha256)
 
 
-def mindcv_release(path: str, *, mirror: str = 'download.mindspore.cn') -> Source:
-    """A checkpoint of MindCV's releases; the digits in its name are not known to be of any hash."""
-    return Source(kind='url', location=f'https://{mirror}/toolkits/mindcv/{path}.ckpt', format='mindspore')
+def mindcv(
+    name: str, path: str, *, top1: float, top5: float, mirror: str = 'download.mindspore.cn', **fields: Any
+) -> Checkpoint:
+    """A row of MindCV by the path of its file, whose folder is the family and whose digits are not known to be a hash.
+
+    Accuracies are from MindCV's model cards.
+    """
+    location = f'https://{mirror}/toolkits/mindcv/{path}.ckpt'
+    return Checkpoint(
+        name=name,
+        family=f'{path.partition("/")[0]}_upstreams',
+        sources=(Source(kind='url', location=location, format='mindspore'),),
+        licence='apache-2.0',
+        origin='MindCV',
+        dataset=IMAGENET,
+        top1=top1,
+        top5=top5,
+        evaluation="MindCV's table",
+        **fields,
+    )
