@@ -101,11 +101,10 @@ def _checked(target: str, checks: Iterator[str]) -> Verification:
 
 def _verify_row(row: Checkpoint) -> Iterator[str]:
     store = Store()
-    stored = None if row.bundled else store.find(row, needs_classifier=False)
     if row.bundled:
         path = fetch(row, partial(shapes_of, row))
         yield f'sha256 {sha256_of(path)}, as published'
-    elif stored:
+    elif stored := store.find(row, needs_classifier=False):
         path = stored
         if origin := store.origin(row.name):
             original = f'{origin.sha256[:8]}…, {TRUST[origin.pinned]}'
