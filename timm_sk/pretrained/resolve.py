@@ -99,13 +99,11 @@ def fetch(
                 return _use_hub_file(path, sha256, source, checkpoint, shapes, stores[0], store_all=store_all)
             if source.kind == 'url':
                 return _from_url(source, checkpoint, shapes, stores[0], progress)
-        except TimmSkError as error:
+        except (TimmSkError, OSError) as error:
             hub_is_unreachable |= isinstance(error, UnreachableHubError)
             errors.append(error)
-            failures.append(f'{_describe(source)}: {error}')
-        except OSError as error:
-            errors.append(error)
-            failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
+            kind = f'{type(error).__name__}: ' if isinstance(error, OSError) else ''
+            failures.append(f'{_describe(source)}: {kind}{error}')
     reasons = ''.join(f'\n- {failure}' for failure in failures)
     verb = 'download' if all(isinstance(error, DownloadError) for error in errors) else 'load'
     raise UnobtainableCheckpointError(
