@@ -163,11 +163,9 @@ class Checkpoint:
     def hub_config(self, **of_model: Any) -> dict[str, Any]:
         """The content of a `config.json`, which timm's `local-dir:` and `hf-hub:`, and transformers, read.
 
-        Unlike the one of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
-        `num_classes` transformers 5 rejects, and no defaults for fields that are not established.
-
-        Args:
-            **of_model: Fields that depend on the model, such as `num_features`.
+        `of_model` are fields that depend on the model, such as `num_features`. Unlike the one of timm's `save_for_hf`,
+        it has no `model_args`, which the architecture implies and whose `num_classes` transformers 5 rejects, and no
+        defaults for fields that are not established.
         """
         fields = dict(tag=self.tag, custom_load=False, fixed_input_size=False, crop_mode='center', **self.timm_cfg())
         cfg = {key: value for key, value in fields.items() if value is not None and key not in ('url', 'hf_hub_id')}
