@@ -53,17 +53,11 @@ def _cached_source(row: Checkpoint) -> Source | None:
 
 @dataclass
 class Verification:
-    """Result of verifying one checkpoint.
+    """Result of verifying one checkpoint."""
 
-    Attributes:
-        target: Name or path that was verified.
-        passed: Checks that passed, one line each.
-        problem: Description of the check that failed; None if all passed.
-    """
-
-    target: str
-    passed: list[str] = field(default_factory=list)
-    problem: str | None = None
+    target: str  # name or path
+    passed: list[str] = field(default_factory=list)  # the checks that passed, one line each
+    problem: str | None = None  # of the check that failed, if one did
 
 
 def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verification]:
@@ -125,7 +119,8 @@ def _verify_row(row: Checkpoint) -> Iterator[str]:
 
 def _verify_file(path: Path, to: Checkpoint | None) -> Iterator[str]:
     sha256 = sha256_of(path)
-    row = to or _row_by_hash(sha256)
+    hashes = ((row, source.sha256 or source.sha256_prefix) for row in CHECKPOINTS.values() for source in row.sources)
+    row = to or next((row for row, digits in hashes if digits and sha256.startswith(digits)), None)
     match = f'which matches the published hash of {row.name}' if row and not to else 'not one of the published hashes'
     yield f'sha256 {sha256}, {match}'
     yield f'{len(read_checkpoint(path))} tensors, readable'
@@ -133,11 +128,6 @@ def _verify_file(path: Path, to: Checkpoint | None) -> Iterator[str]:
         yield 'all values finite; name the checkpoint with --to to check that it fits'
     else:
         yield _verify_tensors(row, path)
-
-
-def _row_by_hash(sha256: str) -> Checkpoint | None:
-    known = ((row, source.sha256 or source.sha256_prefix) for row in CHECKPOINTS.values() for source in row.sources)
-    return next((row for row, digits in known if digits and sha256.startswith(digits)), None)
 
 
 def _verify_folder(folder: Path) -> Iterator[str]:
