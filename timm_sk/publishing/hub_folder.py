@@ -201,13 +201,8 @@ def write_folder(
 ) -> None:
     """Write weights, config, golden file, recipe and card, and check that they load as the same model.
 
-    Args:
-        folder: An empty folder.
-        model: Model in float32 on the CPU.
-        row: Row of the model.
-        repo_id: Repository that the card's examples load from; `ORG/arch.tag` if None.
-        settings: Training settings, from `recipe_settings`.
-        **card: Further arguments of `render_card`.
+    The folder is empty, the model in float32 on the CPU. `settings` are from `recipe_settings`, and `card` further
+    arguments of `render_card`. The card's examples load from `repo_id`; `ORG/arch.tag` if None.
 
     Raises:
         UnpublishableError: If the folder does not give the same logits.
