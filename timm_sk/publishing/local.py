@@ -63,9 +63,8 @@ class Verification:
 def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verification]:
     """Verify the hash, file structure, keys, values and outputs of checkpoints; failed checks are not raised.
 
-    Args:
-        target: Name or pattern of the table whose weights are on this machine, a file, or a checkpoint's folder.
-        to: Row that a file is meant for; found by its hash, if that was published, if None.
+    The target is a name or pattern of the table whose weights are on this machine, a file, or a checkpoint's folder;
+    `to` is the row that a file is meant for, which is found by a published hash if None.
 
     Raises:
         UnknownModelError: If the target is neither a file, nor a folder, nor a name.

@@ -136,13 +136,10 @@ class Publisher:
         return Outcome(name, state, f'{repo_id} at {plan.tag}: {to_send} sent, all read back')
 
     def _plan(self, repo_id: str, folder: Path, *, tag: str | None) -> Plan:
-        """Compare a folder with a repository, without writing to it.
+        """Compare the folder of a release with a repository, without writing to it.
 
-        Args:
-            repo_id: Repository.
-            folder: Files of the release. A golden file that differs from the repository's by rounding only, because
-                another machine computed it, is replaced by the repository's.
-            tag: Tag of the release; None for the number of the last release if it has these files, else the next.
+        A golden file that differs from the repository's by rounding only, because another machine computed it, is
+        replaced by the repository's. Without a tag, it is the last release's if that has these files, else the next.
         """
         try:
             info = self.api.repo_info(repo_id)
