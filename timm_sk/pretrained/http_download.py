@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from ..atomic_io import no_follow
 from ..errors import DownloadError
-from .http_client import MAX_HEADER_BYTES, TransientError, send
+from .http_client import MAX_HEADER_BYTES, Response, TransientError, send
 
 ATTEMPTS = 4
 MAX_BYTES = 4 << 30  # the largest of these nets has 3.1 GiB
@@ -179,7 +179,7 @@ def _attempt(
         raise TransientError(f'the connection ended after {received} of {total} bytes')
 
 
-def _content_range(response: http.client.HTTPResponse, start: int) -> tuple[int | None, int | None]:
+def _content_range(response: Response, start: int) -> tuple[int | None, int | None]:
     """Where an answer's part of the file ends, and the file's size; None if it is not the part from `start` on."""
     found = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+)', response.headers.get('Content-Range') or '')
     begin, last, total = map(_number, found.groups()) if found else (None, None, None)
@@ -190,12 +190,7 @@ def _content_range(response: http.client.HTTPResponse, start: int) -> tuple[int 
 
 
 def _receive(
-    response: http.client.HTTPResponse,
-    partial: _PartialFile,
-    start: int,
-    limit: int,
-    total: int | None,
-    progress: Progress | None,
+    response: Response, partial: _PartialFile, start: int, limit: int, total: int | None, progress: Progress | None
 ) -> int:
     """Write the answer's body, up to `limit` bytes of the whole file, behind the part; returns the part's size."""
     received = start
@@ -217,7 +212,7 @@ def _receive(
     return received
 
 
-def _read_chunk(response: http.client.HTTPResponse) -> bytes:
+def _read_chunk(response: Response) -> bytes:
     """The next bytes; none at the end, or if the connection was closed early."""
     try:
         return response.read1(_CHUNK_BYTES)
