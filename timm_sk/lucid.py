@@ -78,19 +78,28 @@ class SelectiveKernel(BareSelectiveKernel):
 
 
 class _LucidResNet(ResNet):
-    """What Lucid's nets add to timm's trunk: the deep stem, and the stages as `layers`."""
+    """What Lucid's nets share: timm's trunk with other shortcuts and another deep stem, and the stages as `layers`."""
 
-    def _pool_shortcuts(self) -> None:
-        """With `avg_down`, pool over 3x3 pixels before every shortcut's convolution, at stride 1 too."""
+    def __init__(
+        self,
+        block: type[nn.Module],
+        layers: Sequence[int],
+        num_classes: int,
+        base_width: int,
+        cardinality: int,
+        **resnet_args: Any,
+    ) -> None:
+        widths = dict(base_width=base_width, cardinality=cardinality)
+        super().__init__(block, tuple(layers), num_classes, **widths, **{'zero_init_last': False, **resnet_args})
+        self.base_width = base_width
+        self.cardinality = cardinality
+        # with `avg_down`, a pool over 3x3 pixels before every shortcut's convolution, at stride 1 too
         replace_shortcut_pools(self, lambda stride: nn.AvgPool2d(3, stride, padding=1))
-
-    def _bare_deep_stem(self) -> None:
-        """Remove the norm and the activation after the stem's last convolution, which Lucid does not have.
-
-        Without them the pool's input has negative values, so Lucid's zero padding differs from torch's.
-        """
-        self.bn1, self.act1 = nn.Identity(), nn.Identity()
-        self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
+        if resnet_args.get('stem_type') == 'deep':
+            # no norm and activation after the stem's last convolution; without them the pool's input has negative
+            # values, so Lucid's zero padding differs from torch's
+            self.bn1, self.act1 = nn.Identity(), nn.Identity()
+            self.maxpool = nn.Sequential(nn.ConstantPad2d(1, 0.0), nn.MaxPool2d(3, stride=2))
 
     @property
     def layers(self) -> list[nn.Module]:
@@ -136,21 +145,8 @@ class SKNet(_LucidResNet):
         block_args = dict(resnet_args.pop('block_args', None) or {})
         own_sk_kwargs = dict(kernel_sizes=list(kernel_sizes), single_image=True)
         block_args['sk_kwargs'] = {**own_sk_kwargs, **block_args.get('sk_kwargs', {})}
-        super().__init__(
-            block,
-            tuple(layers),
-            num_classes,
-            cardinality=cardinality,
-            base_width=base_width,
-            block_args=block_args,
-            **{'zero_init_last': False, **resnet_args},
-        )
-        self._pool_shortcuts()
+        super().__init__(block, layers, num_classes, base_width, cardinality, block_args=block_args, **resnet_args)
         self.kernel_sizes = list(kernel_sizes)
-        self.base_width = base_width
-        self.cardinality = cardinality
-        if resnet_args.get('stem_type') == 'deep':
-            self._bare_deep_stem()
 
 
 class ResNeStBottleneck(SplitAttentionBottleneck):
@@ -206,24 +202,11 @@ class ResNeSt(_LucidResNet):
     ) -> None:
         resnet_args = _as_timm_arguments(resnet_args, taken=('stem_type', 'stem_width'), caller='ResNeSt')
         block_args = dict(radix=radix, avd=avd) | dict(resnet_args.pop('block_args', None) or {})
-        super().__init__(
-            block,
-            tuple(layers),
-            num_classes,
-            cardinality=cardinality,
-            base_width=base_width,
-            stem_type='deep',
-            stem_width=stem_width,
-            block_args=block_args,
-            **{'zero_init_last': False, **resnet_args},
-        )
-        self._pool_shortcuts()
-        self.base_width = base_width
+        resnet_args |= dict(stem_type='deep', stem_width=stem_width, block_args=block_args)
+        super().__init__(block, layers, num_classes, base_width, cardinality, **resnet_args)
         self.stem_width = stem_width
-        self.cardinality = cardinality
         self.radix = radix
         self.avd = avd
-        self._bare_deep_stem()
 
 
 def _as_timm_arguments(resnet_args: dict[str, Any], *, taken: Sequence[str] = (), caller: str) -> dict[str, Any]:

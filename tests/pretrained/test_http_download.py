@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 from hub_server import Fault
+from huggingface_hub import constants
 from raw_server import raw_server
 
 from timm_sk.errors import DownloadError
@@ -158,19 +159,21 @@ def test_size_limit(hub, url, path, monkeypatch):
     assert names(path) == []
 
 
-def test_timeout_before_the_answer(hub, url, path, waits):
+def test_timeout_before_the_answer(hub, url, path, waits, monkeypatch):
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.1)
     hub.faults.append(fault := Fault(request='GET', times=math.inf, delay=math.inf))
     start = time.monotonic()
     with pytest.raises(DownloadError, match=r'the server .*(timed out|TimeoutError).*, 4 times'):
-        download(url, path, timeout=0.1)
+        download(url, path)
     assert fault.hits == 4
     assert time.monotonic() - start < 3
 
 
-def test_timeout_in_the_body(hub, url, path, waits):
+def test_timeout_in_the_body(hub, url, path, waits, monkeypatch):
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.1)
     hub.faults.append(Fault(request='GET', times=math.inf, rate=1))
     with pytest.raises(DownloadError, match='the connection broke'):
-        download(url, path, timeout=0.1)
+        download(url, path)
 
 
 def test_connection_refused(path, waits):

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from hub_server import Fault
+from huggingface_hub import constants
 from raw_server import raw_server
 from small_net import assert_loaded, create
 
@@ -167,10 +168,11 @@ SLOW = {
 
 
 @pytest.mark.parametrize('name', SLOW)
-def test_slow_server(path, waits, name):
+def test_slow_server(path, waits, monkeypatch, name):
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.1)
     begin = time.monotonic()
     with raw_server(SLOW[name]) as url, pytest.raises(DownloadError) as caught:
-        download(url, path, timeout=0.1)
+        download(url, path)
     if name != 'refusal':
         assert isinstance(caught.value, UnreachableError)
         assert re.search('only [0-9]+ bytes in|timed out', str(caught.value))  # the latter on a busy machine
@@ -178,11 +180,12 @@ def test_slow_server(path, waits, name):
     assert not path.exists()
 
 
-def test_slow_but_honest_server(path):
+def test_slow_but_honest_server(path, monkeypatch):
     """At 4 kB per second, through several windows of the rate."""
+    monkeypatch.setattr(constants, 'HF_HUB_DOWNLOAD_TIMEOUT', 0.2)
     with raw_server(lambda _: [headers('200 OK', length=8000), *slowly(CONTENT[:8000], step=80)]) as url:
         begin = time.monotonic()
-        download(url, path, timeout=0.2)
+        download(url, path)
     assert time.monotonic() - begin > 3 * 0.6
     assert path.read_bytes() == CONTENT[:8000]
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, pth_release, timm_release, untrained
+from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv, pth_release, timm_release, untrained
 
 _EVALUATION = 'the centre square of side s / (s + 32) of the short edge, resized to s'
 
@@ -123,20 +123,6 @@ def _paddle(name: str, file: str, *, size: int = 224, top1: float | None) -> Che
     )
 
 
-def _mindcv(name: str, source: Source, *, top1: float, top5: float, crop_pct: float = 0.875) -> Checkpoint:
-    """A row of MindCV's ResNeSts; accuracies from its model card."""
-    return _resnest(
-        name,
-        source,
-        family='resnest_upstreams',
-        origin='MindCV',
-        crop_pct=crop_pct,
-        top1=top1,
-        top5=top5,
-        evaluation="MindCV's table",
-    )
-
-
 RESNEST_ROWS = (
     _timm(
         'resnest14d.gluon_in1k',
@@ -187,18 +173,8 @@ RESNEST_ROWS = (
         top1=84.542,
         top5=96.988,
     ),
-    _timm(
-        'resnest50d_4s2x40d.in1k',
-        *_both_releases('resnest50_fast_4s2x40d-41d14ed0'),
-        top1=81.146,
-        top5=95.566,
-    ),
-    _timm(
-        'resnest50d_1s4x24d.in1k',
-        *_both_releases('resnest50_fast_1s4x24d-d4a4f76f'),
-        top1=81.024,
-        top5=95.338,
-    ),
+    _timm('resnest50d_4s2x40d.in1k', *_both_releases('resnest50_fast_4s2x40d-41d14ed0'), top1=81.146, top5=95.566),
+    _timm('resnest50d_1s4x24d.in1k', *_both_releases('resnest50_fast_1s4x24d-d4a4f76f'), top1=81.024, top5=95.338),
     _authors('resnest50d_1s1x64d.in1k', 'resnest50_fast_1s1x64d-d8fbf808', top1=80.33),
     _authors('resnest50d_2s1x64d.in1k', 'resnest50_fast_2s1x64d-44938639', top1=80.53),
     _authors('resnest50d_4s1x64d.in1k', 'resnest50_fast_4s1x64d-f74f3fc3', top1=80.76),
@@ -223,19 +199,22 @@ RESNEST_ROWS = (
     _imgclsmob('resnest152e', '0463', '42e22fedbf9e7a8b2286163e3380044189d524c0', top1=81.13, top5=95.37),
     _imgclsmob('resnest200e', '0339', '6dc300871b186950ee64fd28bb168f7fb4a036e3', top1=83.13, top5=96.61),
     _imgclsmob('resnest269e', '0338', '6a555ce85eb177299eb43747cf019a50d3a143c1', top1=83.53, top5=96.62),
-    _mindcv('resnest50_mindcv.mindcv_in1k', mindcv_release('resnest/resnest50-f2e7fc9c'), top1=80.81, top5=95.16),
-    _mindcv(
+    mindcv('resnest50_mindcv.mindcv_in1k', 'resnest/resnest50-f2e7fc9c', top1=80.81, top5=95.16, first_conv='conv1.0'),
+    mindcv(
         'resnest50_mindcv.mindcv_v2_in1k',
-        mindcv_release('resnest/resnest50-180_1251_v2', mirror='download-mindspore.osinfra.cn'),
+        'resnest/resnest50-180_1251_v2',
+        mirror='download-mindspore.osinfra.cn',
         top1=80.88,
         top5=95.32,
+        first_conv='conv1.0',
     ),
-    _mindcv(
+    mindcv(
         'resnest101_mindcv.mindcv_in1k',
-        mindcv_release('resnest/resnest101-7cc5c258'),
+        'resnest/resnest101-7cc5c258',
         top1=82.90,
         top5=96.12,
         crop_pct=0.9,
+        first_conv='conv1.0',
     ),
     untrained('resnest14_mindcv.untrained', family='resnest_upstreams', first_conv='conv1.0'),
     _resnest(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv_release, timm_release, untrained
+from .rows import IMAGENET, Checkpoint, Source, lucid_upload, mindcv, timm_release, untrained
 
 
 def _timm(name: str, release: str, *others: Source, top1: float, top5: float) -> Checkpoint:
@@ -59,22 +59,6 @@ def _insight(arch: str, file: str, *, top1: float, top5: float) -> Checkpoint:
         top1=top1,
         top5=top5,
         evaluation="PytorchInsight's README",
-    )
-
-
-def _mindcv(name: str, *sources: Source, top1: float, top5: float, interpolation: str = 'bicubic') -> Checkpoint:
-    """A row of MindCV's SK-ResNets; accuracies from its model card."""
-    return Checkpoint(
-        name=name,
-        family='sknet_upstreams',
-        sources=sources,
-        licence='apache-2.0',
-        origin='MindCV',
-        interpolation=interpolation,
-        dataset=IMAGENET,
-        top1=top1,
-        top5=top5,
-        evaluation="MindCV's table",
     )
 
 
@@ -177,24 +161,19 @@ SKNET_ROWS = (
         top1=78.74,
         evaluation="syt2's README",
     ),
-    _mindcv('skresnet18_mindcv.mindcv_in1k', mindcv_release('sknet/skresnet18-868228e5'), top1=73.09, top5=91.20),
-    _mindcv(
+    mindcv('skresnet18_mindcv.mindcv_in1k', 'sknet/skresnet18-868228e5', top1=73.09, top5=91.20),
+    mindcv(
         'skresnet18_mindcv.mindcv_910v2_in1k',
-        mindcv_release('sknet/skresnet18-9d8b1afc-910v2', mirror='download-mindspore.osinfra.cn'),
+        'sknet/skresnet18-9d8b1afc-910v2',
+        mirror='download-mindspore.osinfra.cn',
         top1=72.85,
         top5=90.83,
     ),
-    _mindcv(
-        'skresnet34_mindcv.mindcv_in1k',
-        mindcv_release('sknet/skresnet34-d668b629'),
-        top1=76.71,
-        top5=93.10,
-        interpolation='bilinear',
+    mindcv(
+        'skresnet34_mindcv.mindcv_in1k', 'sknet/skresnet34-d668b629', top1=76.71, top5=93.10, interpolation='bilinear'
     ),
     untrained('skresnet50_mindcv.untrained', family='sknet_upstreams'),
-    _mindcv(
-        'skresnext50_mindcv.mindcv_in1k', mindcv_release('sknet/skresnext50_32x4d-395413a2'), top1=79.08, top5=94.60
-    ),
+    mindcv('skresnext50_mindcv.mindcv_in1k', 'sknet/skresnext50_32x4d-395413a2', top1=79.08, top5=94.60),
     Checkpoint(name='sk_resnet_18.untrained', family='sknet_lucid'),
     Checkpoint(name='sk_resnet_34.untrained', family='sknet_lucid'),
     Checkpoint(name='sk_resnet_50.untrained', family='sknet_lucid'),

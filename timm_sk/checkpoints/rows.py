@@ -163,11 +163,9 @@ class Checkpoint:
     def hub_config(self, **of_model: Any) -> dict[str, Any]:
         """The content of a `config.json`, which timm's `local-dir:` and `hf-hub:`, and transformers, read.
 
-        Unlike the one of timm's `save_for_hf`, it has no `model_args`, which the architecture implies and whose
-        `num_classes` transformers 5 rejects, and no defaults for fields that are not established.
-
-        Args:
-            **of_model: Fields that depend on the model, such as `num_features`.
+        `of_model` are fields that depend on the model, such as `num_features`. Unlike the one of timm's `save_for_hf`,
+        it has no `model_args`, which the architecture implies and whose `num_classes` transformers 5 rejects, and no
+        defaults for fields that are not established.
         """
         fields = dict(tag=self.tag, custom_load=False, fixed_input_size=False, crop_mode='center', **self.timm_cfg())
         cfg = {key: value for key, value in fields.items() if value is not None and key not in ('url', 'hf_hub_id')}
@@ -196,6 +194,23 @@ def lucid_upload(repository: str, folder: str, sha256: str) -> Source:
     return Source(kind='hub', location=f'lucid-dl/{repository}', filename=f'{folder}/model.safetensors', sha256=sha256)
 
 
-def mindcv_release(path: str, *, mirror: str = 'download.mindspore.cn') -> Source:
-    """A checkpoint of MindCV's releases; the digits in its name are not known to be of any hash."""
-    return Source(kind='url', location=f'https://{mirror}/toolkits/mindcv/{path}.ckpt', format='mindspore')
+def mindcv(
+    name: str, path: str, *, top1: float, top5: float, mirror: str = 'download.mindspore.cn', **fields: Any
+) -> Checkpoint:
+    """A row of MindCV by the path of its file, whose folder is the family and whose digits are not known to be a hash.
+
+    Accuracies are from MindCV's model cards.
+    """
+    location = f'https://{mirror}/toolkits/mindcv/{path}.ckpt'
+    return Checkpoint(
+        name=name,
+        family=f'{path.partition("/")[0]}_upstreams',
+        sources=(Source(kind='url', location=location, format='mindspore'),),
+        licence='apache-2.0',
+        origin='MindCV',
+        dataset=IMAGENET,
+        top1=top1,
+        top5=top5,
+        evaluation="MindCV's table",
+        **fields,
+    )

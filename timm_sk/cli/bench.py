@@ -1,6 +1,7 @@
 """`timm-sk bench`: compare our models with timm's, as docs/bench.md describes."""
 
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -128,11 +129,9 @@ def _print(case: 'Case', rows: 'Sequence[Row]') -> None:
         )
         for row in rows
     ]
-    shown = [index for index in range(len(names)) if any(line[index] for line in lines)]
-    columns = [Column('variant', no_wrap=True), *(number_column(names[index]) for index in shown)]
-    cells = [
-        (f'{row.side} {row.form}', *(line[index] for index in shown)) for row, line in zip(rows, lines, strict=True)
-    ]
+    shown = [any(column) for column in zip(*lines, strict=True)]
+    columns = [Column('variant', no_wrap=True), *map(number_column, compress(names, shown))]
+    cells = [(f'{row.side} {row.form}', *compress(line, shown)) for row, line in zip(rows, lines, strict=True)]
     print_table(columns, cells, title=str(case), min_width=132)
 
 

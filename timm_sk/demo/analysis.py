@@ -22,40 +22,24 @@ _computing = BoundedSemaphore(4)
 
 @dataclass(frozen=True, kw_only=True)
 class UnitDifference:
-    """What one unit prefers: its largest kernel minus its smallest.
+    """What one unit prefers: its largest kernel minus its smallest."""
 
-    Attributes:
-        name: Name of the unit as in the paper, such as SK_2_3.
-        unscaled: Mean attention difference for the image as it is.
-        scaled: Mean attention difference for the enlarged object.
-        map: `contribution_difference` for the enlarged object, [H, W] from -1 to 1.
-        one_size: Whether all kernels have one size; it is then the last branch minus the first.
-    """
-
-    name: str
-    unscaled: float
-    scaled: float
-    map: Tensor
-    one_size: bool = False
+    name: str  # as in the paper, such as SK_2_3
+    unscaled: float  # mean attention difference for the image as it is
+    scaled: float  # the same for the enlarged object
+    map: Tensor  # `contribution_difference` for the enlarged object, [H, W] from -1 to 1
+    one_size: bool = False  # whether all kernels have one size; it is then the last branch minus the first
 
 
 @dataclass(frozen=True, kw_only=True)
 class Analysis:
-    """A model's answer.
+    """A model's answer."""
 
-    Attributes:
-        scale: Magnification of the object, `MIN_SCALE` to `MAX_SCALE`.
-        labels: Likeliest classes of the enlarged image, best first.
-        probabilities: Their probabilities, 0 to 1.
-        units: Units with several branches, by depth; empty for a model without selection.
-        seen: The model's input, with the object enlarged, as 8-bit RGB or greys.
-    """
-
-    scale: float
-    labels: tuple[str, ...]
-    probabilities: tuple[float, ...]
-    units: tuple[UnitDifference, ...]
-    seen: Image.Image
+    scale: float  # magnification of the object, `MIN_SCALE` to `MAX_SCALE`
+    labels: tuple[str, ...]  # likeliest classes of the enlarged image, best first
+    probabilities: tuple[float, ...]  # of these classes, 0 to 1
+    units: tuple[UnitDifference, ...]  # those with several branches, by depth; empty for a model without selection
+    seen: Image.Image  # the model's input, with the object enlarged, as 8-bit RGB or greys
 
 
 def analyse(page_model: PageModel, image: Image.Image, scale: float) -> Analysis:

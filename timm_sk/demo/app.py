@@ -36,10 +36,7 @@ See docs/demo.md.
 
 
 def build_app(model: str = DEFAULT_MODEL) -> gr.Blocks:
-    """Build the page; it shows the answer to an example before the first event.
-
-    Args:
-        model: Initial model: architecture, `arch.tag` or another name that `timm_sk.load` takes.
+    """Build the page; it first shows the answer of the model, a name that `timm_sk.load` takes, to an example.
 
     Raises:
         ValueError: If there is no such model, or it cannot be loaded.

@@ -2,11 +2,12 @@
 
 from contextlib import suppress
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants
 
 from ..checkpoints import CHECKPOINTS, Checkpoint
 from ..errors import TimmSkError
 from ..pretrained import Store
+from ..pretrained.hf_hub import is_cached
 
 MANUAL, OFFLINE = 'manual download', 'offline'
 
@@ -41,6 +42,4 @@ def _is_stored(row: Checkpoint) -> bool:
     with suppress(TimmSkError):  # a damaged store, which loading the model reports
         if Store().origin(row.name):
             return True
-    hub = [source for source in row.sources if source.kind == 'hub']
-    paths = [try_to_load_from_cache(source.location, source.filename, revision=source.revision) for source in hub]
-    return any(isinstance(path, str) for path in paths)
+    return any(is_cached(source) for source in row.sources if source.kind == 'hub')

@@ -45,11 +45,7 @@ def _gradio_settings() -> Iterator[Path]:
 
 @contextmanager
 def serving(
-    model: str = DEFAULT_MODEL,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    allowed_hosts: Collection[str] = (),
+    model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | None = None, allowed_hosts: Collection[str] = ()
 ) -> Iterator[str]:
     """Serve the page while the context lasts.
 
@@ -101,11 +97,7 @@ def serving(
 
 
 def serve(
-    model: str = DEFAULT_MODEL,
-    *,
-    host: str | None = None,
-    port: int | None = None,
-    allowed_hosts: Collection[str] = (),
+    model: str = DEFAULT_MODEL, *, host: str | None = None, port: int | None = None, allowed_hosts: Collection[str] = ()
 ) -> None:
     """Serve the page until Ctrl-C or SIGTERM; arguments as for `serving`."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the folder is removed too

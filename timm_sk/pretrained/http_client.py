@@ -23,33 +23,24 @@ class UnreachableError(DownloadError):
 
 
 class TransientError(Exception):
-    """Raised when an attempt failed and another one may succeed.
-
-    Attributes:
-        wait: Seconds that the server asks to wait, if it does.
-        final: Class of the error if all attempts fail.
-    """
+    """Raised when an attempt failed and another one may succeed."""
 
     def __init__(
         self, reason: str, wait: float | None = None, *, final: type[DownloadError] = UnreachableError
     ) -> None:
         super().__init__(reason)
-        self.wait = wait
-        self.final = final
+        self.wait = wait  # seconds that the server asks for, if it does
+        self.final = final  # class of the error if all attempts fail
 
 
 class _Incoming(io.RawIOBase):
-    """What a server sends: at a minimum rate while it is waited for, and up to a number of bytes.
-
-    Attributes:
-        allowed: Number of bytes that may still come.
-    """
+    """What a server sends: at a minimum rate while it is waited for, and up to a number of bytes."""
 
     def __init__(self, raw: io.RawIOBase, timeout: float) -> None:
         self._raw = raw
         self._window = _RATE_TIMEOUTS * timeout
         self._waited, self._count = 0.0, 0  # seconds and bytes since the rate was last checked
-        self.allowed = MAX_HEADER_BYTES
+        self.allowed = MAX_HEADER_BYTES  # bytes that may still come
 
     def readable(self) -> bool:
         return True

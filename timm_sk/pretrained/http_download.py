@@ -16,7 +16,7 @@ from huggingface_hub import constants
 
 from ..atomic_io import no_follow
 from ..errors import DownloadError
-from .http_client import MAX_HEADER_BYTES, TransientError, send
+from .http_client import MAX_HEADER_BYTES, Response, TransientError, send
 
 ATTEMPTS = 4
 MAX_BYTES = 4 << 30  # the largest of these nets has 3.1 GiB
@@ -34,13 +34,13 @@ def download(
     size: int | None = None,
     extent: tuple[int, int] | None = None,
     resume: bool = False,
-    timeout: float | None = None,
     progress: Progress | None = None,
 ) -> None:
     """Download a file atomically.
 
     An interrupted download is resumed, in this call or a later one, if the server gave the file an ETag and still has
-    the same one, or if `resume` is set.
+    the same one, or if `resume` is set. An attempt has failed after huggingface_hub's `HF_HUB_DOWNLOAD_TIMEOUT`
+    seconds without an answer or another byte, or after three times as many with less than 1,000 bytes each.
 
     Args:
         url: URL of the file.
@@ -48,8 +48,6 @@ def download(
         size: Size of the file in bytes, if known.
         extent: First byte and end of the part to download; None for the whole file.
         resume: Resume even if the server gives no ETag; for files whose hash the caller checks.
-        timeout: Seconds without an answer or another byte after which an attempt has failed, as it has after three
-            times as many seconds with less than 1,000 bytes each; huggingface_hub's `HF_HUB_DOWNLOAD_TIMEOUT` if None.
         progress: Called with the bytes received so far and, if known, those of the whole file.
 
     Raises:
@@ -61,11 +59,9 @@ def download(
     partial = _PartialFile(path)
     if extent:
         size = extent[1] - extent[0]
-    if timeout is None:
-        timeout = float(constants.HF_HUB_DOWNLOAD_TIMEOUT)
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            _attempt(url, partial, size=size, extent=extent, resume=resume, timeout=timeout, progress=progress)
+            _attempt(url, partial, size=size, extent=extent, resume=resume, progress=progress)
             break
         except TransientError as failure:
             if attempt == ATTEMPTS:
@@ -125,7 +121,6 @@ def _attempt(
     size: int | None,
     extent: tuple[int, int] | None,
     resume: bool,
-    timeout: float,
     progress: Progress | None,
 ) -> None:
     etag = partial.etag
@@ -137,7 +132,7 @@ def _attempt(
         if etag:
             request.add_header('If-Range', etag)
     try:
-        response = send(request, timeout)
+        response = send(request, timeout=float(constants.HF_HUB_DOWNLOAD_TIMEOUT))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # nothing follows the part, which is complete if the server's file is as long
@@ -184,7 +179,7 @@ def _attempt(
         raise TransientError(f'the connection ended after {received} of {total} bytes')
 
 
-def _content_range(response: http.client.HTTPResponse, start: int) -> tuple[int | None, int | None]:
+def _content_range(response: Response, start: int) -> tuple[int | None, int | None]:
     """Where an answer's part of the file ends, and the file's size; None if it is not the part from `start` on."""
     found = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+)', response.headers.get('Content-Range') or '')
     begin, last, total = map(_number, found.groups()) if found else (None, None, None)
@@ -195,12 +190,7 @@ def _content_range(response: http.client.HTTPResponse, start: int) -> tuple[int 
 
 
 def _receive(
-    response: http.client.HTTPResponse,
-    partial: _PartialFile,
-    start: int,
-    limit: int,
-    total: int | None,
-    progress: Progress | None,
+    response: Response, partial: _PartialFile, start: int, limit: int, total: int | None, progress: Progress | None
 ) -> int:
     """Write the answer's body, up to `limit` bytes of the whole file, behind the part; returns the part's size."""
     received = start
@@ -222,7 +212,7 @@ def _receive(
     return received
 
 
-def _read_chunk(response: http.client.HTTPResponse) -> bytes:
+def _read_chunk(response: Response) -> bytes:
     """The next bytes; none at the end, or if the connection was closed early."""
     try:
         return response.read1(_CHUNK_BYTES)

@@ -99,13 +99,11 @@ def fetch(
                 return _use_hub_file(path, sha256, source, checkpoint, shapes, stores[0], store_all=store_all)
             if source.kind == 'url':
                 return _from_url(source, checkpoint, shapes, stores[0], progress)
-        except TimmSkError as error:
+        except (TimmSkError, OSError) as error:
             hub_is_unreachable |= isinstance(error, UnreachableHubError)
             errors.append(error)
-            failures.append(f'{_describe(source)}: {error}')
-        except OSError as error:
-            errors.append(error)
-            failures.append(f'{_describe(source)}: {type(error).__name__}: {error}')
+            kind = f'{type(error).__name__}: ' if isinstance(error, OSError) else ''
+            failures.append(f'{_describe(source)}: {kind}{error}')
     reasons = ''.join(f'\n- {failure}' for failure in failures)
     verb = 'download' if all(isinstance(error, DownloadError) for error in errors) else 'load'
     raise UnobtainableCheckpointError(
@@ -118,7 +116,10 @@ def _use_hub_file(
 ) -> Path:
     """The file itself, if it is in our layout, else the stored conversion of it."""
     if is_in_our_layout(path) and not store_all:
-        if not _is_recorded(store, source, sha256):
+        recorded = None
+        with suppress(CorruptCheckpointError, UnwritableStoreError):  # of a store that cannot be read
+            recorded = first_seen(store, source)
+        if recorded != sha256:
             check_fit(read_checkpoint(path), checkpoint, shapes(), source)
             try:
                 record_first_seen(store, source, sha256)
@@ -131,14 +132,6 @@ def _use_hub_file(
         stored = store_converted(path, checkpoint, shapes(), source=source, sha256=sha256, store=store)
         record_first_seen(store, source, sha256)
         return stored
-
-
-def _is_recorded(store: Store, source: Source, sha256: str) -> bool:
-    """Whether this file passed its checks before; no, if the store cannot be read."""
-    try:
-        return first_seen(store, source) == sha256
-    except (CorruptCheckpointError, UnwritableStoreError):
-        return False
 
 
 def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Store, progress: Progress | None) -> Path:
@@ -170,14 +163,8 @@ def _from_url(source: Source, checkpoint: Checkpoint, shapes: Shapes, store: Sto
 
 def _download_verified(source: Source, file: Path, store: Store, progress: Progress | None) -> str:
     """Download a file, and once more if it is damaged; returns its sha256."""
-    fetch_file = partial(
-        download,
-        source.location,
-        file,
-        size=source.size,
-        resume=source.published_hash is not None,
-        progress=progress,
-    )
+    resume = source.published_hash is not None
+    fetch_file = partial(download, source.location, file, size=source.size, resume=resume, progress=progress)
     with store.writing():
         if file.is_symlink() or not file.exists():  # a file was left by a process that was killed during the conversion
             fetch_file()

@@ -170,8 +170,7 @@ class Store:
         if pinned and origin.sha256 not in pinned:
             raise CorruptCheckpointError(
                 f'{path} was converted from a file with sha256 {origin.sha256}, '
-                f'the published one is {", ".join(pinned)}. '
-                f'{_remedy(path.parent)}'
+                f'the published one is {", ".join(pinned)}. {_remedy(path.parent)}'
             )
         return path
 

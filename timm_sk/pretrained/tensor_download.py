@@ -17,15 +17,11 @@ _MAX_GAP_BYTES = 1 << 20  # that are downloaded to save a request
 
 
 def download_tensors(url: str, index: Path, wanted: Callable[[str], bool], *, progress: Progress | None = None) -> None:
-    """Download tensors to their places in the shards beside an index; the rest of these files stays empty.
+    """Download the tensors that `wanted` selects by name to their places in the shards beside a downloaded index.
 
-    Tensors that are there and intact are not downloaded again, and damaged ones once more.
-
-    Args:
-        url: The index; the shards are beside it.
-        index: The downloaded index.
-        wanted: Selects tensors by name.
-        progress: Called with the bytes that were received, and those of all tensors that were missing.
+    The rest of these files stays empty. Tensors that are there and intact are not downloaded again, and damaged ones
+    once more. `url` is that of the index, `progress` is called with the bytes that were received, and those of all
+    tensors that were missing.
 
     Raises:
         UnreadableCheckpointError: If the index is damaged.

@@ -70,9 +70,7 @@ def write_golden(path: Path, model: nn.Module, inputs: Tensor, *, metadata: Mapp
 def check_golden(model: nn.Module, path: Path) -> float:
     """Compare a model's logits with those in a golden file, and return the largest difference.
 
-    Args:
-        model: Model on any device, in any mode; it runs in eval mode, and its mode is restored.
-        path: File that `write_golden` wrote.
+    The model may be on any device and in any mode; it runs in eval mode, and its mode is restored.
 
     Raises:
         CorruptCheckpointError: If the file is not a golden file of a model of this shape.
@@ -180,7 +178,6 @@ def fine_tuned_row(
     if label_names and len(label_names) != num_classes:
         raise ValueError(f'There are {len(label_names)} label names for {num_classes} classes: name each class once.')
     unknown: dict[str, Any] = dict.fromkeys(('licence', 'origin', 'dataset', 'top1', 'top5', 'evaluation', 'recipe'))
-    fields: dict[str, Any] = unknown | changed
     return replace(
         start,
         name=f'{start.arch}.{tag}',
@@ -189,7 +186,7 @@ def fine_tuned_row(
         pool_size=start.pool_size if input_size[1:] == start.input_size[1:] else None,
         num_classes=num_classes,
         label_names=label_names,
-        **fields,
+        **(unknown | changed),
     )
 
 
@@ -204,13 +201,8 @@ def write_folder(
 ) -> None:
     """Write weights, config, golden file, recipe and card, and check that they load as the same model.
 
-    Args:
-        folder: An empty folder.
-        model: Model in float32 on the CPU.
-        row: Row of the model.
-        repo_id: Repository that the card's examples load from; `ORG/arch.tag` if None.
-        settings: Training settings, from `recipe_settings`.
-        **card: Further arguments of `render_card`.
+    The folder is empty, the model in float32 on the CPU. `settings` are from `recipe_settings`, and `card` further
+    arguments of `render_card`. The card's examples load from `repo_id`; `ORG/arch.tag` if None.
 
     Raises:
         UnpublishableError: If the folder does not give the same logits.

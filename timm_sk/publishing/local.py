@@ -53,25 +53,18 @@ def _cached_source(row: Checkpoint) -> Source | None:
 
 @dataclass
 class Verification:
-    """Result of verifying one checkpoint.
+    """Result of verifying one checkpoint."""
 
-    Attributes:
-        target: Name or path that was verified.
-        passed: Checks that passed, one line each.
-        problem: Description of the check that failed; None if all passed.
-    """
-
-    target: str
-    passed: list[str] = field(default_factory=list)
-    problem: str | None = None
+    target: str  # name or path
+    passed: list[str] = field(default_factory=list)  # the checks that passed, one line each
+    problem: str | None = None  # of the check that failed, if one did
 
 
 def verify(target: str, *, to: Checkpoint | None = None) -> Iterator[Verification]:
     """Verify the hash, file structure, keys, values and outputs of checkpoints; failed checks are not raised.
 
-    Args:
-        target: Name or pattern of the table whose weights are on this machine, a file, or a checkpoint's folder.
-        to: Row that a file is meant for; found by its hash, if that was published, if None.
+    The target is a name or pattern of the table whose weights are on this machine, a file, or a checkpoint's folder;
+    `to` is the row that a file is meant for, which is found by a published hash if None.
 
     Raises:
         UnknownModelError: If the target is neither a file, nor a folder, nor a name.
@@ -101,11 +94,10 @@ def _checked(target: str, checks: Iterator[str]) -> Verification:
 
 def _verify_row(row: Checkpoint) -> Iterator[str]:
     store = Store()
-    stored = None if row.bundled else store.find(row, needs_classifier=False)
     if row.bundled:
         path = fetch(row, partial(shapes_of, row))
         yield f'sha256 {sha256_of(path)}, as published'
-    elif stored:
+    elif stored := store.find(row, needs_classifier=False):
         path = stored
         if origin := store.origin(row.name):
             original = f'{origin.sha256[:8]}…, {TRUST[origin.pinned]}'
@@ -126,7 +118,8 @@ def _verify_row(row: Checkpoint) -> Iterator[str]:
 
 def _verify_file(path: Path, to: Checkpoint | None) -> Iterator[str]:
     sha256 = sha256_of(path)
-    row = to or _row_by_hash(sha256)
+    hashes = ((row, source.sha256 or source.sha256_prefix) for row in CHECKPOINTS.values() for source in row.sources)
+    row = to or next((row for row, digits in hashes if digits and sha256.startswith(digits)), None)
     match = f'which matches the published hash of {row.name}' if row and not to else 'not one of the published hashes'
     yield f'sha256 {sha256}, {match}'
     yield f'{len(read_checkpoint(path))} tensors, readable'
@@ -134,11 +127,6 @@ def _verify_file(path: Path, to: Checkpoint | None) -> Iterator[str]:
         yield 'all values finite; name the checkpoint with --to to check that it fits'
     else:
         yield _verify_tensors(row, path)
-
-
-def _row_by_hash(sha256: str) -> Checkpoint | None:
-    known = ((row, source.sha256 or source.sha256_prefix) for row in CHECKPOINTS.values() for source in row.sources)
-    return next((row for row, digits in known if digits and sha256.startswith(digits)), None)
 
 
 def _verify_folder(folder: Path) -> Iterator[str]:

@@ -59,11 +59,15 @@ def package_checkpoint(
     _check_options(options, file)
     start = _base_row(arch, base or str(options.get('model') or ''), required=base is not None)
     preprocessing = {key: options[key] for key in PREPROCESSING if options.get(key) is not None}
+    num_classes = _shape(state_dict, f'{start.classifier}.weight', 2)[0]
+    channels = _shape(state_dict, f'{start.first_conv}.weight', 4)[1]
+    side = options.get('img_size')
+    height_and_width = (side, side) if side else start.input_size[1:]
     row = fine_tuned_row(
         start,
         tag,
-        num_classes=_shape(state_dict, f'{start.classifier}.weight', 2)[0],
-        input_size=_input_size(start, state_dict, options),
+        num_classes=num_classes,
+        input_size=tuple(options.get('input_size') or (channels, *height_and_width)),
         label_names=label_names,
         licence=licence,
         origin=origin,
@@ -107,16 +111,6 @@ def _base_row(arch: str, name: str, *, required: bool) -> Checkpoint:
         names = ', '.join(row.name for row in rows)
         raise UnknownModelError(f'Unknown checkpoint "{name}" of {arch}: expected one of {names}.')
     return rows[0]
-
-
-def _input_size(
-    start: Checkpoint, state_dict: Mapping[str, Tensor], options: Mapping[str, Any]
-) -> tuple[int, int, int]:
-    """(channels, height, width) from the options of `train.py`, the weights and the row that training started from."""
-    channels = _shape(state_dict, f'{start.first_conv}.weight', 4)[1]
-    side = options.get('img_size')
-    height_and_width = (side, side) if side else start.input_size[1:]
-    return tuple(options.get('input_size') or (channels, *height_and_width))
 
 
 def _shape(state_dict: Mapping[str, Tensor], key: str, dimensions: int) -> torch.Size:

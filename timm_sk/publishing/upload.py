@@ -35,21 +35,13 @@ TAG = f'v{__version__}'
 
 @dataclass(frozen=True)
 class Plan:
-    """What a release would do.
-
-    Attributes:
-        repo_id: Repository.
-        head: Commit that was compared: the tag's if it is set, else the newest; None if there is no repository.
-        tag: Tag of the release.
-        changes: 'added', 'changed' or 'equal' by path; other files in the repository are left alone.
-        tagged: Whether the tag is set already.
-    """
+    """What a release would do."""
 
     repo_id: str
-    head: str | None
+    head: str | None  # commit that was compared: the tag's if it is set, else the newest; None without a repository
     tag: str
-    changes: dict[str, str]
-    tagged: bool = False
+    changes: dict[str, str]  # 'added', 'changed' or 'equal' by path; other files in the repository are left alone
+    tagged: bool = False  # whether the tag is set already
 
     @property
     def to_send(self) -> list[str]:
@@ -70,20 +62,13 @@ class Publisher:
     """Publishes repositories of one organisation.
 
     Its methods raise a ReleaseError if the Hub fails, or returns other files than were sent.
-
-    Attributes:
-        org: Organisation or user on the Hub.
-        private: Make new repositories private; a public one is refused, and no repository's visibility is changed.
-        dry_run: Only find out what would change.
-        api: Client of the Hub; by default with the endpoint and token of the environment.
-        show: Called with each plan before anything is sent.
     """
 
-    org: str
-    private: bool = False
-    dry_run: bool = False
-    api: HfApi = field(default_factory=lambda: HfApi())
-    show: Callable[[Plan], None] = lambda plan: None
+    org: str  # organisation or user on the Hub
+    private: bool = False  # make new repositories private; a public one is refused, no repository's visibility changed
+    dry_run: bool = False  # only find out what would change
+    api: HfApi = field(default_factory=lambda: HfApi())  # with the endpoint and token of the environment
+    show: Callable[[Plan], None] = lambda plan: None  # called with each plan before anything is sent
 
     def publish(self, name: str) -> Outcome:
         """Publish the checkpoint of the table named `arch.tag` as `org/arch.tag`.
@@ -99,12 +84,9 @@ class Publisher:
             return self._release(row.name, Path(folder), tag=TAG)
 
     def publish_folder(self, exported: Path) -> Outcome:
-        """Check an exported folder, and publish it as `org/arch.tag`.
+        """Check a folder that `timm-sk finetune` or `timm-sk weights package` wrote, and publish it as `org/arch.tag`.
 
         Only the files of an export are sent, with the name of the repository in the card; no link is followed.
-
-        Args:
-            exported: Folder that `timm-sk finetune` or `timm-sk weights package` wrote.
 
         Raises:
             UnpublishableError: If the folder is incomplete, has a link or other fields than an export, states no valid
@@ -154,13 +136,10 @@ class Publisher:
         return Outcome(name, state, f'{repo_id} at {plan.tag}: {to_send} sent, all read back')
 
     def _plan(self, repo_id: str, folder: Path, *, tag: str | None) -> Plan:
-        """Compare a folder with a repository, without writing to it.
+        """Compare the folder of a release with a repository, without writing to it.
 
-        Args:
-            repo_id: Repository.
-            folder: Files of the release. A golden file that differs from the repository's by rounding only, because
-                another machine computed it, is replaced by the repository's.
-            tag: Tag of the release; None for the number of the last release if it has these files, else the next.
+        A golden file that differs from the repository's by rounding only, because another machine computed it, is
+        replaced by the repository's. Without a tag, it is the last release's if that has these files, else the next.
         """
         try:
             info = self.api.repo_info(repo_id)

@@ -12,21 +12,13 @@ from ...errors import MismatchedCheckpointError
 
 
 class Leaf(NamedTuple):
-    """A tensor of a module.
+    """A tensor of a module."""
 
-    Attributes:
-        theirs: Suffix of its name in the other layout; None if only our layout has the tensor. Such a bias is 0.
-        ours: Suffix of its name in our layout.
-        shape: Shape in the other layout of a tensor that is flat in ours; None if the shapes are equal.
-        is_transposed: Whether the other layout has the transpose of a matrix.
-        parts: Number of tensors in the other layout, numbered by `{part}` in `theirs`, that ours has in one; 0 for one.
-    """
-
-    theirs: str | None
-    ours: str
-    shape: tuple[int, ...] | None = None
-    is_transposed: bool = False
-    parts: int = 0
+    theirs: str | None  # suffix of its name in the other layout; None if only ours has the tensor: such a bias is 0
+    ours: str  # suffix of its name in our layout
+    shape: tuple[int, ...] | None = None  # in the other layout, of a tensor that is flat in ours; None if equal
+    is_transposed: bool = False  # whether the other layout has the transpose of a matrix
+    parts: int = 0  # tensors of the other layout, numbered by `{part}` in `theirs`, that ours has in one; 0 for one
 
 
 Leaves = Sequence[Leaf]

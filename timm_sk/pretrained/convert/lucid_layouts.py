@@ -64,9 +64,6 @@ LUCID_LAYOUTS = (
         modules=_SK_BLOCK,
     ),
     Layout(
-        'Lucid ResNeSt',
-        signature=('layer1.0.conv2.fc1.conv.weight',),
-        net=[*_DEEP_STEM, _FC],
-        modules=_RESNEST_BLOCK,
+        'Lucid ResNeSt', signature=('layer1.0.conv2.fc1.conv.weight',), net=[*_DEEP_STEM, _FC], modules=_RESNEST_BLOCK
     ),
 )

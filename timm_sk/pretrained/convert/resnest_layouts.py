@@ -75,11 +75,7 @@ RESNEST_LAYOUTS = (
     ),
     # mindspore-lab/mindcv, mindcv/models/resnest.py
     _resnest(
-        'MindCV ResNeSt',
-        'layer1.0.conv2.bn0.gamma',
-        'layer1.0.conv2.conv.weight',
-        norm=MINDCV_NORM,
-        archs='.*_mindcv',
+        'MindCV ResNeSt', 'layer1.0.conv2.bn0.gamma', 'layer1.0.conv2.conv.weight', norm=MINDCV_NORM, archs='.*_mindcv'
     ),
     # MindSpore Hub's, mindspore-ai/models, research/cv/ResNeSt50: each group of a convolution is a tensor of its own
     _resnest(

@@ -1,16 +1,6 @@
 """Layouts of selective-kernel nets."""
 
-from .layout import (
-    MINDCV_NORM,
-    NORM,
-    WEIGHT,
-    WEIGHT_AND_BIAS,
-    Layout,
-    Leaf,
-    norm_leaves,
-    rename_modules,
-    same_names,
-)
+from .layout import MINDCV_NORM, NORM, WEIGHT, WEIGHT_AND_BIAS, Layout, Leaf, norm_leaves, rename_modules, same_names
 
 _BLOB = (Leaf(':0', '.weight'),)
 _CAFFE_NORM = norm_leaves('/bn:0', '/bn:1', '/bn:2', '/bn:3', shape=(1, -1, 1, 1))
@@ -99,11 +89,7 @@ SKNET_LAYOUTS = (
     Layout(
         'syt2 SKNet',
         signature=('stage_1.0.conv2.convs.0.0.weight',),
-        net=[
-            ('basic_conv.0', 'conv1', WEIGHT),
-            ('basic_conv.1', 'bn1', NORM),
-            ('classifier', 'fc', WEIGHT_AND_BIAS),
-        ],
+        net=[('basic_conv.0', 'conv1', WEIGHT), ('basic_conv.1', 'bn1', NORM), ('classifier', 'fc', WEIGHT_AND_BIAS)],
         prefix='stage_{stage}.{block}.',
         modules=rename_modules(
             _BOTTLENECK | {'conv2.attn.fc_select': _TWO_LAYERS},

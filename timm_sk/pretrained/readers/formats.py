@@ -38,13 +38,13 @@ def detect(file: BinaryIO) -> str:
         'mxnet', 'tensorflow-index', or 'zip' for one file in an archive.
     """
     head = file.read(_HEAD_BYTES)
-    file.seek(0, os.SEEK_SET)
+    file.seek(0)
     if not head:
         raise FormatError('it is empty')
     if head.startswith(_ZIP):
         with open_zip(file) as archive:
             found = 'zip' if find_root(archive) is None else 'torch'
-        file.seek(0, os.SEEK_SET)
+        file.seek(0)
         return found
     if _is_tar(head):
         raise FormatError(
@@ -61,7 +61,7 @@ def detect(file: BinaryIO) -> str:
         return 'safetensors'
     file.seek(-min(len(head), len(BUNDLE_MAGIC)), os.SEEK_END)
     tail = file.read()
-    file.seek(0, os.SEEK_SET)
+    file.seek(0)
     if tail == BUNDLE_MAGIC:
         return 'tensorflow-index'
     for beginning, description in _OTHERS:

@@ -1,6 +1,6 @@
 """Find the state dict in what a training script saved."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -24,11 +24,10 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
     Returns:
         Dense, contiguous, finite tensors in the file's order, without the prefix `module.` if all keys have it.
     """
+    wrappers = (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS
     for _ in range(_MAX_WRAPPERS):
-        wrapped = _wrapped(loaded, (*_AVERAGED, *_WRAPPERS) if use_ema else _WRAPPERS)
-        if wrapped is None:
-            break
-        loaded = wrapped
+        if isinstance(loaded, Mapping):
+            loaded = next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), loaded)
     if isinstance(loaded, Mapping) and isinstance(loaded.get('resnet'), Mapping):  # of the PyTorch port of SimCLRv2
         head = loaded['head'] if isinstance(loaded.get('head'), Mapping) else {}
         loaded = {**loaded['resnet'], **{f'head.{key}': value for key, value in head.items()}}
@@ -49,12 +48,6 @@ def unwrap(loaded: Any, *, use_ema: bool = False) -> dict[str, Tensor]:
             raise FormatError(f'{quote(key)} has NaN or infinite values', 'Use a checkpoint from before they appeared.')
     parallel = all(key.startswith(_PARALLEL) and key != _PARALLEL for key in loaded)
     return {key.removeprefix(_PARALLEL) if parallel else key: value.contiguous() for key, value in loaded.items()}
-
-
-def _wrapped(loaded: Any, wrappers: Sequence[str]) -> Mapping | None:
-    if not isinstance(loaded, Mapping):
-        return None
-    return next((loaded[key] for key in wrappers if isinstance(loaded.get(key), Mapping)), None)
 
 
 def _describe(value: Any) -> str:

@@ -9,8 +9,6 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-ADVICE = 'If it was downloaded, download it again.'
-
 # Limits on what costs memory beyond a file's own size. resnest269e has 2,447 tensors.
 MAX_TENSORS = 20_000
 MAX_DIMENSIONS = 8
@@ -32,14 +30,11 @@ DTYPES = {  # by their names in safetensors
 class FormatError(ValueError):
     """Raised inside the readers when a file cannot be read; callers get an UnreadableCheckpointError.
 
-    Attributes:
-        reason: What is wrong, without the file's name and without a full stop.
-        advice: A sentence that says what to do next.
+    The message says what is wrong, without the file's name and without a full stop; the advice is a sentence.
     """
 
-    def __init__(self, reason: str, advice: str = ADVICE) -> None:
+    def __init__(self, reason: str, advice: str = 'If it was downloaded, download it again.') -> None:
         super().__init__(reason)
-        self.reason = reason
         self.advice = advice
 
 

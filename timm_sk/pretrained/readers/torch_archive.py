@@ -56,10 +56,7 @@ def read_torch_archive(file: BinaryIO) -> Any:
             raise FormatError(f'its byte order is {quote(bytes(order))}')
         for key, storage in table.storages.items():
             content = read_entry(archive, entries[f'{root}/data/{key}'])
-            table.fill(storage, _swap_bytes(content, storage.dtype.itemsize) if order == b'big' else content)
+            if order == b'big':
+                content = bytearray(np.frombuffer(content, f'u{storage.dtype.itemsize}').byteswap().tobytes())
+            table.fill(storage, content)
     return loaded
-
-
-def _swap_bytes(raw: bytearray, item_bytes: int) -> bytearray:
-    """Numbers of the other byte order."""
-    return bytearray(np.frombuffer(raw, f'u{item_bytes}').byteswap().tobytes())

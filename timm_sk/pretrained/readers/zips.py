@@ -5,7 +5,6 @@ appear twice.
 """
 
 import io
-import os
 import struct
 import zipfile
 import zlib
@@ -93,4 +92,4 @@ def _check_directory(file: BinaryIO) -> None:
         raise FormatError('its zip directory is not where its end says')
     if length > _MAX_DIRECTORY_BYTES:
         raise FormatError(f'its zip directory has {length} bytes; the limit is {_MAX_DIRECTORY_BYTES}')
-    file.seek(0, os.SEEK_SET)
+    file.seek(0)
