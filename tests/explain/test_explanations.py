@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 from timm.utils import reparameterize_model
-from variants import filled
+from variants import LSK, filled
 
 import timm_sk
 from timm_sk import explain, shapes
@@ -46,7 +46,7 @@ def test_numbers_of_each_crop(model):
 
 
 def test_maps_of_lsknet(tmp_path):
-    model = filled('lsknet_t', depths=[1, 2, 1, 1], pretrained_cfg_overlay=dict(input_size=(3, 64, 64)))
+    model = filled(LSK, pretrained_cfg_overlay=dict(input_size=(3, 64, 64)))
     images = drawn(2, size=96)
     found = explain.explain_images(model, images, scales=(1, 2), batch_size=3)
     assert list(found.attention) == ['LSK_1_1', 'LSK_2_2', 'LSK_4_1']
@@ -61,7 +61,7 @@ def test_maps_of_lsknet(tmp_path):
         if unit.name in found.attention:
             np.testing.assert_allclose(found.attention[unit.name][1, 1], unit.weights[0], atol=1e-4)
     pytest.importorskip('matplotlib')
-    write_explanation(tmp_path / 'new', found, images, ['a.png', 'b.png'], model_name='lsknet_t')
+    write_explanation(tmp_path / 'new', found, images, ['a.png', 'b.png'], model_name=LSK)
     with (tmp_path / 'new' / NUMBERS).open() as file:
         rows = [row for row in csv.DictReader(file) if row['quantity'] == 'attention' and row['unit'] == 'LSK_4_1']
     assert [row['channel'] for row in rows[:5]] == ['1/1', '1/2', '2/1', '2/2', '1/1']

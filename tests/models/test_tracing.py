@@ -10,6 +10,7 @@ from timm_pair import assert_same, each_family, each_form, each_net, in_form, pa
 from torch import Tensor, nn
 from variants import (
     CIFAR,
+    LSK,
     LUCID_NAMES,
     MOBILE,
     ONE_PER_BLOCK,
@@ -34,6 +35,7 @@ COMPILED = [
     CIFAR,
     SHUFFLE,
     MOBILE,
+    LSK,
 ]
 EXACT = 1e-11
 
@@ -111,7 +113,7 @@ def test_exported_training(name):
     assert_same(*map(transform, pair(name, training=True)))
 
 
-@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK, [*ONE_PER_BLOCK, CIFAR, SHUFFLE, MOBILE]))
+@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK, [*ONE_PER_BLOCK, CIFAR, SHUFFLE, MOBILE, LSK]))
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
 def test_trace(name):
