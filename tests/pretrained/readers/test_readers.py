@@ -54,21 +54,13 @@ def assert_same(read, expected):
         assert torch.equal(read[key], tensor), key
 
 
-@pytest.mark.parametrize('name', ['gluon.params', 'module.params'])
-def test_mxnet_sample(name):
-    assert_same(read_checkpoint(SAMPLES / name), {key: EXPECTED[key] for key in KEYS})
-
-
-def test_mindspore_sample():
-    step = torch.tensor([3], dtype=torch.int32)
-    assert_same(read_checkpoint(SAMPLES / 'mindspore.ckpt'), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
-
-
-@pytest.mark.parametrize('name', ['paddle2.pdparams', 'paddle4.pdparams'])
-def test_paddle_sample(name):
-    assert detect_format(SAMPLES / name) == 'numpy-pickle'
-    step = torch.tensor([3], dtype=torch.int32)
-    assert_same(read_checkpoint(SAMPLES / name), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
+@pytest.mark.all_cases
+@pytest.mark.parametrize(
+    'name', ['gluon.params', 'module.params', 'mindspore.ckpt', 'paddle2.pdparams', 'paddle4.pdparams']
+)
+def test_samples_of_mxnet_mindspore_and_paddle(name):
+    step = {} if name.endswith('.params') else {'step': torch.tensor([3], dtype=torch.int32)}
+    assert_same(read_checkpoint(SAMPLES / name), {**{key: EXPECTED[key] for key in KEYS}, **step})
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
