@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from finetune_runs import draw_folder, read_last, small
+from finetune_runs import draw_folder, read_last, run_epochs, small
 from PIL import Image
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from timm_sk.cli import app
 from timm_sk.data import SyntheticImages, fingerprint, open_dataset
-from timm_sk.finetune import Config, Stopped, extract, finetune, loop
+from timm_sk.finetune import Config, extract, finetune
 from timm_sk.finetune.run_checkpoint import ResumeError
 
 
@@ -94,13 +94,6 @@ def test_channels(data: Path, tmp_path: Path) -> None:
     assert f'{rgb}: cannot be decoded: its shape is [32, 32, 3], the model takes [height, width, 5].' in refused.stderr
 
 
-def stop_after_epoch(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, 'is_asked_to_stop', lambda run: run.state.progress.epoch == 1)
-        with pytest.raises(Stopped):
-            finetune(config)
-
-
 def replace_one(file: Path) -> None:
     """Replace an image by another of the same size and name."""
     size = file.stat().st_size
@@ -119,10 +112,10 @@ def rename_class(file: Path) -> None:
 
 
 @pytest.mark.all_cases
-def test_resume_with_other_data(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resume_with_other_data(data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / 'data')
     config = small(copy, tmp_path / 'run', epochs=2, model_ema=False)
-    stop_after_epoch(config, monkeypatch)
+    run_epochs(config, 1)
     changes = ((replace_one, 'train'), (replace_one, 'validation'), (rename_one, 'train'), (rename_class, 'train'))
     for change, split in changes:
         shutil.rmtree(copy)
