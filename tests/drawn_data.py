@@ -65,14 +65,20 @@ def write_mnist(root: Path, parts: Mapping[str, Sequence[Image.Image]]) -> Path:
     return root
 
 
-def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image]]]) -> Path:
-    """A data set of Hugging Face's library, by its parts."""
+def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image | bytes]]]) -> Path:
+    """A data set of Hugging Face's library of images (or of bytes), by its parts."""
     datasets = pytest.importorskip('datasets')
 
     for part, images in parts.items():
-        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*images]))
-        rows = [dict(image=image, label=label) for label, members in enumerate(images.values()) for image in members]
-        table = datasets.Dataset.from_list(rows, features=features)
+        names = datasets.ClassLabel(names=[*images])
+        raw, features = (
+            datasets.Features(image=datasets.Image(decode=decode), label=names) for decode in (False, True)
+        )
+        rows = []
+        for label, members in enumerate(images.values()):
+            contents = [image if isinstance(image, bytes) else encoded(image, 'PNG') for image in members]
+            rows += [dict(image=dict(bytes=content, path=None), label=label) for content in contents]
+        table = datasets.Dataset.from_list(rows, features=raw).cast(features)
         (root / 'data').mkdir(parents=True, exist_ok=True)
         table.to_parquet(root / 'data' / f'{part}-00000-of-00001.parquet')
     return root

@@ -67,18 +67,6 @@ def write_difficult(folder):
     return sorted(folder.iterdir())
 
 
-def write_table(folder, contents):
-    """Files of images, all of one class, as a table of Hugging Face's library."""
-    datasets = pytest.importorskip('datasets')
-    folder.mkdir()
-    rows = [dict(image=dict(bytes=content, path=None), label=0) for content in contents]
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['one']))
-    raw = datasets.Features(image=datasets.Image(decode=False), label=features['label'])
-    table = datasets.Dataset.from_list(rows, features=raw).cast(features)
-    table.to_parquet(folder / 'train.parquet')
-    return folder
-
-
 @pytest.mark.all_cases
 @pytest.mark.parametrize('channels', [3, 1])
 def test_one_way_to_read(channels, tmp_path):
@@ -95,7 +83,8 @@ def test_one_way_to_read(channels, tmp_path):
         images = with_channels(open_dataset(**settings, split='train'), channels)
         found = images if isinstance(images, ImageStream) else map(images.read, range(len(images)))
         assert sorted(image.tobytes() for image, *_ in found) == expected, settings
-    table = write_table(tmp_path / 'table', [file.read_bytes() for file in files if file.suffix != '.npy'])
+    contents = [file.read_bytes() for file in files if file.suffix != '.npy']
+    table = write_parquet(tmp_path / 'table', dict(train=dict(one=contents)))
     for prefix in ('hfds', 'hfids'):
         settings = dict(data=f'{prefix}/{table}', data_dir=str(tmp_path / 'cache'), num_samples=len(files) - 1)
         images = with_channels(open_dataset(**settings, split='train'), channels)
@@ -233,7 +222,7 @@ def test_unreadable_member_of_tar(tmp_path):
 
 
 def test_unreadable_row_of_table(tmp_path):
-    table = write_table(tmp_path / 'table', [encoded(Image.new('RGB', (8, 8)), 'PNG'), b'none'])
+    table = write_parquet(tmp_path / 'table', dict(train=dict(one=[Image.new('RGB', (8, 8)), b'none'])))
     images = open_dataset(f'hfds/{table}', split='train', data_dir=str(tmp_path / 'cache'))
     assert images.read(0)[0].size == (8, 8)
     with pytest.raises(UnreadableSampleError, match=r'^image 1: not an image that can be read'):
