@@ -9,14 +9,7 @@ import pytest
 from drawn_data import CLASSES, drawn, encoded, write_folder, write_mnist, write_parquet, write_shards, write_tar
 from PIL import Image
 
-from timm_sk.data import (
-    ImageDataset,
-    ImageStream,
-    SyntheticImages,
-    UnreadableSampleError,
-    open_dataset,
-    with_channels,
-)
+from timm_sk.data import ImageDataset, ImageStream, SyntheticImages, UnreadableSampleError, open_dataset, with_channels
 from timm_sk.data.images import read_image
 from timm_sk.data.shapes import CLASS_NAMES, draw
 

@@ -281,12 +281,7 @@ def test_quantize(tmp_path, engine, shapes_model):
     ('name', 'options', 'attention', 'others'),
     [
         ('skresnet18', NETS['skresnet18'], 2 * 4, {'conv1', 'fc'}),
-        (
-            'resnest50d_4s2x40d',
-            RADIX_4,
-            2 * 4,
-            {'conv1', 'fc'},
-        ),
+        ('resnest50d_4s2x40d', RADIX_4, 2 * 4, {'conv1', 'fc'}),
         ('sk_mobilenetv2_100', {}, 2 * 17, {'conv_stem', 'classifier'}),
     ],
 )

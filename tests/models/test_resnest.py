@@ -168,9 +168,7 @@ def test_every_name_is_documented(name):
 def test_sizes_in_the_document():
     """Image size, millions of parameters and GMACs of each net, ours and the authors'."""
     rows = re.findall(
-        r'^\| `(\w+)` \| (\d+) \| ([\d.]+) M \| ([\d.]+|-) ?M? \| ([\d.]+) \| ([\d.]+|-) \|',
-        DOCUMENT,
-        re.MULTILINE,
+        r'^\| `(\w+)` \| (\d+) \| ([\d.]+) M \| ([\d.]+|-) ?M? \| ([\d.]+) \| ([\d.]+|-) \|', DOCUMENT, re.MULTILINE
     )
     assert [row[0] for row in rows] == list(
         dict.fromkeys(row.arch for row in CHECKPOINTS.values() if row.family == 'resnest')

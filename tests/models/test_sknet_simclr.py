@@ -184,10 +184,7 @@ def test_projection_layer_features_only(tmp_path):
     model = filled(PROJ)
     save_safetensors(model.state_dict(), tmp_path / 'model.safetensors')
     backbone = shallow(
-        PROJ,
-        pretrained=True,
-        pretrained_cfg_overlay=dict(file=str(tmp_path / 'model.safetensors')),
-        features_only=True,
+        PROJ, pretrained=True, pretrained_cfg_overlay=dict(file=str(tmp_path / 'model.safetensors')), features_only=True
     ).eval()
     assert torch.equal(backbone(images())[-1], model.forward_features(images()))
 

@@ -8,19 +8,7 @@ import torch.fx
 from tiers import deep_except
 from timm_pair import assert_same, each_family, each_form, each_net, in_form, pair, run_step
 from torch import Tensor, nn
-from variants import (
-    CIFAR,
-    LSK,
-    LUCID_NAMES,
-    MOBILE,
-    ONE_PER_BLOCK,
-    RESNESTS,
-    SHUFFLE,
-    TRUNKS,
-    filled,
-    images,
-    units_of,
-)
+from variants import CIFAR, LSK, LUCID_NAMES, MOBILE, ONE_PER_BLOCK, RESNESTS, SHUFFLE, TRUNKS, filled, images, units_of
 
 # Each block, and each way in which others' nets differ inside one; other widths and groups are the same graph.
 COMPILED = [

@@ -54,14 +54,8 @@ WRONG = {
         lambda _: [headers('206 Partial Content', length=5), b'12345'],
         'send the file from byte 0 on, 4 times',
     ),
-    'a part of unknown size': (
-        lambda _: part(0, 100, shown='bytes 0-99/*'),
-        'send the file from byte 0 on, 4 times',
-    ),
-    'a part beyond the size': (
-        lambda _: part(0, 100, shown='bytes 0-99/99'),
-        'send the file from byte 0 on, 4 times',
-    ),
+    'a part of unknown size': (lambda _: part(0, 100, shown='bytes 0-99/*'), 'send the file from byte 0 on, 4 times'),
+    'a part beyond the size': (lambda _: part(0, 100, shown='bytes 0-99/99'), 'send the file from byte 0 on, 4 times'),
     'a range of other digits': (
         lambda _: part(0, 100, shown='bytes \u00b2-99/102400'),
         'send the file from byte 0 on, 4 times',
@@ -75,10 +69,7 @@ WRONG = {
         then(lambda start: part(start, start + 10, shown=f'bytes {start}-{SIZE - 1}/{SIZE}')),
         'the file from byte 300 on|ended after 300',
     ),
-    'a resume elsewhere': (
-        then(lambda start: part(start + 1, SIZE)),
-        'the file from byte 300 on|ended after 300',
-    ),
+    'a resume elsewhere': (then(lambda start: part(start + 1, SIZE)), 'the file from byte 300 on|ended after 300'),
     'a resume of another file': (then(lambda start: part(start, SIZE, etag='"2"')), 'has another file|ended after 300'),
     'nothing more of a file without ETag': (
         then(lambda start: [headers('416 Range Not Satisfiable', f'Content-Range: bytes */{start}', length=0)]),
@@ -103,10 +94,7 @@ WRONG = {
         lambda _: [headers('200 OK', 'Transfer-Encoding: chunked'), b'x\r\n'],
         'the connection broke',
     ),
-    'a chunked file that ends early': (
-        lambda _: [CHUNKED, b'5\r\n12345\r\n'],
-        'the connection broke',
-    ),
+    'a chunked file that ends early': (lambda _: [CHUNKED, b'5\r\n12345\r\n'], 'the connection broke'),
 }
 
 

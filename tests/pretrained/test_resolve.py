@@ -243,11 +243,7 @@ def test_fetch_into_another_store(hub, online, store, row, hub_repo, release, we
     shapes = shapes_of(CHECKPOINTS[NAME])
     for number, checkpoint in enumerate((row(source), row(hub_source()))):
         path = fetch(
-            checkpoint,
-            lambda: shapes,
-            store=elsewhere,
-            store_all=True,
-            progress=lambda *numbers: seen.append(numbers),
+            checkpoint, lambda: shapes, store=elsewhere, store_all=True, progress=lambda *numbers: seen.append(numbers)
         )
         assert path == elsewhere.folder(NAME) / 'model.safetensors'
         assert elsewhere.origin(NAME).kind == ('url', 'hub')[number]

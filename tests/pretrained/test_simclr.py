@@ -21,11 +21,7 @@ from pretrained.readers.tensor_bundle_files import write_bundle
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import (
-    MismatchedCheckpointError,
-    UnobtainableCheckpointError,
-    UnreadableCheckpointError,
-)
+from timm_sk.errors import MismatchedCheckpointError, UnobtainableCheckpointError, UnreadableCheckpointError
 from timm_sk.pretrained import fetch, read_checkpoint, store_file, to_our_layout
 from timm_sk.pretrained.convert import LAYOUTS, is_simclr_variable, recognize
 from timm_sk.pretrained.http_download import download

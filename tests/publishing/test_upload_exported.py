@@ -155,10 +155,7 @@ def with_torn(folder, name):
         ),
         (lambda folder: (folder / 'recipe.json').mkdir(), 'is a link or not a regular file'),
         (partial(with_text, name='net.pt2', text=''), r'net\.pt2 holds code, which loading runs: remove it'),
-        (
-            partial(with_config, auto_map={'AutoModel': 'x.Y'}),
-            r"config\.json has the field 'auto_map'",
-        ),
+        (partial(with_config, auto_map={'AutoModel': 'x.Y'}), r"config\.json has the field 'auto_map'"),
         (partial(with_config, model_args=[1]), 'model_args holds list instead of an object'),
         (partial(with_config, model_args=dict(features_only=True)), "model_args has the field 'features_only'"),
         (partial(with_config, num_classes='3'), r"config\.json has an invalid num_classes: '3'"),
@@ -168,10 +165,7 @@ def with_torn(folder, name):
         (partial(with_cfg, mean=['0', 0, 0]), 'pretrained_cfg has an invalid mean: '),
         (partial(with_text, name='config.json', text='[' * 10**5), 'export is not of an export: '),
         (partial(with_text, name='recipe.json', text='{"format_version": 1, "token": "x"}'), "recipe.json .* 'token'"),
-        (
-            partial(with_text, name='config.yaml', text='data: /home/me\n'),
-            'config.yaml has data, a setting',
-        ),
+        (partial(with_text, name='config.yaml', text='data: /home/me\n'), 'config.yaml has data, a setting'),
         *(
             (partial(with_text, name='config.yaml', text=f'{key}: {path}\n'), f'path of your machine in {key}: write ')
             for key, path in (

@@ -66,10 +66,7 @@ def test_samples_of_mxnet_mindspore_and_paddle(name):
 @pytest.mark.parametrize('protocol', [2, 3, 4])
 @pytest.mark.parametrize('dtype', ['f8', 'f4', 'f2', 'i8', 'i4', 'u1', 'b1'])
 def test_numpy_types(tmp_path, dtype, protocol):
-    arrays = {
-        'a': np.arange(6).reshape(1, 2, 3).astype(dtype),
-        'scalar': np.array(1, dtype),
-    }
+    arrays = {'a': np.arange(6).reshape(1, 2, 3).astype(dtype), 'scalar': np.array(1, dtype)}
     content = pickle.dumps(arrays, protocol)
     for spelling in (content, content.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')):
         if protocol == 4:  # where lengths of names are written before them
