@@ -13,6 +13,7 @@ from checkpoint_files import EXPECTED, SAMPLES, field, varint, zip_bytes
 from mutations import mutate
 from subprocesses import run_python
 from tensor_bundle_files import MAGIC, block_bytes, entry_bytes, handle, header, masked_crc, table_bytes, write_bundle
+from test_readers import assert_same
 
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import read_checkpoint, tensor_bundle
@@ -40,13 +41,6 @@ def refusal(path: Path, **kwargs) -> str:
     assert '\n' not in message
     assert len(message) < len(str(path)) + 400
     return message
-
-
-def assert_same(read, expected):
-    assert list(read) == list(expected)
-    for key, tensor in expected.items():
-        assert read[key].dtype == tensor.dtype, key
-        assert torch.equal(read[key], tensor), key
 
 
 def test_sample_of_tensorflow():
