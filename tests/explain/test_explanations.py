@@ -102,9 +102,3 @@ def test_invalid_arguments(model):
         explain.explain_images(model, [])
     with pytest.raises(ValueError, match=r'^image 2: 16x16 pixels are fewer'):
         explain.explain_images(model, [*drawn(1), *drawn(1, size=16)])
-    with pytest.raises(ValueError, match=r'^small.png: 16x16'):
-        explain.explain_images(model, drawn(1, size=16), names=['small.png'])
-    with pytest.raises(ValueError, match='Unknown unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1'):
-        explain.explain_images(model, drawn(1), units=['SK_2_3'])
-    with pytest.raises(ValueError, match='has no unit that selects'):
-        explain.explain_images(timm.create_model('resnet10t'), drawn(1, size=256))

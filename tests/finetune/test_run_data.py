@@ -74,7 +74,7 @@ def write_bands(image: Image.Image, path: Path) -> None:
 
 
 def test_channels(data: Path, tmp_path: Path) -> None:
-    """Five channels train with augmentation, validate and predict; as features they are the model's."""
+    """Five channels train with augmentation, validate and predict."""
     copy = rewritten(data, tmp_path / 'bands', write_bands)
     run = finetune(small(copy, tmp_path / 'run', in_chans=5, epochs=1, color_jitter=0.3, workers=1))
     assert next(iter(read_last(run.folder)['state_dict'].values())).shape[1] == 5
@@ -156,10 +156,6 @@ def test_refused_in_one_line(data: Path, tmp_path: Path) -> None:
     run = tmp_path / 'run'
     message = refusal(data, '--val-split', 'vall', '--output', run)
     assert message == f'timm-sk: {data} has no split vall: name one of train, validation.'
-    copy = shutil.copytree(data / 'train', tmp_path / 'data')
-    os.rename(copy / 'star', os.path.join(os.fsencode(copy), b'\xe9toile'))
-    message = refusal(copy, '--output', run)
-    assert message == r"timm-sk: Invalid name of a class, '\udce9toile': rename it, in UTF-8 and without line breaks."
     assert not run.exists()
     message = refusal(data, '--batch-size', 1, '--output', run)
     assert message.startswith('timm-sk: BatchNorm needs at least 2 images per step and process, got 1: raise --batch-')
