@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import timm
 import torch
-from hub_contents import contents, writes
 from huggingface_hub import HfApi
 from random_weights import fill_model
 from safetensors.torch import load_file, save_file
@@ -58,7 +57,7 @@ def test_publish_exported_folder(hub, publish, folder):
     repo = hub.repos[REPO]
     assert [commit.title for commit in repo.commits.values()][1:] == ['sknet_atto.pets by timm_sk 0.1.0']
     assert repo.tags == {'v1': repo.head}
-    files = contents(hub, REPO)
+    files = hub.contents(REPO)
     assert set(files) == {*FILES, 'config.yaml'}
     assert files['model.safetensors'] == (folder / 'model.safetensors').read_bytes()
     assert hub.requests['GET', 'resolve'] == 5
@@ -71,7 +70,7 @@ def test_release_numbers(hub, publish, folder):
     publish(folder)
     hub.requests.clear()
     outcome = publish(folder)
-    assert (outcome.state, writes(hub)) == ('unchanged', {})
+    assert (outcome.state, hub.writes()) == ('unchanged', {})
     assert outcome.detail == f'{REPO} is at v1: nothing to do'
     first = hub.repos[REPO].head
     export(folder, seed=1)
