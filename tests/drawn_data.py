@@ -36,12 +36,12 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
+def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]]) -> Path:
     """A folder with a folder of files for each class."""
     for name, members in images.items():
         (root / name).mkdir(parents=True)
         for index, image in enumerate(members):
-            image.save(root / name / f'{index:03}.{suffix}')
+            image.save(root / name / f'{index:03}.png')
     return root
 
 

@@ -36,14 +36,14 @@ def validate(data, model=MODEL, *, context=None, log=None, **settings):
     return validation.validate(model, config, context=context, log=log)
 
 
-def write_digits(root, count, turned=3):
+def write_digits(root, count):
     """The first held-out digits in a folder per class; each third is rotated, which the model does not know."""
     data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
     for number, (pixels, label) in enumerate(zip(data['images'][:count], data['labels'].tolist(), strict=False)):
         folder = root / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels.numpy())
-        image = image.rotate(90) if number % turned == 0 else image
+        image = image.rotate(90) if number % 3 == 0 else image
         image.save(folder / f'{number:03d}.png')
     return root
 
