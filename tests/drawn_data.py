@@ -13,6 +13,7 @@ from PIL import Image
 from timm_sk import shapes
 
 CLASSES = ('circle', 'ring', 'star')
+Images = Mapping[str, Sequence[Image.Image]]  # by class
 
 
 def drawn(
@@ -36,7 +37,7 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]]) -> Path:
+def write_folder(root: Path, images: Images) -> Path:
     """A folder with a folder of files for each class."""
     for name, members in images.items():
         (root / name).mkdir(parents=True)
@@ -45,7 +46,7 @@ def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]]) -> Pat
     return root
 
 
-def write_tar(file: Path, images: Mapping[str, Sequence[Image.Image]]) -> Path:
+def write_tar(file: Path, images: Images) -> Path:
     """A tar of such a folder."""
     with tarfile.open(file, 'w') as archive:
         archive.add(write_folder(file.with_suffix(''), images), arcname='images')
@@ -109,3 +110,23 @@ def write_shards(
         splits[part] = dict(name=part, num_samples=sum(lengths), filenames=names, shard_lengths=lengths)
     (root / '_info.json').write_text(json.dumps(dict(splits=splits)))
     return root
+
+
+def in_folder(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    """Settings that open images in folders, by their parts; '' where there are no parts."""
+    for part, images in parts.items():
+        write_folder(place / 'data' / part, images)
+    return dict(data=str(place / 'data'))
+
+
+def in_torchvision_folder(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    return dict(data='torch/image_folder', data_dir=in_folder(place, parts)['data'])
+
+
+def in_parquet(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    folder = write_parquet(place / 'parquet', {part or 'train': images for part, images in parts.items()})
+    return dict(data=f'hfds/{folder}', data_dir=str(place / 'cache'))
+
+
+def in_tar(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    return dict(data=str(write_tar(place / 'data.tar', parts[''])))

@@ -6,7 +6,20 @@ import tarfile
 
 import numpy as np
 import pytest
-from drawn_data import CLASSES, drawn, encoded, write_folder, write_mnist, write_parquet, write_shards, write_tar
+from drawn_data import (
+    CLASSES,
+    drawn,
+    encoded,
+    in_folder,
+    in_parquet,
+    in_tar,
+    in_torchvision_folder,
+    write_folder,
+    write_mnist,
+    write_parquet,
+    write_shards,
+    write_tar,
+)
 from PIL import Image
 
 from timm_sk.data import ImageDataset, ImageStream, SyntheticImages, UnreadableSampleError, open_dataset, with_channels
@@ -14,32 +27,6 @@ from timm_sk.data.images import read_image
 from timm_sk.data.shapes import CLASS_NAMES, draw
 
 EACH = 3
-
-
-def in_folder(tmp_path, images):
-    return dict(data=str(write_folder(tmp_path / 'images', images)))
-
-
-def in_part_of_folder(tmp_path, images):
-    write_folder(tmp_path / 'parts' / 'train', images)
-    write_folder(tmp_path / 'parts' / 'val', drawn(1, seed=9))
-    return dict(data=str(tmp_path / 'parts'))
-
-
-def in_tar(tmp_path, images):
-    return dict(data=str(write_tar(tmp_path / 'images.tar', images)))
-
-
-def in_torchvision_folder(tmp_path, images):
-    return dict(data='torch/image_folder', data_dir=str(write_folder(tmp_path / 'images', images)))
-
-
-def in_parquet(tmp_path, images):
-    folder = write_parquet(tmp_path / 'parquet', dict(train=images))
-    return dict(data=f'hfds/{folder}', data_dir=str(tmp_path / 'cache'))
-
-
-KINDS = (in_folder, in_part_of_folder, in_tar, in_torchvision_folder, in_parquet)
 
 
 def write_difficult(folder):
@@ -86,10 +73,14 @@ def test_one_way_to_read(channels, tmp_path):
         assert {image.tobytes() for image, *_ in found} == without, prefix
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_images_and_labels(kind, tmp_path):
+@pytest.mark.parametrize(
+    ('kind', 'part'),
+    [(in_folder, ''), (in_folder, 'train'), (in_tar, ''), (in_torchvision_folder, ''), (in_parquet, '')],
+)
+def test_images_and_labels(kind, part, tmp_path):
     expected = drawn(EACH)
-    images = open_dataset(**kind(tmp_path, expected), split='train')
+    others = {'val': drawn(1, seed=9)} if part else {}
+    images = open_dataset(**kind(tmp_path, {part: expected} | others), split='train')
     assert isinstance(images, ImageDataset)
     assert images.class_names() == [*CLASSES]
     found = [images.read(index) for index in range(len(images))]
@@ -104,11 +95,11 @@ def test_images_and_labels(kind, tmp_path):
 
 
 def test_names(tmp_path):
-    folder = tmp_path / 'images'
-    for settings in (in_folder(tmp_path, drawn(2)), dict(data='torch/folder', data_dir=str(folder))):
+    folder = tmp_path / 'data'
+    for settings in (in_folder(tmp_path, {'': drawn(2)}), dict(data='torch/folder', data_dir=str(folder))):
         assert open_dataset(**settings, split='train').name(3) == str(folder / 'ring' / '001.png')
-    assert open_dataset(**in_tar(tmp_path / 'images', drawn(2)), split='train').name(3) == 'images/ring/001.png'
-    assert open_dataset(**in_parquet(tmp_path, drawn(2)), split='train').name(3) == 'image 3'
+    assert open_dataset(**in_tar(folder, {'': drawn(2)}), split='train').name(3) == 'images/ring/001.png'
+    assert open_dataset(**in_parquet(tmp_path, {'': drawn(2)}), split='train').name(3) == 'image 3'
 
 
 def test_torchvision(tmp_path):
@@ -130,7 +121,7 @@ def test_class_map(kind, in_file, tmp_path):
     if in_file:
         (tmp_path / 'classes.txt').write_text('star\ncircle\nring\n')
         class_map = str(tmp_path / 'classes.txt')
-    images = with_channels(open_dataset(**kind(tmp_path, drawn(2)), split='train', class_map=class_map), 1)
+    images = with_channels(open_dataset(**kind(tmp_path, {'': drawn(2)}), split='train', class_map=class_map), 1)
     assert images.class_names() == ['star', 'circle', 'ring']
     assert images.read(0)[0].tobytes() == drawn(2)['circle'][0].convert('L').tobytes()
     assert images.targets() == [1, 1, 2, 2, 0, 0]
