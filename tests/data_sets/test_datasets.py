@@ -47,7 +47,6 @@ def write_difficult(folder):
     return sorted(folder.iterdir())
 
 
-@pytest.mark.all_cases
 @pytest.mark.parametrize('channels', [3, 1])
 def test_one_way_to_read(channels, tmp_path):
     """The same pixels from folders, tars, shards and tables as `read_image` gives."""

@@ -111,7 +111,6 @@ def rename_class(file: Path) -> None:
         folder.rename(folder.with_name('zebra'))
 
 
-@pytest.mark.all_cases
 def test_resume_with_other_data(data: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(data, tmp_path / 'data')
     config = small(copy, tmp_path / 'run', epochs=2, model_ema=False)

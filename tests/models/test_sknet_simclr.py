@@ -33,7 +33,6 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
-@pytest.mark.all_cases
 @pytest.mark.parametrize('name', COSTS)
 def test_costs(name):
     params, backbone, gmacs = COSTS[name]

@@ -338,7 +338,6 @@ print(before, peak, time.perf_counter() - begin)
 """
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(1200)
 def test_memory_of_the_largest_net(tmp_path, record_property):
     """A checkpoint of 6.4 GB, half of it the optimizer's, is converted in the memory of the net."""
