@@ -13,6 +13,7 @@ from PIL import Image
 from timm_sk import shapes
 
 CLASSES = ('circle', 'ring', 'star')
+Images = Mapping[str, Sequence[Image.Image]]  # by class
 
 
 def drawn(
@@ -36,16 +37,16 @@ def encoded(image: Image.Image, kind: str) -> bytes:
     return file.getvalue()
 
 
-def write_folder(root: Path, images: Mapping[str, Sequence[Image.Image]], *, suffix: str = 'png') -> Path:
+def write_folder(root: Path, images: Images) -> Path:
     """A folder with a folder of files for each class."""
     for name, members in images.items():
         (root / name).mkdir(parents=True)
         for index, image in enumerate(members):
-            image.save(root / name / f'{index:03}.{suffix}')
+            image.save(root / name / f'{index:03}.png')
     return root
 
 
-def write_tar(file: Path, images: Mapping[str, Sequence[Image.Image]]) -> Path:
+def write_tar(file: Path, images: Images) -> Path:
     """A tar of such a folder."""
     with tarfile.open(file, 'w') as archive:
         archive.add(write_folder(file.with_suffix(''), images), arcname='images')
@@ -65,14 +66,20 @@ def write_mnist(root: Path, parts: Mapping[str, Sequence[Image.Image]]) -> Path:
     return root
 
 
-def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image]]]) -> Path:
-    """A data set of Hugging Face's library, by its parts."""
+def write_parquet(root: Path, parts: Mapping[str, Mapping[str, Sequence[Image.Image | bytes]]]) -> Path:
+    """A data set of Hugging Face's library of images (or of bytes), by its parts."""
     datasets = pytest.importorskip('datasets')
 
     for part, images in parts.items():
-        features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=[*images]))
-        rows = [dict(image=image, label=label) for label, members in enumerate(images.values()) for image in members]
-        table = datasets.Dataset.from_list(rows, features=features)
+        names = datasets.ClassLabel(names=[*images])
+        raw, features = (
+            datasets.Features(image=datasets.Image(decode=decode), label=names) for decode in (False, True)
+        )
+        rows = []
+        for label, members in enumerate(images.values()):
+            contents = [image if isinstance(image, bytes) else encoded(image, 'PNG') for image in members]
+            rows += [dict(image=dict(bytes=content, path=None), label=label) for content in contents]
+        table = datasets.Dataset.from_list(rows, features=raw).cast(features)
         (root / 'data').mkdir(parents=True, exist_ok=True)
         table.to_parquet(root / 'data' / f'{part}-00000-of-00001.parquet')
     return root
@@ -103,3 +110,23 @@ def write_shards(
         splits[part] = dict(name=part, num_samples=sum(lengths), filenames=names, shard_lengths=lengths)
     (root / '_info.json').write_text(json.dumps(dict(splits=splits)))
     return root
+
+
+def in_folder(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    """Settings that open images in folders, by their parts; '' where there are no parts."""
+    for part, images in parts.items():
+        write_folder(place / 'data' / part, images)
+    return dict(data=str(place / 'data'))
+
+
+def in_torchvision_folder(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    return dict(data='torch/image_folder', data_dir=in_folder(place, parts)['data'])
+
+
+def in_parquet(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    folder = write_parquet(place / 'parquet', {part or 'train': images for part, images in parts.items()})
+    return dict(data=f'hfds/{folder}', data_dir=str(place / 'cache'))
+
+
+def in_tar(place: Path, parts: Mapping[str, Images]) -> dict[str, str]:
+    return dict(data=str(write_tar(place / 'data.tar', parts[''])))

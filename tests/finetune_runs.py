@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from drawn_data import drawn, write_folder
 from subprocesses import free_port
 from torch import Tensor
 
 from timm_sk import shapes
-from timm_sk.finetune import Config, finetune
+from timm_sk.finetune import Config, Stopped, finetune, loop
 from timm_sk.finetune.run_checkpoint import BEST, LAST, read
 
 PATIENCE = 120  # seconds
@@ -51,6 +52,14 @@ def small(data: Path, output: Path, **settings: Any) -> Config:
         aa='rand-m5-mstd0.5',
     )
     return Config(**usual | settings)
+
+
+def run_epochs(config: Config, epochs: int) -> None:
+    """Stop a run after some epochs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, 'is_asked_to_stop', lambda run: run.state.progress.epoch == epochs)
+        with pytest.raises(Stopped):
+            finetune(config)
 
 
 def read_last(folder: Path) -> dict[str, Any]:

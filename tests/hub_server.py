@@ -82,6 +82,14 @@ class Hub(Store):
         files = {path: File(content, is_lfs(path, len(content))) for path, content in sorted(contents.items())}
         return repo.commit(f'Add {folder.name}', {**repo.files(), **files})
 
+    def writes(self) -> dict[tuple[str, str], int]:
+        """How many requests of each kind wrote."""
+        return {key: count for key, count in self.requests.items() if key[0] in ('POST', 'PUT', 'DELETE')}
+
+    def contents(self, name: str) -> dict[str, bytes]:
+        """The files of a repository by path."""
+        return {path: file.content for path, file in self.repos[name].files().items() if path != '.gitattributes'}
+
     def client_settings(self, cache: Path) -> dict[str, Any]:
         """Constants of huggingface_hub that point this process's client to this server, with a cache of its own."""
         return dict(

@@ -64,10 +64,10 @@ def make_input(shape: tuple[int, ...], *, seed: int = 0) -> Tensor:
     return torch.from_numpy(stream.standard_normal(int(np.prod(shape))).reshape(shape)).float()
 
 
-def fill_model(model: nn.Module, *, seed: int = 0, damp: Damp = LAST_NORMS) -> nn.Module:
+def fill_model(model: nn.Module, *, seed: int = 0) -> nn.Module:
     """Replace every parameter and buffer of a model in place."""
     filled = {
-        name: fill(name, tuple(tensor.shape), tensor.dtype, seed=seed, damp=damp)
+        name: fill(name, tuple(tensor.shape), tensor.dtype, seed=seed, damp=LAST_NORMS)
         for name, tensor in model.state_dict().items()
     }
     model.load_state_dict(filled)

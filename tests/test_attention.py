@@ -4,7 +4,7 @@ import pytest
 import timm
 import torch
 from random_weights import fill_model
-from variants import CIFAR, MOBILE, ONE_PER_BLOCK, SHUFFLE, filled, images, units_of
+from variants import CIFAR, LSK, MOBILE, ONE_PER_BLOCK, SHUFFLE, filled, images, units_of
 
 import timm_sk
 from timm_sk import lucid
@@ -51,7 +51,7 @@ def test_weights(name):
 
 @torch.inference_mode()
 def test_maps_of_lsknet():
-    model = filled('lsknet_t', depths=[1, 2, 1, 1])
+    model = filled(LSK)
     x = images()
     expected = model(x)
     units = timm_sk.attention_weights(model, x)
@@ -69,7 +69,7 @@ def test_maps_of_lsknet():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('name', ['sknet50_3path', 'resnest14d', 'lsknet_t'])
+@pytest.mark.parametrize('name', ['sknet50_3path', 'resnest14d', LSK])
 @torch.inference_mode()
 def test_contributions(name):
     """The norms of the weighted outputs, against the outputs of the modules inside the last unit."""

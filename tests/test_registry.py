@@ -86,11 +86,6 @@ print(timm.list_models('skresnet18', include_tags=True), timm.get_pretrained_cfg
     assert done.stdout == "['skresnet18.new', 'skresnet18.ra_in1k'] new\n", done.stderr
 
 
-@pytest.mark.parametrize('name', ['resnet18', 'skresnet34', 'skresnet34.ra_in1k', 'sknet_atto.digits', 'hf-hub:a/b'])
-def test_known_names(name):
-    require_model(name)
-
-
 @pytest.mark.parametrize(
     ('name', 'message'),
     [

@@ -54,8 +54,8 @@ DEEPER = {
     'resnest50_mindcv': 'resnest14_mindcv',
 }
 KINDS = [name for name in RESNETS if name not in DEEPER and name not in SIMCLR_PROJ_NAMES]  # which have another head
-CIFAR, SHUFFLE, MOBILE = 'sknet29_16x32d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100'
-TRUNKS = [*KINDS, CIFAR, SHUFFLE, MOBILE]
+CIFAR, SHUFFLE, MOBILE, LSK = 'sknet29_16x32d', 'sk_shufflenetv2_x0_5', 'sk_mobilenetv2_100', 'lsknet_t'
+TRUNKS = [*KINDS, CIFAR, SHUFFLE, MOBILE]  # of SK units and split attentions
 
 
 def upstream(name: str, **kwargs: object) -> nn.Module:
@@ -64,10 +64,12 @@ def upstream(name: str, **kwargs: object) -> nn.Module:
 
 
 def shallow(name: str, **kwargs: object) -> nn.Module:
-    """Our model, with few and narrow blocks where it is on a ResNet trunk: in a fraction of the time."""
+    """Our model, with few blocks, and narrow ones where it is on a ResNet trunk: in a fraction of the time."""
     few: dict[str, object] = dict(layers=[1, 2, 1, 1]) if name in RESNETS else {}
     if name == CIFAR:
         few = dict(layers=[1, 1, 1], base_width=8)
+    elif name == LSK:
+        few = dict(depths=[1, 2, 1, 1])
     elif few and name != 'sknet_atto':  # which is narrow
         few['channels'] = (32, 64, 64, 128)
     if name in SIMCLR_NAMES + SIMCLR_PROJ_NAMES:
@@ -84,7 +86,7 @@ def stages(model: nn.Module) -> list[nn.Sequential]:
     """The stages of a trunk, each a sequence of blocks."""
     if hasattr(model, 'blocks'):
         return list(model.blocks)
-    return [module for name, module in model.named_children() if name.startswith(('layer', 'stage'))]
+    return [module for name, module in model.named_children() if name.startswith(('layer', 'stage', 'block'))]
 
 
 def blocks_of(model: nn.Module) -> list[nn.Module]:
@@ -107,6 +109,9 @@ def level_outputs(model: nn.Module, x: Tensor) -> list[Tensor]:
     elif hasattr(model, 'blocks'):  # several stages have the same resolution
         stem, blocks, last = [model.conv_stem, model.bn1], model.blocks, nn.Sequential(model.conv_head, model.bn2)
         steps = [nn.Sequential(*stem, blocks[0]), *trunk[1:3], blocks[3:5], blocks[5:]]
+    elif hasattr(model, 'patch_embed1'):
+        parts = ('patch_embed', 'block', 'norm')
+        steps = [nn.Sequential(*(model.get_submodule(f'{part}{stage}') for part in parts)) for stage in (1, 2, 3, 4)]
     else:
         stem = nn.Sequential(model.conv1, model.bn1, model.act1)
         steps = [stem, nn.Sequential(model.maxpool, trunk[0]), *trunk[1:]]

@@ -6,47 +6,27 @@ import tarfile
 
 import numpy as np
 import pytest
-from drawn_data import CLASSES, drawn, encoded, write_folder, write_mnist, write_parquet, write_shards, write_tar
+from drawn_data import (
+    CLASSES,
+    drawn,
+    encoded,
+    in_folder,
+    in_parquet,
+    in_tar,
+    in_torchvision_folder,
+    write_folder,
+    write_mnist,
+    write_parquet,
+    write_shards,
+    write_tar,
+)
 from PIL import Image
 
-from timm_sk.data import (
-    ImageDataset,
-    ImageStream,
-    SyntheticImages,
-    UnreadableSampleError,
-    open_dataset,
-    with_channels,
-)
+from timm_sk.data import ImageDataset, ImageStream, SyntheticImages, UnreadableSampleError, open_dataset, with_channels
 from timm_sk.data.images import read_image
 from timm_sk.data.shapes import CLASS_NAMES, draw
 
 EACH = 3
-
-
-def in_folder(tmp_path, images):
-    return dict(data=str(write_folder(tmp_path / 'images', images)))
-
-
-def in_part_of_folder(tmp_path, images):
-    write_folder(tmp_path / 'parts' / 'train', images)
-    write_folder(tmp_path / 'parts' / 'val', drawn(1, seed=9))
-    return dict(data=str(tmp_path / 'parts'))
-
-
-def in_tar(tmp_path, images):
-    return dict(data=str(write_tar(tmp_path / 'images.tar', images)))
-
-
-def in_torchvision_folder(tmp_path, images):
-    return dict(data='torch/image_folder', data_dir=str(write_folder(tmp_path / 'images', images)))
-
-
-def in_parquet(tmp_path, images):
-    folder = write_parquet(tmp_path / 'parquet', dict(train=images))
-    return dict(data=f'hfds/{folder}', data_dir=str(tmp_path / 'cache'))
-
-
-KINDS = (in_folder, in_part_of_folder, in_tar, in_torchvision_folder, in_parquet)
 
 
 def write_difficult(folder):
@@ -67,19 +47,6 @@ def write_difficult(folder):
     return sorted(folder.iterdir())
 
 
-def write_table(folder, contents):
-    """Files of images, all of one class, as a table of Hugging Face's library."""
-    datasets = pytest.importorskip('datasets')
-    folder.mkdir()
-    rows = [dict(image=dict(bytes=content, path=None), label=0) for content in contents]
-    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=['one']))
-    raw = datasets.Features(image=datasets.Image(decode=False), label=features['label'])
-    table = datasets.Dataset.from_list(rows, features=raw).cast(features)
-    table.to_parquet(folder / 'train.parquet')
-    return folder
-
-
-@pytest.mark.all_cases
 @pytest.mark.parametrize('channels', [3, 1])
 def test_one_way_to_read(channels, tmp_path):
     """The same pixels from folders, tars, shards and tables as `read_image` gives."""
@@ -95,7 +62,8 @@ def test_one_way_to_read(channels, tmp_path):
         images = with_channels(open_dataset(**settings, split='train'), channels)
         found = images if isinstance(images, ImageStream) else map(images.read, range(len(images)))
         assert sorted(image.tobytes() for image, *_ in found) == expected, settings
-    table = write_table(tmp_path / 'table', [file.read_bytes() for file in files if file.suffix != '.npy'])
+    contents = [file.read_bytes() for file in files if file.suffix != '.npy']
+    table = write_parquet(tmp_path / 'table', dict(train=dict(one=contents)))
     for prefix in ('hfds', 'hfids'):
         settings = dict(data=f'{prefix}/{table}', data_dir=str(tmp_path / 'cache'), num_samples=len(files) - 1)
         images = with_channels(open_dataset(**settings, split='train'), channels)
@@ -104,10 +72,14 @@ def test_one_way_to_read(channels, tmp_path):
         assert {image.tobytes() for image, *_ in found} == without, prefix
 
 
-@pytest.mark.parametrize('kind', KINDS)
-def test_images_and_labels(kind, tmp_path):
+@pytest.mark.parametrize(
+    ('kind', 'part'),
+    [(in_folder, ''), (in_folder, 'train'), (in_tar, ''), (in_torchvision_folder, ''), (in_parquet, '')],
+)
+def test_images_and_labels(kind, part, tmp_path):
     expected = drawn(EACH)
-    images = open_dataset(**kind(tmp_path, expected), split='train')
+    others = {'val': drawn(1, seed=9)} if part else {}
+    images = open_dataset(**kind(tmp_path, {part: expected} | others), split='train')
     assert isinstance(images, ImageDataset)
     assert images.class_names() == [*CLASSES]
     found = [images.read(index) for index in range(len(images))]
@@ -122,11 +94,11 @@ def test_images_and_labels(kind, tmp_path):
 
 
 def test_names(tmp_path):
-    folder = tmp_path / 'images'
-    for settings in (in_folder(tmp_path, drawn(2)), dict(data='torch/folder', data_dir=str(folder))):
+    folder = tmp_path / 'data'
+    for settings in (in_folder(tmp_path, {'': drawn(2)}), dict(data='torch/folder', data_dir=str(folder))):
         assert open_dataset(**settings, split='train').name(3) == str(folder / 'ring' / '001.png')
-    assert open_dataset(**in_tar(tmp_path / 'images', drawn(2)), split='train').name(3) == 'images/ring/001.png'
-    assert open_dataset(**in_parquet(tmp_path, drawn(2)), split='train').name(3) == 'image 3'
+    assert open_dataset(**in_tar(folder, {'': drawn(2)}), split='train').name(3) == 'images/ring/001.png'
+    assert open_dataset(**in_parquet(tmp_path, {'': drawn(2)}), split='train').name(3) == 'image 3'
 
 
 def test_torchvision(tmp_path):
@@ -148,7 +120,7 @@ def test_class_map(kind, in_file, tmp_path):
     if in_file:
         (tmp_path / 'classes.txt').write_text('star\ncircle\nring\n')
         class_map = str(tmp_path / 'classes.txt')
-    images = with_channels(open_dataset(**kind(tmp_path, drawn(2)), split='train', class_map=class_map), 1)
+    images = with_channels(open_dataset(**kind(tmp_path, {'': drawn(2)}), split='train', class_map=class_map), 1)
     assert images.class_names() == ['star', 'circle', 'ring']
     assert images.read(0)[0].tobytes() == drawn(2)['circle'][0].convert('L').tobytes()
     assert images.targets() == [1, 1, 2, 2, 0, 0]
@@ -233,7 +205,7 @@ def test_unreadable_member_of_tar(tmp_path):
 
 
 def test_unreadable_row_of_table(tmp_path):
-    table = write_table(tmp_path / 'table', [encoded(Image.new('RGB', (8, 8)), 'PNG'), b'none'])
+    table = write_parquet(tmp_path / 'table', dict(train=dict(one=[Image.new('RGB', (8, 8)), b'none'])))
     images = open_dataset(f'hfds/{table}', split='train', data_dir=str(tmp_path / 'cache'))
     assert images.read(0)[0].size == (8, 8)
     with pytest.raises(UnreadableSampleError, match=r'^image 1: not an image that can be read'):

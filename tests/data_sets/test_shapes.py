@@ -5,7 +5,6 @@ import hashlib
 import numpy as np
 import pytest
 
-from timm_sk import shapes
 from timm_sk.checkpoints import CHECKPOINTS
 from timm_sk.data.shapes import CLASS_NAMES, TEST_COUNT, TEST_SEED, draw
 
@@ -130,14 +129,6 @@ def test_areas():
     square = areas[labels == CLASS_NAMES.index('square')] / (0.9 * SIZE) ** 2
     assert 0.5 <= square.min() < 0.56  # on its tip
     assert 0.9 < square.max() <= 1.04  # upright
-
-
-@pytest.mark.parametrize('label', range(len(CLASS_NAMES)), ids=CLASS_NAMES)
-def test_outlines_on_border(label):
-    x, y = shapes._OUTLINES[label].T
-    distance = shapes._DISTANCES[label]
-    assert np.abs(distance(x, y)).max() < 1e-9
-    assert (distance(1.02 * x, 1.02 * y) > 0).all()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from drawn_data import CLASSES, drawn, write_folder, write_parquet, write_shards, write_tar
+from drawn_data import CLASSES, drawn, in_folder, in_parquet, in_tar, in_torchvision_folder, write_folder, write_shards
 
 from timm_sk.data import make_splits, open_parts
 from timm_sk.data.splits import split_indices
@@ -63,25 +63,6 @@ def open_splits(data, *, val_fraction=0.1, num_classes=None, seed=0, **options):
 
 def pixels(part):
     return [part.read(index)[0].tobytes() for index in range(len(part))]
-
-
-def in_folder(tmp_path, parts):
-    for part, images in parts.items():
-        write_folder(tmp_path / 'data' / part, images)
-    return dict(data=str(tmp_path / 'data'))
-
-
-def in_torchvision_folder(tmp_path, parts):
-    return dict(data='torch/image_folder', data_dir=in_folder(tmp_path, parts)['data'])
-
-
-def in_parquet(tmp_path, parts):
-    parts = {name or 'train': images for name, images in parts.items()}
-    return dict(data=f'hfds/{write_parquet(tmp_path / "data", parts)}', data_dir=str(tmp_path / 'cache'))
-
-
-def in_tar(tmp_path, parts):
-    return dict(data=str(write_tar(tmp_path / 'data.tar', parts[''])))
 
 
 @pytest.mark.parametrize('kind', [in_folder, in_torchvision_folder, in_parquet])

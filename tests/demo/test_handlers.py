@@ -241,10 +241,7 @@ def test_offered_models():
 def test_unavailable_models_are_marked(monkeypatch):
     """The tests are offline, and the store is empty."""
     row = CHECKPOINTS['skresnet18.ra_in1k']
-    assert dict(choices.choices([SHAPES, row.name])) == {
-        SHAPES: SHAPES,
-        'skresnet18.ra_in1k (offline)': row.name,
-    }
+    assert dict(choices.choices([SHAPES, row.name])) == {SHAPES: SHAPES, 'skresnet18.ra_in1k (offline)': row.name}
     weights = timm.create_model(row.arch).state_dict()
     Store().put(row, weights, row.sources[0], sha256='0' * 64)
     assert choices.why_unavailable(row.name) is None

@@ -36,14 +36,14 @@ def validate(data, model=MODEL, *, context=None, log=None, **settings):
     return validation.validate(model, config, context=context, log=log)
 
 
-def write_digits(root, count, turned=3):
+def write_digits(root, count):
     """The first held-out digits in a folder per class; each third is rotated, which the model does not know."""
     data = load_file(ROOT / 'tests' / 'data' / 'digits_heldout.safetensors')
     for number, (pixels, label) in enumerate(zip(data['images'][:count], data['labels'].tolist(), strict=False)):
         folder = root / str(label)
         folder.mkdir(parents=True, exist_ok=True)
         image = Image.fromarray(pixels.numpy())
-        image = image.rotate(90) if number % turned == 0 else image
+        image = image.rotate(90) if number % 3 == 0 else image
         image.save(folder / f'{number:03d}.png')
     return root
 
@@ -358,17 +358,12 @@ def test_corrupt_images(tmp_path):
     ('arguments', 'message'),
     [
         (['gone'], 'gone: no such folder or tar of images.'),
-        (['hollow'], 'hollow/7: the class has no images'),
         (['nine'], 'sknet_atto.digits has 10 classes, the data set has 9: choose a model of those classes.'),
         (
             ['ten', '--class-map', 'reversed.txt'],
             f"{MODEL} has the data set's classes in another order, 0, 1, 2, …: name them in that order",
         ),
         (['parts', '--split', 'tset'], 'parts has no split tset: name one of train, validation.'),
-        (
-            ['ten', '--split', 'test'],
-            'ten has no split test: it has no splits, but the folders 0, 1, 2, 3, 4 and 5 more.',
-        ),
         (['ten', '--labels', 'v2'], 'sknet_atto.digits has 10 classes, the labels v2 are for 1000'),
         (['ten', '--labels', 'r3'], "labels must be one of real, v2, a, r, got 'r3'"),
         (['ten', '--interpolation', 'cubic'], 'interpolation must be one of nearest'),
@@ -379,14 +374,10 @@ def test_corrupt_images(tmp_path):
         (['ten', '--checkpoint', 'gone.pth'], 'gone.pth'),
         (['ten', '--num-classes', '10'], 'num_classes needs a file of weights: name it with --checkpoint'),
         (['ten', '--results-file', 'nowhere/results.csv'], 'nowhere/results.csv: cannot write results there.'),
-        (['hfds/gone'], 'hfds/gone, split validation, cannot be opened'),
     ],
 )
 def test_errors_in_one_line(arguments, message, tmp_path, monkeypatch):
     write_digits(tmp_path / 'ten', 40)
-    shutil.copytree(tmp_path / 'ten', tmp_path / 'hollow')
-    for file in (tmp_path / 'hollow' / '7').iterdir():
-        file.unlink()
     shutil.copytree(tmp_path / 'ten', tmp_path / 'nine')
     shutil.rmtree(tmp_path / 'nine' / '4')
     for split in ('train', 'validation'):

@@ -8,7 +8,7 @@ import timm
 import torch
 from PIL import Image
 from timm.utils import reparameterize_model
-from variants import filled
+from variants import LSK, filled
 
 import timm_sk
 from timm_sk import explain, shapes
@@ -46,7 +46,7 @@ def test_numbers_of_each_crop(model):
 
 
 def test_maps_of_lsknet(tmp_path):
-    model = filled('lsknet_t', depths=[1, 2, 1, 1], pretrained_cfg_overlay=dict(input_size=(3, 64, 64)))
+    model = filled(LSK, pretrained_cfg_overlay=dict(input_size=(3, 64, 64)))
     images = drawn(2, size=96)
     found = explain.explain_images(model, images, scales=(1, 2), batch_size=3)
     assert list(found.attention) == ['LSK_1_1', 'LSK_2_2', 'LSK_4_1']
@@ -61,7 +61,7 @@ def test_maps_of_lsknet(tmp_path):
         if unit.name in found.attention:
             np.testing.assert_allclose(found.attention[unit.name][1, 1], unit.weights[0], atol=1e-4)
     pytest.importorskip('matplotlib')
-    write_explanation(tmp_path / 'new', found, images, ['a.png', 'b.png'], model_name='lsknet_t')
+    write_explanation(tmp_path / 'new', found, images, ['a.png', 'b.png'], model_name=LSK)
     with (tmp_path / 'new' / NUMBERS).open() as file:
         rows = [row for row in csv.DictReader(file) if row['quantity'] == 'attention' and row['unit'] == 'LSK_4_1']
     assert [row['channel'] for row in rows[:5]] == ['1/1', '1/2', '2/1', '2/2', '1/1']
@@ -102,9 +102,3 @@ def test_invalid_arguments(model):
         explain.explain_images(model, [])
     with pytest.raises(ValueError, match=r'^image 2: 16x16 pixels are fewer'):
         explain.explain_images(model, [*drawn(1), *drawn(1, size=16)])
-    with pytest.raises(ValueError, match=r'^small.png: 16x16'):
-        explain.explain_images(model, drawn(1, size=16), names=['small.png'])
-    with pytest.raises(ValueError, match='Unknown unit SK_2_3: the model has SK_2_1, SK_3_1, SK_4_1, SK_5_1'):
-        explain.explain_images(model, drawn(1), units=['SK_2_3'])
-    with pytest.raises(ValueError, match='has no unit that selects'):
-        explain.explain_images(timm.create_model('resnet10t'), drawn(1, size=256))

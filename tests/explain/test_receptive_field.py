@@ -10,9 +10,9 @@ import timm_sk
 from timm_sk.explain import receptive_fields
 
 
-def one_unit(kernel_sizes, chosen, *, stride=1, before=None):
+def one_unit(kernel_sizes, chosen, *, before=None):
     """A unit that selects one branch, with kernels of ones."""
-    unit = timm_sk.SelectiveKernel(3, 4, kernel_size=kernel_sizes, stride=stride, split_input=False, keep_3x3=False)
+    unit = timm_sk.SelectiveKernel(3, 4, kernel_size=kernel_sizes, split_input=False, keep_3x3=False)
     for path in unit.paths:
         nn.init.ones_(path.conv.weight)
     nn.init.zeros_(unit.attn.fc_reduce.weight)

@@ -2,10 +2,8 @@
 
 import copy
 import pickle
-import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,10 +13,7 @@ from variants import distance, filled, images, shallow
 
 import timm_sk
 from timm_sk.layers.folded_conv import FoldedConv
-from timm_sk.layers.merged_groups import MergedConv
 
-DOCUMENT = Path(__file__).parents[2] / 'docs' / 'speed.md'
-EXAMPLES = re.findall(r'^```python\n(.*?)^```', DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
 SMALL = dict(input_size=(3, 32, 32), batch_size=2)
 NETS = ['sknet_atto', 'sk_resnext_50_32x4d', 'resnest50d_4s2x40d', 'sk_mobilenetv2_100']
 
@@ -140,16 +135,6 @@ def test_deployed_model_cannot_be_changed():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('example', EXAMPLES[:2])
-def test_inference_examples_of_speed_md(example):
-    names: dict[str, nn.Module] = {}
-    exec(example, names)
-    fast, x = names.get('deployed') or names['folded'], images(8, size=32)
-    assert distance(fast(x).detach(), names['model'](x).detach()) <= 1e-5
-    assert not torch.equal(fast(x), names['model'](x))
-
-
-@pytest.mark.deep
 def test_compile_many_models_of_one_class(monkeypatch):
     compiling, graphs = torch.compile, []
 
@@ -165,15 +150,6 @@ def test_compile_many_models_of_one_class(monkeypatch):
             x = images(channels=channels, size=32)
             assert distance(deployed(x), model(x).detach()) <= 1e-5
     assert len(graphs) == 4
-
-
-@pytest.mark.deep
-def test_training_example_of_speed_md():
-    assert len(EXAMPLES) == 3
-    names: dict[str, nn.Module] = {}
-    exec(EXAMPLES[2], names)
-    groups = {name: m.wide_groups for name, m in names['model'].named_modules() if isinstance(m, MergedConv)}
-    assert groups == names['merged']
 
 
 @pytest.mark.deep

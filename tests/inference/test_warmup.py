@@ -7,7 +7,6 @@ from variants import filled
 
 from timm_sk import factory
 from timm_sk.inference.warmup import CALLS, cudnn_benchmark, warm_up
-from timm_sk.models.inputs import image_size
 
 
 @pytest.fixture
@@ -39,12 +38,6 @@ def test_warm_up_without_gradients_or_changes():
     warm_up(model, torch.zeros(1, 3, 32, 32))
     assert seen == [(True, False)] * CALLS
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
-
-
-def test_image_sizes():
-    for kwargs, size in (({}, [3, 32, 32]), (dict(in_chans=1), [1, 32, 32]), (dict(features_only=True), [3, 32, 32])):
-        assert image_size(timm.create_model('sknet_atto', **kwargs)) == size
-    assert image_size(torch.nn.Conv2d(3, 4, 3)) is None
 
 
 @pytest.mark.parametrize('kwargs', [{}, dict(in_chans=1), dict(features_only=True), dict(num_classes=0)])

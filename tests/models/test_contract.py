@@ -20,6 +20,7 @@ from variants import (
     CIFAR,
     DEEPER,
     KINDS,
+    LSK,
     LUCID_NAMES,
     MOBILE,
     ONE_PER_BLOCK,
@@ -39,6 +40,7 @@ from timm_sk.pretrained import save_safetensors
 
 DEFAULT = [*ONE_PER_BLOCK, CIFAR]
 RESNETS = [*KINDS, CIFAR]
+each_net = pytest.mark.parametrize('name', deep_except(DEFAULT, [*TRUNKS, LSK]))
 each_trunk = pytest.mark.parametrize('name', deep_except(DEFAULT, TRUNKS))
 each_resnet = pytest.mark.parametrize('name', deep_except(DEFAULT, RESNETS))
 
@@ -60,7 +62,7 @@ def test_deeper_nets_differ_in_depth_alone(name, kind):
     assert repr(shallow(name, device='meta')) == repr(shallow(kind, device='meta'))
 
 
-@each_trunk
+@each_net
 @torch.inference_mode()
 def test_head(name):
     model = filled(name, num_classes=10)
@@ -75,7 +77,7 @@ def test_head(name):
     assert torch.equal(filled(name, num_classes=0)(images()), model.forward_head(features, pre_logits=True))
 
 
-@each_trunk
+@each_net
 @torch.inference_mode()
 def test_reset_classifier(name):
     model = shallow(name, dtype=torch.bfloat16, device='meta')
@@ -91,9 +93,11 @@ def test_reset_classifier(name):
     assert_same(model(images()), features.mean((2, 3)), 1e-5)
     model.reset_classifier(7, 'max')
     assert_same(model(images()), classify(model, features.amax((2, 3))), 1e-5)
+    model.reset_classifier(0, '')
+    assert torch.equal(model(images()), features)
 
 
-@each_trunk
+@each_net
 @pytest.mark.parametrize('global_pool', deep_except(['catavgmax'], ['avg', 'max', 'avgmax', 'catavgmax', '']))
 @torch.inference_mode()
 def test_global_pool(name, global_pool):
@@ -110,7 +114,7 @@ def test_global_pool(name, global_pool):
     assert_same(model(images()), expected[global_pool], 1e-5)
 
 
-@each_trunk
+@each_net
 @pytest.mark.parametrize('in_chans', deep_except([4], [1, 4]))
 @torch.inference_mode()
 def test_in_chans(name, in_chans):
@@ -121,7 +125,7 @@ def test_in_chans(name, in_chans):
     assert_differs(model(torch.cat([x[:, :-1], torch.zeros_like(x[:, -1:])], dim=1)), model(x))
 
 
-@each_trunk
+@each_net
 @pytest.mark.parametrize('feature_cls', deep_except(['list', 'fx'], ['list', 'dict', 'hook', 'fx', 'getter']))
 @pytest.mark.filterwarnings('ignore:NOTE. The nodes obtained by tracing:UserWarning')
 @torch.inference_mode()
@@ -146,15 +150,15 @@ def test_features_only(name, feature_cls, tmp_path):
     assert backbone.feature_info.reduction() == [64 // expected[level].shape[-1] for level in taken]
 
 
-@each_trunk
+@each_net
 def test_features_only_by_default(name):
     backbone = shallow(name, features_only=True, device='meta')
     sizes = [feature.shape[-1] for feature in backbone(torch.empty(2, 3, 64, 64, device='meta'))]
-    assert sizes == ([64, 64, 32, 16] if name == CIFAR else [32, 16, 8, 4, 2])
+    assert sizes == {CIFAR: [64, 64, 32, 16], LSK: [16, 8, 4, 2]}.get(name, [32, 16, 8, 4, 2])
     assert backbone.feature_info.reduction() == [64 // size for size in sizes]
 
 
-@each_trunk
+@each_net
 @torch.inference_mode()
 def test_forward_intermediates(name):
     model = filled(name)
@@ -181,7 +185,7 @@ def test_forward_intermediates_wrong_arguments(name):
         model.forward_intermediates(images(), output_fmt='NLC')
 
 
-@each_trunk
+@each_net
 @torch.inference_mode()
 def test_prune_intermediate_layers(name):
     model = filled(name, num_classes=10)
@@ -197,7 +201,7 @@ def test_prune_intermediate_layers(name):
         assert model.num_features == model.head_hidden_size == levels[2].shape[1]
 
 
-@each_trunk
+@each_net
 def test_group_matcher(name):
     """Every parameter is in the group of the stem, of its stage or block, or of the head."""
     model = shallow(name, device='meta')
@@ -206,7 +210,7 @@ def test_group_matcher(name):
         groups = timm.models.group_parameters(model, model.group_matcher(coarse), reverse=True)  # group by parameter
         assert sorted(groups) == sorted(names)
         assert set(groups.values()) == set(range(blocks + 2))  # stem, blocks, head
-        stem = {key for key in names if key.startswith(('conv1', 'bn1', 'conv_stem'))}
+        stem = {key for key in names if key.startswith(('conv1', 'bn1', 'conv_stem', 'patch_embed1'))}
         assert {key for key in names if groups[key] == 0} == stem
         classifier = model.pretrained_cfg['classifier']
         assert {key for key in names if groups[key] == blocks + 1} == {f'{classifier}.weight', f'{classifier}.bias'}
@@ -214,7 +218,7 @@ def test_group_matcher(name):
             assert groups[key] == blocks or not key.startswith(('conv5', 'conv_head'))
 
 
-@each_trunk
+@each_net
 def test_set_grad_checkpointing(name):
     results = []
     for enable in (False, True):
@@ -260,7 +264,7 @@ def unit_dilations(block: nn.Module) -> list[int]:
     return [conv.dilation[0] for conv in convs if conv.kernel_size != (1, 1)]
 
 
-@each_trunk
+@each_net
 def test_drop_rate(name):
     model = filled(name, num_classes=10, drop_rate=0.4)
     pooled = torch.ones(2, model.num_features, 1, 1)
@@ -324,7 +328,7 @@ def test_batch_of_one_in_train_mode(name):
     assert frozen(images(count=1)).isfinite().all()
 
 
-@each_trunk
+@each_net
 def test_device_and_dtype(name):
     model = shallow(name, device='meta', dtype=torch.bfloat16)
     tensors = [*model.parameters(), *(b for key, b in model.named_buffers() if 'num_batches' not in key)]
@@ -336,7 +340,7 @@ def test_device_and_dtype(name):
         assert torch.equal(model(images()), expected(images()))
 
 
-@each_trunk
+@each_net
 @torch.inference_mode()
 def test_channels_last(name):
     model, x = filled(name).double(), images(dtype=torch.float64)
@@ -346,7 +350,7 @@ def test_channels_last(name):
     assert_same(model.forward_head(features), expected, 1e-12)
 
 
-@each_trunk
+@each_net
 def test_copies(name):
     model = filled(name)
     with torch.inference_mode():
@@ -355,7 +359,7 @@ def test_copies(name):
             assert torch.equal(other(images()), expected)
 
 
-@each_trunk
+@each_net
 @pytest.mark.parametrize('owner', deep_except(['torch'], ['torch', 'timm']))
 @torch.inference_mode()
 def test_sync_batchnorm_conversion(name, owner):

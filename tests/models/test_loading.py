@@ -13,7 +13,7 @@ from oracles import load_oracle
 from random_weights import fill_model
 from tiers import deep_except
 from torch import Tensor, nn
-from variants import MOBILE, SHUFFLE
+from variants import LSK, MOBILE, SHUFFLE
 
 from timm_sk.errors import CorruptCheckpointError, MismatchedCheckpointError, NoWeightsError
 from timm_sk.pretrained import bundled_folder, save_safetensors
@@ -64,7 +64,7 @@ def test_checkpoint_path(tmp_path):
 
 @pytest.mark.parametrize('in_chans', [1, 4])
 @pytest.mark.parametrize(
-    'name', deep_except([NAME, 'skresnet18'], [NAME, 'skresnet18', 'skresnet50d', SHUFFLE, MOBILE])
+    'name', deep_except([NAME, 'skresnet18'], [NAME, 'skresnet18', 'skresnet50d', SHUFFLE, MOBILE, LSK])
 )
 def test_first_convolution_is_adapted_to_in_chans(name, in_chans, tmp_path):
     expected = random_net(name).state_dict()

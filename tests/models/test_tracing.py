@@ -8,18 +8,7 @@ import torch.fx
 from tiers import deep_except
 from timm_pair import assert_same, each_family, each_form, each_net, in_form, pair, run_step
 from torch import Tensor, nn
-from variants import (
-    CIFAR,
-    LUCID_NAMES,
-    MOBILE,
-    ONE_PER_BLOCK,
-    RESNESTS,
-    SHUFFLE,
-    TRUNKS,
-    filled,
-    images,
-    units_of,
-)
+from variants import CIFAR, LSK, LUCID_NAMES, MOBILE, ONE_PER_BLOCK, RESNESTS, SHUFFLE, TRUNKS, filled, images, units_of
 
 # Each block, and each way in which others' nets differ inside one; other widths and groups are the same graph.
 COMPILED = [
@@ -34,6 +23,7 @@ COMPILED = [
     CIFAR,
     SHUFFLE,
     MOBILE,
+    LSK,
 ]
 EXACT = 1e-11
 
@@ -111,7 +101,7 @@ def test_exported_training(name):
     assert_same(*map(transform, pair(name, training=True)))
 
 
-@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK, [*ONE_PER_BLOCK, CIFAR, SHUFFLE, MOBILE]))
+@pytest.mark.parametrize('name', deep_except(ONE_PER_BLOCK, [*ONE_PER_BLOCK, CIFAR, SHUFFLE, MOBILE, LSK]))
 @pytest.mark.filterwarnings('ignore:.torch.jit:FutureWarning')
 @torch.no_grad()
 def test_trace(name):

@@ -19,7 +19,8 @@ SOURCES = {
     if source.kind != 'bundled'
 }
 
-# One of each container, and of most layouts; `python tests/upstream_files.py` goes through all.
+# With those of `test_backbone` one of each container, and of most layouts.
+# `python tests/upstream_files.py` goes through all.
 COMPLETE = [
     'skresnet18.ra_in1k-2',
     'skresnet18.ra_in1k-3',
@@ -35,9 +36,7 @@ COMPLETE = [
     'resnest50_paddle.paddle_in1k-0',
     'resnest50d.mindspore_in1k-0',
     'resnest50d.detectron2-0',
-    'resnest50d.coco_faster_rcnn-0',
     'resnest50d.openmmlab-0',
-    'resnest50d.ade_deeplab-0',
     'sknet50_syt2.syt2_in1k-0',
     'lsknet_t.in1k-0',
 ]

@@ -32,13 +32,10 @@ def slowly(content, step=1):
         yield 0.02
 
 
-def part(start, stop, *, size=SIZE, shown=None, length=None, etag='"1"'):
-    """A 206 answer; `shown` replaces the true Content-Range, `length` the true length."""
-    fields = f'Content-Range: {shown or f"bytes {start}-{stop - 1}/{size}"}', f'ETag: {etag}'
-    return [
-        headers('206 Partial Content', *fields, length=stop - start if length is None else length),
-        CONTENT[start:stop],
-    ]
+def part(start, stop, *, shown=None, etag='"1"'):
+    """A 206 answer; `shown` replaces the true Content-Range."""
+    fields = f'Content-Range: {shown or f"bytes {start}-{stop - 1}/{SIZE}"}', f'ETag: {etag}'
+    return [headers('206 Partial Content', *fields, length=stop - start), CONTENT[start:stop]]
 
 
 def then(second):
@@ -55,14 +52,8 @@ WRONG = {
         lambda _: [headers('206 Partial Content', length=5), b'12345'],
         'send the file from byte 0 on, 4 times',
     ),
-    'a part of unknown size': (
-        lambda _: part(0, 100, shown='bytes 0-99/*'),
-        'send the file from byte 0 on, 4 times',
-    ),
-    'a part beyond the size': (
-        lambda _: part(0, 100, shown='bytes 0-99/99'),
-        'send the file from byte 0 on, 4 times',
-    ),
+    'a part of unknown size': (lambda _: part(0, 100, shown='bytes 0-99/*'), 'send the file from byte 0 on, 4 times'),
+    'a part beyond the size': (lambda _: part(0, 100, shown='bytes 0-99/99'), 'send the file from byte 0 on, 4 times'),
     'a range of other digits': (
         lambda _: part(0, 100, shown='bytes \u00b2-99/102400'),
         'send the file from byte 0 on, 4 times',
@@ -76,10 +67,7 @@ WRONG = {
         then(lambda start: part(start, start + 10, shown=f'bytes {start}-{SIZE - 1}/{SIZE}')),
         'the file from byte 300 on|ended after 300',
     ),
-    'a resume elsewhere': (
-        then(lambda start: part(start + 1, SIZE)),
-        'the file from byte 300 on|ended after 300',
-    ),
+    'a resume elsewhere': (then(lambda start: part(start + 1, SIZE)), 'the file from byte 300 on|ended after 300'),
     'a resume of another file': (then(lambda start: part(start, SIZE, etag='"2"')), 'has another file|ended after 300'),
     'nothing more of a file without ETag': (
         then(lambda start: [headers('416 Range Not Satisfiable', f'Content-Range: bytes */{start}', length=0)]),
@@ -104,10 +92,7 @@ WRONG = {
         lambda _: [headers('200 OK', 'Transfer-Encoding: chunked'), b'x\r\n'],
         'the connection broke',
     ),
-    'a chunked file that ends early': (
-        lambda _: [CHUNKED, b'5\r\n12345\r\n'],
-        'the connection broke',
-    ),
+    'a chunked file that ends early': (lambda _: [CHUNKED, b'5\r\n12345\r\n'], 'the connection broke'),
 }
 
 

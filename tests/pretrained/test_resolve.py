@@ -198,16 +198,6 @@ def test_stored_checkpoint_without_classifier(hub, online, store, row, release, 
     assert store.origin(NAME).has_classifier
 
 
-@pytest.mark.parametrize(
-    'kwargs', [{}, dict(features_only=True), *(dict(num_classes=n) for n in (0, 3)), dict(in_chans=1)]
-)
-def test_cfg_is_independent_of_the_source(online, row, release, kwargs):
-    row(release()[1])
-    model, untrained = create(**kwargs), timm.create_model(NAME, **kwargs)
-    assert json.dumps(model.pretrained_cfg) == json.dumps(untrained.pretrained_cfg)
-    assert model.default_cfg == untrained.default_cfg
-
-
 def test_invalid_arguments_before_the_download(hub, online, row, release):
     row(release()[1])
     with pytest.raises(TypeError, match='num_class'):
@@ -253,11 +243,7 @@ def test_fetch_into_another_store(hub, online, store, row, hub_repo, release, we
     shapes = shapes_of(CHECKPOINTS[NAME])
     for number, checkpoint in enumerate((row(source), row(hub_source()))):
         path = fetch(
-            checkpoint,
-            lambda: shapes,
-            store=elsewhere,
-            store_all=True,
-            progress=lambda *numbers: seen.append(numbers),
+            checkpoint, lambda: shapes, store=elsewhere, store_all=True, progress=lambda *numbers: seen.append(numbers)
         )
         assert path == elsewhere.folder(NAME) / 'model.safetensors'
         assert elsewhere.origin(NAME).kind == ('url', 'hub')[number]

@@ -21,11 +21,7 @@ from pretrained.readers.tensor_bundle_files import write_bundle
 
 import timm_sk
 from timm_sk.checkpoints import CHECKPOINTS, Source
-from timm_sk.errors import (
-    MismatchedCheckpointError,
-    UnobtainableCheckpointError,
-    UnreadableCheckpointError,
-)
+from timm_sk.errors import MismatchedCheckpointError, UnobtainableCheckpointError, UnreadableCheckpointError
 from timm_sk.pretrained import fetch, read_checkpoint, store_file, to_our_layout
 from timm_sk.pretrained.convert import LAYOUTS, is_simclr_variable, recognize
 from timm_sk.pretrained.http_download import download
@@ -231,18 +227,6 @@ def test_projection_head_of_a_file(tmp_path, variables):
         timm_sk.simclr_projection(path)
 
 
-def test_upload_of_the_port(hub, online, weights, store, tmp_path):
-    theirs = PORT.to_theirs(without_proj(weights))
-    folder = tmp_path / 'upload'
-    folder.mkdir()
-    (folder / 'r50_1x_sk1.pth').write_bytes(torch_bytes(dict(resnet=theirs, head={'layers.0.weight': torch.ones(1)})))
-    row = CHECKPOINTS['skresnet50x1_simclr.linear_in1k']
-    hub.add(row.sources[0].location, folder)
-    path = fetch(row, shapes_of(without_proj(weights)), store=store)
-    assert_equal(load_file(path), without_proj(weights))
-    assert store.origin(row.name).location == 'lightly-ai/simclrv2-imagenet1k-r50_1x_sk1'
-
-
 @pytest.fixture
 def released(hub, checkpoint):
     """The checkpoint on a server, as a row; the shard's content can be changed there."""
@@ -354,7 +338,6 @@ print(before, peak, time.perf_counter() - begin)
 """
 
 
-@pytest.mark.deep
 @pytest.mark.timeout(1200)
 def test_memory_of_the_largest_net(tmp_path, record_property):
     """A checkpoint of 6.4 GB, half of it the optimizer's, is converted in the memory of the net."""

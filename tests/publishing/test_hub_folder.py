@@ -26,14 +26,7 @@ from timm_sk.errors import (
 )
 from timm_sk.finetune import Config
 from timm_sk.pretrained import bundled_folder, save_safetensors
-from timm_sk.publishing.hub_folder import (
-    check_golden,
-    config_of,
-    golden_inputs,
-    read_recipe,
-    write_golden,
-    write_model,
-)
+from timm_sk.publishing.hub_folder import check_golden, config_of, golden_inputs, read_recipe, write_golden, write_model
 from timm_sk.publishing.licences import is_licence
 from timm_sk.publishing.model_card import eval_results, render_card
 from timm_sk.publishing.package import package_checkpoint
@@ -242,18 +235,8 @@ def test_export_command(tmp_path, trained, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_safetensors(trained.state_dict(), tmp_path / 'mine.safetensors')
     (tmp_path / 'labels.txt').write_text('cat\ndog\neel|ray\n\n')
-    arguments = [
-        'weights',
-        'package',
-        'mine.safetensors',
-        '--arch',
-        'sknet_atto',
-        '--tag',
-        'pets',
-        '--label-names',
-        'labels.txt',
-    ]
-    arguments += ['--origin', 'https://example.org/me']
+    arguments = ['weights', 'package', 'mine.safetensors', '--arch', 'sknet_atto', '--tag', 'pets']
+    arguments += ['--label-names', 'labels.txt', '--origin', 'https://example.org/me']
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert 'hf upload ORG/sknet_atto.pets sknet_atto.pets' in done.output
@@ -276,12 +259,7 @@ def test_export_command(tmp_path, trained, monkeypatch):
         ({}, dict(label_names=('a', 'b')), ValueError, '2 label names for 3 classes'),
         ({}, dict(arch='resnet18'), UnknownModelError, 'no architecture "resnet18"'),
         ({}, dict(arch='sknet51'), UnknownModelError, r'no architecture "sknet51"\. Nearest: sknet50, '),
-        (
-            {},
-            dict(base='sknet_atto.gone'),
-            UnknownModelError,
-            r'"sknet_atto\.gone" of sknet_atto: .*atto\.shapes',
-        ),
+        ({}, dict(base='sknet_atto.gone'), UnknownModelError, r'"sknet_atto\.gone" of sknet_atto: .*atto\.shapes'),
         ({}, dict(name='gone.pth'), FileNotFoundError, r'No such file: .*gone\.pth'),
         ({}, dict(name='torn.safetensors'), UnreadableCheckpointError, r'torn\.safetensors cannot be read as a'),
     ],

@@ -15,7 +15,6 @@ from dataclasses import replace
 import pytest
 import timm
 import torch
-from hub_contents import contents, writes
 from hub_repos import File
 from hub_server import Fault
 from huggingface_hub import HfApi
@@ -83,7 +82,7 @@ def test_publish(hub, publish):
     repo = hub.repos[REPO]
     assert [commit.title for commit in repo.commits.values()] == ['initial commit', f'{NAME} by timm_sk 0.1.0']
     assert repo.tags == {'v0.1.0': repo.head}
-    files = contents(hub, REPO)
+    files = hub.contents(REPO)
     bundled = bundled_folder(NAME)
     assert set(files) == {path.relative_to(bundled).as_posix() for path in bundled.rglob('*') if path.is_file()}
     assert {path for path in files if files[path] != (bundled / path).read_bytes()} == {'README.md'}
@@ -93,7 +92,7 @@ def test_publish(hub, publish):
 @pytest.mark.deep
 def test_card_examples_give_same_logits(hub, publish, tmp_path):
     publish()
-    card = contents(hub, REPO)['README.md'].decode()
+    card = hub.contents(REPO)['README.md'].decode()
     with_timm, with_torch_hub = card.split('```python\n')[1:3]
     with_torch_hub = with_torch_hub.split('```')[0].replace('path/to/timm_sk', str(ROOT)).replace('model =', 'other =')
     code = f"""{with_timm.split('```')[0]}{with_torch_hub}
@@ -124,8 +123,8 @@ def test_send_changed_files_only(hub, publish, tmp_path):
     changed = {path: change for path, change in plans[0].changes.items() if change != 'equal'}
     assert changed == {'README.md': 'changed', 'recipe.json': 'added'}
     assert hub.requests['PUT', 'lfs_upload'] == 0
-    assert contents(hub, REPO)['notes.txt'] == b'not ours'
-    assert contents(hub, REPO)['README.md'].startswith(b'---\nlibrary_name: timm\n')
+    assert hub.contents(REPO)['notes.txt'] == b'not ours'
+    assert hub.contents(REPO)['README.md'].startswith(b'---\nlibrary_name: timm\n')
 
 
 @pytest.mark.deep
@@ -189,7 +188,7 @@ def test_interrupted_after_commit(hub, publish):
     hub.faults.clear()
     hub.requests.clear()
     assert publish().state == 'tagged'
-    assert writes(hub) == {('POST', 'tag'): 1}
+    assert hub.writes() == {('POST', 'tag'): 1}
     assert (hub.repos[REPO].head, hub.repos[REPO].tags) == (head, {TAG: head})
 
 
@@ -207,7 +206,7 @@ def test_published_version_never_changes(hub, publish, monkeypatch):
     hub.requests.clear()
     with pytest.raises(UnpublishableError, match=rf"published {TAG} with other files \(README\.md\).*raise timm_sk's"):
         publish()
-    assert writes(hub) == {}
+    assert hub.writes() == {}
     monkeypatch.setattr('timm_sk.publishing.upload.TAG', 'v0.2.0')
     assert publish().state == 'published'
     assert set(hub.repos[REPO].tags) == {'v0.1.0', 'v0.2.0'}
@@ -225,18 +224,18 @@ def test_concurrent_commit(hub, publish, tmp_path):
 
     with pytest.raises(ReleaseError, match='412'):
         publish(show=interfere)
-    assert contents(hub, REPO) == {'README.md': b'theirs, newer'}
+    assert hub.contents(REPO) == {'README.md': b'theirs, newer'}
 
 
 def test_publish_twice(hub, publish, tmp_path):
     """A tagged release is unchanged even if main has changed."""
     publish()
     hub.requests.clear()
-    assert (publish().state, writes(hub), len(hub.repos[REPO].commits)) == ('unchanged', {}, 2)
+    assert (publish().state, hub.writes(), len(hub.repos[REPO].commits)) == ('unchanged', {}, 2)
     (tmp_path / 'README.md').write_text('edited by hand')
     hub.add(REPO, tmp_path)
     hub.requests.clear()
-    assert (publish().state, writes(hub)) == ('unchanged', {})
+    assert (publish().state, hub.writes()) == ('unchanged', {})
 
 
 def test_private_repositories_and_tokens(hub, publish):
@@ -257,7 +256,7 @@ def test_private_repositories_and_tokens(hub, publish):
 
 def test_publish_converted_weights(hub, publish, converted):
     assert publish(converted.name).state == 'published'
-    files = contents(hub, f'timm-sk/{converted.name}')
+    files = hub.contents(f'timm-sk/{converted.name}')
     assert set(files) == {'README.md', 'config.json', 'golden.safetensors', 'model.safetensors'}
     config = json.loads(files['config.json'])
     assert (config['architecture'], config['label_names']) == ('sknet_atto', list(converted.label_names))
@@ -284,7 +283,7 @@ def test_unpinned_weights_are_not_published(hub, publish, converted, tmp_path):
     store_file(tmp_path / 'mine.safetensors', replace(converted, sources=()), shapes_of(converted))
     assert Store().origin(converted.name).kind == 'file'
     publish(converted.name)
-    files = contents(hub, f'timm-sk/{converted.name}')
+    files = hub.contents(f'timm-sk/{converted.name}')
     published = load(files['model.safetensors'])
     expected = fill_model(timm.create_model('sknet_atto', num_classes=8)).state_dict()
     assert all(torch.equal(tensor, published[key]) for key, tensor in expected.items())
@@ -378,7 +377,7 @@ def test_commands(hub, monkeypatch):
         return done.exit_code, ' '.join(done.output.split())
 
     code, output = run('publish', NAME, '--org', 'timm-sk', '--dry-run')
-    assert (hub.repos, writes(hub)) == ({}, {})
+    assert (hub.repos, hub.writes()) == ({}, {})
     assert (code, f'{REPO} is new; tag v0.1.0 is not set' in output, 'model.safetensors added' in output) == (0, 1, 1)
     code, output = run('publish', '--all', '--org', 'timm-sk')
     assert (code, 'published' in output, 'refused' in output) == (0, True, True)
@@ -391,4 +390,4 @@ def test_commands(hub, monkeypatch):
     code, output = run('publish', '--all', '--org', 'timm-sk')
     assert (code, f'timm-sk: {NAME}: ReleaseError: {REPO}' in output) == (1, True)
     code, output = run('card', NAME, '--org', 'timm-sk')
-    assert (code, output) == (0, ' '.join(contents(hub, REPO)['README.md'].decode().split()))
+    assert (code, output) == (0, ' '.join(hub.contents(REPO)['README.md'].decode().split()))

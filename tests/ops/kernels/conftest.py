@@ -31,12 +31,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 @pytest.fixture(autouse=True)
 def interpreter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Interpret kernels in a test, unless it is to run them on a CUDA device, or to compile them."""
+    """Interpret kernels in a test, unless it is to run them on a CUDA device."""
     triton = pytest.importorskip('triton')
     on_cuda = request.node.get_closest_marker('gpu') is not None or (
         DEVICE == 'cuda' and INTERPRETED_ALWAYS not in request.node.nodeid
     )
-    if on_cuda or 'compiled_kernels' in request.fixturenames:
+    if on_cuda:
         yield
         return
     from triton.runtime.interpreter import InterpretedFunction, InterpreterBuilder, interpreter_builder
@@ -67,11 +67,6 @@ def no_tf32() -> Iterator[None]:
     """Keep a GPU's convolutions from rounding float32, which is what the kernels are compared in."""
     with exact_float32():
         yield
-
-
-@pytest.fixture
-def compiled_kernels() -> None:
-    """Leave the kernels as Triton's compiler takes them."""
 
 
 @pytest.fixture

@@ -4,17 +4,7 @@ from functools import partial
 
 import pytest
 import torch
-from kernel_cases import (
-    DEVICE,
-    LAYOUTS,
-    Case,
-    branches_of,
-    exact,
-    launched,
-    make_biases,
-    make_logits,
-    make_tensors,
-)
+from kernel_cases import DEVICE, LAYOUTS, Case, branches_of, exact, launched, make_biases, make_logits, make_tensors
 from random_weights import make_input
 from subprocesses import run_python
 from torch import Tensor, nn

@@ -67,8 +67,3 @@ def test_tiles_cover_the_output_and_little_more(size, width):
     assert cut.block_n >= width > cut.block_n // 2
     assert cut.tile_h * cut.tile_w * cut.block_n <= 8192
     assert cut.block_k in (16, 32)
-
-
-def test_tiles_fit_the_sizes_of_the_nets():
-    shapes = {size: tiling(size, size, 32, 32, 2)[:2] for size in (56, 28, 14, 7)}
-    assert shapes == {56: (8, 8), 28: (4, 32), 14: (8, 16), 7: (8, 8)}

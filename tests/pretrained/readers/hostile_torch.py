@@ -122,10 +122,7 @@ def torch_lies() -> dict[str, tuple[bytes, str]]:
         ),
         'a storage shorter than its file': (archive_of(tensor_pickle(), {'0': bytes(48)}), 'of 24 bytes has 48'),
         'a missing storage': (archive_of(tensor_pickle()), 'of 24 bytes is missing'),
-        'a storage of no tensor': (
-            archive_of(tensor_pickle(), {**six, '1': bytes(4)}),
-            'data.1. in it belongs',
-        ),
+        'a storage of no tensor': (archive_of(tensor_pickle(), {**six, '1': bytes(4)}), 'data.1. in it belongs'),
         'an unknown byte order': (zip_bytes({**genuine, 'archive/byteorder': b'middle'}), "byte order is b'middle'"),
         'settings whose names are numbers': (
             archive_of(b'\x80\x02cargparse\nNamespace\n)\x81}K\x01K\x01sb.'),

@@ -54,30 +54,19 @@ def assert_same(read, expected):
         assert torch.equal(read[key], tensor), key
 
 
-@pytest.mark.parametrize('name', ['gluon.params', 'module.params'])
-def test_mxnet_sample(name):
-    assert_same(read_checkpoint(SAMPLES / name), {key: EXPECTED[key] for key in KEYS})
-
-
-def test_mindspore_sample():
-    step = torch.tensor([3], dtype=torch.int32)
-    assert_same(read_checkpoint(SAMPLES / 'mindspore.ckpt'), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
-
-
-@pytest.mark.parametrize('name', ['paddle2.pdparams', 'paddle4.pdparams'])
-def test_paddle_sample(name):
-    assert detect_format(SAMPLES / name) == 'numpy-pickle'
-    step = torch.tensor([3], dtype=torch.int32)
-    assert_same(read_checkpoint(SAMPLES / name), {**{key: EXPECTED[key] for key in KEYS}, 'step': step})
+@pytest.mark.all_cases
+@pytest.mark.parametrize(
+    'name', ['gluon.params', 'module.params', 'mindspore.ckpt', 'paddle2.pdparams', 'paddle4.pdparams']
+)
+def test_samples_of_mxnet_mindspore_and_paddle(name):
+    step = {} if name.endswith('.params') else {'step': torch.tensor([3], dtype=torch.int32)}
+    assert_same(read_checkpoint(SAMPLES / name), {**{key: EXPECTED[key] for key in KEYS}, **step})
 
 
 @pytest.mark.parametrize('protocol', [2, 3, 4])
 @pytest.mark.parametrize('dtype', ['f8', 'f4', 'f2', 'i8', 'i4', 'u1', 'b1'])
 def test_numpy_types(tmp_path, dtype, protocol):
-    arrays = {
-        'a': np.arange(6).reshape(1, 2, 3).astype(dtype),
-        'scalar': np.array(1, dtype),
-    }
+    arrays = {'a': np.arange(6).reshape(1, 2, 3).astype(dtype), 'scalar': np.array(1, dtype)}
     content = pickle.dumps(arrays, protocol)
     for spelling in (content, content.replace(b'numpy._core.multiarray', b'numpy.core.multiarray')):
         if protocol == 4:  # where lengths of names are written before them

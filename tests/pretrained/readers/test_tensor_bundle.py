@@ -13,6 +13,7 @@ from checkpoint_files import EXPECTED, SAMPLES, field, varint, zip_bytes
 from mutations import mutate
 from subprocesses import run_python
 from tensor_bundle_files import MAGIC, block_bytes, entry_bytes, handle, header, masked_crc, table_bytes, write_bundle
+from test_readers import assert_same
 
 from timm_sk.errors import UnreadableCheckpointError
 from timm_sk.pretrained.readers import read_checkpoint, tensor_bundle
@@ -40,13 +41,6 @@ def refusal(path: Path, **kwargs) -> str:
     assert '\n' not in message
     assert len(message) < len(str(path)) + 400
     return message
-
-
-def assert_same(read, expected):
-    assert list(read) == list(expected)
-    for key, tensor in expected.items():
-        assert read[key].dtype == tensor.dtype, key
-        assert torch.equal(read[key], tensor), key
 
 
 def test_sample_of_tensorflow():
@@ -130,20 +124,17 @@ def assert_all_refused(bundle: Path, file: Path, damaged):
     assert read_checkpoint(bundle)
 
 
-@pytest.mark.all_cases
 def test_truncation_is_refused(bundle):
     for file in sorted(bundle.parent.iterdir()):
         content = file.read_bytes()
         assert_all_refused(bundle, file, (content[:length] for length in range(len(content))))
 
 
-@pytest.mark.all_cases
 def test_flipped_byte_is_refused(bundle):
     for file in sorted(bundle.parent.iterdir()):
         assert_all_refused(bundle, file, flips(file.read_bytes(), masks=[0xFF]))
 
 
-@pytest.mark.deep
 def test_flipped_bit_of_the_index_is_refused(bundle):
     assert_all_refused(bundle, bundle, flips(bundle.read_bytes(), masks=[1 << bit for bit in range(8)]))
 
@@ -279,7 +270,6 @@ except ValueError as error:
     assert line.endswith("reading it needs google-crc32c. Install it: pip install 'timm_sk[convert]'.")
 
 
-@pytest.mark.deep
 @pytest.mark.parametrize('part', ['index', 'block', 'shard'])
 def test_fuzz(tmp_path, part):
     """Mutations give tensors or our error, also where the index's checksums are correct."""
