@@ -96,7 +96,9 @@ def reader_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except FormatError as error:
-        raise UnreadableCheckpointError(f'{path} cannot be read as a checkpoint: {error}. {error.advice}') from error
+        raise UnreadableCheckpointError(
+            f'{path} cannot be read as a checkpoint: {error.reason}. {error.advice}'
+        ) from error
     except MemoryError as error:
         raise UnreadableCheckpointError(
             f'{path} cannot be read as a checkpoint: its {os.stat(path).st_size} bytes do not fit in memory. '

@@ -30,11 +30,12 @@ DTYPES = {  # by their names in safetensors
 class FormatError(ValueError):
     """Raised inside the readers when a file cannot be read; callers get an UnreadableCheckpointError.
 
-    The message says what is wrong, without the file's name and without a full stop; the advice is a sentence.
+    The reason says what is wrong, without the file's name and without a full stop; the advice is a sentence.
     """
 
     def __init__(self, reason: str, advice: str = 'If it was downloaded, download it again.') -> None:
         super().__init__(reason)
+        self.reason = reason
         self.advice = advice
 
 
