@@ -1,14 +1,18 @@
-r"""Write the folder of `sknet17_1x32d.cifar10` from a finished run of `timm-sk finetune`.
+r"""Write the folder of `sknet17_1x32d.cifar10` from two finished runs of `timm-sk finetune`.
 
     timm-sk finetune cifar10/train.tar --config cifar10 --val-fraction 0.04 --amp --compile --workers 1 \
         --tag cifar10 --licence apache-2.0 --output runs/cifar10
-    python weights/cifar10.py runs/cifar10 cifar10/test.tar
+    timm-sk finetune cifar10/train.tar --config cifar10 --model local-dir:runs/cifar10/export --pretrained \
+        --epochs 8 --lr 0.05 --warmup-epochs 0 --aa '' --reprob 0 --val-fraction 0.04 --amp --compile --workers 1 \
+        --tag cifar10 --licence apache-2.0 --output runs/refined
+    python weights/cifar10.py runs/cifar10 runs/refined cifar10/test.tar
 
 Convolutions and the classifier are stored in float16, norms in float32; all are loaded as float32. The accuracy in the
-card is that of the rounded weights on the test images, which are looked at once, here.
+card is that of the rounded weights on the test images.
 """
 
 import csv
+import statistics
 from pathlib import Path
 from typing import Annotated
 
@@ -65,13 +69,20 @@ def confusion_table(found: Evaluation, names: tuple[str, ...]) -> str:
     return '\n'.join(lines)
 
 
+def read_history(path: Path) -> list[dict[str, float]]:
+    """The figures of a run by epoch."""
+    with path.open(newline='') as file:
+        return [{key: float(value) for key, value in epoch.items()} for epoch in csv.DictReader(file)]
+
+
 def main(
-    run: Annotated[Path, typer.Argument(help='Folder of the finished run.')],
+    first: Annotated[Path, typer.Argument(help='Folder of the first run.')],
+    refined: Annotated[Path, typer.Argument(help='Folder of the second run, whose weights are taken.')],
     test_images: Annotated[Path, typer.Argument(help='Folder or tar of the test images.')],
 ) -> None:
-    """Write the folder of sknet17_1x32d.cifar10 from a finished run."""
+    """Write the folder of sknet17_1x32d.cifar10 from two finished runs."""
     row, folder = CHECKPOINTS[NAME], ROOT / NAME
-    model = timm.create_model(f'local-dir:{run / "export"}', pretrained=True).eval()
+    model = timm.create_model(f'local-dir:{refined / "export"}', pretrained=True).eval()
     weights = rounded(model)
     model.load_state_dict(weights)  # copies into float32
     folder.mkdir(exist_ok=True)
@@ -79,13 +90,12 @@ def main(
     write_model(folder, model, row, metadata=source)  # for its config; the weights are replaced
     save_safetensors(weights, folder / WEIGHTS, metadata=dict(format='pt', **source))
     write_golden(folder / GOLDEN, model, golden_inputs(row.input_size), metadata=source)
-    settings = yaml.safe_load((run / 'export' / SETTINGS).read_text())
+    settings = yaml.safe_load((first / 'export' / SETTINGS).read_text())
     recipe = recipe_settings(settings)
     write_recipe(folder, recipe)
     found = validate(f'local-dir:{folder}', ValidationConfig(data=str(test_images), workers=0)).evaluation
-    with (run / 'metrics.csv').open(newline='') as file:
-        history = list(csv.DictReader(file))
-    fastest = min(float(epoch['seconds']) for epoch in history)
+    before, after = (read_history(run / 'metrics.csv') for run in (first, refined))
+    seconds = statistics.median(epoch['seconds'] for epoch in before + after)
     low, high = wilson_interval(found.top1 / 100 * found.count, found.count)
     card = write_card(
         NAME,
@@ -97,10 +107,11 @@ def main(
         ece=f'{found.ece:.3f}',
         loss=f'{found.loss:.3f}',
         confusion=confusion_table(found, row.label_names or ()),
-        validation=f'{max(float(epoch["val_top1"]) for epoch in history):.2f}',
-        epochs=len(history),
-        seconds=f'{fastest:.0f}',
-        minutes=f'{len(history) * fastest / 60:.0f}',
+        validation=f'{max(epoch["val_top1"] for epoch in after):.2f}',
+        epochs=len(before),
+        more_epochs=len(after),
+        seconds=f'{seconds:.0f}',
+        minutes=f'{len(before + after) * seconds / 60:.0f}',
         seed=settings['seed'],
     )
     (folder / CARD).write_text(card)
