@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.peak:
-        models = _Models(arguments.nets[0], arguments.size, arguments.folder, only_memory=True)
+        models = Models(arguments.nets[0], arguments.size, arguments.folder, only_memory=True)
         print(peak(models, arguments.peak, arguments.batches[0]))
         return
     is_new = not arguments.out.exists()
@@ -67,7 +67,7 @@ def main() -> None:
             writer.writeheader()
         for net in arguments.nets:
             with tempfile.TemporaryDirectory() as folder:
-                models = _Models(net, arguments.size, Path(folder))
+                models = Models(net, arguments.size, Path(folder))
                 models.export(arguments.other_quantizers)
                 for batch in arguments.batches:
                     for row in measure(models, batch, arguments.rounds):
@@ -76,7 +76,7 @@ def main() -> None:
                     file.flush()
 
 
-class _Models:
+class Models:
     """One net with random weights, and its exports."""
 
     def __init__(self, net: str, size: int, folder: Path, *, only_memory: bool = False) -> None:
@@ -146,7 +146,7 @@ class _Models:
         return compiled
 
 
-def peak(models: '_Models', form: str, batch: int) -> int:
+def peak(models: 'Models', form: str, batch: int) -> int:
     """Resident bytes that a form adds to this process: the largest while it infers, less those before it is loaded."""
     before, x = _resident('VmRSS'), torch.zeros(batch, *models.shape)
     with torch.no_grad():
@@ -163,7 +163,7 @@ def _resident(kind: str) -> int:
     return 1024 * int(kib)
 
 
-def _peak_in_child(models: '_Models', form: str, batch: int) -> int:
+def _peak_in_child(models: 'Models', form: str, batch: int) -> int:
     command = [sys.executable, __file__, models.net, '--peak', form, '--batches', str(batch)]
     done = subprocess.run(
         [*command, '--size', str(models.size), '--folder', models.folder], check=True, capture_output=True, text=True
@@ -171,7 +171,7 @@ def _peak_in_child(models: '_Models', form: str, batch: int) -> int:
     return int(done.stdout.splitlines()[-1])
 
 
-def measure(models: _Models, batch: int, rounds: int) -> list[dict[str, Any]]:
+def measure(models: Models, batch: int, rounds: int) -> list[dict[str, Any]]:
     """Rows of all forms for one batch size."""
     x = models.calibration[-batch:]
     with torch.no_grad():

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from engines import BASELINE, _Models
+from engines import BASELINE, Models
 
 from timm_sk.inference.timing import interleave, ratios, summarize
 
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument('--folder', type=Path, help=argparse.SUPPRESS)  # of exports, for a child
     arguments = parser.parse_args()
     if arguments.folder:
-        models = _Models(arguments.nets[0], 224, arguments.folder)
+        models = Models(arguments.nets[0], 224, arguments.folder)
         csv.writer(sys.stdout).writerows(measure(models, arguments.batches[0], arguments.rounds))
         return
     with arguments.out.open('w', newline='') as file:
@@ -43,7 +43,7 @@ def main() -> None:
         writer.writerow(COLUMNS)
         for net in arguments.nets:
             with tempfile.TemporaryDirectory() as folder:
-                _Models(net, 224, Path(folder)).export(other_quantizers=False)
+                Models(net, 224, Path(folder)).export(other_quantizers=False)
                 for limit in arguments.limits:
                     for batch in arguments.batches:
                         command = [sys.executable, __file__, net, '--folder', folder, '--batches', str(batch)]
@@ -59,7 +59,7 @@ def main() -> None:
                         file.flush()
 
 
-def measure(models: _Models, batch: int, rounds: int) -> list[list[Any]]:
+def measure(models: Models, batch: int, rounds: int) -> list[list[Any]]:
     """The last five columns, of each form."""
     x = models.calibration[-batch:]
     with torch.no_grad():

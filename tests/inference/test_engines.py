@@ -13,6 +13,7 @@ from random_weights import fill_model
 from timm_pair import NETS, SMALL, images, pair
 
 import timm_sk
+from benchmarks import engines as engines_benchmark
 from timm_sk.data import shapes
 from timm_sk.inference.engines import ENGINES, EngineModel, installed_engines
 from timm_sk.inference.graph_export import compare
@@ -318,3 +319,14 @@ def test_no_telemetry(engine, monkeypatch, shapes_model, tmp_path):
     timm_sk.deploy(shapes_model, engine=engine, remember=False)(torch.zeros(1, 3, 32, 32))
     quantized = timm_sk.quantize(shapes_model, [drawn(16, seed=5)[0]], engine=engine)
     timm_sk.load_deployed(quantized.save(tmp_path / 'int8.onnx'), engine=engine)(torch.zeros(1, 3, 32, 32))
+
+
+@torch.no_grad()
+def test_models_of_the_benchmark(tmp_path):
+    models = engines_benchmark.Models('skresnet18', 64, tmp_path)
+    models.export(other_quantizers=False)
+    x = models.calibration[:2]
+    for name in ('timm onnxruntime', 'ours onnxruntime'):
+        assert_close(models.builders[name](len(x))(x), models.timm(x))
+    int8 = models.builders['ours int8 onnxruntime'](len(x))(x)
+    assert (int8 - models.timm(x)).abs().max() <= engines_benchmark.TOLERANCE['int8'] * models.timm(x).abs().max()
