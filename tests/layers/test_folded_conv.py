@@ -122,6 +122,18 @@ def test_train_mode(training):
     assert isinstance(unit.bn, nn.BatchNorm2d)
 
 
+@pytest.mark.parametrize('merged', [8, 4, 2, 1])
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last])
+def test_merged_groups(merged, layout):
+    x, weight = make_input((2, 16, 6, 5)).double(), make_input((24, 2, 3, 3)).double().contiguous(memory_format=layout)
+    wide = merge_groups(weight, 8, merged)
+    assert wide.shape == (24, 16 // merged, 3, 3)
+    assert wide.is_contiguous(memory_format=layout)
+    assert int((wide != 0).sum()) == weight.numel()
+    expected = torch.nn.functional.conv2d(x, weight, groups=8)
+    assert close(torch.nn.functional.conv2d(x, wide, groups=merged), expected)
+
+
 def test_merged_groups_must_divide():
     with pytest.raises(ValueError, match='must divide the 8 groups of the convolution, got 3'):
         merge_groups(torch.ones(24, 2, 3, 3), 8, 3)

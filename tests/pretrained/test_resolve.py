@@ -198,6 +198,16 @@ def test_stored_checkpoint_without_classifier(hub, online, store, row, release, 
     assert store.origin(NAME).has_classifier
 
 
+@pytest.mark.parametrize(
+    'kwargs', [{}, dict(features_only=True), *(dict(num_classes=n) for n in (0, 3)), dict(in_chans=1)]
+)
+def test_cfg_is_independent_of_the_source(online, row, release, kwargs):
+    row(release()[1])
+    model, untrained = create(**kwargs), timm.create_model(NAME, **kwargs)
+    assert json.dumps(model.pretrained_cfg) == json.dumps(untrained.pretrained_cfg)
+    assert model.default_cfg == untrained.default_cfg
+
+
 def test_invalid_arguments_before_the_download(hub, online, row, release):
     row(release()[1])
     with pytest.raises(TypeError, match='num_class'):

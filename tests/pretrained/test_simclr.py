@@ -227,6 +227,18 @@ def test_projection_head_of_a_file(tmp_path, variables):
         timm_sk.simclr_projection(path)
 
 
+def test_upload_of_the_port(hub, online, weights, store, tmp_path):
+    theirs = PORT.to_theirs(without_proj(weights))
+    folder = tmp_path / 'upload'
+    folder.mkdir()
+    (folder / 'r50_1x_sk1.pth').write_bytes(torch_bytes(dict(resnet=theirs, head={'layers.0.weight': torch.ones(1)})))
+    row = CHECKPOINTS['skresnet50x1_simclr.linear_in1k']
+    hub.add(row.sources[0].location, folder)
+    path = fetch(row, shapes_of(without_proj(weights)), store=store)
+    assert_equal(load_file(path), without_proj(weights))
+    assert store.origin(row.name).location == 'lightly-ai/simclrv2-imagenet1k-r50_1x_sk1'
+
+
 @pytest.fixture
 def released(hub, checkpoint):
     """The checkpoint on a server, as a row; the shard's content can be changed there."""
